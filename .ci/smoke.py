@@ -1,0 +1,36 @@
+"""Smoke test of an installed wheel, run by `.ci/run` outside the repository: NumPy and safetensors alone."""
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+
+import nnbp
+
+package = Path(nnbp.__file__).parent
+site_packages = package.parent
+assert site_packages.name == "site-packages", f"nnbp was imported from {package}, not from the wheel"
+assert not (site_packages / "backends").exists(), "the wheel installs a top-level package `backends`"
+assert (package / "py.typed").is_file(), "py.typed is missing from the wheel"
+assert (package / "backends" / "numpy_backend.py").is_file(), "nnbp.backends is missing from the wheel"
+assert list((package / "backends" / "kernels").glob("*.cu")), "the CUDA kernels are missing from the wheel"
+assert {entry.name for entry in entry_points(group="nnbp.backends")} == {"cupy", "numpy"}
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(200, 2))
+y = (X[:, 0] * X[:, 1] > 0).astype(int)
+net = nnbp.Network([2, 16, 2], activation="tanh", loss="cross_entropy", device="cpu", seed=0)
+history = net.fit(X, y, epochs=60, learning_rate=0.02, progress=False)
+accuracy = float(np.mean(net.predict(X) == y))
+assert history["loss"][-1] < history["loss"][0] / 2, history["loss"]
+assert accuracy > 0.9, accuracy
+
+net.save("xor.safetensors")
+again = nnbp.Network.load("xor.safetensors", device="cpu")
+assert np.array_equal(again.forward(X), net.forward(X)), "a saved network computes something else"
+
+optional = {"cupy", "matplotlib", "onnx", "pandas", "scipy", "sklearn", "torch", "tqdm"}
+imported = optional & sys.modules.keys()
+assert not imported, f"optional libraries were imported: {imported}"
+print(f"{package}: accuracy {accuracy:.3f}, loss {history['loss'][0]:.3f} to {history['loss'][-1]:.3f}")

@@ -1,0 +1,292 @@
+"""The columns of a table, before they are features: `Source`, and what its cells say.
+
+A source is a dictionary of columns; a matrix is a table whose columns are numbered and bear no names
+(`named` is False). Text cells stay text here: whether a column holds numbers is decided where a preprocessor
+is fitted, and is the same at predict whatever the new file happens to hold. Surrounding blanks of a text
+cell are cut off, and the tokens in `MISSING` become the empty string, which means "missing" from here on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nnbp.errors import DataError, MissingDependencyError
+
+__all__ = [
+    "EXACT",
+    "MISSING",
+    "TEXT",
+    "Column",
+    "Kind",
+    "Source",
+    "booleans",
+    "clean",
+    "codes_among",
+    "integers",
+    "kind_of",
+    "listed",
+    "numbers",
+    "optional",
+    "parse_number",
+    "suggest",
+    "texts",
+    "train_test_split",
+    "whole",
+]
+
+Column = npt.NDArray[Any]
+Kind = Literal["number", "bool", "text"]
+
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None", "?")
+TEXT = np.dtypes.StringDType()
+NUMERIC = 0.9  # from this share of numbers on, the other cells of a column are mistakes, and not text
+EXACT = 2**53  # every whole number up to here is a float64
+
+
+def optional(module: str, purpose: str) -> Any:
+    """The module, imported now; `MissingDependencyError` with the pip command where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{purpose} needs {module.partition('.')[0]}, which cannot be imported ({error}). "
+            'Install it: python -m pip install "nnbp[tables]"'
+        ) from error
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The words " (did you mean 'age'?)" where a known name is close, else the empty string."""
+    close = difflib.get_close_matches(name, list(known), n=2)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One table: columns of m cells each, and perhaps a target column.
+
+    name: the file or set, as messages call it. columns: name → array (m,) of numbers, bools or strings
+    (`StringDType`, "" is missing). target: (m,) or None. named: False where the names are only positions.
+    places: (m,) int64, where each row stands in the file: its line, or its index from 0 (`unit` says which).
+    """
+
+    name: str
+    columns: Mapping[str, Column]
+    places: npt.NDArray[np.int64]
+    unit: Literal["line", "row"] = "row"
+    named: bool = True
+    target: Column | None = None
+    target_name: str | None = None
+
+    def __len__(self) -> int:
+        """The number m of rows."""
+        return len(self.places)
+
+    def __getitem__(self, name: str) -> Column:
+        """The column of that name, the target included."""
+        if self.target is not None and name == self.target_name:
+            return self.target
+        return self.columns[name]
+
+    def at(self, row: int, name: str) -> str:
+        """Where a cell stands: "iris.csv, line 17, column 'petal width'"; rows of arrays count from 0."""
+        column = name if name.isdigit() and not self.named else repr(name)
+        return f"{self.name}, {self.unit} {self.places[row]}, column {column}"
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Source:
+        """The source of those rows; they keep their lines."""
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        target = None if self.target is None else self.target[rows]
+        return replace(self, columns=columns, places=self.places[rows], target=target)
+
+    def with_target(self, name: str | None, *, required: bool) -> Source:
+        """The source with that column set aside as its target; DataError if it is required and absent."""
+        if name is None or name not in self.columns:
+            if not required:
+                return self
+            what = "no target was named" if name is None else f"no column {name!r}"
+            raise DataError(
+                f"{self.name}: {what}; the target must be one of the columns {listed(self.columns)}"
+                f"{suggest(name or '', self.columns)}. Name it: --target COLUMN"
+            )
+        rest = {other: column for other, column in self.columns.items() if other != name}
+        return replace(self, columns=rest, target=self.columns[name], target_name=name)
+
+
+def listed(names: Iterable[str], limit: int = 12) -> str:
+    """The names as a message lists them: the first `limit`, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(repr, names[:limit])) + more
+
+
+def clean(cells: Column) -> Column:
+    """Strings (…,) as they are kept: no blanks around, "" for every token of `MISSING`."""
+    cells = np.strings.strip(cells)
+    for token in MISSING[1:]:
+        cells[cells == token] = ""
+    return cells
+
+
+def parse_number(text: str) -> float:
+    """The number that a cell says, nan for none; 1_000, which Python's float reads, is none."""
+    try:
+        return float("nan" if "_" in text else text)
+    except ValueError:
+        return float("nan")
+
+
+def _parse(cells: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Text (m,) → its numbers, nan where missing or wrong, and a mask of the wrong cells."""
+    missing = cells == ""
+    values: npt.NDArray[np.float64]
+    try:
+        values = np.where(missing, "nan", cells).astype(np.float64)
+        values[np.strings.find(cells, "_") >= 0] = np.nan
+    except ValueError:
+        distinct, inverse = np.unique(cells, return_inverse=True)
+        values = np.array([parse_number(text) for text in distinct])[inverse]
+    return values, np.isnan(values) & ~missing
+
+
+def kind_of(source: Source, name: str, *, mixed: bool = False) -> Kind:
+    """What a column holds: "number" (also if all is missing), "bool" (true, false in any case) or "text".
+
+    mixed: numbers with a few texts among them are text. If not, DataError where nearly all known cells
+        are numbers: a share of `NUMERIC` of them, or, so that short tables are covered, two or more but one.
+    """
+    column = source[name]
+    if column.dtype.kind != "T":
+        return "bool" if column.dtype.kind == "b" else "number"
+    present = column != ""
+    bad = _parse(column)[1]
+    if not bad.any():
+        return "number"
+    if np.isin(np.strings.lower(column[present]).astype(object), ("true", "false")).all():
+        return "bool"
+    known = int(present.sum())
+    good = known - int(bad.sum())
+    if not mixed and good >= min(NUMERIC * known, max(2, known - 1)):
+        raise _no_number(
+            source, name, bad, f" ({good} of the {known} known cells of this column are numbers)"
+        )
+    return "text"
+
+
+def _no_number(source: Source, name: str, bad: npt.NDArray[np.bool_], why: str = "") -> DataError:
+    row = int(bad.argmax())
+    return DataError(
+        f"{source.at(row, name)}: expected a finite number, got {str(source[name][row])!r}{why}. "
+        "Mend the cell, or leave it empty where the value is not known"
+    )
+
+
+def numbers(source: Source, name: str) -> npt.NDArray[np.float64]:
+    """A column as float64 (m,), nan where missing; DataError at the first cell that is no finite number."""
+    column = source[name]
+    if column.dtype.kind == "T":
+        values, bad = _parse(column)
+    else:
+        values, bad = column.astype(np.float64), np.zeros(len(column), dtype=np.bool_)
+    bad |= np.isinf(values)
+    if bad.any():
+        raise _no_number(source, name, bad)
+    return values
+
+
+def whole(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which of the values (m,) are whole numbers, exactly kept by float64."""
+    return np.equal(values, np.floor(values)) & (np.abs(values) <= EXACT)
+
+
+def integers(source: Source, name: str) -> npt.NDArray[np.int64]:
+    """A column without missing cells as int64 (m,); DataError at the first cell that is no whole number."""
+    values = numbers(source, name)
+    good = whole(values)
+    if not good.all():
+        row = int(good.argmin())
+        raise DataError(
+            f"{source.at(row, name)}: {str(source[name][row])!r} is no class: classes are text, true or "
+            "false, or whole numbers. Use --task regression for a quantity"
+        )
+    return values.astype(np.int64)
+
+
+def booleans(source: Source, name: str) -> npt.NDArray[np.float64]:
+    """A column of bools as float64 (m,) of 0, 1 and nan where missing; DataError at the first other cell."""
+    column = source[name]
+    if column.dtype.kind == "T":
+        lower = np.strings.lower(column)
+        values = np.where(lower == "true", 1.0, np.where(lower == "false", 0.0, np.nan))
+        bad = np.isnan(values) & (column != "")
+    else:
+        values = column.astype(np.float64)
+        bad = ~(np.isnan(values) | (values == 0) | (values == 1))
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{source.at(row, name)}: expected true or false, got {str(column[row])!r}. "
+            "Mend the cell, or leave it empty where the value is not known"
+        )
+    return values
+
+
+def texts(source: Source, name: str) -> Column:
+    """A column as text (m,), "" where missing; DataError where it holds numbers or bools instead."""
+    column = source[name]
+    if column.dtype.kind == "T":
+        return column
+    raise DataError(
+        f"{source.at(0, name)}: expected text, as at training, got {column[0]!s} in a column of dtype "
+        f"{column.dtype}. Store the column as text"
+    )
+
+
+def codes_among(known: Sequence[Any], cells: Column) -> tuple[npt.NDArray[np.int64], list[Any]]:
+    """Where each cell (m,) stands among the known values, −1 for none, and the distinct unknown cells."""
+    place = {value: k for k, value in enumerate(known)}
+    distinct, inverse = np.unique(cells, return_inverse=True)
+    values = distinct.tolist()
+    codes = np.array([place.get(value, -1) for value in values], dtype=np.int64)
+    return codes[inverse], [value for value in values if value not in place]
+
+
+def train_test_split(
+    m: int, fraction: float, seed: int, stratify: npt.NDArray[Any] | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows 0 … m−1 parted at random into those to train on and a `fraction` to test on, each in rising order.
+
+    stratify: labels (m,). Where every class can be on both sides, each is parted in the same proportion, to
+    a row. Returns (train, test), int64; the same seed gives the same rows. Raises DataError for m < 2, a
+    fraction outside (0, 1), or labels of another length.
+    """
+    if m < 2 or not 0 < fraction < 1:
+        raise DataError(
+            "a split into training and test rows needs 2 rows or more and a fraction above 0 and below 1, "
+            f"got {m} rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2"
+        )
+    if stratify is not None and np.shape(stratify) != (m,):
+        raise DataError(
+            f"stratify must be one label a row, ({m},), got {np.shape(stratify)}. Pass y as ({m},)"
+        )
+    size = min(max(round(m * fraction), 1), m - 1)
+    order = np.random.default_rng(seed).permutation(m)
+    labels = np.zeros(m) if stratify is None else stratify
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if counts.min() < 2 or not len(counts) <= size <= m - len(counts):
+        codes, counts = np.zeros(m, dtype=np.int64), np.array([m])
+    # Largest remainders: each class its share rounded down, then a row each for those furthest below theirs.
+    share = counts * (size / m)
+    take = np.clip(share.astype(np.int64), 1, counts - 1)
+    while take.sum() < size:
+        take[np.where(take < counts - 1, share - take, -np.inf).argmax()] += 1
+    while take.sum() > size:
+        take[np.where(take > 1, share - take, np.inf).argmin()] -= 1
+    test = np.concatenate([order[codes[order] == k][: take[k]] for k in range(len(counts))])
+    return np.setdiff1d(order, test), np.sort(test)

@@ -1,0 +1,64 @@
+"""What can go wrong, by name: every error and warning that nnbp raises of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "DTypeError",
+    "DataError",
+    "DeviceFallbackWarning",
+    "DeviceUnavailableError",
+    "DivergenceError",
+    "GradientError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "NnbpError",
+    "ShapeError",
+]
+
+
+class NnbpError(Exception):
+    """The root of all errors of nnbp."""
+
+
+class ShapeError(NnbpError, ValueError):
+    """An array has the wrong shape or length."""
+
+
+class DTypeError(NnbpError, TypeError):
+    """An array has a dtype that the operation cannot take."""
+
+
+class DataError(NnbpError, ValueError):
+    """Data cannot be used as they are: a non-finite value, an unknown label, a bad cell of a table."""
+
+
+class GradientError(NnbpError, ValueError):
+    """A derivative that a user supplied disagrees with its own formula."""
+
+
+class DeviceUnavailableError(NnbpError, RuntimeError):
+    """The device that was asked for does not work here; the message says why and what would fix it."""
+
+
+class ModelFileError(NnbpError, ValueError):
+    """A model file is damaged, is no nnbp model, or cannot be read or written."""
+
+
+class DivergenceError(NnbpError, ArithmeticError):
+    """Training met a non-finite loss; the network keeps the last good parameters.
+
+    Attributes:
+        history: the epochs before.
+    """
+
+    history: Any = None
+
+
+class MissingDependencyError(NnbpError, ImportError):
+    """An optional library is needed and not installed; the message names the command that adds it."""
+
+
+class DeviceFallbackWarning(UserWarning):
+    """A GPU was asked for and none works: the network is on the CPU instead."""

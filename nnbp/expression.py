@@ -1,0 +1,275 @@
+"""Formulas written once, as plain NumPy code, and compiled for every backend.
+
+An activation, a loss or an optimizer states its formula as an ordinary function of arrays, say
+``lambda z: np.tanh(z)``. Called with arrays it computes. Called with the symbols of this module it is *traced*:
+every ufunc that it calls becomes an instruction, and the list of instructions is a `Formula`. A backend turns a
+`Formula` into what is fastest there: a chain of ufunc calls over cache-sized blocks, or one CUDA kernel. So a
+formula stands in one place, whatever it runs on.
+
+>>> formula = trace(lambda z, b: np.tanh(z + b), "z", "b")
+>>> print(formula)
+v0 = add(z, b)
+v1 = tanh(v0)
+-> v1
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+__all__ = ["OPERATIONS", "Constant", "Formula", "Input", "Instruction", "Operand", "Operation", "Symbol", "Value", "trace"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One elementwise operation: its NumPy ufunc (None for `where`) and its scalar expression in C."""
+
+    name: str
+    ufunc: np.ufunc | None
+    c: str
+    boolean: bool = False
+
+
+def _operations() -> dict[str, Operation]:
+    unary = {name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "tanh", "sqrt", "sin", "cos", "arctan")}
+    unary |= {"arctan": "atan({0})", "absolute": "fabs({0})", "negative": "-{0}", "square": "{0} * {0}"}
+    unary |= {"reciprocal": "T(1) / {0}", "sign": "nnbp_sign({0})"}
+    binary = {"add": "{0} + {1}", "subtract": "{0} - {1}", "multiply": "{0} * {1}", "divide": "{0} / {1}"}
+    binary |= {"maximum": "nnbp_max({0}, {1})", "minimum": "nnbp_min({0}, {1})", "power": "pow({0}, {1})"}
+    compare = {"greater": ">", "greater_equal": ">=", "less": "<", "less_equal": "<=", "equal": "==", "not_equal": "!="}
+    table = [Operation(name, getattr(np, name), c) for name, c in (unary | binary).items()]
+    table += [Operation(name, getattr(np, name), f"{{0}} {c} {{1}}", boolean=True) for name, c in compare.items()]
+    table.append(Operation("where", None, "{0} ? {1} : {2}"))
+    return {operation.name: operation for operation in table}
+
+
+OPERATIONS = _operations()
+"""Every operation that a formula may use, by the name of its NumPy function."""
+
+
+class Symbol(NDArrayOperatorsMixin):
+    """A value that is not known yet: an input of a formula, a constant, or the result of an operation on symbols."""
+
+    __slots__ = ("arguments", "constant", "name", "operation")
+
+    def __init__(
+        self,
+        operation: Operation | None = None,
+        arguments: tuple[Symbol, ...] = (),
+        *,
+        name: str | None = None,
+        constant: float | None = None,
+    ) -> None:
+        self.operation, self.arguments, self.name, self.constant = operation, arguments, name, constant
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Symbol:
+        operation = OPERATIONS.get(ufunc.__name__)
+        if method != "__call__" or kwargs or operation is None:
+            _refuse(f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else ""))
+        return _apply(operation, *inputs)
+
+    def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Symbol:
+        if function is not np.where or len(args) != 3 or kwargs:
+            _refuse(f"np.{function.__name__}")
+        condition, if_true, if_false = (_symbol(argument) for argument in args)
+        if condition.operation is None or not condition.operation.boolean:
+            condition = _apply(OPERATIONS["not_equal"], condition, 0.0)
+        return _apply(OPERATIONS["where"], condition, if_true, if_false)
+
+    def __pow__(self, exponent: Any) -> Symbol:
+        if isinstance(exponent, int | float) and exponent in (1, 2, 0.5):
+            return {1: lambda: self, 2: lambda: np.square(self), 0.5: lambda: np.sqrt(self)}[exponent]()
+        return _apply(OPERATIONS["power"], self, exponent)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "A formula cannot branch on its values: it is traced once and runs on whole arrays. Received a symbol where "
+            "Python needs True or False (an `if`, `and`, `or` or `max`); write np.where, np.maximum or np.minimum instead."
+        )
+
+    def __float__(self) -> NoReturn:
+        raise TypeError(
+            "A formula works on whole arrays; received a symbol where Python needs one number. Use NumPy's "
+            "functions (np.exp, not math.exp)."
+        )
+
+
+def _refuse(function: str) -> NoReturn:
+    raise TypeError(
+        f"A formula may use elementwise NumPy functions alone, one value in and one value out; received {function}. "
+        f"Those that are known: {', '.join(sorted(OPERATIONS))}."
+    )
+
+
+def _symbol(value: Any) -> Symbol:
+    if isinstance(value, Symbol):
+        return value
+    if isinstance(value, int | float | np.floating | np.integer | np.bool):
+        return Symbol(constant=float(value))
+    raise TypeError(
+        f"A formula is made of its arguments and of plain numbers; received {type(value).__name__}. "
+        "Give arrays as arguments of the formula."
+    )
+
+
+_LEFT_NEUTRAL = {"add": 0.0, "multiply": 1.0}
+_RIGHT_NEUTRAL = {"add": 0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0}
+
+
+def _apply(operation: Operation, *arguments: Any) -> Symbol:
+    """The result of an operation; constants are folded, and what changes nothing (``x * 1``, ``x + 0``) is left out."""
+    symbols = tuple(_symbol(argument) for argument in arguments)
+    constants = [symbol.constant for symbol in symbols]
+    if operation.ufunc is not None and None not in constants:
+        return Symbol(constant=float(operation.ufunc(*constants)))
+    if len(symbols) == 2:
+        if constants[1] is not None and constants[1] == _RIGHT_NEUTRAL.get(operation.name):
+            return symbols[0]
+        if constants[0] is not None and constants[0] == _LEFT_NEUTRAL.get(operation.name):
+            return symbols[1]
+    return Symbol(operation, symbols)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An operand that is the formula's input of this index."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An operand that is a plain number."""
+
+    number: float
+
+
+@dataclass(frozen=True)
+class Value:
+    """An operand that is the result of the instruction of this index."""
+
+    index: int
+
+
+Operand = Input | Constant | Value
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One operation on operands; its result is the `Value` of its own place in the list."""
+
+    operation: Operation
+    operands: tuple[Operand, ...]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A traced formula: named inputs, instructions in an order that can be run, and the operands that are its results.
+
+    Equal subexpressions are computed once. Formulas are hashable, and equal when they compute the same in the same
+    way, so a backend may keep what it compiled.
+    """
+
+    inputs: tuple[str, ...]
+    instructions: tuple[Instruction, ...]
+    results: tuple[Operand, ...]
+
+    def uses(self, name: str) -> bool:
+        """Whether the input of this name is read at all."""
+        wanted = Input(self.inputs.index(name))
+        return wanted in self.results or any(wanted in step.operands for step in self.instructions)
+
+    def last_use(self, operand: Operand) -> int:
+        """Index of the last instruction that reads the operand; -1 where none does."""
+        return max((i for i, step in enumerate(self.instructions) if operand in step.operands), default=-1)
+
+    def c_source(self, scalar: Callable[[float], str] = lambda number: f"T({number!r})") -> tuple[list[str], list[str]]:
+        """The formula in C: declarations ``const T v0 = …;`` on variables named after the inputs, and one expression a result."""
+
+        def text(operand: Operand) -> str:
+            match operand:
+                case Input(index):
+                    return self.inputs[index]
+                case Value(index):
+                    return f"v{index}"
+                case Constant(number):
+                    return _c_number(number, scalar)
+
+        lines = []
+        for i, step in enumerate(self.instructions):
+            kind = "bool" if step.operation.boolean else "T"
+            # A comparison that is used as a number is 0 or 1; outside `where` it has to be said.
+            takes = [
+                f"T({text(operand)})" if self._is_boolean(operand) and not (step.operation.ufunc is None and k == 0) else text(operand)
+                for k, operand in enumerate(step.operands)
+            ]
+            lines.append(f"const {kind} v{i} = {step.operation.c.format(*takes)};")
+        return lines, [f"T({text(result)})" for result in self.results]
+
+    def _is_boolean(self, operand: Operand) -> bool:
+        return isinstance(operand, Value) and self.instructions[operand.index].operation.boolean
+
+    def __str__(self) -> str:
+        def text(operand: Operand) -> str:
+            match operand:
+                case Input(index):
+                    return self.inputs[index]
+                case Value(index):
+                    return f"v{index}"
+                case Constant(number):
+                    return repr(number)
+
+        lines = [
+            f"v{i} = {step.operation.name}({', '.join(map(text, step.operands))})"
+            for i, step in enumerate(self.instructions)
+        ]
+        return "\n".join([*lines, "-> " + ", ".join(map(text, self.results))])
+
+
+def _c_number(number: float, scalar: Callable[[float], str]) -> str:
+    if math.isfinite(number):
+        return scalar(number)
+    return "T(NAN)" if math.isnan(number) else ("T(INFINITY)" if number > 0 else "-T(INFINITY)")
+
+
+def trace(function: Callable[..., Any], *inputs: str) -> Formula:
+    """The formula of ``function(*inputs)``, which returns one value or a tuple of values.
+
+    Args:
+        function: elementwise NumPy code on its arguments, without branches on their values.
+        inputs: one name an argument.
+
+    Raises:
+        TypeError: the function uses something that is not elementwise, or branches on a value.
+    """
+    outcome = function(*(Symbol(name=name) for name in inputs))
+    results: Sequence[Any] = outcome if isinstance(outcome, tuple) else (outcome,)
+    instructions: list[Instruction] = []
+    known: dict[Instruction, Value] = {}
+    seen: dict[int, Operand] = {}
+
+    def operand(symbol: Symbol) -> Operand:
+        if id(symbol) in seen:
+            return seen[id(symbol)]
+        found: Operand
+        if symbol.operation is None:
+            found = Input(inputs.index(symbol.name)) if symbol.name is not None else Constant(symbol.constant or 0.0)
+        else:
+            step = Instruction(symbol.operation, tuple(operand(argument) for argument in symbol.arguments))
+            if step not in known:
+                known[step] = Value(len(instructions))
+                instructions.append(step)
+            found = known[step]
+        seen[id(symbol)] = found
+        return found
+
+    # The symbols stay alive until the end: `seen` goes by their identity.
+    symbols = [_symbol(result) for result in results]
+    operands = tuple(operand(symbol) for symbol in symbols)
+    return Formula(tuple(inputs), tuple(instructions), operands)

@@ -1,0 +1,233 @@
+"""Initial weights: W drawn so that the variance of a layer's output neither grows nor dies with depth.
+
+Every initializer draws on the host in float64 from a NumPy generator, and the caller casts and uploads: the
+same seed gives the same bits on every device. The normal ones are plain normal distributions, as PyTorch's
+`xavier_normal_` and `kaiming_normal_` are; Keras's of the same names are cut off at two standard deviations.
+
+Notation: n_in is the number of inputs of a unit (fan-in), n_out the number of units (fan-out).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, final
+
+import numpy as np
+import numpy.typing as npt
+
+from nnbp.errors import DTypeError, ShapeError
+
+__all__ = [
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Initializer",
+    "LecunNormal",
+    "Zeros",
+    "get",
+]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Initializer(ABC):
+    """A distribution of initial weights: a subclass gives `draw`, and a `name` by which `get` then knows it.
+
+    Example:
+        >>> class Small(Initializer):
+        ...     name = "small"
+        ...
+        ...     def draw(self, rng, n_out, n_in):
+        ...         return rng.uniform(-0.01, 0.01, size=(n_out, n_in))
+        >>> get("small").sample(np.random.default_rng(0), (3, 2)).shape
+        (3, 2)
+        >>> del Initializer.registry["small"]
+    """
+
+    name: str
+    registry: ClassVar[dict[str, type[Initializer]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Enter the class under its name; a later class of the same name replaces an earlier one."""
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            Initializer.registry[cls.name] = cls
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
+        """W of shape (n_out, n_in), float64; `sample` has checked the arguments and checks the result."""
+
+    @final
+    def sample(self, rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+        """A weight matrix W ~ this distribution.
+
+        Args:
+            rng: the generator that the numbers are drawn from; it advances.
+            shape: (n_out, n_in), both at least 1.
+
+        Returns:
+            W, shape (n_out, n_in), float64, on the host.
+
+        Raises:
+            TypeError: rng is no `numpy.random.Generator`.
+            ShapeError: shape is not two positive integers, or a subclass drew another shape.
+            DTypeError: a subclass drew another dtype than float64.
+        """
+        generator: object = rng
+        if not isinstance(generator, np.random.Generator):
+            raise TypeError(
+                f"{type(self).__name__}: rng must be a numpy.random.Generator; "
+                f"received {type(generator).__name__}. Pass np.random.default_rng(seed)."
+            )
+        sizes: tuple[object, ...] = tuple(shape)
+        if len(sizes) != 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in sizes):
+            raise ShapeError(
+                f"{type(self).__name__}: shape must be (n_out, n_in), two positive integers; "
+                f"received {sizes!r}. Pass (units of the layer, inputs of the layer)."
+            )
+        n_out, n_in = int(shape[0]), int(shape[1])
+        weights: Any = self.draw(rng, n_out, n_in)
+        dtype = getattr(weights, "dtype", type(weights).__name__)
+        if dtype != np.float64:
+            raise DTypeError(
+                f"{type(self).__name__}: draw must return a float64 array, the same bits for every device; "
+                f"received {dtype}. Leave the casting to the caller."
+            )
+        if weights.shape != (n_out, n_in):
+            raise ShapeError(
+                f"{type(self).__name__}: draw must return an array of shape (n_out, n_in) = {(n_out, n_in)}; "
+                f"received shape {weights.shape}. Pass size=(n_out, n_in) to the generator."
+            )
+        drawn: FloatArray = weights
+        return drawn
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+@final
+class GlorotUniform(Initializer):
+    """W ~ U(-r, r), r = √(6 / (n_in + n_out)); variance 2 / (n_in + n_out). For tanh, sigmoid, linear.
+
+    Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+    AISTATS 2010, equation 16.
+    """
+
+    name = "glorot_uniform"
+
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
+        """W of shape (n_out, n_in), float64."""
+        bound = math.sqrt(6.0 / (n_in + n_out))
+        return rng.uniform(-bound, bound, size=(n_out, n_in))
+
+
+@final
+class GlorotNormal(Initializer):
+    """W ~ N(0, 2 / (n_in + n_out)), not truncated. For tanh, sigmoid and linear units.
+
+    Source: Glorot & Bengio, AISTATS 2010, equation 12 (the compromise between the forward and the backward
+    condition); the paper itself draws uniformly.
+    """
+
+    name = "glorot_normal"
+
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
+        """W of shape (n_out, n_in), float64."""
+        return rng.normal(0.0, math.sqrt(2.0 / (n_in + n_out)), size=(n_out, n_in))
+
+
+@final
+class HeUniform(Initializer):
+    """W ~ U(-r, r), r = √(6 / n_in); variance 2 / n_in. For relu and its relatives.
+
+    Source: He, Zhang, Ren & Sun, "Delving deep into rectifiers", ICCV 2015, equation 10 (forward condition:
+    ½ n_in Var[W] = 1); the paper itself draws from a normal distribution.
+    """
+
+    name = "he_uniform"
+
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
+        """W of shape (n_out, n_in), float64."""
+        bound = math.sqrt(6.0 / n_in)
+        return rng.uniform(-bound, bound, size=(n_out, n_in))
+
+
+@final
+class HeNormal(Initializer):
+    """W ~ N(0, 2 / n_in), not truncated. For relu and its relatives.
+
+    Source: He, Zhang, Ren & Sun, "Delving deep into rectifiers", ICCV 2015, equation 10.
+    """
+
+    name = "he_normal"
+
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
+        """W of shape (n_out, n_in), float64."""
+        return rng.normal(0.0, math.sqrt(2.0 / n_in), size=(n_out, n_in))
+
+
+@final
+class LecunNormal(Initializer):
+    """W ~ N(0, 1 / n_in), not truncated. For units that keep the variance of z: linear, scaled tanh.
+
+    Source: LeCun, Bottou, Orr & Müller, "Efficient BackProp", 1998, section 4.6: σ_w = m^(-1/2) for m inputs.
+    """
+
+    name = "lecun_normal"
+
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
+        """W of shape (n_out, n_in), float64."""
+        return rng.normal(0.0, math.sqrt(1.0 / n_in), size=(n_out, n_in))
+
+
+@final
+class Zeros(Initializer):
+    """W = 0; nothing is drawn from the generator.
+
+    For a network of one layer only (logistic regression): in a hidden layer all units would stay equal,
+    because they would get equal gradients.
+    """
+
+    name = "zeros"
+
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
+        """W of shape (n_out, n_in), float64."""
+        return np.zeros((n_out, n_in))
+
+
+def get(spec: str | Initializer) -> Initializer:
+    """The initializer that `spec` names, or `spec` itself where it is one.
+
+    Args:
+        spec: a name of `Initializer.registry`, or an object.
+
+    Raises:
+        ValueError: no initializer has that name; the message lists the names and the closest one.
+        TypeError: spec is neither a name nor an initializer.
+
+    Example:
+        >>> get("he_normal")
+        HeNormal()
+    """
+    if isinstance(spec, Initializer):
+        return spec
+    if not isinstance(spec, str):
+        raise TypeError(
+            f"an initializer must be a name or an Initializer object; received {spec!r}. "
+            "Pass for example 'glorot_uniform' or GlorotUniform()."
+        )
+    found = Initializer.registry.get(spec)
+    if found is None:
+        close = difflib.get_close_matches(spec, Initializer.registry, n=1, cutoff=0.5)
+        raise ValueError(
+            f"an initializer must be one of {', '.join(Initializer.registry)}; received {spec!r}."
+            + (
+                f" Did you mean {close[0]!r}?"
+                if close
+                else " Pass one of these names or an Initializer object."
+            )
+        )
+    return found()

@@ -1,0 +1,132 @@
+"""What users hand over, checked: arrays become device arrays of the right shape and dtype, or a clear error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.backend import Array, Backend
+from nnbp.errors import DataError, DTypeError, ShapeError
+
+__all__ = ["class_weights", "features", "finite", "host", "like", "sample_weights", "whole_number"]
+
+
+def host(values: Any, name: str) -> NDArray[Any]:
+    """Any array or sequence of numbers as a NumPy array; a GPU array is downloaded.
+
+    Raises:
+        DTypeError: the values are no real numbers.
+    """
+    if hasattr(values, "__cuda_array_interface__") and hasattr(values, "get"):
+        values = values.get()
+    if hasattr(values, "toarray"):
+        raise DTypeError(f"{name} is a dense array; received the sparse {type(values).__name__}. Pass {name}.toarray().")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ShapeError(f"{name} is an array in which all rows have the same length; {error}.") from error
+    if array.dtype.kind not in "fiub":
+        hint = (
+            "Encode labels as class indices (np.unique(y, return_inverse=True))."
+            if name == "y"
+            else "Turn text columns into numbers first, or cast with .astype('float32')."
+        )
+        raise DTypeError(f"{name} holds real numbers; received dtype {array.dtype}. {hint}")
+    return array
+
+
+def features(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array:
+    """X on the device, (m, n_in), of the network's dtype; the same array where nothing has to change.
+
+    Raises:
+        ShapeError, DTypeError: X is no matrix of real numbers with n_in columns.
+    """
+    X = X if backend.owns(X) else host(X, "X")
+    if X.ndim != 2 or (n_in is not None and X.shape[1] != n_in):
+        columns = "n_in" if n_in is None else str(n_in)
+        hint = " For one sample, pass X.reshape(1, -1)." if X.ndim == 1 else ""
+        raise ShapeError(f"X is a matrix (samples, features), here (m, {columns}); received shape {tuple(X.shape)}.{hint}")
+    if X.shape[1] == 0 or len(X) == 0:
+        raise ShapeError(f"X has at least one sample and one feature; received shape {tuple(X.shape)}.")
+    if backend.owns(X):
+        return X if X.dtype == dtype and X.flags.c_contiguous else backend.xp.ascontiguousarray(X, dtype=dtype)
+    with np.errstate(over="ignore"):
+        return backend.upload(X, dtype)
+
+
+def finite(backend: Backend, array: Array, name: str) -> None:
+    """Raises DataError where a value is NaN or infinite in the network's dtype, naming the first."""
+    if bool(backend.download(backend.xp.isfinite(array).all())):
+        return
+    values = backend.download(array)
+    row, column = np.argwhere(~np.isfinite(values))[0]
+    raise DataError(
+        f"{name} holds finite numbers in the network's dtype, {values.dtype}; received {values[row, column]} in row {row}, "
+        f"column {column}. Impute or drop missing values; scale large ones."
+    )
+
+
+def like(X: Any, backend: Backend) -> Callable[[Array], Any]:
+    """What turns device arrays into the kind of array that X is: NumPy for host data, CuPy for CuPy."""
+    if backend.owns(X):
+        return lambda array: array
+    module = sys.modules.get("cupy")
+    if module is not None and isinstance(X, module.ndarray):
+        return lambda array: module.asarray(backend.download(array))
+    return backend.download
+
+
+def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
+    """Weights as (m,) float64, at least 0 and not all 0, or None.
+
+    Raises:
+        ShapeError, DataError: otherwise.
+    """
+    if weights is None:
+        return None
+    w = host(weights, "sample_weight").astype(np.float64)
+    if w.shape not in ((samples,), (samples, 1)):
+        raise ShapeError(f"sample_weight has one number a sample, ({samples},); received shape {w.shape}.")
+    if not np.isfinite(w).all() or (w < 0).any() or not w.any():
+        raise DataError(
+            "Sample weights are finite, at least 0 and not all 0; received weights from "
+            f"{np.min(w)} to {np.max(w)}. Drop samples that shall not count."
+        )
+    return w.reshape(samples)
+
+
+def class_weights(
+    weights: Mapping[int, float] | str | None, labels: NDArray[Any], reference: NDArray[Any]
+) -> NDArray[np.float64] | None:
+    """The weight of each sample by its class, or None.
+
+    Args:
+        weights: one for each class; classes that are not named have 1; "balanced" is m / (k mₖ) for a class with mₖ of the m
+            reference samples, k classes.
+        labels: class index of each sample.
+        reference: labels that "balanced" counts: those of the training data.
+    """
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        if weights != "balanced":
+            raise ValueError(f"class_weight is a dictionary, 'balanced' or None; received {weights!r}.")
+        classes, counts = np.unique(reference, return_counts=True)
+        weights = dict(zip(classes.tolist(), (len(reference) / (len(classes) * counts)).tolist(), strict=True))
+    values = np.ones(len(labels))
+    for label, weight in weights.items():
+        if not np.isfinite(weight) or weight < 0:
+            raise DataError(f"Class weights are finite and at least 0; received {weight!r} for class {label!r}.")
+        values[labels == label] = weight
+    return values
+
+
+def whole_number(name: str, value: Any, low: int) -> int:
+    """The value as an int, at least `low`, or a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise ValueError(f"{name} is a whole number, at least {low}; received {value!r}.")
+    return int(value)

@@ -1,0 +1,399 @@
+"""Metrics: how good predictions are, in the terms people report; computed on host arrays in float64.
+
+Each equals scikit-learn's function of the same meaning. Common to all of them:
+
+- a sample of weight 0 counts as absent (there, too, but for the classes that F1 is averaged over);
+- several outputs are averaged with equal weight; `max_error` is the largest over them all;
+- a prediction that is not finite makes the metric nan, so that a diverging training shows in its history;
+- where a metric is not defined it is nan, without a warning: `r2` for one sample, `roc_auc` for one class.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnbp.errors import DataError, DTypeError, ShapeError
+
+Array = NDArray[Any]
+Needs = Literal["labels", "values", "probabilities"]
+
+
+class Metric(ABC):
+    """A number for predictions: a subclass gives `score` and the attributes, and `get` knows it by its name.
+
+    Attributes:
+        name: the name in a history and for `get`.
+        greater_is_better: whether a larger value is a better one.
+        needs: what y_pred is. "labels": class indices; "values": the network's output; "probabilities": those
+            of all classes, (m, k), or of class 1 of two, (m,).
+
+    Example:
+        >>> get("accuracy")([0, 1, 1, 2], [0, 1, 2, 2])
+        0.75
+        >>> get("rmse")([0.0, 0.0], [3.0, 1.0], sample_weight=[1.0, 0.0])
+        3.0
+    """
+
+    name: str
+    greater_is_better: bool
+    needs: Needs
+    registry: ClassVar[dict[str, type[Metric]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            Metric.registry[cls.name] = cls
+
+    @abstractmethod
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        """The metric of checked arrays.
+
+        Args:
+            truth: "values": (m, k) float64; else (m,) int64.
+            prediction: "labels": (m,) int64; "values": (m, k) float64; "probabilities": (m, k >= 2) floating.
+            weight: (m,) float64, all above 0.
+        """
+
+    def __call__(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The metric of predictions `y_pred` for the truth `y_true`.
+
+        Args:
+            y_true: class indices (m,), or values (m,) or (m, k) where `needs` is "values".
+            y_pred: what `needs` says.
+            sample_weight: (m,), at least 0, not all 0; None is equal weights.
+
+        Raises:
+            ShapeError: the shapes do not fit each other, or there is no sample.
+            DTypeError: something is not numbers.
+            DataError: a label is no whole number, a target is not finite, or the weights cannot be used.
+        """
+        truth = (_table if self.needs == "values" else _labels)(self.name, "y_true", y_true)
+        prediction = (_labels if self.needs == "labels" else _table)(self.name, "y_pred", y_pred)
+        _same_shape(self.name, truth, prediction[:, 0] if self.needs == "probabilities" else prediction)
+        if self.needs == "probabilities" and prediction.shape[1] == 1:
+            prediction = np.hstack([1 - prediction, prediction])
+        elif self.needs == "values":
+            truth, prediction = truth.astype(np.float64), prediction.astype(np.float64)
+        _refuse(self.name, "y_true must be finite", truth, ~np.isfinite(truth), "Impute it or leave it out.")
+        weight = _weights(self.name, sample_weight, len(truth))
+        kept = weight > 0
+        truth, prediction, weight = truth[kept], prediction[kept], weight[kept]
+        if not np.isfinite(prediction).all():
+            return math.nan
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(self.score(truth, prediction, weight))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+@final
+class Accuracy(Metric):
+    """Σ wₙ [hₙ = yₙ] / Σ wₙ. Source: `sklearn.metrics.accuracy_score`."""
+
+    name, greater_is_better, needs = "accuracy", True, "labels"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        return float(np.average(truth == prediction, weights=weight))
+
+
+@final
+class BalancedAccuracy(Metric):
+    """The mean recall of the classes in y_true. Source: `sklearn.metrics.balanced_accuracy_score`."""
+
+    name, greater_is_better, needs = "balanced_accuracy", True, "labels"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        _, index = np.unique(truth, return_inverse=True)
+        hits = np.bincount(index, weight * (truth == prediction))
+        return float(np.mean(hits / np.bincount(index, weight)))
+
+
+@final
+class F1Macro(Metric):
+    """The mean, over the classes that occur in y_true or y_pred, of F1 = 2 TP / (2 TP + FP + FN).
+
+    Source: `sklearn.metrics.f1_score(average="macro")`.
+    """
+
+    name, greater_is_better, needs = "f1_macro", True, "labels"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        _, index = np.unique(np.concatenate([truth, prediction]), return_inverse=True)
+        hits = np.bincount(index, np.tile(weight * (truth == prediction), 2))
+        return float(np.mean(hits / np.bincount(index, np.tile(weight, 2))))
+
+
+@final
+class LogLoss(Metric):
+    """-Σ wₙ log pₙ[yₙ] / Σ wₙ, p cut to [ε, 1 - ε] with ε of the dtype of y_pred (2.2e-16 in float64).
+
+    Column c of the probabilities is class index c. Source: `sklearn.metrics.log_loss`, which computes in the
+    dtype of y_pred and only warns of rows that do not sum to 1.
+    """
+
+    name, greater_is_better, needs = "log_loss", False, "probabilities"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        rule = f"y_true must be in 0..{prediction.shape[1] - 1}, the columns of y_pred"
+        fix = "Pass class indices and the probabilities of all classes."
+        _refuse(self.name, rule, truth, (truth < 0) | (truth >= prediction.shape[1]), fix)
+        eps = float(np.finfo(prediction.dtype).eps)
+        p = prediction.astype(np.float64)
+        wrong = (p.min(axis=1) < 0) | (abs(p.sum(axis=1) - 1.0) > math.sqrt(eps))
+        _refuse(self.name, "a row of y_pred must be probabilities", p, wrong, "Pass net.predict_proba(X).")
+        return float(np.average(-np.log(p[np.arange(len(p)), truth].clip(eps, 1.0 - eps)), weights=weight))
+
+
+@final
+class RocAuc(Metric):
+    """The probability that a sample of class 1 has a higher score than one of class 0; ties count half.
+
+    Two classes only, the larger label is the positive one; nan where y_true has one class. Of (m, 2) the
+    second column is the score. Source: `sklearn.metrics.roc_auc_score`; Hanley & McNeil, Radiology 143, 1982.
+    """
+
+    name, greater_is_better, needs = "roc_auc", True, "probabilities"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        classes = np.unique(truth)
+        if len(classes) > 2 or prediction.shape[1] > 2:
+            raise DataError(
+                f"{self.name}: it is defined for two classes; received {len(classes)} classes in y_true and "
+                f"{prediction.shape[1]} columns in y_pred. Use log_loss or f1_macro for more."
+            )
+        if len(classes) < 2:
+            return math.nan
+        _, rank = np.unique(prediction[:, 1], return_inverse=True)
+        positive = np.bincount(rank, weight * (truth == classes[1]))
+        negative = np.bincount(rank, weight * (truth == classes[0]))
+        below = np.cumsum(negative) - 0.5 * negative
+        return float(positive @ below / (positive.sum() * negative.sum()))
+
+
+@final
+class MSE(Metric):
+    """Σ wₙ (hₙ - yₙ)² / Σ wₙ, the mean over outputs. Source: `sklearn.metrics.mean_squared_error`."""
+
+    name, greater_is_better, needs = "mse", False, "values"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        return float(np.average((prediction - truth) ** 2, axis=0, weights=weight).mean())
+
+
+@final
+class RMSE(Metric):
+    """√(Σ wₙ (hₙ - yₙ)² / Σ wₙ), the mean over outputs. Source: `sklearn.metrics.root_mean_squared_error`."""
+
+    name, greater_is_better, needs = "rmse", False, "values"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        return float(np.sqrt(np.average((prediction - truth) ** 2, axis=0, weights=weight)).mean())
+
+
+@final
+class MAE(Metric):
+    """Σ wₙ |hₙ - yₙ| / Σ wₙ, the mean over outputs. Source: `sklearn.metrics.mean_absolute_error`."""
+
+    name, greater_is_better, needs = "mae", False, "values"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        return float(np.average(abs(prediction - truth), axis=0, weights=weight).mean())
+
+
+@final
+class R2(Metric):
+    """1 - Σ wₙ (hₙ - yₙ)² / Σ wₙ (yₙ - ȳ)², the mean over outputs.
+
+    An output with a constant target scores 1 where every prediction is exact, else 0; fewer than two samples
+    give nan. Source: `sklearn.metrics.r2_score`, where a target is constant if Σ wₙ (yₙ - ȳ)² comes out as 0,
+    which rounding in ȳ can prevent; here, if all its values are equal.
+    """
+
+    name, greater_is_better, needs = "r2", True, "values"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        if len(truth) < 2:
+            return math.nan
+        residual = weight @ (prediction - truth) ** 2
+        spread = weight @ (truth - np.average(truth, axis=0, weights=weight)) ** 2
+        constant = (spread == 0) | (truth == truth[0]).all(axis=0)
+        ratio = residual / np.where(constant, 1.0, spread)
+        return float(np.where(constant, residual == 0, 1.0 - ratio).mean())
+
+
+@final
+class MaxError(Metric):
+    """max |hₙ - yₙ| over samples and outputs; weights only leave out the samples of weight 0.
+
+    Source: `sklearn.metrics.max_error`, which takes one output and no weights.
+    """
+
+    name, greater_is_better, needs = "max_error", False, "values"
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        return float(abs(prediction - truth).max())
+
+
+@final
+class _Function(Metric):
+    """A function of the user's, f(y_true, y_pred) or f(y_true, y_pred, sample_weight=…)."""
+
+    def __init__(self, function: Callable[..., float], needs: Needs) -> None:
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+        self.greater_is_better = bool(getattr(function, "greater_is_better", True))
+        self.needs = needs
+
+    def score(self, truth: Array, prediction: Array, weight: Array) -> float:
+        return self(truth, prediction, weight)
+
+    def __call__(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        if sample_weight is None:
+            return float(self.function(y_true, y_pred))
+        try:
+            inspect.signature(self.function).bind(y_true, y_pred, sample_weight=sample_weight)
+        except TypeError as error:
+            raise TypeError(
+                f"metric {self.name}: it must take weights as the keyword sample_weight; received "
+                f"{self.function!r}. Add the parameter sample_weight=None to it."
+            ) from error
+        return float(self.function(y_true, y_pred, sample_weight=sample_weight))
+
+
+def get(spec: str | Metric | Callable[..., float], classification: bool = False) -> Metric:
+    """The metric that `spec` stands for.
+
+    Args:
+        spec: a name of `Metric.registry`, a Metric, which is returned as it is, or a function of
+            (y_true, y_pred), and of sample_weight=… where weights are used. Larger is better, unless the
+            function's attribute `greater_is_better` says otherwise.
+        classification: what a function is given, as by `predict`: "labels" if true, else "values".
+
+    Raises:
+        ValueError: no metric has that name; the message lists the names and the closest one.
+        TypeError: spec is none of the above.
+    """
+    if isinstance(spec, Metric):
+        return spec
+    if isinstance(spec, str):
+        found = Metric.registry.get(spec)
+        if found is not None:
+            return found()
+        close = difflib.get_close_matches(spec, Metric.registry, n=1, cutoff=0.5)
+        raise ValueError(
+            f"a metric must be one of {', '.join(Metric.registry)}; received {spec!r}. "
+            + (f"Did you mean {close[0]!r}?" if close else "Pass one of these names or a Metric object.")
+        )
+    if isinstance(spec, type) or not callable(spec):
+        raise TypeError(
+            "a metric must be a name, a Metric object or a function of (y_true, y_pred); "
+            f"received {spec!r}. Pass for example 'accuracy' or Accuracy()."
+        )
+    return _Function(spec, "labels" if classification else "values")
+
+
+def defaults(classification: bool) -> tuple[str, ...]:
+    """The names of the metrics that are reported where none is asked for."""
+    return ("accuracy",) if classification else ("r2", "rmse")
+
+
+def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, k: int) -> NDArray[np.int64]:
+    """C[i, j] = the number of samples of class i that were predicted as class j; shape (k, k), int64.
+
+    Args:
+        y_true, y_pred: class indices (m,), each in 0..k-1.
+        k: the number of classes.
+
+    Raises:
+        ShapeError: the shapes differ, or there is no sample.
+        DataError: an index is not in 0..k-1.
+
+    Example:
+        >>> confusion_matrix([0, 1, 1], [0, 1, 0], 2)
+        array([[1, 0],
+               [1, 1]])
+    """
+    name, fix = "confusion_matrix", "Pass class indices, and the number of classes as k."
+    truth, prediction = _labels(name, "y_true", y_true), _labels(name, "y_pred", y_pred)
+    _same_shape(name, truth, prediction)
+    for which, labels in (("y_true", truth), ("y_pred", prediction)):
+        _refuse(name, f"{which} must be in 0..{k - 1}", labels, (labels < 0) | (labels >= k), fix)
+    return np.bincount(truth * k + prediction, minlength=k * k).reshape(k, k).astype(np.int64)
+
+
+def _numbers(name: str, which: str, given: ArrayLike) -> Array:
+    """`given` as an array of real numbers that holds at least one sample."""
+    array = np.asarray(given)
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(
+            f"{name}: {which} must be real numbers; received dtype {array.dtype}. "
+            "For labels that are words pass their indices: np.unique(labels, return_inverse=True)[1]."
+        )
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ShapeError(
+            f"{name}: {which} must have one or two dimensions and at least one sample; received shape "
+            f"{array.shape}. Pass one row a sample."
+        )
+    return array
+
+
+def _labels(name: str, which: str, given: ArrayLike) -> Array:
+    """Class indices as (m,) int64; (m, 1) is taken for (m,)."""
+    array = _numbers(name, which, given)
+    if array.ndim == 2 and array.shape[1] > 1:
+        raise ShapeError(
+            f"{name}: {which} must be class indices of shape (m,); received shape {array.shape}. "
+            "For one-hot rows or probabilities pass their argmax(axis=1)."
+        )
+    array = array.reshape(-1)
+    if array.dtype.kind == "f":
+        wrong = ~np.isfinite(array) | (array != np.floor(array))
+        _refuse(
+            name, f"{which} must be whole numbers", array, wrong, "Pass class indices, not probabilities."
+        )
+    return array.astype(np.int64)
+
+
+def _table(name: str, which: str, given: ArrayLike) -> Array:
+    """Numbers as (m, k), (m,) taken for (m, 1); float32 stays, all else becomes float64."""
+    array = _numbers(name, which, given)
+    return array.astype(np.float32 if array.dtype == np.float32 else np.float64).reshape(len(array), -1)
+
+
+def _weights(name: str, given: ArrayLike | None, m: int) -> Array:
+    """Sample weights as (m,) float64; ones for None."""
+    if given is None:
+        return np.ones(m)
+    array = _numbers(name, "sample_weight", given).astype(np.float64)
+    _same_shape(name, np.empty(m), array, "sample_weight")
+    if not (np.isfinite(array).all() and (array >= 0).all() and array.any()):
+        raise DataError(
+            f"{name}: sample_weight must be finite, at least 0 and not all 0; received values from "
+            f"{array.min()} to {array.max()}. The weight 0 leaves a sample out."
+        )
+    return array
+
+
+def _same_shape(name: str, truth: Array, other: Array, which: str = "y_pred") -> None:
+    """ShapeError unless both have the same shape."""
+    if truth.shape != other.shape:
+        raise ShapeError(
+            f"{name}: {which} must fit y_true, shape {truth.shape}; received shape {other.shape}. "
+            "Pass one entry for each sample and output."
+        )
+
+
+def _refuse(name: str, rule: str, array: Array, wrong: Array, fix: str) -> None:
+    """DataError with the first row of `array` in which `wrong` holds, if there is one."""
+    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
+    if len(rows):
+        raise DataError(f"{name}: {rule}; received {array[rows[0]]} in row {rows[0]}. {fix}")

@@ -1,0 +1,209 @@
+"""A network whose sizes are known, on a backend: J, its gradients, the trace, per-sample gradients.
+
+Everything here takes and returns arrays of the backend; `nnbp.network.Network` is what users hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.backend import Array, Backend
+from nnbp.layers import Dense, DenseNode, Layer
+from nnbp.losses import Loss
+from nnbp.parameters import Parameters
+from nnbp.plan import Batch, Engine, Plan
+
+__all__ = ["CHUNK", "GradientArrays", "Model", "TraceArrays"]
+
+CHUNK = 4096
+"""Samples of one inference plan; larger inputs go through it piece by piece."""
+
+_PLANS_KEPT = 4
+
+# What each of a network's random sequences is for: the second word of its seed.
+_WEIGHTS, _ORDER, _MASKS = range(3)
+
+
+class TraceArrays:
+    """z and a of a forward pass, (m, n) each: a[0] is X, z[l] and a[l] of the l-th dense layer, l = 1, 2, …"""
+
+    def __init__(self, z: list[Array], a: list[Array]) -> None:
+        self.z, self.a = z, a
+
+
+class GradientArrays:
+    """What `Model.gradients` returns; see `nnbp.network.Gradients`."""
+
+    def __init__(self, loss: float, flat: Array, delta: list[Array], dX: Array) -> None:
+        self.loss, self.flat, self.delta, self.dX = loss, flat, delta, dX
+
+
+class Model:
+    """Layers, loss and parameters on a backend.
+
+    Args:
+        backend: where everything lives.
+        layers: all layers after the input, activations decided, a Dense one last.
+        loss: C.
+        n_in: number of inputs.
+        weight_decay: λ.
+        dtype: float32 or float64.
+        seed: of the initial weights, the shuffles and the dropout masks.
+    """
+
+    def __init__(
+        self, backend: Backend, layers: Sequence[Layer], loss: Loss, *, n_in: int, weight_decay: float, dtype: Any, seed: int
+    ) -> None:
+        self.backend, self.layers, self.loss, self.n_in, self.seed = backend, tuple(layers), loss, n_in, seed
+        self.dtype = np.dtype(dtype)
+        self.sizes = [n_in]
+        for layer in self.layers:
+            self.sizes.append(layer.outputs(self.sizes[-1]))
+        self.n_out = self.sizes[-1]
+        fan_ins = list(zip(self.layers, self.sizes, strict=False))
+        parameters = Parameters(backend, [layer.parameters(n) for layer, n in fan_ins], self.dtype)
+        masks = [self._seed_words(_MASKS, k) for k in range(len(self.layers))]
+        streams = [layer.stream(backend, key) for layer, key in zip(self.layers, masks, strict=True)]
+        self.engine = Engine(
+            backend, self.dtype, self.layers, loss, float(weight_decay), n_in, self.n_out, parameters, streams
+        )
+        self.order_generator = np.random.default_rng(np.random.SeedSequence((seed, _ORDER)))
+        self._plans: dict[int, Plan] = {}
+        generator = np.random.default_rng(np.random.SeedSequence((seed, _WEIGHTS)))
+        self.load([layer.initial(generator, n) for layer, n in fan_ins])
+
+    def _seed_words(self, purpose: int, index: int) -> tuple[int, int]:
+        words = np.random.SeedSequence((self.seed, purpose, index)).generate_state(2, np.uint64)
+        return int(words[0]), int(words[1])
+
+    @property
+    def parameters(self) -> Parameters:
+        """theta, its gradient, and how they are cut into W and b."""
+        return self.engine.parameters
+
+    @property
+    def dense(self) -> list[int]:
+        """Indices of the dense layers."""
+        return [k for k, layer in enumerate(self.layers) if isinstance(layer, Dense)]
+
+    def load(self, values: Sequence[dict[str, NDArray[Any]]]) -> None:
+        """Sets the parameters from host arrays, one dictionary a layer."""
+        flat = np.empty(self.parameters.size, self.dtype)
+        for views, arrays in zip(self.parameters.views(flat), values, strict=True):
+            for name, view in views.items():
+                view[...] = arrays[name]
+        with self.backend.active():
+            self.parameters.theta[...] = self.backend.upload(flat, self.dtype)
+
+    def decay(self) -> float:
+        """λ/2 ΣW²."""
+        if not self.engine.weight_decay:
+            return 0.0
+        return 0.5 * self.engine.weight_decay * self._sum_of_squares(self.parameters.theta[: self.parameters.decayed])
+
+    def norm(self) -> float:
+        """Euclidean norm of all parameters; not finite as soon as one of them is not."""
+        return math.sqrt(self._sum_of_squares(self.parameters.theta))
+
+    def _sum_of_squares(self, vector: Array) -> float:
+        with self.backend.active():
+            out = self.backend.empty((1, 1), self.dtype)
+            self.backend.capture(self.backend.gemm(vector.reshape(1, -1), vector.reshape(-1, 1), out))()
+            return float(self.backend.download(out)[0, 0])
+
+    def _inference_plan(self, samples: int) -> Plan:
+        """A plan for so many samples; a few are kept, and their results are overwritten by the next run."""
+        plan = self._plans.pop(samples, None)
+        if plan is None:
+            plan = Plan(self.engine, Batch(self.backend.empty((samples, self.n_in), self.dtype)))
+            while len(self._plans) >= _PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+        self._plans[samples] = plan
+        return plan
+
+    def forward(self, X: Array) -> Array:
+        """h of every sample: X (m, n_in) → (m, n_out)."""
+        with self.backend.active():
+            out = self.backend.empty((len(X), self.n_out), self.dtype)
+            for rows in chunks(len(X)):
+                part = X[rows]
+                plan = self._inference_plan(len(part))
+                plan.batch.x[...] = part
+                self.backend.capture(plan.forward)()
+                out[rows] = plan.h.T
+            return out
+
+    def trace(self, X: Array) -> TraceArrays:
+        """z and a of every dense layer."""
+        with self.backend.active():
+            plan = Plan(self.engine, Batch(X), keep_z=True)
+            self.backend.capture(plan.forward)()
+            nodes = _dense_nodes(plan)
+            return TraceArrays(
+                [self._rows(node.z) for node in nodes], [self._copy(X), *(self._rows(node.a) for node in nodes)]
+            )
+
+    def costs(self, X: Array, y: Array) -> NDArray[np.float64]:
+        """C of every sample, on the host."""
+        out = np.empty(len(X))
+        with self.backend.active():
+            for rows in chunks(len(X)):
+                plan = Plan(self.engine, Batch(X[rows], y[rows]))
+                self.backend.capture(plan.forward)()
+                out[rows] = self.backend.download(plan.cost)[0]
+        return out
+
+    def gradients(self, X: Array, y: Array, w: Array | None = None) -> GradientArrays:
+        """∇J by backpropagation, and ∂C/∂z, ∂C/∂x of every sample.
+
+        The way back is gone twice: with each sample's share of the mean, as a training step does, for the gradient of J;
+        and with share 1 for what belongs to the samples.
+        """
+        with self.backend.active():
+            plan = Plan(self.engine, Batch(X, y, w), gradients=True, want_dx=True)
+            self.backend.capture(plan.forward)()
+            self.backend.capture(plan.backward)()
+            flat = self._copy(self.parameters.gradient)
+            loss = float(self.backend.download(plan.loss)[0, 0]) + self.decay()
+            plan.share[...] = 1.0
+            self.backend.capture(plan.backward)()
+            delta = [self._rows(node.delta) for node in _dense_nodes(plan)]
+            return GradientArrays(loss, flat, delta, self._rows(plan.dx))
+
+    def per_sample_gradients(self, X: Array, y: Array) -> Array:
+        """(m, P): row n is the gradient of C of sample n, its parts delta xᵀ and delta of every layer."""
+        with self.backend.active():
+            out = self.backend.empty((len(X), self.parameters.size), self.dtype)
+            views = self.parameters.views(out)
+            plan = Plan(self.engine, Batch(X, y), gradients=True)
+            self.backend.capture(plan.forward)()
+            plan.share[...] = 1.0
+            self.backend.capture(plan.backward)()
+            for k, node in zip(self.dense, _dense_nodes(plan), strict=True):
+                delta = self._rows(node.delta)
+                self.backend.xp.multiply(delta[:, :, None], self._rows(node.x)[:, None, :], out=views[k]["W"])
+                views[k]["b"][...] = delta
+            return out
+
+    def _copy(self, array: Array) -> Array:
+        copy = self.backend.empty(array.shape, array.dtype)
+        copy[...] = array
+        return copy
+
+    def _rows(self, matrix: Array) -> Array:
+        """A new (m, n) array from an (n, m) buffer."""
+        return self._copy(matrix.T)
+
+
+def _dense_nodes(plan: Plan) -> list[DenseNode]:
+    return [node for node in plan.nodes if isinstance(node, DenseNode)]
+
+
+def chunks(samples: int, size: int = CHUNK) -> Iterator[slice]:
+    """Slices that cut so many samples into pieces of at most `size`."""
+    return (slice(start, min(start + size, samples)) for start in range(0, samples, size))

@@ -1,0 +1,404 @@
+"""Network: what users hold. It checks what it is given, puts it on the device, and gives back what belongs to the caller."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp import metrics as known_metrics
+from nnbp import modelfile, optimizers, schedules
+from nnbp.backend import Array
+from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
+from nnbp.core import NetworkCore
+from nnbp.inputs import class_weights, finite, host, like, whole_number
+from nnbp.layers import Dense, named
+from nnbp.metrics import Metric
+from nnbp.optimizers import Optimizer
+from nnbp.progress import reporter
+from nnbp.schedules import Schedule
+from nnbp.sweep import Data, OptimizerState
+from nnbp.training import Measured, TrainingOptions, train
+
+__all__ = ["Gradients", "Network", "Trace"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A forward pass: ``a[0]`` is X; ``z[l]``, ``a[l]`` (m, n_l) are those of the l-th dense layer, from 1; ``z[0]`` is None."""
+
+    z: list[Any]
+    a: list[Any]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What backpropagation finds.
+
+    Attributes:
+        loss: J.
+        dW, db: ∂J/∂W and ∂J/∂b of each dense layer, views of `flat`.
+        delta: ∂C/∂z of every sample, (m, n_out) a dense layer.
+        dX: ∂C/∂x of every sample, (m, n_in).
+        flat: ∇J in the order of `Network.parameters`.
+    """
+
+    loss: float
+    dW: list[Any]
+    db: list[Any]
+    delta: list[Any]
+    dX: Any
+    flat: Any
+
+
+# The word of the seed for drawing validation samples; see the words in `nnbp.model`.
+_SPLIT = 3
+
+
+class Network(NetworkCore):
+    """A feed-forward network: a⁰ = x, zˡ = Wˡ aˡ⁻¹ + bˡ, aˡ = f(zˡ), trained on J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW².
+
+    Args:
+        layers: sizes of all layers, input first, ``[64, 32, 10]``; or layers, ``[Dense(32, "tanh"), Dropout(0.1), Dense(10)]``;
+            None takes the sizes from the data at the first fit, with one hidden layer of 100.
+        activation: of hidden layers that do not say: a name, an object, or one for each.
+        loss: C, by name or as an object.
+        weight_decay: λ, at least 0. Biases do not decay.
+        device: "auto" (a working GPU, else the CPU), "cpu", "cuda", "cuda:1".
+        dtype: "float32" or "float64".
+        seed: of initial weights, shuffles and dropout masks; None takes one from the operating system.
+        output_activation: of the last layer; None is what goes with the loss.
+        fallback: whether a GPU that does not work is replaced by the CPU, with one warning, or is an error.
+
+    Raises:
+        ValueError: an argument is out of its range; the message says which and what would be right.
+        DeviceUnavailableError: the device does not work, and `fallback` is False or NNBP_REQUIRE_GPU=1 is set.
+
+    >>> net = Network([2, 8, 1], loss="binary_cross_entropy", device="cpu", seed=0)
+    >>> X, y = [[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 0]
+    >>> history = net.fit(X, y, epochs=200, batch_size=None, learning_rate=0.05, progress=False)
+    >>> net.predict(X)
+    array([0, 1, 1, 0])
+    """
+
+    def _outputs(self, X: Any) -> Array:
+        array = self._inputs(X)
+        return self.model.forward(array)
+
+    def forward(self, X: Any) -> Any:
+        """h of every sample, (m, n_out)."""
+        return like(X, self._backend)(self._outputs(X))
+
+    def trace(self, X: Any) -> Trace:
+        """z and a of every layer."""
+        array, back = self._inputs(X), like(X, self._backend)
+        found = self.model.trace(array)
+        return Trace([None, *map(back, found.z)], [back(a) for a in found.a])
+
+    def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """J(W, b) = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW²."""
+        data, _, w = self._data(X, y, sample_weight)
+        return float(np.average(self.model.costs(data.X, data.y), weights=w)) + self.model.decay()
+
+    def gradients(self, X: Any, y: Any, sample_weight: Any = None) -> Gradients:
+        """∇J by backpropagation, with delta and ∂C/∂x of every sample."""
+        data, _, _ = self._data(X, y, sample_weight)
+        back = like(X, self._backend)
+        found = self.model.gradients(data.X, data.y, data.w)
+        flat = back(found.flat)
+        return Gradients(
+            found.loss, self._views(flat, "W"), self._views(flat, "b"), [back(d) for d in found.delta], back(found.dX), flat
+        )
+
+    def per_sample_gradients(self, X: Any, y: Any) -> Any:
+        """(m, P): row n is the gradient of C of sample n, without the weight decay."""
+        data, _, _ = self._data(X, y)
+        return like(X, self._backend)(self.model.per_sample_gradients(data.X, data.y))
+
+    def predict(self, X: Any) -> Any:
+        """Class indices (m,) for classification losses, values else: (m,) for one output, (m, n_out) for several."""
+        h = self._outputs(X)
+        with self._backend.active():
+            return like(X, self._backend)(self.loss_function.decide(self._backend.xp, h))
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities of the classes, (m, n_classes).
+
+        Raises:
+            TypeError: the loss is not one of classes.
+        """
+        h = self._outputs(X)
+        with self._backend.active():
+            return like(X, self._backend)(self.loss_function.probabilities(self._backend.xp, h))
+
+    def _measured(
+        self, X: Any, y: Any, weights: Any, class_weight: Mapping[int, float] | str | None,
+        reference: NDArray[Any] | None, metrics: Sequence[Metric],
+    ) -> Measured:  # fmt: skip
+        """A data set with what its metrics need; class weights multiply the sample weights."""
+        data, values, w = self._data(X, y, weights)
+        finite(self._backend, data.X, "X")
+        truth = values
+        if self.loss_function.classification and values.ndim == 2:
+            truth = values.argmax(axis=1) if values.shape[1] > 1 and self.loss_function.name == "cross_entropy" else values
+        elif values.ndim == 2 and values.shape[1] == 1:
+            truth = values[:, 0]
+        by_class = class_weights(class_weight, truth, truth if reference is None else reference)
+        if by_class is not None:
+            w = by_class if w is None else w * by_class
+            data = Data(data.X, data.y, self._column(w))
+        return Measured(data, truth, w, self._predicted, metrics)
+
+    def _predicted(self, X: Array, needs: str) -> NDArray[Any]:
+        """What a metric wants to see of device inputs, on the host."""
+        h, xp, loss = self.model.forward(X), self._backend.xp, self.loss_function
+        if needs == "labels":
+            return self._backend.download(loss.decide(xp, h))
+        if needs == "probabilities":
+            return self._backend.download(loss.probabilities(xp, h))
+        values = self._backend.download(h)
+        return values[:, 0] if values.shape[1] == 1 else values
+
+    def evaluate(
+        self, X: Any, y: Any, *, metrics: Sequence[str | Metric | Callable[..., float]] | None = None, sample_weight: Any = None
+    ) -> dict[str, float]:
+        """J and metrics on a data set: ``{"loss": …, "accuracy": …}``.
+
+        Args:
+            X, y, sample_weight: the data.
+            metrics: names, objects or functions; None is accuracy for classes, r2 and rmse for values.
+        """
+        measured = self._measured(X, y, sample_weight, None, None, self._metrics(metrics))
+        loss = self.loss(measured.data.X, y, sample_weight)
+        return {"loss": loss, **measured.values("")}
+
+    def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
+        classes = self.loss_function.classification
+        names = known_metrics.defaults(classes) if metrics is None else metrics
+        return [known_metrics.get(name, classes) for name in names]
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        epochs: int = 100,
+        batch_size: int | None = 32,
+        optimizer: str | Optimizer = "adam",
+        learning_rate: float | None = None,
+        schedule: str | Schedule | Callable[[float], float] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
+        validation_split: float = 0.0,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        shuffle: bool = True,
+        early_stopping: bool | int | EarlyStopping | None = None,
+        callbacks: Sequence[Callback | Callable[[TrainingState], None]] = (),
+        metrics: Sequence[str | Metric | Callable[..., float]] = (),
+        progress: bool | str = "auto",
+        clip_norm: float | None = None,
+    ) -> History:
+        """Trains the network, from where it stands, with a new optimizer state.
+
+        Args:
+            X: (m, n_in).
+            y: (m,) or (m, n_out) values; (m,) class indices or (m, n_out) one-hot rows.
+            epochs: passes through the data.
+            batch_size: samples of a step; None is the whole data set, as it is for full-batch optimizers (rprop, lbfgs) always.
+            optimizer: name or object.
+            learning_rate: η; None is the optimizer's.
+            schedule: name, object, or function of the epoch that gives a factor on η.
+            validation_data: (X, y) or (X, y, sample_weight). The weights with the lowest validation loss are kept and
+                restored at the end.
+            validation_split: share of the samples to set aside for validation, drawn with the network's seed.
+            sample_weight: (m,), at least 0.
+            class_weight: a weight for each class index, or "balanced"; multiplies the sample weights, in validation too.
+            shuffle: whether batches are drawn in a new order every epoch.
+            early_stopping: an EarlyStopping, its patience in epochs, or True for the default patience.
+            callbacks: Callback objects, or functions of the TrainingState that are called after every epoch.
+            metrics: measured after every epoch on training and validation data, at the price of a forward pass over each.
+            progress: "auto" (a bar in a terminal, else plain lines), "lines", False.
+            clip_norm: bound on the Euclidean norm of the whole gradient.
+
+        Returns:
+            one value an epoch of "loss", "val_loss" and every metric.
+
+        Raises:
+            ShapeError, DTypeError, DataError, ValueError: an argument does not fit; nothing is changed then.
+            DivergenceError: a loss or a parameter is not finite any more; the network keeps the last good parameters.
+        """
+        rule = self._optimizer(optimizer, learning_rate)
+        epochs = whole_number("epochs", epochs, 1)
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm is a positive bound on the norm of the gradient, or None; received {clip_norm!r}.")
+        if isinstance(early_stopping, int) and early_stopping is not False:
+            early_stopping = EarlyStopping() if early_stopping is True else EarlyStopping(early_stopping)
+        shown = reporter(progress)
+        options = TrainingOptions(
+            epochs=epochs,
+            batch_size=None if batch_size is None else whole_number("batch_size", batch_size, 1),
+            optimizer=rule,
+            schedule=schedules.get(schedule, epochs).fresh(),
+            shuffle=shuffle,
+            clip_norm=clip_norm,
+            early_stopping=early_stopping or None,
+            callbacks=[*callbacks, *([shown] if shown else [])],
+        )
+        measures = self._metrics(metrics)
+        if validation_split:
+            X, y, sample_weight, validation_data = self._split(X, y, sample_weight, validation_data, validation_split)
+        data = self._measured(X, y, sample_weight, class_weight, None, measures)
+        validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+                raise ValueError("validation_data is (X, y) or (X, y, sample_weight); received something else.")
+            X_val, y_val, *w_val = validation_data
+            validation = self._measured(X_val, y_val, w_val[0] if w_val else None, class_weight, data.y, measures)
+        self._ongoing = None
+        return train(self.model, data, validation, options, network=self)
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        batch_size: int | None = 32,
+        optimizer: str | Optimizer = "adam",
+        learning_rate: float | None = None,
+        sample_weight: Any = None,
+    ) -> Self:
+        """One pass over these samples, in their order; the optimizer goes on from the call before.
+
+        The optimizer's state begins anew when its class or one of its arguments changes, or after `fit`.
+        """
+        rule = self._optimizer(optimizer, learning_rate)
+        if rule.full_batch:
+            raise ValueError(
+                f"partial_fit sees a part of the data, and {rule.name} needs all of it at every step; use fit, or sgd or adam."
+            )
+        data = self._measured(X, y, sample_weight, None, None, ())
+        if self._ongoing is None or repr(self._ongoing[0]) != repr(rule):
+            self._ongoing = (rule, OptimizerState())
+        size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
+        options = TrainingOptions(1, size, rule, schedules.get(None), shuffle=False)
+        train(self.model, data, None, options, network=self, state=self._ongoing[1])
+        return self
+
+    def _optimizer(self, optimizer: str | Optimizer, learning_rate: float | None) -> Optimizer:
+        rule = copy.copy(optimizers.get(optimizer))
+        if learning_rate is not None:
+            if not (np.isfinite(learning_rate) and learning_rate >= 0):
+                raise ValueError(f"learning_rate is finite and at least 0; received {learning_rate!r}.")
+            rule.learning_rate = float(learning_rate)
+        return rule
+
+    def _split(self, X: Any, y: Any, weights: Any, validation_data: Any, share: float) -> tuple[Any, Any, Any, Any]:
+        if validation_data is not None:
+            raise ValueError("Validation data are given or split off, not both; received validation_data and validation_split.")
+        if not 0 < share < 1:
+            raise ValueError(f"validation_split is a share of the samples, at least 0 and below 1; received {share!r}.")
+        data, values, w = self._data(X, y, weights)
+        m = len(data)
+        aside = min(max(1, round(m * share)), m - 1)
+        if m < 2:
+            raise ValueError(f"validation_split needs at least 2 samples; received {m}.")
+        order = np.random.default_rng(np.random.SeedSequence((self.seed, _SPLIT))).permutation(m)
+        parts = []
+        for rows in (np.sort(order[aside:]), np.sort(order[:aside])):
+            part = data.X[self._backend.upload(rows, np.int64)]
+            parts.append((part, values[rows], None if w is None else w[rows]))
+        return (*parts[0], parts[1])
+
+    def save(self, path: str | PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
+        """Writes architecture and parameters to one safetensors file, whole or not at all.
+
+        Args:
+            path: the file; an older one is replaced.
+            extra: plain JSON values to keep beside them.
+
+        Raises:
+            ModelFileError: the file cannot be written.
+        """
+        model = self.model
+        architecture = {
+            "n_in": model.n_in,
+            "layers": [{"kind": layer.kind, "config": layer.config()} for layer in model.layers],
+            "loss": named(self.loss_function),
+            "weight_decay": self.weight_decay,
+            "dtype": self.dtype.name,
+            "seed": self.seed,
+        }
+        arrays = {}
+        for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
+            arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
+        modelfile.write(path, modelfile.ModelFile(architecture, arrays, dict(extra or {})))
+
+    @classmethod
+    def load(
+        cls, path: str | PathLike[str], *, device: str = "auto", fallback: bool = True, custom: Sequence[type] = ()
+    ) -> Self:
+        """The network that `save` wrote.
+
+        Args:
+            path: the file.
+            device, fallback: as for `Network`.
+            custom: your own activation and loss classes that the network uses.
+
+        Raises:
+            ModelFileError: the file is no nnbp model, or damaged.
+        """
+        return cls.from_file(modelfile.read(path, custom), device=device, fallback=fallback, custom=custom)
+
+    @classmethod
+    def from_file(
+        cls, file: modelfile.ModelFile, *, device: str = "auto", fallback: bool = True, custom: Sequence[type] = ()
+    ) -> Self:
+        """The network of a model file that was read."""
+        architecture = file.architecture
+        layers, loss = modelfile.build_layers(architecture, custom)
+        last = layers[-1]
+        net = cls(
+            [architecture["n_in"], *layers], loss=loss, weight_decay=architecture["weight_decay"], device=device,
+            dtype=architecture["dtype"], seed=architecture["seed"], fallback=fallback,
+            output_activation=last.activation if isinstance(last, Dense) else None,
+        )  # fmt: skip
+        dense = range(1, len(net.weights) + 1)
+        net.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
+        return net
+
+    def to(self, device: str, *, fallback: bool = True) -> Self:
+        """Moves the network to a device and returns it; parameters and random sequences go along."""
+        self._move(device, fallback=fallback)
+        return self
+
+    def copy(self) -> Self:
+        """A network of its own with the same parameters, on the same device."""
+        return copy.deepcopy(self)
+
+    def summary(self) -> str:
+        """A table of the layers; print it."""
+        rows = [("layer", "units", "activation", "parameters")]
+        sizes = self.model.sizes
+        rows.append(("input", str(sizes[0]), "", ""))
+        for layer, n_in, n_out in zip(self.layers, sizes, sizes[1:], strict=False):
+            count = sum(spec.size for spec in layer.parameters(n_in))
+            f = layer.f.name if isinstance(layer, Dense) else ""
+            rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
+        widths = [max(len(row[k]) for row in rows) for k in range(4)]
+        lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows]
+        total = self.model.parameters.size
+        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        lines.append(
+            f"{total:,} parameters, {total * self.dtype.itemsize / 1e6:.3g} MB of {self.dtype.name} on {self.device}; "
+            f"loss {self.loss_function.name}{decay}"
+        )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        sizes = "sizes from the data" if self._model is None else "-".join(map(str, self._model.sizes))
+        return f"Network({sizes}, loss={self.loss_function.name!r}, dtype={self.dtype.name!r}, device={self.device!r})"

@@ -1,0 +1,169 @@
+"""Sweeps: one pass through a data set in batches, each step of it a recorded list of calls.
+
+The rows of a batch are found on the device, from a permutation and a step counter that live there, so that a step is
+the same list of calls every time. What a step leaves on the device (the sum of the costs) is read after the sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.backend import Array
+from nnbp.optimizers import Optimizer
+from nnbp.plan import Batch, Engine, Plan
+from nnbp.recorder import Recorder
+
+__all__ = ["Data", "OptimizerState", "Sweep", "Updater"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set on the device: X (m, n_in), encoded targets y (m, columns), weights w (m, 1) or None."""
+
+    X: Array
+    y: Array
+    w: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+
+@dataclass
+class OptimizerState:
+    """What an optimizer remembers: the number of steps taken, and its vectors on the device."""
+
+    steps: int = 0
+    slots: dict[str, Array] = field(default_factory=dict)
+
+
+class Updater:
+    """The optimizer's part of a training step.
+
+    Args:
+        engine: the network.
+        optimizer: the rule.
+        steps: steps of an epoch.
+        clip_norm: bound on the Euclidean norm of the whole gradient, or None.
+        state: to go on with, or a new one.
+    """
+
+    def __init__(
+        self, engine: Engine, optimizer: Optimizer, steps: int, clip_norm: float | None, state: OptimizerState
+    ) -> None:
+        self.engine, self.optimizer, self.clip_norm, self.state = engine, optimizer, clip_norm, state
+        backend, theta = engine.backend, engine.parameters.theta
+        for slot in optimizer.slots:
+            if slot not in state.slots:
+                state.slots[slot] = backend.empty(len(theta), engine.dtype)
+                state.slots[slot][...] = optimizer.initial(slot)
+        self.names = list(optimizer.rates(np.ones(1), np.ones(1)))
+        self.table = backend.empty((steps, max(1, len(self.names))), engine.dtype)
+        self.steps = backend.upload(np.arange(steps), np.int64)
+
+    def begin(self, eta: NDArray[np.float64]) -> None:
+        """Sets the learning rates of the coming epoch, one a step."""
+        t = self.state.steps + np.arange(1.0, len(eta) + 1)
+        rates = self.optimizer.rates(t, eta)
+        if rates:
+            host = np.stack([rates[name] for name in self.names], axis=1)
+            self.table[...] = self.engine.backend.upload(host, self.engine.dtype)
+        self.state.steps += len(eta)
+
+    def record(self, op: Recorder, counter: Array) -> None:
+        """Records clipping and update with the rates of the step that the counter shows."""
+        parameters = self.engine.parameters
+        theta, g = parameters.theta.reshape(1, -1), parameters.gradient.reshape(1, -1)
+        if self.clip_norm is not None:
+            square, bound = op.empty(1, 1), self.clip_norm
+            op.gemm(g, g.T, square)
+            # PyTorch's clip_grad_norm_ adds the same 1e-6.
+            op.map(lambda g, s: g * np.minimum(bound / (np.sqrt(s) + 1e-6), 1.0), [g], g=g, s=square)
+        rates: dict[str, Array] = {}
+        if self.names:
+            row = op.gather(self.table, self.steps, counter, 1, op.empty(1, len(self.names)))
+            rates = {name: row[:, j : j + 1] for j, name in enumerate(self.names)}
+        slots = {slot: self.state.slots[slot].reshape(1, -1) for slot in self.optimizer.slots}
+        op.map(self.optimizer.update, [theta, *slots.values()], theta=theta, g=g, **slots, **rates)
+
+
+class Sweep:
+    """A pass through a data set.
+
+    Attributes:
+        steps: number of batches; the last one may be smaller.
+        whole: whether there is one batch only, which is then not copied.
+
+    Args:
+        engine: the network.
+        data: the data set.
+        batch_size: samples of a batch.
+        training: whether this is a training sweep: dropout drops, and the way back is recorded.
+        update: the optimizer's part, where there is one that works step by step.
+    """
+
+    def __init__(
+        self, engine: Engine, data: Data, batch_size: int, *, training: bool = False, update: Updater | None = None
+    ) -> None:
+        self.engine, self.data = engine, data
+        samples = len(data)
+        size = min(batch_size, samples)
+        self.whole = size == samples
+        self.steps = -(-samples // size)
+        backend = engine.backend
+        self.order = backend.upload(np.arange(samples), np.int64)
+        self.counter = backend.upload(np.zeros(1), np.int64)
+        self._one = backend.upload(np.ones(1), np.int64)
+        self._total = backend.upload(np.zeros((1, 1)), np.float64)
+        self._training, self._update, self._stride = training, update, size
+        full, rest = divmod(samples, size)
+        self._runs: list[tuple[Callable[[], None], int]] = [(self._record(size), full)]
+        if rest:
+            self._runs.append((self._record(rest), 1))
+
+    def shuffle(self, generator: np.random.Generator) -> None:
+        """A new order of the samples, drawn on the host: the same on every device."""
+        if not self.whole:
+            self.order[...] = self.engine.backend.upload(generator.permutation(len(self.data)), np.int64)
+
+    def run(self) -> None:
+        """Runs all steps."""
+        self.counter[...] = 0
+        self._total[...] = 0.0
+        for run, times in self._runs:
+            for _ in range(times):
+                run()
+
+    @property
+    def total(self) -> float:
+        """Σ wₙ Cⁿ over the sweep; waits for the device."""
+        return float(self.engine.backend.download(self._total)[0, 0])
+
+    def _record(self, size: int) -> Callable[[], None]:
+        op = Recorder(self.engine.backend, self.engine.dtype, size, training=self._training)
+        gather = op.begin()
+        data = self.data
+        if self.whole:
+            batch = Batch(data.X, data.y, data.w)
+        else:
+            batch = Batch(*(None if source is None else self._rows(op, source) for source in (data.X, data.y, data.w)))
+        plan = Plan(self.engine, batch, training=self._training, gradients=self._training)
+        tail = op.begin()
+        op.map(
+            lambda total, loss, weight: total + loss * weight,
+            [self._total],
+            total=self._total, loss=plan.loss, weight=plan.weight,
+        )  # fmt: skip
+        if self._update is not None:
+            self._update.record(op, self.counter)
+        add: Any = self.engine.backend.xp.add
+        tail.append((add, (self.counter, self._one, self.counter)))
+        return self.engine.backend.capture([*gather, *plan.forward, *plan.backward, *tail])
+
+    def _rows(self, op: Recorder, source: Array) -> Array:
+        out = op.empty(op.samples, source.shape[1])
+        return op.gather(source, self.order, self.counter, self._stride, out)

@@ -1,0 +1,127 @@
+"""What is installed: a light import, entry points that resolve, and metadata that promise what is there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import statistics
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import nnbp
+
+OPTIONAL = {"cupy", "matplotlib", "onnx", "pandas", "scipy", "sklearn", "torch", "tqdm"}
+EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "mpi", "onnx", "plot", "sklearn", "tables", "test"}
+IMPORT_COST_LIMIT = 0.1  # seconds that `import nnbp` may take more than `import numpy`
+
+
+def run_python(code: str, folder: Path) -> str:
+    """What a fresh interpreter that starts in ``folder``, where nnbp is only found as installed, prints."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def seconds_to_import(module: str, folder: Path) -> float:
+    code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+    return float(run_python(code, folder))
+
+
+def test_import_brings_no_optional_library(tmp_path: Path) -> None:
+    loaded = run_python("import sys, nnbp; print(*sys.modules)", tmp_path).split()
+    assert "numpy" in loaded
+    assert not OPTIONAL.intersection(loaded)
+    assert not [name for name in loaded if name.startswith("nnbp.backends.cupy")]
+
+
+def test_import_costs_little_more_than_numpy(tmp_path: Path) -> None:
+    seconds_to_import("nnbp", tmp_path)  # the first import may have to write bytecode
+    pairs = [(seconds_to_import("nnbp", tmp_path), seconds_to_import("numpy", tmp_path)) for _ in range(9)]
+    extra = statistics.median(ours - numpys for ours, numpys in pairs)
+    assert extra <= IMPORT_COST_LIMIT, f"import nnbp costs {extra:.3f} s more than import numpy"
+
+
+def test_entry_points_name_the_backends() -> None:
+    entries = {entry.name: entry for entry in metadata.entry_points(group="nnbp.backends")}
+    assert entries["numpy"].value == "nnbp.backends.numpy_backend:NumpyBackend"
+    assert entries["cupy"].value == "nnbp.backends.cupy_backend:CupyBackend"
+    backend = entries["numpy"].load()
+    assert backend.__name__ == "NumpyBackend"
+    assert backend.__module__ == "nnbp.backends.numpy_backend"
+
+
+def test_console_script_resolves_to_a_callable() -> None:
+    (script,) = metadata.entry_points(group="console_scripts", name="nnbp")
+    assert script.value == "nnbp.cli.main:main"
+    assert callable(script.load())
+
+
+def test_backends_are_no_top_level_package(tmp_path: Path) -> None:
+    code = (
+        "from importlib.util import find_spec; print(find_spec('backends'), find_spec('nnbp.backends').name)"
+    )
+    assert run_python(code, tmp_path).split() == ["None", "nnbp.backends"]
+
+
+def test_every_public_name_exists() -> None:
+    missing = [name for name in nnbp.__all__ if not hasattr(nnbp, name)]
+    assert not missing
+    assert len(set(nnbp.__all__)) == len(nnbp.__all__)
+
+
+def test_metadata_need_numpy_and_safetensors_alone() -> None:
+    requirements = metadata.requires("nnbp") or []
+    plain = {re.split(r"[^\w-]", text)[0].lower() for text in requirements if "extra ==" not in text}
+    assert plain == {"numpy", "safetensors"}
+
+
+def test_metadata_name_extras_licence_and_python() -> None:
+    about = metadata.metadata("nnbp")
+    assert set(about.get_all("Provides-Extra") or []) == EXTRAS
+    assert about["License-Expression"] == "MIT"
+    assert about["Requires-Python"] == ">=3.11"
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", about["Version"])
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert nnbp.__file__ is not None
+    assert (Path(nnbp.__file__).parent / "py.typed").is_file()
+
+
+def imported_names(path: Path) -> set[str]:
+    """The absolute names of all that a source file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def test_nothing_imports_a_backend_statically() -> None:
+    """The rule that import-linter cannot see: only an installation makes `nnbp.backends` of `backends/`."""
+    assert nnbp.__file__ is not None
+    package = Path(nnbp.__file__).parent
+    backends = Path(str(importlib.import_module("nnbp.backends").__file__)).parent
+    sources = [path for path in package.rglob("*.py") if backends not in path.parents]
+    assert len(sources) > 1
+    offenders = {
+        path.name: name
+        for path in sources
+        for name in imported_names(path)
+        if re.match(r"(nnbp\.)?backends(\.|$)", name)
+    }
+    assert not offenders
+
+
+def test_only_the_cuda_extras_bring_cupy_and_each_brings_one_wheel() -> None:
+    """Two CuPy wheels in one environment break each other."""
+    requirements = [text for text in metadata.requires("nnbp") or [] if text.startswith("cupy")]
+    wheels = {re.split(r"extra == ", text)[1].strip("\"'"): text.split("[")[0] for text in requirements}
+    assert len(requirements) == len(wheels)
+    assert wheels == {"cuda12": "cupy-cuda12x", "cuda13": "cupy-cuda13x"}
