@@ -1,4 +1,4 @@
-"""The engine on NumPy: every operation is bound to ufuncs and BLAS calls that write into buffers which exist already."""
+"""The engine on NumPy: every operation is bound to ufuncs and BLAS calls that write into existing buffers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ class NumpyBackend:
         return [(np.matmul, (a, b, out))]
 
     def elementwise(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Calls:
-        """Ufunc calls for tile after tile; values between two calls live in registers, small arrays shared by all formulas."""
+        """Ufunc calls, tile after tile.
+
+        Values between two calls live in registers: small arrays that all formulas of this backend share.
+        """
         shape = np.broadcast_shapes(*(array.shape for array in [*inputs, *outputs]))
         if any(out.shape != shape for out in outputs):
             raise ShapeError(
@@ -118,15 +121,36 @@ class NumpyBackend:
                     # An array of the formula's dtype, as a Python number beside a comparison would make float64.
                     return np.asarray(number, dtype)
 
+        def release(operands: set[Operand], i: int, shape: tuple[int, ...] | None) -> None:
+            """Frees the registers that instruction i is the last to read; with a shape, only those of that shape."""
+            for operand in operands:
+                if (
+                    isinstance(operand, Value)
+                    and operand.index in owned
+                    and formula.last_use(operand) == i
+                    and operand not in formula.results
+                    and shape in (None, values[operand.index].shape)
+                ):
+                    kind, register = owned.pop(operand.index)
+                    free[kind].append(register)
+
+        # A result that is an input is set aside where another output takes its place.
+        aside: dict[Operand, Array] = {}
+        for out, result in zip(outputs, formula.results, strict=True):
+            if isinstance(result, Input):
+                source = inputs[result.index]
+                if any(other is not out and np.may_share_memory(source, other) for other in outputs):
+                    aside[result] = self._register(dtype, taken[False], source.shape)
+                    taken[False] += 1
+                    calls.append((np.copyto, (aside[result], source)))
+
         for i, step in enumerate(formula.instructions):
             boolean = step.operation.boolean
             arguments = tuple(array(operand) for operand in step.operands)
-            # Registers whose last reader this instruction is may take its own result: it is elementwise.
-            for operand in set(step.operands):
-                if isinstance(operand, Value) and operand.index in owned and formula.last_use(operand) == i:
-                    if operand not in formula.results:
-                        kind, register = owned.pop(operand.index)
-                        free[kind].append(register)
+            # A value is as small as its operands allow: what depends on a row alone is computed once a row.
+            shape = np.broadcast_shapes(*(argument.shape for argument in arguments))
+            # The result may take the place of an operand that is read for the last time, if it fits exactly.
+            release(set(step.operands), i, shape)
             target = _direct_target(formula, i, inputs, outputs)
             if target is None:
                 if free[boolean]:
@@ -135,19 +159,18 @@ class NumpyBackend:
                     register = taken[boolean]
                     taken[boolean] += 1
                 owned[i] = (boolean, register)
-                # A value is as small as its operands allow: what depends on rows alone is computed once a row.
-                shape = np.broadcast_shapes(*(argument.shape for argument in arguments))
                 target = self._register(np.bool if boolean else dtype, register, shape)
             values.append(target)
             ufunc = step.operation.ufunc
             if ufunc is None:
-                calls.append((_select, (*arguments, target)))
+                calls += _bind_where(*arguments, target)
             elif ufunc in _OUT_BY_KEYWORD:
                 calls.append((partial(ufunc, out=target), arguments))
             else:
                 calls.append((ufunc, (*arguments, target)))
+            release(set(step.operands), i, None)
         for out, result in zip(outputs, formula.results, strict=True):
-            computed = array(result)
+            computed = aside[result] if result in aside else array(result)
             if computed is not out and not _same(computed, out):
                 calls.append((np.copyto, (out, computed)))
         return calls
@@ -195,18 +218,21 @@ def _cut(array: Array, tile: tuple[slice, ...]) -> Array:
     return array[tuple(slice(None) if size == 1 else part for size, part in zip(array.shape, own, strict=True))]
 
 
-def _select(condition: Array, if_true: Array, if_false: Array, out: Array) -> None:
-    if out is if_true:
-        np.copyto(out, if_false, where=~condition)
-    else:
-        if out is not if_false:
-            np.copyto(out, if_false)
-        np.copyto(out, if_true, where=condition)
+def _bind_where(condition: Array, if_true: Array, if_false: Array, out: Array) -> Calls:
+    # Views of the same memory are different objects, so what stands in `out` already is told by its address.
+    if _same(out, if_true):
+        return [(_copy_unless, (out, if_false, condition))]
+    before: Calls = [] if _same(out, if_false) else [(np.copyto, (out, if_false))]
+    return [*before, (np.copyto, (out, if_true, "same_kind", condition))]
+
+
+def _copy_unless(out: Array, values: Array, condition: Array) -> None:
+    np.copyto(out, values, where=~condition)
 
 
 def _gather(source: Array, order: Array, counter: Array, stride: int, out: Array) -> None:
     start = int(counter[0]) * stride
-    # mode="clip" is what lets `take` write into `out` without a buffer of its own; the order holds valid rows alone.
+    # With mode="clip" `take` writes into `out` without a buffer of its own; the order holds valid rows alone.
     np.take(source, order[start : start + len(out)], 0, out, "clip")
 
 

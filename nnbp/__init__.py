@@ -1,5 +1,6 @@
 """nnbp: feed-forward networks and backpropagation, written once, on NumPy or CuPy."""
 
+from nnbp import schedules
 from nnbp.activations import (
     ELU,
     GELU,
@@ -28,6 +29,7 @@ from nnbp.errors import (
     NnbpError,
     ShapeError,
 )
+from nnbp.gradcheck import check_gradients
 from nnbp.layers import Dense, Dropout, Layer
 from nnbp.lbfgs import LBFGS
 from nnbp.losses import (
@@ -43,3 +45,61 @@ from nnbp.losses import (
 from nnbp.metrics import Metric
 from nnbp.network import Gradients, Network, Trace
 from nnbp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
+from nnbp.parity import compare_devices
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "LBFGS",
+    "SGD",
+    "AbsoluteError",
+    "Activation",
+    "Adam",
+    "AdamW",
+    "BinaryCrossEntropy",
+    "Callback",
+    "CrossEntropy",
+    "DTypeError",
+    "DataError",
+    "Dense",
+    "DeviceFallbackWarning",
+    "DeviceUnavailableError",
+    "DivergenceError",
+    "Dropout",
+    "EarlyStopping",
+    "Exponential",
+    "GradientError",
+    "Gradients",
+    "History",
+    "Huber",
+    "Identity",
+    "Layer",
+    "LeakyReLU",
+    "Loss",
+    "Metric",
+    "MissingDependencyError",
+    "ModelFileError",
+    "Network",
+    "NnbpError",
+    "Optimizer",
+    "Poisson",
+    "Quantile",
+    "RMSprop",
+    "ReLU",
+    "Rprop",
+    "ShapeError",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "SquaredError",
+    "Tanh",
+    "Trace",
+    "TrainingState",
+    "check_gradients",
+    "compare_devices",
+    "devices",
+    "schedules",
+]

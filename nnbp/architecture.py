@@ -51,7 +51,9 @@ class Architecture:
                 "A network ends in a Dense layer, or a size: [64, 32, 10], or [Dense(32), Dropout(0.1), Dense(10)]; "
                 f"received {layers!r}. Add the output layer."
             )
-        self.output = activations.get(self.loss.output_activation if output_activation is None else output_activation)
+        self.output = activations.get(
+            self.loss.output_activation if output_activation is None else output_activation
+        )
         self.hidden = self._hidden(activation)
         self._check()
 
@@ -73,7 +75,9 @@ class Architecture:
             check_activation(layer.f)
         for layer in dense[:-1]:
             if layer.f.name == "softmax":
-                raise ValueError("softmax is for the output layer; received it for a hidden layer. Use tanh or relu there.")
+                raise ValueError(
+                    "softmax is for the output layer; received it for a hidden layer. Use tanh or relu there."
+                )
         f, loss = dense[-1].f, self.loss
         if loss.requires not in (None, f.name):
             raise ValueError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import DTypeLike, NDArray
@@ -104,6 +103,9 @@ def backend_class(name: str) -> Callable[..., Backend]:
     Raises:
         LookupError: none is.
     """
+    # Here, not above: the import is slow, and `import nnbp` is to be quick.
+    from importlib.metadata import entry_points
+
     found = {point.name: point for point in entry_points(group="nnbp.backends")}
     if name not in found:
         listed = ", ".join(sorted(found)) or "none at all: is nnbp installed, or only on the path?"
@@ -113,5 +115,3 @@ def backend_class(name: str) -> Callable[..., Backend]:
         )
     loaded: Callable[..., Backend] = found[name].load()
     return loaded
-
-

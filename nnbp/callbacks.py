@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Callback", "EarlyStopping", "History", "TrainingState"]
+__all__ = ["Callback", "EarlyStopping", "FunctionCallback", "History", "TrainingState"]
 
 
 class History(Mapping[str, list[float]]):
@@ -88,6 +88,16 @@ class Callback:
 
     def on_train_end(self, state: TrainingState) -> None:
         """After the last epoch, also when training fails."""
+
+
+class FunctionCallback(Callback):
+    """A plain function of the state, called after every epoch."""
+
+    def __init__(self, function: Callable[[TrainingState], object]) -> None:
+        self._function = function
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        self._function(state)
 
 
 class EarlyStopping(Callback):

@@ -173,9 +173,7 @@ def kind_of(source: Source, name: str, *, mixed: bool = False) -> Kind:
     known = int(present.sum())
     good = known - int(bad.sum())
     if not mixed and good >= min(NUMERIC * known, max(2, known - 1)):
-        raise _no_number(
-            source, name, bad, f" ({good} of the {known} known cells of this column are numbers)"
-        )
+        raise _no_number(source, name, bad, f" ({good} of the {known} known cells of this column are numbers)")
     return "text"
 
 
@@ -272,9 +270,7 @@ def train_test_split(
             f"got {m} rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2"
         )
     if stratify is not None and np.shape(stratify) != (m,):
-        raise DataError(
-            f"stratify must be one label a row, ({m},), got {np.shape(stratify)}. Pass y as ({m},)"
-        )
+        raise DataError(f"stratify must be one label a row, ({m},), got {np.shape(stratify)}. Pass y as ({m},)")
     size = min(max(round(m * fraction), 1), m - 1)
     order = np.random.default_rng(seed).permutation(m)
     labels = np.zeros(m) if stratify is None else stratify

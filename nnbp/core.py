@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.activations import Activation
 from nnbp.architecture import Architecture
-from nnbp.backend import Array
+from nnbp.backend import Array, Backend
 from nnbp.device import open_backend
 from nnbp.errors import DataError, DTypeError, NnbpError, ShapeError
-from nnbp.inputs import features, host, sample_weights, whole_number
+from nnbp.inputs import class_weights, features, finite, host, sample_weights, whole_number
 from nnbp.layers import Layer
 from nnbp.losses import Loss
+from nnbp.metrics import Metric
 from nnbp.model import Model
 from nnbp.optimizers import Optimizer
 from nnbp.sweep import Data, OptimizerState
+from nnbp.training import Measured
 
 __all__ = ["NetworkCore"]
+
+# The word of the seed for drawing validation samples; see the words in `nnbp.model`.
+_SPLIT = 3
 
 
 class NetworkCore:
@@ -34,7 +39,7 @@ class NetworkCore:
         activation: str | Activation | Sequence[str | Activation] = "relu",
         loss: str | Loss = "squared_error",
         weight_decay: float = 0.0,
-        device: str = "auto",
+        device: str | Backend = "auto",
         dtype: Any = "float32",
         seed: int | None = None,
         output_activation: str | Activation | None = None,
@@ -48,17 +53,18 @@ class NetworkCore:
         if self.dtype not in (np.float32, np.float64):
             raise DTypeError(f"dtype is float32 or float64; received {self.dtype}.")
         self.seed = int.from_bytes(os.urandom(4), "big") if seed is None else whole_number("seed", seed, 0)
-        self._backend = open_backend(device, fallback=fallback)
+        self._backend = _opened(device, fallback)
         self._model: Model | None = None
         self._ongoing: tuple[Optimizer, OptimizerState] | None = None
         if self._architecture.n_in is not None and self._architecture.n_out is not None:
             self._build(self._architecture.n_in, self._architecture.n_out)
 
     def _build(self, n_in: int, n_out: int) -> Model:
-        self._model = Model(
-            self._backend, self._architecture.layers(n_out), self._architecture.loss, n_in=n_in,
-            weight_decay=self.weight_decay, dtype=self.dtype, seed=self.seed,
-        )  # fmt: skip
+        with self._backend.active():
+            self._model = Model(
+                self._backend, self._architecture.layers(n_out), self._architecture.loss, n_in=n_in,
+                weight_decay=self.weight_decay, dtype=self.dtype, seed=self.seed,
+            )  # fmt: skip
         return self._model
 
     @property
@@ -70,8 +76,8 @@ class NetworkCore:
         """
         if self._model is None:
             raise NnbpError(
-                "The sizes of this network are taken from the data, and it has seen none yet. Call fit(X, y) first, or give "
-                "the sizes: Network([n_in, 100, n_out])."
+                "The sizes of this network are taken from the data, and it has seen none yet. Call fit(X, y) first, or "
+                "give the sizes: Network([n_in, 100, n_out])."
             )
         return self._model
 
@@ -158,9 +164,63 @@ class NetworkCore:
             return Data(array, encoded, self._column(w)), values, w
 
     def _column(self, w: NDArray[np.float64] | None) -> Array | None:
-        return None if w is None else self._backend.upload(w.reshape(-1, 1), self.dtype)
+        with self._backend.active():
+            return None if w is None else self._backend.upload(w.reshape(-1, 1), self.dtype)
 
-    def _move(self, device: str, *, fallback: bool) -> None:
+    def _measured(
+        self, X: Any, y: Any, weights: Any, class_weight: Mapping[int, float] | str | None,
+        reference: NDArray[Any] | None, metrics: Sequence[Metric],
+    ) -> Measured:  # fmt: skip
+        """A data set with what its metrics need; class weights multiply the sample weights."""
+        data, values, w = self._data(X, y, weights)
+        finite(self._backend, data.X, "X")
+        truth = self.loss_function.truth(values)
+        by_class = class_weights(class_weight, truth, truth if reference is None else reference)
+        if by_class is not None:
+            w = by_class if w is None else w * by_class
+            data = Data(data.X, data.y, self._column(w))
+        return Measured(data, truth, w, self._predicted, metrics)
+
+    def _predicted(self, X: Array, needs: str) -> NDArray[Any]:
+        """What a metric wants to see of device inputs, on the host."""
+        xp, loss = self._backend.xp, self.loss_function
+        with self._backend.active():
+            h = self.model.forward(X)
+            if needs == "labels":
+                return self._backend.download(loss.decide(xp, h))
+            if needs == "probabilities":
+                return self._backend.download(loss.probabilities(xp, h))
+            values = self._backend.download(h)
+        return values[:, 0] if values.shape[1] == 1 else values
+
+    def _split(self, X: Any, y: Any, weights: Any, validation_data: Any, share: float) -> tuple[Any, Any, Any, Any]:
+        if validation_data is not None:
+            raise ValueError(
+                "Validation data are given or split off, not both; received validation_data and validation_split."
+            )
+        if not 0 < share < 1:
+            raise ValueError(f"validation_split is a share of the samples, at least 0 and below 1; received {share!r}.")
+        data, values, w = self._data(X, y, weights)
+        m = len(data)
+        aside = min(max(1, round(m * share)), m - 1)
+        if m < 2:
+            raise ValueError(f"validation_split needs at least 2 samples; received {m}.")
+        order = np.random.default_rng(np.random.SeedSequence((self.seed, _SPLIT))).permutation(m)
+        parts = []
+        for rows in (np.sort(order[aside:]), np.sort(order[:aside])):
+            with self._backend.active():
+                part = data.X[self._backend.upload(rows, np.int64)]
+            parts.append((part, values[rows], None if w is None else w[rows]))
+        return (*parts[0], parts[1])
+
+    def _twin(self, device: str | Backend, dtype: Any) -> Self:
+        """A network of its own with the same parameters and random sequences, on a device that has to work."""
+        state = {**self.__getstate__(), "device": device, "fallback": False, "dtype": np.dtype(dtype).name}
+        twin = object.__new__(type(self))
+        twin.__setstate__({**state, "ongoing": None})
+        return twin
+
+    def _move(self, device: str | Backend, *, fallback: bool) -> None:
         """Opens another device and takes parameters, optimizer state and random sequences along."""
         state = self.__getstate__()
         self.__setstate__({**state, "device": device, "fallback": fallback})
@@ -188,7 +248,7 @@ class NetworkCore:
         self._architecture = state["architecture"]
         self.weight_decay, self.seed = state["weight_decay"], state["seed"]
         self.dtype = np.dtype(state["dtype"])
-        self._backend = open_backend(state["device"], fallback=state["fallback"])
+        self._backend = _opened(state["device"], state["fallback"])
         self._model, self._ongoing = None, None
         if state["sizes"] is None:
             return
@@ -203,3 +263,8 @@ class NetworkCore:
                 optimizer, steps, slots = state["ongoing"]
                 arrays = {name: self._backend.upload(slot, self.dtype) for name, slot in slots.items()}
                 self._ongoing = (optimizer, OptimizerState(steps, arrays))
+
+
+def _opened(device: str | Backend, fallback: bool) -> Backend:
+    """The backend of a device; a backend that the caller has made serves as it is."""
+    return device if isinstance(device, Backend) else open_backend(device, fallback=fallback)

@@ -31,7 +31,15 @@ def check_activation(f: Activation) -> None:
     z = np.linspace(-4.0, 4.0, 161) + 1.0 / 321
     for kink in f.kinks:
         z = z[np.abs(z - kink) > 1e-3]
-    _compare(f"the activation {f!r}", "df(z, a)", "f(z)", "z", f.f, z, np.asarray(f.df(z, f.f(z))) + np.zeros_like(z))
+    _compare(
+        f"the activation {f!r}",
+        "df(z, a)",
+        "f(z)",
+        "z",
+        f.f,
+        z,
+        np.asarray(f.df(z, f.f(z))) + np.zeros_like(z),
+    )
 
 
 def check_loss(loss: Loss) -> None:

@@ -23,7 +23,18 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-__all__ = ["OPERATIONS", "Constant", "Formula", "Input", "Instruction", "Operand", "Operation", "Symbol", "Value", "trace"]
+__all__ = [
+    "OPERATIONS",
+    "Constant",
+    "Formula",
+    "Input",
+    "Instruction",
+    "Operand",
+    "Operation",
+    "Symbol",
+    "Value",
+    "trace",
+]
 
 
 @dataclass(frozen=True)
@@ -37,12 +48,21 @@ class Operation:
 
 
 def _operations() -> dict[str, Operation]:
-    unary = {name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "tanh", "sqrt", "sin", "cos", "arctan")}
+    unary = {
+        name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "tanh", "sqrt", "sin", "cos", "arctan")
+    }
     unary |= {"arctan": "atan({0})", "absolute": "fabs({0})", "negative": "-{0}", "square": "{0} * {0}"}
     unary |= {"reciprocal": "T(1) / {0}", "sign": "nnbp_sign({0})"}
     binary = {"add": "{0} + {1}", "subtract": "{0} - {1}", "multiply": "{0} * {1}", "divide": "{0} / {1}"}
     binary |= {"maximum": "nnbp_max({0}, {1})", "minimum": "nnbp_min({0}, {1})", "power": "pow({0}, {1})"}
-    compare = {"greater": ">", "greater_equal": ">=", "less": "<", "less_equal": "<=", "equal": "==", "not_equal": "!="}
+    compare = {
+        "greater": ">",
+        "greater_equal": ">=",
+        "less": "<",
+        "less_equal": "<=",
+        "equal": "==",
+        "not_equal": "!=",
+    }
     table = [Operation(name, getattr(np, name), c) for name, c in (unary | binary).items()]
     table += [Operation(name, getattr(np, name), f"{{0}} {c} {{1}}", boolean=True) for name, c in compare.items()]
     table.append(Operation("where", None, "{0} ? {1} : {2}"))
@@ -68,23 +88,30 @@ class Symbol(NDArrayOperatorsMixin):
     ) -> None:
         self.operation, self.arguments, self.name, self.constant = operation, arguments, name, constant
 
+    @property
+    def is_boolean(self) -> bool:
+        """Whether this is the result of a comparison."""
+        return self.operation is not None and self.operation.boolean
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Symbol:
         operation = OPERATIONS.get(ufunc.__name__)
         if method != "__call__" or kwargs or operation is None:
-            _refuse(f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else ""))
+            _refuse(f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else ""), kwargs)
         return _apply(operation, *inputs)
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Symbol:
         if function is not np.where or len(args) != 3 or kwargs:
-            _refuse(f"np.{function.__name__}")
+            _refuse(f"np.{function.__name__}", kwargs)
         condition, if_true, if_false = (_symbol(argument) for argument in args)
-        if condition.operation is None or not condition.operation.boolean:
+        if condition.constant is not None:
+            return if_true if condition.constant else if_false
+        if not condition.is_boolean:
             condition = _apply(OPERATIONS["not_equal"], condition, 0.0)
         return _apply(OPERATIONS["where"], condition, if_true, if_false)
 
     def __pow__(self, exponent: Any) -> Symbol:
-        if isinstance(exponent, int | float) and exponent in (1, 2, 0.5):
-            return {1: lambda: self, 2: lambda: np.square(self), 0.5: lambda: np.sqrt(self)}[exponent]()
+        if isinstance(exponent, int | float) and exponent in _EXACT_POWERS:
+            return _apply(OPERATIONS[_EXACT_POWERS[exponent]], self)
         return _apply(OPERATIONS["power"], self, exponent)
 
     def __bool__(self) -> NoReturn:
@@ -100,10 +127,15 @@ class Symbol(NDArrayOperatorsMixin):
         )
 
 
-def _refuse(function: str) -> NoReturn:
+def _refuse(function: str, options: dict[str, Any]) -> NoReturn:
+    if "out" in options:
+        raise TypeError(
+            f"A formula makes new values and changes none in place; received {function} with out=, which `z += 1` is, too. "
+            "Write `z = z + 1`."
+        )
     raise TypeError(
-        f"A formula may use elementwise NumPy functions alone, one value in and one value out; received {function}. "
-        f"Those that are known: {', '.join(sorted(OPERATIONS))}."
+        f"A formula may use elementwise NumPy functions alone, one value in and one value out; received {function}"
+        f"{''.join(f' with {option}=' for option in options)}. Those that are known: {', '.join(sorted(OPERATIONS))}."
     )
 
 
@@ -118,6 +150,10 @@ def _symbol(value: Any) -> Symbol:
     )
 
 
+# Powers that have an operation of their own, which is faster and rounds once.
+_EXACT_POWERS = {2: "square", 0.5: "sqrt", -1: "reciprocal"}
+# Operations that mean the same of truth values as of the numbers 0 and 1.
+_ON_COMPARISONS = {"multiply", "maximum", "minimum", "where"}
 _LEFT_NEUTRAL = {"add": 0.0, "multiply": 1.0}
 _RIGHT_NEUTRAL = {"add": 0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0}
 
@@ -128,7 +164,14 @@ def _apply(operation: Operation, *arguments: Any) -> Symbol:
     constants = [symbol.constant for symbol in symbols]
     if operation.ufunc is not None and None not in constants:
         return Symbol(constant=float(operation.ufunc(*constants)))
-    if len(symbols) == 2:
+    comparisons = [symbol.is_boolean for symbol in symbols]
+    if all(comparisons) and not (operation.boolean or operation.name in _ON_COMPARISONS):
+        raise TypeError(
+            f"NumPy does not compute with comparisons as with numbers (True + True is True), so a formula does not, either; "
+            f"received np.{operation.name} of comparisons alone. Make numbers of them first: np.where(condition, 1.0, 0.0)."
+        )
+    # A comparison becomes a number by `1.0 * (z > 0)`, which therefore stays.
+    if len(symbols) == 2 and not any(comparisons):
         if constants[1] is not None and constants[1] == _RIGHT_NEUTRAL.get(operation.name):
             return symbols[0]
         if constants[0] is not None and constants[0] == _LEFT_NEUTRAL.get(operation.name):
@@ -206,7 +249,9 @@ class Formula:
             kind = "bool" if step.operation.boolean else "T"
             # A comparison that is used as a number is 0 or 1; outside `where` it has to be said.
             takes = [
-                f"T({text(operand)})" if self._is_boolean(operand) and not (step.operation.ufunc is None and k == 0) else text(operand)
+                f"T({text(operand)})"
+                if self._is_boolean(operand) and not (step.operation.ufunc is None and k == 0)
+                else text(operand)
                 for k, operand in enumerate(step.operands)
             ]
             lines.append(f"const {kind} v{i} = {step.operation.c.format(*takes)};")

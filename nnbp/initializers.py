@@ -9,7 +9,6 @@ Notation: n_in is the number of inputs of a unit (fan-in), n_out the number of u
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, final
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DTypeError, ShapeError
+from nnbp.registry import lookup
 
 __all__ = [
     "GlorotNormal",
@@ -212,22 +212,4 @@ def get(spec: str | Initializer) -> Initializer:
         >>> get("he_normal")
         HeNormal()
     """
-    if isinstance(spec, Initializer):
-        return spec
-    if not isinstance(spec, str):
-        raise TypeError(
-            f"an initializer must be a name or an Initializer object; received {spec!r}. "
-            "Pass for example 'glorot_uniform' or GlorotUniform()."
-        )
-    found = Initializer.registry.get(spec)
-    if found is None:
-        close = difflib.get_close_matches(spec, Initializer.registry, n=1, cutoff=0.5)
-        raise ValueError(
-            f"an initializer must be one of {', '.join(Initializer.registry)}; received {spec!r}."
-            + (
-                f" Did you mean {close[0]!r}?"
-                if close
-                else " Pass one of these names or an Initializer object."
-            )
-        )
-    return found()
+    return lookup("initializer", Initializer, Initializer.registry, spec)

@@ -24,7 +24,9 @@ def host(values: Any, name: str) -> NDArray[Any]:
     if hasattr(values, "__cuda_array_interface__") and hasattr(values, "get"):
         values = values.get()
     if hasattr(values, "toarray"):
-        raise DTypeError(f"{name} is a dense array; received the sparse {type(values).__name__}. Pass {name}.toarray().")
+        raise DTypeError(
+            f"{name} is a dense array; received the sparse {type(values).__name__}. Pass {name}.toarray()."
+        )
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -49,20 +51,25 @@ def features(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -
     if X.ndim != 2 or (n_in is not None and X.shape[1] != n_in):
         columns = "n_in" if n_in is None else str(n_in)
         hint = " For one sample, pass X.reshape(1, -1)." if X.ndim == 1 else ""
-        raise ShapeError(f"X is a matrix (samples, features), here (m, {columns}); received shape {tuple(X.shape)}.{hint}")
+        raise ShapeError(
+            f"X is a matrix (samples, features), here (m, {columns}); received shape {tuple(X.shape)}.{hint}"
+        )
     if X.shape[1] == 0 or len(X) == 0:
         raise ShapeError(f"X has at least one sample and one feature; received shape {tuple(X.shape)}.")
     if backend.owns(X):
-        return X if X.dtype == dtype and X.flags.c_contiguous else backend.xp.ascontiguousarray(X, dtype=dtype)
+        return (
+            X if X.dtype == dtype and X.flags.c_contiguous else backend.xp.ascontiguousarray(X, dtype=dtype)
+        )
     with np.errstate(over="ignore"):
         return backend.upload(X, dtype)
 
 
 def finite(backend: Backend, array: Array, name: str) -> None:
     """Raises DataError where a value is NaN or infinite in the network's dtype, naming the first."""
-    if bool(backend.download(backend.xp.isfinite(array).all())):
-        return
-    values = backend.download(array)
+    with backend.active():
+        if bool(backend.download(backend.xp.isfinite(array).all())):
+            return
+        values = backend.download(array)
     row, column = np.argwhere(~np.isfinite(values))[0]
     raise DataError(
         f"{name} holds finite numbers in the network's dtype, {values.dtype}; received {values[row, column]} in row {row}, "
@@ -116,11 +123,15 @@ def class_weights(
         if weights != "balanced":
             raise ValueError(f"class_weight is a dictionary, 'balanced' or None; received {weights!r}.")
         classes, counts = np.unique(reference, return_counts=True)
-        weights = dict(zip(classes.tolist(), (len(reference) / (len(classes) * counts)).tolist(), strict=True))
+        weights = dict(
+            zip(classes.tolist(), (len(reference) / (len(classes) * counts)).tolist(), strict=True)
+        )
     values = np.ones(len(labels))
     for label, weight in weights.items():
         if not np.isfinite(weight) or weight < 0:
-            raise DataError(f"Class weights are finite and at least 0; received {weight!r} for class {label!r}.")
+            raise DataError(
+                f"Class weights are finite and at least 0; received {weight!r} for class {label!r}."
+            )
         values[labels == label] = weight
     return values
 

@@ -19,7 +19,7 @@ from nnbp.backend import Array, Backend, RandomStream
 from nnbp.initializers import Initializer
 from nnbp.parameters import ParameterSpec
 from nnbp.recorder import Recorder
-from nnbp.registry import unknown_name
+from nnbp.registry import find
 
 __all__ = ["Dense", "Dropout", "Layer", "Node"]
 
@@ -65,7 +65,14 @@ class Layer(ABC):
 
     @abstractmethod
     def connect(
-        self, op: Recorder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
+        self,
+        op: Recorder,
+        x: Array,
+        theta: Views,
+        gradient: Views,
+        stream: RandomStream | None,
+        *,
+        keep_z: bool,
     ) -> Node:
         """Records the forward pass on x (n_in, m).
 
@@ -106,7 +113,7 @@ class Dense(Layer):
         *,
         initializer: str | Initializer | None = None,
     ) -> None:
-        if isinstance(units, bool) or not isinstance(units, int | np.integer) or units < 1:
+        if isinstance(units, bool | float | str) or units < 1:
             raise ValueError(f"The number of units of a Dense layer is a whole number, at least 1; received {units!r}.")
         self.units = int(units)
         self.activation = None if activation is None else activations.get(activation)
@@ -133,7 +140,14 @@ class Dense(Layer):
         return {"W": initializer.sample(rng, (self.units, n_in)), "b": np.zeros(self.units)}
 
     def connect(
-        self, op: Recorder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
+        self,
+        op: Recorder,
+        x: Array,
+        theta: Views,
+        gradient: Views,
+        stream: RandomStream | None,
+        *,
+        keep_z: bool,
     ) -> DenseNode:
         return DenseNode(self, op, x, theta, gradient, keep_z=keep_z)
 
@@ -182,7 +196,9 @@ class Dropout(Layer):
 
     def __init__(self, rate: float = 0.5) -> None:
         if not 0 <= rate < 1:
-            raise ValueError(f"The rate of Dropout is the share of inputs to drop, at least 0 and below 1; received {rate!r}.")
+            raise ValueError(
+                f"The rate of Dropout is the share of inputs to drop, at least 0 and below 1; received {rate!r}."
+            )
         self.rate = round(float(rate) * 2**24) / 2**24
 
     def outputs(self, n_in: int) -> int:
@@ -192,7 +208,14 @@ class Dropout(Layer):
         return backend.random_stream(key)
 
     def connect(
-        self, op: Recorder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
+        self,
+        op: Recorder,
+        x: Array,
+        theta: Views,
+        gradient: Views,
+        stream: RandomStream | None,
+        *,
+        keep_z: bool,
     ) -> Node:
         return DropoutNode(op, x, self.rate, stream) if op.training and self.rate > 0 else IdentityNode(x)
 
@@ -239,13 +262,11 @@ def layer_from_config(kind: str, config: Mapping[str, Any]) -> Layer:
         ValueError: the kind is unknown, or an argument is out of its range.
         TypeError: an argument is unknown.
     """
-    if kind not in Layer.registry:
-        raise unknown_name("kind of layer", Layer.registry, kind)
+    cls: Any = find("kind of layer", Layer.registry, kind)
     arguments = dict(config)
     if isinstance(arguments.get("activation"), Mapping):
         f = dict(arguments["activation"])
-        name = f.pop("name", None)
-        if name not in Activation.registry:
-            raise unknown_name("activation", Activation.registry, name)
-        arguments["activation"] = Activation.registry[name](**f)
-    return Layer.registry[kind](**arguments)
+        activation: Any = find("activation", Activation.registry, f.pop("name", None))
+        arguments["activation"] = activation(**f)
+    layer: Layer = cls(**arguments)
+    return layer

@@ -6,8 +6,10 @@ exponential) are computed from z, where the derivative is ∂C/∂z = h − y an
 
 >>> class LogCosh(Loss):
 ...     name = "log_cosh"
+...
 ...     def cost(self, h, y):
 ...         return np.abs(h - y) + np.log1p(np.exp(-2.0 * np.abs(h - y))) - np.log(2.0)
+...
 ...     def dcost(self, h, y):
 ...         return np.tanh(h - y)
 """
@@ -68,11 +70,15 @@ class Loss:
 
     def cost(self, h: Any, y: Any) -> Any:
         """The term of one output: C = Σ cost(h, y)."""
-        raise NotImplementedError(f"{type(self).__name__} has no formula: define cost(self, h, y), one output's term of C.")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no formula: define cost(self, h, y), one output's term of C."
+        )
 
     def dcost(self, h: Any, y: Any) -> Any:
         """∂cost/∂h."""
-        raise NotImplementedError(f"{type(self).__name__} has no derivative: define dcost(self, h, y), which is ∂cost/∂h.")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no derivative: define dcost(self, h, y), which is ∂cost/∂h."
+        )
 
     def cost_z(self, z: Any, y: Any) -> Any:
         """The term of one output from z, where the output activation is the canonical one; by default not used."""
@@ -104,6 +110,10 @@ class Loss:
                 f"Change the size of the output layer ({outputs}), or the targets."
             )
         return columns
+
+    def truth(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Host targets as metrics want them: (m,) where there is one column."""
+        return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
     def decide(self, xp: Any, h: Array) -> Array:
         """What `predict` gives for outputs h (m, n_out): values, (m,) where there is one output."""
@@ -288,6 +298,10 @@ class CrossEntropy(Loss):
     def is_canonical(self, activation: Activation) -> bool:
         return True
 
+    def truth(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Class indices (m,), also of one-hot rows."""
+        return y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else super().truth(y)
+
     def decide(self, xp: Any, h: Array) -> Array:
         """The class of the largest output, (m,)."""
         return xp.argmax(h, axis=1)
@@ -307,7 +321,7 @@ class CrossEntropy(Loss):
                     "Give one-hot rows, or class indices of shape (m,)."
                 )
             return y
-        if y.ndim == 2 and y.shape[1] != 1 or y.ndim > 2:
+        if (y.ndim == 2 and y.shape[1] != 1) or y.ndim > 2:
             raise ShapeError(
                 f"Targets of cross_entropy are class indices (m,) or rows (m, {outputs}) here; received shape {y.shape}."
             )

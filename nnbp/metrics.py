@@ -10,7 +10,6 @@ Each equals scikit-learn's function of the same meaning. Common to all of them:
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.errors import DataError, DTypeError, ShapeError
+from nnbp.registry import find
 
 Array = NDArray[Any]
 Needs = Literal["labels", "values", "probabilities"]
@@ -285,14 +285,7 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
     if isinstance(spec, Metric):
         return spec
     if isinstance(spec, str):
-        found = Metric.registry.get(spec)
-        if found is not None:
-            return found()
-        close = difflib.get_close_matches(spec, Metric.registry, n=1, cutoff=0.5)
-        raise ValueError(
-            f"a metric must be one of {', '.join(Metric.registry)}; received {spec!r}. "
-            + (f"Did you mean {close[0]!r}?" if close else "Pass one of these names or a Metric object.")
-        )
+        return find("metric", Metric.registry, spec)()
     if isinstance(spec, type) or not callable(spec):
         raise TypeError(
             "a metric must be a name, a Metric object or a function of (y_true, y_pred); "
@@ -357,9 +350,7 @@ def _labels(name: str, which: str, given: ArrayLike) -> Array:
     array = array.reshape(-1)
     if array.dtype.kind == "f":
         wrong = ~np.isfinite(array) | (array != np.floor(array))
-        _refuse(
-            name, f"{which} must be whole numbers", array, wrong, "Pass class indices, not probabilities."
-        )
+        _refuse(name, f"{which} must be whole numbers", array, wrong, "Pass class indices, not probabilities.")
     return array.astype(np.int64)
 
 

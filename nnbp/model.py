@@ -57,7 +57,15 @@ class Model:
     """
 
     def __init__(
-        self, backend: Backend, layers: Sequence[Layer], loss: Loss, *, n_in: int, weight_decay: float, dtype: Any, seed: int
+        self,
+        backend: Backend,
+        layers: Sequence[Layer],
+        loss: Loss,
+        *,
+        n_in: int,
+        weight_decay: float,
+        dtype: Any,
+        seed: int,
     ) -> None:
         self.backend, self.layers, self.loss, self.n_in, self.seed = backend, tuple(layers), loss, n_in, seed
         self.dtype = np.dtype(dtype)
@@ -134,7 +142,7 @@ class Model:
                 part = X[rows]
                 plan = self._inference_plan(len(part))
                 plan.batch.x[...] = part
-                self.backend.capture(plan.forward)()
+                plan.run_forward()
                 out[rows] = plan.h.T
             return out
 
@@ -142,10 +150,11 @@ class Model:
         """z and a of every dense layer."""
         with self.backend.active():
             plan = Plan(self.engine, Batch(X), keep_z=True)
-            self.backend.capture(plan.forward)()
+            plan.run_forward()
             nodes = _dense_nodes(plan)
             return TraceArrays(
-                [self._rows(node.z) for node in nodes], [self._copy(X), *(self._rows(node.a) for node in nodes)]
+                [self._rows(node.z) for node in nodes],
+                [self._copy(X), *(self._rows(node.a) for node in nodes)],
             )
 
     def costs(self, X: Array, y: Array) -> NDArray[np.float64]:
@@ -154,7 +163,7 @@ class Model:
         with self.backend.active():
             for rows in chunks(len(X)):
                 plan = Plan(self.engine, Batch(X[rows], y[rows]))
-                self.backend.capture(plan.forward)()
+                plan.run_forward()
                 out[rows] = self.backend.download(plan.cost)[0]
         return out
 
@@ -166,12 +175,12 @@ class Model:
         """
         with self.backend.active():
             plan = Plan(self.engine, Batch(X, y, w), gradients=True, want_dx=True)
-            self.backend.capture(plan.forward)()
-            self.backend.capture(plan.backward)()
+            plan.run_forward()
+            plan.run_backward()
             flat = self._copy(self.parameters.gradient)
             loss = float(self.backend.download(plan.loss)[0, 0]) + self.decay()
             plan.share[...] = 1.0
-            self.backend.capture(plan.backward)()
+            plan.run_backward()
             delta = [self._rows(node.delta) for node in _dense_nodes(plan)]
             return GradientArrays(loss, flat, delta, self._rows(plan.dx))
 
@@ -181,9 +190,9 @@ class Model:
             out = self.backend.empty((len(X), self.parameters.size), self.dtype)
             views = self.parameters.views(out)
             plan = Plan(self.engine, Batch(X, y), gradients=True)
-            self.backend.capture(plan.forward)()
+            plan.run_forward()
             plan.share[...] = 1.0
-            self.backend.capture(plan.backward)()
+            plan.run_backward()
             for k, node in zip(self.dense, _dense_nodes(plan), strict=True):
                 delta = self._rows(node.delta)
                 self.backend.xp.multiply(delta[:, :, None], self._rows(node.x)[:, None, :], out=views[k]["W"])

@@ -1,39 +1,46 @@
 """Model files: a network as one safetensors file that can be read without trusting it.
 
-The tensors W1, b1, W2, … lie in the file as they are. Everything else is one JSON text under the metadata key ``nnbp``:
+The arrays W1, b1, W2, … lie in the file as they are. Everything else is one JSON text under the metadata key ``nnbp``:
 
     {"format_version": 1, "nnbp_version": "…", "architecture": {…}, "extra": {…}, "sha256": "…"}
 
 Reading runs nothing and follows no reference: a name stands for one of nnbp's own classes, or for one that the caller
-lists. All of the header is checked before the parameters are read, so a false size costs no memory. The checksum
-covers every value in the file; it finds damage, and is no signature.
-
-Format of the container: https://github.com/huggingface/safetensors, "Format".
+lists. The checksum covers every value in the file; it finds damage, and is no signature.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import importlib.metadata
 import json
-import math
 import os
-import secrets
-import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from nnbp import activations, initializers, layers, losses
 from nnbp.activations import Activation
 from nnbp.architecture import Architecture
-from nnbp.errors import ModelFileError
+from nnbp.container import (
+    DTYPES,
+    Container,
+    RefusedError,
+    canonical,
+    check_names,
+    check_plain,
+    destination,
+    explained,
+    keyed,
+    open_regular,
+    pack,
+    parse,
+    replace,
+    shown,
+)
 from nnbp.initializers import Initializer
 from nnbp.layers import Layer
 from nnbp.losses import Loss
@@ -43,25 +50,10 @@ __all__ = ["FORMAT_VERSION", "ModelFile", "build_layers", "read", "write"]
 
 FORMAT_VERSION = 1
 
-Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-
-_HEADER_LIMIT = 2**24
-_DEPTH_LIMIT = 32
-_LARGEST_INTEGER = 10**99
-_DTYPES = {"float32": "F32", "float64": "F64"}
-_FIELDS = ("n_in", "layers", "loss", "weight_decay", "dtype", "seed")
-_CONTENT = ("format_version", "nnbp_version", "architecture", "extra", "sha256")
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _READ_FIX = "The file is damaged or was edited: take a fresh copy, or save the network again."
 _WRITE_FIX = "Nothing was written: correct this and save again."
-_OS_FIXES = {
-    errno.ENOENT: "Create its folder first.",
-    errno.EACCES: "Change its permissions, or choose a path that you may use.",
-    errno.EPERM: "Change its permissions, or choose a path that you may use.",
-    errno.EROFS: "Choose a path on a disk that can be written.",
-    errno.ENOSPC: "Free some space, or choose another disk.",
-    errno.EDQUOT: "Free some space, or choose another disk.",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +63,7 @@ class ModelFile:
     Args:
         architecture: n_in; layers, a list of {"kind", "config"} with the config of `Layer.config`, activations decided;
             loss, {"name", …its arguments}; weight_decay; dtype, "float32" or "float64"; seed.
-        arrays: W1 (n_out, n_in), b1 (n_out,), W2, … on the host, of that dtype. The number counts the layers that learn.
+        arrays: W1 (n_out, n_in), b1 (n_out,), W2, … on the host, of that dtype; the number counts layers that learn.
         extra: plain JSON of the caller's, under keys of its choice.
     """
 
@@ -80,25 +72,26 @@ class ModelFile:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def write(path: Path, model_file: ModelFile) -> None:
+def write(path: AnyPath, model_file: ModelFile) -> None:
     """Writes a model file whole or not at all: on any failure the old file is as it was, and nothing is left beside it.
 
-    A new file gets the mode that the umask leaves, an existing one keeps its own; a symbolic link stays, and what it points
-    to is replaced. The data are on the disk when this returns.
+    A new file gets the mode that the umask leaves, an existing one keeps its own; a symbolic link stays, and what it
+    points to is replaced.
 
     Args:
         path: of the file; its folder has to exist.
         model_file: what to write. Activations, losses and initializers may be classes of your own.
 
     Raises:
-        ModelFileError: what was given cannot be written, or could not be read again; or the path cannot be written.
+        ModelFileError: the content breaks a rule, so that `read` would refuse it; or the path cannot be written.
     """
-    with _explained(f"Cannot write the model file {_shown(os.fsdecode(path))}", _WRITE_FIX):
-        target, mode = _target(os.fsdecode(path))
-        _replace(target, _encode(model_file), mode)
+    where = os.fsdecode(path)
+    with explained(f"Cannot write the model file {shown(where)}", _WRITE_FIX):
+        target, mode = destination(where)
+        replace(target, _encode(model_file), mode)
 
 
-def read(path: Path, custom: Sequence[type] = ()) -> ModelFile:
+def read(path: AnyPath, custom: Sequence[type] = ()) -> ModelFile:
     """The content of a model file, every value as it was written.
 
     Args:
@@ -106,18 +99,12 @@ def read(path: Path, custom: Sequence[type] = ()) -> ModelFile:
         custom: the classes of your own (of Activation, Loss, Initializer) that names in the file may stand for.
 
     Raises:
-        ModelFileError: it is no nnbp model, or damaged, or from a newer nnbp, or it names a class that is not known here.
+        ModelFileError: it is no nnbp model, or damaged, or of a newer nnbp, or it names a class that is not known here.
         TypeError: `custom` holds something else than such classes.
     """
-    known = _Known(custom)
-    with _explained(f"Cannot read the model file {_shown(os.fsdecode(path))}", _READ_FIX):
-        status = _status(os.fsdecode(path))
-        if status is None:
-            raise _Refusal("there is no such file.", "Check the path and the current folder.")
-        if not stat.S_ISREG(status.st_mode):
-            raise _Refusal(f"a model file is a regular file; this is {_sort_of(status)}.", "Give the path of the file itself.")
-        with open(path, "rb") as file:
-            return _decode(file, known)
+    known, where = _Known(custom), os.fsdecode(path)
+    with explained(f"Cannot read the model file {shown(where)}", _READ_FIX), open_regular(where) as file:
+        return _decode(Container(file), known)
 
 
 def build_layers(architecture: Mapping[str, Any], custom: Sequence[type] = ()) -> tuple[list[Layer], Loss]:
@@ -128,32 +115,72 @@ def build_layers(architecture: Mapping[str, Any], custom: Sequence[type] = ()) -
         TypeError: `custom` holds something else than classes of activations, losses and initializers.
     """
     known = _Known(custom)
-    with _explained("Cannot build the network", "Take the architecture as `read` returned it."):
+    with explained("Cannot build the network", "Take the architecture as `read` returned it."):
         return _build(dict(architecture), known)
 
 
-class _Refusal(Exception):
-    """Why a model file is refused; the fix, where it is not the same as for most."""
+def _encode(model_file: ModelFile) -> bytes:
+    architecture = model_file.architecture
+    # What is defined here is what the user has; reading is where names have to be allowed.
+    defined = [item for base in _NAMED for item in base.registry.values()]
+    built, _ = _build(architecture, _Known(defined))
+    _check_object(model_file.extra, "extra")
+    check_plain(model_file.extra, "extra")
+    shapes = _shapes(architecture["n_in"], built)
+    check_names(model_file.arrays, shapes)
+    arrays = {}
+    for name, shape in shapes.items():
+        array: Any = model_file.arrays[name]
+        if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") != architecture["dtype"]:
+            raise RefusedError(
+                f"{name} is a NumPy array of dtype {architecture['dtype']}; received {type(array).__name__} of "
+                f"{getattr(array, 'dtype', 'no dtype')}."
+            )
+        if array.shape != shape:
+            raise RefusedError(f"the shape of {name} here is {list(shape)}; received {list(array.shape)}.")
+        _check_finite(name, array)
+        # safetensors writes the memory of an array as it lies, whatever its strides say.
+        arrays[name] = np.ascontiguousarray(array, dtype=architecture["dtype"])
+    content = {
+        "format_version": FORMAT_VERSION,
+        "nnbp_version": importlib.metadata.version("nnbp"),
+        "architecture": architecture,
+        "extra": model_file.extra,
+    }
+    return pack(json.dumps({**content, "sha256": _digest(content, arrays)}), arrays)
 
-    def __init__(self, why: str, fix: str = "") -> None:
-        super().__init__(why)
-        self.fix = fix
+
+def _decode(container: Container, known: _Known) -> ModelFile:
+    content = parse(container.text, "the description of the network")
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if type(version) is int and version > FORMAT_VERSION:
+        raise RefusedError(
+            f"its format has version {version}, this nnbp reads up to {FORMAT_VERSION}; nnbp "
+            f"{shown(content.get('nnbp_version'))} wrote it.",
+            "Upgrade nnbp: python -m pip install --upgrade nnbp",
+        )
+    keys = ("format_version", "nnbp_version", "architecture", "extra", "sha256")
+    content = keyed(content, keys, "the description of the network")
+    if type(version) is not int or version < 1:
+        raise RefusedError(f"the format version is a whole number, at least 1; received {shown(version)}.")
+    _check_object(content["extra"], "extra")
+    architecture = content["architecture"]
+    built, _ = _build(architecture, known)
+    arrays = container.arrays(architecture["dtype"], _shapes(architecture["n_in"], built))
+    digest = content.pop("sha256")
+    if digest != _digest(content, arrays):
+        raise RefusedError(f"its checksum does not fit its content; received {shown(digest)}.")
+    for name, array in arrays.items():
+        _check_finite(name, array)
+    return ModelFile(architecture, arrays, content["extra"])
 
 
-@contextmanager
-def _explained(what: str, fix: str) -> Iterator[None]:
-    try:
-        yield
-    except _Refusal as refusal:
-        raise ModelFileError(f"{what}: {refusal} {refusal.fix or fix}") from refusal.__cause__
-    except OSError as error:
-        advice = _OS_FIXES.get(error.errno or 0, "Check the path and the disk.")
-        raise ModelFileError(f"{what}: the operating system says {error.strerror or str(error)!r}. {advice}") from error
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
+def _digest(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of the content without its digest, then of the arrays in the order of their names, little-endian."""
+    digest = hashlib.sha256(canonical(content).encode())
+    for name in sorted(arrays):
+        digest.update(arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).data)
+    return digest.hexdigest()
 
 
 # ---- names and classes
@@ -184,7 +211,7 @@ class _Known:
             if base is None or not isinstance(name, str):
                 raise TypeError(
                     "`custom` lists classes of activations, losses and initializers, each with a `name`; received "
-                    f"{_shown(item)}. Pass the class: custom=[MyActivation]."
+                    f"{shown(item)}. Pass the class: custom=[MyActivation]."
                 )
             self.custom[base][name] = item
 
@@ -192,17 +219,18 @@ class _Known:
         """The object of {"name": …, its arguments}."""
         word, own = _NAMED[base]
         if not isinstance(description, dict) or not isinstance(description.get("name"), str):
-            raise _Refusal(f"the {word} is an object with a name; received {_shown(description)}.")
-        name, given = description["name"], self.custom[base].get(description["name"])
+            raise RefusedError(f"the {word} is an object with a name; received {shown(description)}.")
+        name = description["name"]
+        given = self.custom[base].get(name)
         if name not in own and given is None:
-            raise _Refusal(
-                str(unknown_name(word, {**own, **self.custom[base]}, name)),
-                f"If this {word} is a class of your own, pass it: custom=[…]; else a newer nnbp may have it.",
+            raise RefusedError(
+                str(unknown_name(word, {**own, **self.custom[base]}, name[:80])),
+                f"If this {word} is a class of your own, pass it as custom=[…]; else a newer nnbp may have it.",
             )
         if name in own and given not in (None, own[name]):
-            raise _Refusal(
-                f"{name!r} is an {word} of nnbp's own and of the class {given.__qualname__}, too, and a model file holds "
-                "only the name.",
+            raise RefusedError(
+                f"a model file holds only the name of its {word}, and {name!r} is the name of two: one of nnbp, and "
+                f"{given.__module__}.{given.__qualname__}.",
                 "Give your class another name.",
             )
         arguments = {key: value for key, value in description.items() if key != "name"}
@@ -210,68 +238,65 @@ class _Known:
 
     def layer(self, description: Any) -> Layer:
         """The layer of {"kind", "config"}."""
-        parts = _object(description, ("kind", "config"), "a layer")
+        parts = keyed(description, ("kind", "config"), "a layer")
         kind, config = parts["kind"], parts["config"]
         if not isinstance(kind, str) or kind not in _LAYERS:
-            raise _Refusal(str(unknown_name("kind of layer", _LAYERS, kind)), "A newer nnbp may have it.")
+            raise RefusedError(str(unknown_name("kind of layer", _LAYERS, str(kind)[:80])), "A newer nnbp may have it.")
         if not isinstance(config, dict) or (kind == "dense" and "activation" not in config):
-            raise _Refusal(f"the config of a {kind} layer is its arguments, activation decided; received {_shown(config)}.")
-        made = dict(config)
+            raise RefusedError(
+                f"a {kind} layer has all its arguments in its config, activation too; received {shown(config)}."
+            )
+        arguments = dict(config)
         if "activation" in config:
-            made["activation"] = self.make(Activation, config["activation"])
+            arguments["activation"] = self.make(Activation, config["activation"])
         if "initializer" in config:
-            made["initializer"] = self.make(Initializer, {"name": config["initializer"]})
-        layer: Layer = _constructed(f"{kind} layer", _LAYERS[kind], made)
+            arguments["initializer"] = self.make(Initializer, {"name": config["initializer"]})
+        layer: Layer = _constructed(f"{kind} layer", _LAYERS[kind], arguments, config)
         return layer
 
 
-def _constructed(what: str, cls: Any, arguments: dict[str, Any]) -> Any:
-    """An object that gives back these very arguments; an argument out of range, missing or unknown is refused."""
+def _constructed(what: str, cls: Any, arguments: dict[str, Any], config: dict[str, Any] | None = None) -> Any:
+    """An object that says of itself what was said of it: no argument is unknown, missing or out of its range."""
+    said = arguments if config is None else config
     try:
         item = cls(**arguments)
-        again = item.config() if hasattr(item, "config") else {}
-        plain = {key: _described(value) for key, value in arguments.items()}
-        same = _canonical(again) == _canonical(plain)
-    # The class may be the user's, so anything can go wrong in it.
+        # An initializer says nothing but its name.
+        own = item.config() if hasattr(item, "config") else {}
+        same = canonical(own) == canonical(said)
+    # The class may be the user's: anything can go wrong in it.
     except Exception as error:
-        raise _Refusal(f"the {what} does not take {_shown(arguments)}: {error}") from error
+        raise RefusedError(f"the {what} does not take the arguments {shown(said)}: {error}") from error
     if not same:
-        raise _Refusal(
-            f"the {what} was made with {_shown(plain)}, and says that it has {_shown(again)}.",
-            "If it is a class of your own, its config() has to return the arguments of its constructor; else the file is "
-            "damaged or was edited.",
+        raise RefusedError(
+            f"config() returns what the constructor takes; the {what}, of {shown(said)}, says {shown(own)}."
         )
     return item
-
-
-def _described(value: Any) -> Any:
-    if isinstance(value, Initializer):
-        return value.name
-    return layers.named(value) if isinstance(value, Activation) else value
 
 
 # ---- the architecture
 
 
 def _build(architecture: dict[str, Any], known: _Known) -> tuple[list[Layer], Loss]:
-    _check_plain(architecture, "architecture", 0)
-    parts = _object(architecture, _FIELDS, "the architecture")
+    check_plain(architecture, "architecture")
+    fields = ("n_in", "layers", "loss", "weight_decay", "dtype", "seed")
+    parts = keyed(architecture, fields, "the architecture")
     for name, least in (("n_in", 1), ("seed", 0)):
         if type(parts[name]) is not int or parts[name] < least:
-            raise _Refusal(f"{name} is a whole number, at least {least}; received {_shown(parts[name])}.")
-    if type(parts["weight_decay"]) not in (int, float) or parts["weight_decay"] < 0:
-        raise _Refusal(f"weight_decay is a number, at least 0; received {_shown(parts['weight_decay'])}.")
-    if parts["dtype"] not in list(_DTYPES):
-        raise _Refusal(f"the dtype is {' or '.join(_DTYPES)}; received {_shown(parts['dtype'])}.")
+            raise RefusedError(f"{name} is a whole number, at least {least}; received {shown(parts[name])}.")
+    decay = parts["weight_decay"]
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or decay < 0:
+        raise RefusedError(f"weight_decay is a number, at least 0; received {shown(decay)}.")
+    if parts["dtype"] not in list(DTYPES):
+        raise RefusedError(f"the dtype is {' or '.join(DTYPES)}; received {shown(parts['dtype'])}.")
     if not isinstance(parts["layers"], list):
-        raise _Refusal(f"layers is a list; received {_shown(parts['layers'])}.")
+        raise RefusedError(f"layers is a list; received {shown(parts['layers'])}.")
     built = [known.layer(item) for item in parts["layers"]]
     loss: Loss = known.make(Loss, parts["loss"])
     try:
-        # The rules of which layers and loss go together stand there; all activations are decided, so "relu" is not used.
+        # Which layers and loss go together is said there. All activations are decided, so none is taken from "relu".
         Architecture([parts["n_in"], *built], "relu", None, loss)
     except ValueError as error:
-        raise _Refusal(str(error)) from error
+        raise RefusedError(str(error)) from error
     return built, loss
 
 
@@ -287,78 +312,16 @@ def _shapes(n_in: int, built: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check_names(received: Collection[Any], shapes: Mapping[str, Any]) -> None:
-    missing = [name for name in shapes if name not in received]
-    odd = [name for name in received if name not in shapes]
-    if missing or odd:
-        raise _Refusal(
-            f"the arrays of this architecture are {_shown(list(shapes))}; missing: {_shown(missing)}, unknown: {_shown(odd)}."
-        )
+def _check_object(value: object, what: str) -> None:
+    if not isinstance(value, dict):
+        raise RefusedError(f"{what} is an object; received {shown(value)}.")
 
 
 def _check_finite(name: str, array: NDArray[Any]) -> None:
-    if not np.isfinite(array).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise _Refusal(
-            f"parameters are finite; {name}{list(place)} is {array[place]}.", "Take a network whose training did not diverge."
+    finite = np.isfinite(array)
+    if not finite.all():
+        place = [int(i) for i in np.argwhere(~finite)[0]]
+        raise RefusedError(
+            f"parameters are finite; {name}{place} is {array[tuple(place)]}.",
+            "Take a network whose training did not diverge.",
         )
-
-
-# ---- plain JSON
-
-
-def _check_plain(value: object, where: str, depth: int) -> None:
-    """Refuses what JSON cannot hold or does not return as it was: NaN, tuples, keys that are not strings, deep nests."""
-    if depth > _DEPTH_LIMIT:
-        raise _Refusal(f"JSON is nested at most {_DEPTH_LIMIT} deep; {_shown(where)} goes deeper.")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise _Refusal(f"the keys of plain JSON are strings; {_shown(where)} has {_shown(key)}.")
-            _check_plain(item, f"{where}.{key}", depth + 1)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_plain(item, f"{where}[{index}]", depth + 1)
-    elif isinstance(value, int):
-        if abs(value) > _LARGEST_INTEGER:
-            raise _Refusal(f"whole numbers have at most 99 digits; {_shown(where)} has more.")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise _Refusal(f"numbers are finite; {_shown(where)} is {value}.")
-    elif value is not None and not isinstance(value, str):
-        raise _Refusal(
-            f"plain JSON is dict, list, str, int, float, bool, None; {_shown(where)} is {type(value).__name__}: {_shown(value)}."
-        )
-
-
-def _parse(text: str, what: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise _Refusal(f"a key of JSON stands once in its object; {what} has one twice, among {_shown([k for k, _ in pairs])}.")
-        return found
-
-    try:
-        value = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise _Refusal(f"{what} is not JSON: {error}.") from error
-    _check_plain(value, what, 0)
-    return value
-
-
-def _object(value: object, keys: Sequence[str], what: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != set(keys):
-        raise _Refusal(f"{what} is an object with the keys {', '.join(keys)}, these and no others; received {_shown(value)}.")
-    return value
-
-
-def _canonical(value: object) -> str:
-    """One text for equal values: 1 and 1.0 differ, the order of keys does not matter."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _digest(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256(_canonical({key: content[key] for key in _CONTENT if key != "sha256"}).encode())
-    for name in sorted(arrays):
-        digest.update(arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).data)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Network: what users hold. It checks what it is given, puts it on the device, and gives back what belongs to the caller."""
+"""Network: what users hold. It checks what it is given, puts it on the device, and gives back what is theirs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from nnbp import modelfile, optimizers, schedules
 from nnbp.backend import Array
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
 from nnbp.core import NetworkCore
-from nnbp.inputs import class_weights, finite, host, like, whole_number
+from nnbp.inputs import like, whole_number
 from nnbp.layers import Dense, named
 from nnbp.metrics import Metric
 from nnbp.optimizers import Optimizer
 from nnbp.progress import reporter
 from nnbp.schedules import Schedule
-from nnbp.sweep import Data, OptimizerState
-from nnbp.training import Measured, TrainingOptions, train
+from nnbp.sweep import OptimizerState
+from nnbp.training import TrainingOptions, train
 
 __all__ = ["Gradients", "Network", "Trace"]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A forward pass: ``a[0]`` is X; ``z[l]``, ``a[l]`` (m, n_l) are those of the l-th dense layer, from 1; ``z[0]`` is None."""
+    """A forward pass: ``z[l]`` and ``a[l]`` (m, n_l) of the l-th dense layer, l = 1, 2, …; ``a[0]`` is X, ``z[0]`` None."""
 
     z: list[Any]
     a: list[Any]
@@ -56,20 +56,16 @@ class Gradients:
     flat: Any
 
 
-# The word of the seed for drawing validation samples; see the words in `nnbp.model`.
-_SPLIT = 3
-
-
 class Network(NetworkCore):
     """A feed-forward network: a⁰ = x, zˡ = Wˡ aˡ⁻¹ + bˡ, aˡ = f(zˡ), trained on J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW².
 
     Args:
-        layers: sizes of all layers, input first, ``[64, 32, 10]``; or layers, ``[Dense(32, "tanh"), Dropout(0.1), Dense(10)]``;
-            None takes the sizes from the data at the first fit, with one hidden layer of 100.
+        layers: sizes of all layers, input first, ``[64, 32, 10]``; or layers, ``[Dense(32, "tanh"), Dropout(0.1),
+            Dense(10)]``; None takes the sizes from the data at the first fit, with one hidden layer of 100.
         activation: of hidden layers that do not say: a name, an object, or one for each.
         loss: C, by name or as an object.
         weight_decay: λ, at least 0. Biases do not decay.
-        device: "auto" (a working GPU, else the CPU), "cpu", "cuda", "cuda:1".
+        device: "auto" (a working GPU, else the CPU), "cpu", "cuda", "cuda:1"; or a backend of your own, opened.
         dtype: "float32" or "float64".
         seed: of initial weights, shuffles and dropout masks; None takes one from the operating system.
         output_activation: of the last layer; None is what goes with the loss.
@@ -112,7 +108,12 @@ class Network(NetworkCore):
         found = self.model.gradients(data.X, data.y, data.w)
         flat = back(found.flat)
         return Gradients(
-            found.loss, self._views(flat, "W"), self._views(flat, "b"), [back(d) for d in found.delta], back(found.dX), flat
+            found.loss,
+            self._views(flat, "W"),
+            self._views(flat, "b"),
+            [back(d) for d in found.delta],
+            back(found.dX),
+            flat,
         )
 
     def per_sample_gradients(self, X: Any, y: Any) -> Any:
@@ -136,36 +137,13 @@ class Network(NetworkCore):
         with self._backend.active():
             return like(X, self._backend)(self.loss_function.probabilities(self._backend.xp, h))
 
-    def _measured(
-        self, X: Any, y: Any, weights: Any, class_weight: Mapping[int, float] | str | None,
-        reference: NDArray[Any] | None, metrics: Sequence[Metric],
-    ) -> Measured:  # fmt: skip
-        """A data set with what its metrics need; class weights multiply the sample weights."""
-        data, values, w = self._data(X, y, weights)
-        finite(self._backend, data.X, "X")
-        truth = values
-        if self.loss_function.classification and values.ndim == 2:
-            truth = values.argmax(axis=1) if values.shape[1] > 1 and self.loss_function.name == "cross_entropy" else values
-        elif values.ndim == 2 and values.shape[1] == 1:
-            truth = values[:, 0]
-        by_class = class_weights(class_weight, truth, truth if reference is None else reference)
-        if by_class is not None:
-            w = by_class if w is None else w * by_class
-            data = Data(data.X, data.y, self._column(w))
-        return Measured(data, truth, w, self._predicted, metrics)
-
-    def _predicted(self, X: Array, needs: str) -> NDArray[Any]:
-        """What a metric wants to see of device inputs, on the host."""
-        h, xp, loss = self.model.forward(X), self._backend.xp, self.loss_function
-        if needs == "labels":
-            return self._backend.download(loss.decide(xp, h))
-        if needs == "probabilities":
-            return self._backend.download(loss.probabilities(xp, h))
-        values = self._backend.download(h)
-        return values[:, 0] if values.shape[1] == 1 else values
-
     def evaluate(
-        self, X: Any, y: Any, *, metrics: Sequence[str | Metric | Callable[..., float]] | None = None, sample_weight: Any = None
+        self,
+        X: Any,
+        y: Any,
+        *,
+        metrics: Sequence[str | Metric | Callable[..., float]] | None = None,
+        sample_weight: Any = None,
     ) -> dict[str, float]:
         """J and metrics on a data set: ``{"loss": …, "accuracy": …}``.
 
@@ -209,7 +187,7 @@ class Network(NetworkCore):
             X: (m, n_in).
             y: (m,) or (m, n_out) values; (m,) class indices or (m, n_out) one-hot rows.
             epochs: passes through the data.
-            batch_size: samples of a step; None is the whole data set, as it is for full-batch optimizers (rprop, lbfgs) always.
+            batch_size: samples of a step; None is the whole data set, as it always is for rprop and lbfgs.
             optimizer: name or object.
             learning_rate: η; None is the optimizer's.
             schedule: name, object, or function of the epoch that gives a factor on η.
@@ -217,11 +195,11 @@ class Network(NetworkCore):
                 restored at the end.
             validation_split: share of the samples to set aside for validation, drawn with the network's seed.
             sample_weight: (m,), at least 0.
-            class_weight: a weight for each class index, or "balanced"; multiplies the sample weights, in validation too.
+            class_weight: a weight for each class index, or "balanced"; times the sample weights, in validation too.
             shuffle: whether batches are drawn in a new order every epoch.
             early_stopping: an EarlyStopping, its patience in epochs, or True for the default patience.
             callbacks: Callback objects, or functions of the TrainingState that are called after every epoch.
-            metrics: measured after every epoch on training and validation data, at the price of a forward pass over each.
+            metrics: measured after every epoch on training and validation data; costs a forward pass over each.
             progress: "auto" (a bar in a terminal, else plain lines), "lines", False.
             clip_norm: bound on the Euclidean norm of the whole gradient.
 
@@ -235,7 +213,9 @@ class Network(NetworkCore):
         rule = self._optimizer(optimizer, learning_rate)
         epochs = whole_number("epochs", epochs, 1)
         if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm is a positive bound on the norm of the gradient, or None; received {clip_norm!r}.")
+            raise ValueError(
+                f"clip_norm is a positive bound on the norm of the gradient, or None; received {clip_norm!r}."
+            )
         if isinstance(early_stopping, int) and early_stopping is not False:
             early_stopping = EarlyStopping() if early_stopping is True else EarlyStopping(early_stopping)
         shown = reporter(progress)
@@ -255,7 +235,7 @@ class Network(NetworkCore):
         data = self._measured(X, y, sample_weight, class_weight, None, measures)
         validation = None
         if validation_data is not None:
-            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+            if len(validation_data) not in (2, 3):
                 raise ValueError("validation_data is (X, y) or (X, y, sample_weight); received something else.")
             X_val, y_val, *w_val = validation_data
             validation = self._measured(X_val, y_val, w_val[0] if w_val else None, class_weight, data.y, measures)
@@ -279,7 +259,7 @@ class Network(NetworkCore):
         rule = self._optimizer(optimizer, learning_rate)
         if rule.full_batch:
             raise ValueError(
-                f"partial_fit sees a part of the data, and {rule.name} needs all of it at every step; use fit, or sgd or adam."
+                f"partial_fit sees a part of the data, and {rule.name} needs all of it at every step. Use fit, or adam."
             )
         data = self._measured(X, y, sample_weight, None, None, ())
         if self._ongoing is None or repr(self._ongoing[0]) != repr(rule):
@@ -296,23 +276,6 @@ class Network(NetworkCore):
                 raise ValueError(f"learning_rate is finite and at least 0; received {learning_rate!r}.")
             rule.learning_rate = float(learning_rate)
         return rule
-
-    def _split(self, X: Any, y: Any, weights: Any, validation_data: Any, share: float) -> tuple[Any, Any, Any, Any]:
-        if validation_data is not None:
-            raise ValueError("Validation data are given or split off, not both; received validation_data and validation_split.")
-        if not 0 < share < 1:
-            raise ValueError(f"validation_split is a share of the samples, at least 0 and below 1; received {share!r}.")
-        data, values, w = self._data(X, y, weights)
-        m = len(data)
-        aside = min(max(1, round(m * share)), m - 1)
-        if m < 2:
-            raise ValueError(f"validation_split needs at least 2 samples; received {m}.")
-        order = np.random.default_rng(np.random.SeedSequence((self.seed, _SPLIT))).permutation(m)
-        parts = []
-        for rows in (np.sort(order[aside:]), np.sort(order[:aside])):
-            part = data.X[self._backend.upload(rows, np.int64)]
-            parts.append((part, values[rows], None if w is None else w[rows]))
-        return (*parts[0], parts[1])
 
     def save(self, path: str | PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
         """Writes architecture and parameters to one safetensors file, whole or not at all.
@@ -333,14 +296,19 @@ class Network(NetworkCore):
             "dtype": self.dtype.name,
             "seed": self.seed,
         }
-        arrays = {}
+        arrays: dict[str, NDArray[Any]] = {}
         for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
             arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
         modelfile.write(path, modelfile.ModelFile(architecture, arrays, dict(extra or {})))
 
     @classmethod
     def load(
-        cls, path: str | PathLike[str], *, device: str = "auto", fallback: bool = True, custom: Sequence[type] = ()
+        cls,
+        path: str | PathLike[str],
+        *,
+        device: str = "auto",
+        fallback: bool = True,
+        custom: Sequence[type] = (),
     ) -> Self:
         """The network that `save` wrote.
 
@@ -356,7 +324,12 @@ class Network(NetworkCore):
 
     @classmethod
     def from_file(
-        cls, file: modelfile.ModelFile, *, device: str = "auto", fallback: bool = True, custom: Sequence[type] = ()
+        cls,
+        file: modelfile.ModelFile,
+        *,
+        device: str = "auto",
+        fallback: bool = True,
+        custom: Sequence[type] = (),
     ) -> Self:
         """The network of a model file that was read."""
         architecture = file.architecture
@@ -390,7 +363,9 @@ class Network(NetworkCore):
             f = layer.f.name if isinstance(layer, Dense) else ""
             rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
         widths = [max(len(row[k]) for row in rows) for k in range(4)]
-        lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows]
+        lines = [
+            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows
+        ]
         total = self.model.parameters.size
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
         lines.append(

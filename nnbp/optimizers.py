@@ -7,6 +7,7 @@ step number alone (learning rate, bias corrections) is computed on the host in f
 >>> class SignDescent(Optimizer):
 ...     name = "sign_descent"
 ...     default_rate = 1e-3
+...
 ...     def update(self, theta, g, eta):
 ...         return theta - eta * np.sign(g)
 """
@@ -103,7 +104,9 @@ class SGD(Optimizer):
         self.momentum = _check_range("SGD", "momentum", momentum, 0.0, 1.0)
         self.nesterov = bool(nesterov)
         if nesterov and not momentum:
-            raise ValueError("Nesterov's method looks ahead along the momentum; received momentum=0. Give momentum=0.9, say.")
+            raise ValueError(
+                "Nesterov's method looks ahead along the momentum; received momentum=0. Give momentum=0.9, say."
+            )
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -170,7 +173,11 @@ class Adam(Optimizer):
     default_rate = 1e-3
 
     def __init__(
-        self, learning_rate: float | None = None, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+        self,
+        learning_rate: float | None = None,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
     ) -> None:
         super().__init__(learning_rate)
         self.beta1 = _check_range(type(self).__name__, "beta1", beta1, 0.0, 1.0)

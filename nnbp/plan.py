@@ -6,8 +6,9 @@ waits for nothing, so a backend that can may record it as one graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from nnbp.activations import Activation
@@ -48,7 +49,8 @@ class Plan:
     """A forward pass on a batch, with targets its cost, with `gradients` the way back.
 
     Attributes:
-        forward, backward: the bound calls. `backward` leaves ∇J in ``parameters.gradient``.
+        forward, backward: the bound calls, for a longer recording; `run_forward` and `run_backward` run them. The way
+            back leaves ∇J in ``parameters.gradient``.
         nodes: one a layer; a Dense layer's has z, a and, after `backward`, delta.
         h: output (n_out, m).
         cost: C of each sample (1, m).
@@ -101,6 +103,16 @@ class Plan:
             node = layer.connect(op, x, theta[k], gradient[k], engine.streams[k], keep_z=keep)
             self.nodes.append(node)
             x = node.a
+
+    @cached_property
+    def run_forward(self) -> Callable[[], None]:
+        """Runs the forward pass."""
+        return self.engine.backend.capture(self.forward)
+
+    @cached_property
+    def run_backward(self) -> Callable[[], None]:
+        """Runs the way back; the forward pass has to have run."""
+        return self.engine.backend.capture(self.backward)
 
     @property
     def output(self) -> tuple[DenseNode, Activation]:

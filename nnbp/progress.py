@@ -35,7 +35,11 @@ class Progress(Callback):
     def _line(self, state: TrainingState, seconds: float) -> None:
         self._shown = state.epoch
         width = len(str(state.epochs))
-        print(f"epoch {state.epoch:{width}}/{state.epochs}  {_values(state)}  {seconds:.1f} s", file=sys.stderr, flush=True)
+        print(
+            f"epoch {state.epoch:{width}}/{state.epochs}  {_values(state)}  {seconds:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class _Bar(Callback):
@@ -73,7 +77,11 @@ def reporter(progress: bool | str) -> Callback | None:
         return None
     if progress is not True and progress not in ("auto", "lines"):
         raise ValueError(f"progress is 'auto', 'lines', True or False; received {progress!r}.")
-    if progress != "lines" and find_spec("tqdm") is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if (
+        progress != "lines"
+        and find_spec("tqdm") is not None
+        and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    ):
         from tqdm.auto import tqdm
 
         return _Bar(tqdm)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
 from typing import Any
 
 import numpy as np
@@ -80,5 +79,3 @@ class Recorder:
         """Fills out with the next numbers of the stream."""
         self.calls += self.backend.uniform(stream, out)
         return out
-
-

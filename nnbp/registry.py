@@ -6,36 +6,39 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-__all__ = ["lookup", "unknown_name"]
+__all__ = ["find", "lookup", "unknown_name"]
 
 T = TypeVar("T")
 
 
 def unknown_name(kind: str, names: Mapping[str, Any], received: object) -> ValueError:
-    """The error for a name that nothing is registered under."""
-    close = get_close_matches(str(received), names, 1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return ValueError(
-        f"Unknown {kind}: it is one of {', '.join(sorted(names))}, or an object of its class; received {received!r}.{hint}"
-    )
+    """The error for a name that nothing is registered under; it lists the names, and the closest one."""
+    close = get_close_matches(received, names, 1, 0.5) if isinstance(received, str) else []
+    hint = f"Did you mean {close[0]!r}?" if close else "Pass one of these names, or an object of its class."
+    return ValueError(f"Unknown {kind}: it is one of {', '.join(sorted(names))}; received {received!r}. {hint}")
 
 
-def lookup(kind: str, base: type[T], registry: Mapping[str, type[T]], spec: str | T | type[T]) -> T:
-    """The object that a name, a class or an object stands for.
-
-    Args:
-        kind: what it is, as the error message shall call it.
-        base: the class that objects belong to.
-        registry: the classes by name.
-        spec: a name, a subclass of base without required arguments, or an object of it.
+def find(kind: str, registry: Mapping[str, type[T]], name: object) -> type[T]:
+    """The class that is registered under a name.
 
     Raises:
         ValueError: nothing goes by this name.
     """
+    if isinstance(name, str) and name in registry:
+        return registry[name]
+    raise unknown_name(kind, registry, name)
+
+
+def lookup(kind: str, base: Any, registry: Mapping[str, type[T]], spec: str | T | type[T]) -> T:
+    """The object that a name, a class without required arguments, or an object stands for.
+
+    Raises:
+        ValueError: nothing goes by this name.
+    """
+    found: T
     if isinstance(spec, base):
-        return spec
-    if isinstance(spec, type) and issubclass(spec, base):
-        return spec()
-    if isinstance(spec, str) and spec in registry:
-        return registry[spec]()
-    raise unknown_name(kind, registry, spec)
+        found = spec
+    else:
+        cls = spec if isinstance(spec, type) and issubclass(spec, base) else find(kind, registry, spec)
+        found = cls()
+    return found

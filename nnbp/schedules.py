@@ -7,13 +7,14 @@ an epoch: it uses ⌊t⌋ and holds still within an epoch. `WarmUp` alone moves 
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self, final, get_args, get_origin, get_type_hints
+
+from nnbp.registry import find
 
 __all__ = [
     "Constant",
@@ -377,14 +378,7 @@ def get(spec: str | Schedule | Callable[[float], float] | None, epochs: int = 10
     if isinstance(spec, Schedule):
         return spec
     if isinstance(spec, str):
-        found = Schedule.registry.get(spec.replace("-", "_"))
-        if found is not None:
-            return found.default(max(1, epochs))
-        close = difflib.get_close_matches(spec, Schedule.registry, n=1, cutoff=0.5)
-        raise ValueError(
-            f"a schedule must be one of {', '.join(Schedule.registry)}; received {spec!r}. "
-            + (f"Did you mean {close[0]!r}?" if close else "Pass one of these names or a Schedule object.")
-        )
+        return find("schedule", Schedule.registry, spec.replace("-", "_")).default(max(1, epochs))
     if isinstance(spec, type) or not callable(spec):
         raise TypeError(
             "a schedule must be None, a name, a Schedule object or a function of the epoch; "

@@ -64,10 +64,9 @@ def load_source(
         if suffix == ".npz":
             return _npz(path, target, target_required)
         if suffix in (".parquet", ".pq"):
-            table = _parquet(path)
-        else:
-            table = _csv(path, "\t" if suffix == ".tsv" else ",")
-        return table.with_target(target, required=target_required)
+            return _parquet(path).with_target(target, required=target_required)
+        delimiter = "\t" if suffix == ".tsv" else ","
+        return _csv(path, delimiter).with_target(target, required=target_required)
     except OSError as error:
         raise DataError(f"{name}: the file cannot be read ({error})") from error
 
@@ -82,9 +81,7 @@ def _check_names(where: str, names: Sequence[str]) -> None:
                 "of row numbers unless it is told to_csv(index=False)"
             )
         if name in seen:
-            raise DataError(
-                f"{where}: columns {seen[name]} and {j} are both named {name!r}. Rename one of them"
-            )
+            raise DataError(f"{where}: columns {seen[name]} and {j} are both named {name!r}. Rename one of them")
         seen[name] = j
 
 
@@ -143,9 +140,7 @@ def _csv(path: Path, delimiter: str) -> Source:
     if rows:
         flush()
     if not lines:
-        raise DataError(
-            f"{path.name}: the table has no rows: one at least must follow the names of the columns"
-        )
+        raise DataError(f"{path.name}: the table has no rows: one at least must follow the names of the columns")
     columns = [clean(np.concatenate(parts)) for parts in zip(*chunks, strict=True)]
     places = np.array(lines, dtype=np.int64)
     return Source(path.name, dict(zip(header, columns, strict=True)), places, unit="line")
@@ -234,8 +229,7 @@ def _array(path: Path, label: str, array: Any, ndim: int) -> Column:
         need = "(samples, features)" if ndim == 2 else "(samples,)"
         raise DataError(
             f"{path.name}: {label} has shape {array.shape}; it must be {need}, none of them 0. "
-            "Reshape it, as with X.reshape(len(X), -1)"
-            + (" or y.argmax(axis=1) for one-hot rows" * (ndim == 1))
+            "Reshape it, as with X.reshape(len(X), -1)" + (" or y.argmax(axis=1) for one-hot rows" * (ndim == 1))
         )
     return clean(array.astype(TEXT)) if array.dtype.kind == "U" else array
 
@@ -256,9 +250,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _npy(path: Path, target: str | None, required: bool, n_features: int | None) -> Source:
     arrays = _load(path)
     if "" not in arrays:
-        raise DataError(
-            f"{path.name}: this is an NPZ file (arrays {listed(arrays)}); give it the ending .npz"
-        )
+        raise DataError(f"{path.name}: this is an NPZ file (arrays {listed(arrays)}); give it the ending .npz")
     matrix = _array(path, "the array", arrays[""], 2)
     m, width = matrix.shape
     source = Source(path.name, {str(j): matrix[:, j] for j in range(width)}, np.arange(m), named=False)

@@ -107,7 +107,13 @@ class Sweep:
     """
 
     def __init__(
-        self, engine: Engine, data: Data, batch_size: int, *, training: bool = False, update: Updater | None = None
+        self,
+        engine: Engine,
+        data: Data,
+        batch_size: int,
+        *,
+        training: bool = False,
+        update: Updater | None = None,
     ) -> None:
         self.engine, self.data = engine, data
         samples = len(data)
@@ -150,7 +156,9 @@ class Sweep:
         if self.whole:
             batch = Batch(data.X, data.y, data.w)
         else:
-            batch = Batch(*(None if source is None else self._rows(op, source) for source in (data.X, data.y, data.w)))
+            batch = Batch(
+                *(None if source is None else self._rows(op, source) for source in (data.X, data.y, data.w))
+            )
         plan = Plan(self.engine, batch, training=self._training, gradients=self._training)
         tail = op.begin()
         op.map(

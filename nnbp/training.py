@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.backend import Array
-from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
+from nnbp.callbacks import Callback, EarlyStopping, FunctionCallback, History, TrainingState
 from nnbp.errors import DivergenceError
 from nnbp.lbfgs import LBFGS
 from nnbp.metrics import Metric
@@ -63,7 +63,12 @@ class _Trainer:
     """The sweeps of a training run and what it keeps."""
 
     def __init__(
-        self, model: Model, train: Measured, validation: Measured | None, options: TrainingOptions, state: OptimizerState
+        self,
+        model: Model,
+        train: Measured,
+        validation: Measured | None,
+        options: TrainingOptions,
+        state: OptimizerState,
     ) -> None:
         self.model, self.train, self.validation, self.options = model, train, validation, options
         optimizer, samples = options.optimizer, len(train.data)
@@ -98,7 +103,12 @@ class _Trainer:
         if self.lbfgs is not None:
             parameters = self.model.parameters
             loss = self.lbfgs.step(
-                parameters.theta, parameters.gradient, self._evaluate, self.model.backend.xp, self.memory, self._read
+                parameters.theta,
+                parameters.gradient,
+                self._evaluate,
+                self.model.backend.xp,
+                self.memory,
+                self._read,
             )
         else:
             assert self.updater is not None, "every optimizer but LBFGS works through an updater"
@@ -162,7 +172,7 @@ def train(
         history = History()
         status = TrainingState(network, options.epochs, history)
         callbacks = [*([options.early_stopping] if options.early_stopping else []), *options.callbacks]
-        objects = [callback for callback in callbacks if isinstance(callback, Callback)]
+        objects = [item if isinstance(item, Callback) else FunctionCallback(item) for item in callbacks]
         started = time.perf_counter()
         for callback in objects:
             callback.on_train_begin(status)
@@ -181,8 +191,8 @@ def train(
                         history.best_epoch = number + 1
                 history.append(status.logs)
                 options.schedule.observe(status.logs.get("val_loss", loss))
-                for callback in callbacks:
-                    callback.on_epoch_end(status) if isinstance(callback, Callback) else callback(status)
+                for callback in objects:
+                    callback.on_epoch_end(status)
                 if status.stop:
                     history.stopped = status.stop
                     break

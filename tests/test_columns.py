@@ -26,9 +26,7 @@ from nnbp.errors import DataError, MissingDependencyError
 def table(*cells, dtype=TEXT):
     """A source of one column "c" whose first row is line 2, as in a CSV."""
     column = np.array(cells, dtype=dtype)
-    return Source(
-        "t.csv", {"c": clean(column) if dtype is TEXT else column}, np.arange(len(cells)) + 2, unit="line"
-    )
+    return Source("t.csv", {"c": clean(column) if dtype is TEXT else column}, np.arange(len(cells)) + 2, unit="line")
 
 
 def test_missing_tokens_become_the_empty_string_and_blanks_go():
@@ -61,9 +59,7 @@ def test_kind_of_typed_columns():
 @pytest.mark.parametrize("good", [2, 40])
 def test_a_bad_cell_among_numbers_is_named(bad, good):
     source = table(*["1.5"] * good, "", bad)
-    message = (
-        rf"^t\.csv, line {good + 3}, column 'c': .* number, got '{bad}' \({good} of the {good + 1} known"
-    )
+    message = rf"^t\.csv, line {good + 3}, column 'c': .* number, got '{bad}' \({good} of the {good + 1} known"
     with pytest.raises(DataError, match=message):
         kind_of(source, "c")
     assert kind_of(source, "c", mixed=True) == "text"
@@ -146,9 +142,7 @@ def test_suggestions():
 
 
 def test_a_missing_library_names_the_command():
-    with pytest.raises(
-        MissingDependencyError, match=r'needs nnbp_none.*python -m pip install "nnbp\[tables\]"'
-    ):
+    with pytest.raises(MissingDependencyError, match=r'needs nnbp_none.*python -m pip install "nnbp\[tables\]"'):
         optional("nnbp_none.some", "reading this")
 
 

@@ -1,0 +1,191 @@
+"""`nnbp doctor`: what is installed, what this machine has, which devices work, and what mends the others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import textwrap
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from nnbp.device import DeviceInfo, devices
+from nnbp.probe import cupy_distributions
+
+__all__ = ["add_parser", "run"]
+
+_EXIT_NO_GPU = 6
+
+_OPTIONAL = {
+    "scikit-learn": "sklearn",
+    "pandas": "tables",
+    "pyarrow": "tables",
+    "matplotlib": "plot",
+    "tqdm": "demo",
+    "tomli-w": "demo",
+    "onnx": "onnx",
+    "mpi4py": "mpi",
+}
+"""Optional libraries, and the extra of nnbp that brings each."""
+
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the command `doctor` to the command line."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="show versions, BLAS and memory, and which devices work or what would mend them",
+        description="Shows versions, BLAS, memory, and of each device that it works, or why not and the fix.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--require-gpu", action="store_true", help=f"exit {_EXIT_NO_GPU} where no GPU works")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the report; 0, or 6 where a GPU is required and none works."""
+    found = devices()
+    report = _report(found)
+    print(json.dumps(report, indent=2) if arguments.json else _page(report, found))
+    works = any(device.works for device in found if device.name != "cpu")
+    return _EXIT_NO_GPU if arguments.require_gpu and not works else 0
+
+
+def _report(found: list[DeviceInfo]) -> dict[str, Any]:
+    cpu = found[0]
+    return {
+        "python": {
+            "version": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "executable": sys.executable,
+        },
+        "packages": {name: _version(name) for name in ("nnbp", "numpy", "safetensors")},
+        "cupy": cupy_distributions(),
+        "optional": {name: _version(name) for name in _OPTIONAL},
+        "system": {
+            "name": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "usable_cores": _usable_cores(),
+            "memory_total": cpu.memory_total,
+            "memory_free": cpu.memory_free,
+        },
+        "blas": _blas(),
+        "devices": [asdict(device) for device in found],
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _usable_cores() -> int | None:
+    """Cores that this process may run on, where the system limits them."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return os.cpu_count() if affinity is None else len(affinity(0))
+
+
+def _blas() -> dict[str, Any]:
+    """What NumPy multiplies matrices with, and with how many threads; None where that is not known."""
+    config: dict[str, Any] = dict(np.show_config(mode="dicts"))
+    built = config.get("Build Dependencies", {}).get("blas", {})
+    threads = None
+    source = "threadpoolctl is not installed"
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        pass
+    else:
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        threads, source = (max(pools), "threadpoolctl") if pools else (None, "threadpoolctl does not know this BLAS")
+    return {
+        "name": built.get("name", "unknown"),
+        "version": built.get("version", ""),
+        "threads": threads,
+        "threads_from": source,
+        "environment": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+    }
+
+
+def _page(report: dict[str, Any], found: list[DeviceInfo]) -> str:
+    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 110))
+    sections = {
+        "Software": _software(report),
+        "Machine": _machine(report, found[0]),
+        "Devices": [row for device in found for row in _device_rows(device)],
+    }
+    left = 2 + max(len(name) for rows in sections.values() for name, _ in rows)
+    blocks = []
+    for title, rows in sections.items():
+        lines = [_row(name, text, left, width) for name, text in rows]
+        blocks.append("\n".join([title, *lines]))
+    return "\n\n".join(blocks)
+
+
+def _software(report: dict[str, Any]) -> list[tuple[str, str]]:
+    python = report["python"]
+    rows = [("Python", f"{python['version']} ({python['implementation']}), {python['executable']}")]
+    rows += [(name, number or "not installed") for name, number in report["packages"].items()]
+    cupy = ", ".join(f"{number} ({name})" for name, number in report["cupy"].items())
+    rows.append(("cupy", cupy or "not installed"))
+    for name, number in report["optional"].items():
+        rows.append((name, number or f"not installed, optional: nnbp[{_OPTIONAL[name]}]"))
+    return rows
+
+
+def _machine(report: dict[str, Any], cpu: DeviceInfo) -> list[tuple[str, str]]:
+    system, blas = report["system"], report["blas"]
+    cores = str(system["cores"] or "unknown")
+    if system["usable_cores"] != system["cores"]:
+        cores += f", {system['usable_cores']} usable by this process"
+    memory = [f"{system['memory_total'] / 2**30:.1f} GiB"] if system["memory_total"] else ["unknown"]
+    if system["memory_free"]:
+        memory.append(f"{system['memory_free'] / 2**30:.1f} GiB free")
+    threads = f"threads unknown: {blas['threads_from']}"
+    if blas["threads"]:
+        threads = "1 thread" if blas["threads"] == 1 else f"{blas['threads']} threads"
+    limits = "".join(f", {name}={value}" for name, value in blas["environment"].items())
+    return [
+        ("System", f"{system['name']}, {system['machine']}"),
+        ("Processor", cpu.description),
+        ("Cores", cores),
+        ("Memory", ", ".join(memory)),
+        ("BLAS", f"{blas['name']} {blas['version']}".strip() + f", {threads}{limits}"),
+    ]
+
+
+def _device_rows(device: DeviceInfo) -> list[tuple[str, str]]:
+    # The machine's rows have said what the CPU is.
+    facts = "" if device.name == "cpu" else device.facts()
+    if device.works:
+        return [(device.name, f"works: {facts}" if facts else "works")]
+    seen = [("", facts)] if facts else []
+    return [(device.name, f"does not work: {device.message}"), *seen, ("", f"fix: {device.fix}")]
+
+
+def _row(name: str, text: str, left: int, width: int) -> str:
+    """A name and its text in two columns; a command in backticks is never broken."""
+    glue = "\N{NO-BREAK SPACE}"
+    parts = text.split("`")
+    parts[1::2] = [part.replace(" ", glue) for part in parts[1::2]]
+    margin = " " * (left + 2)
+    wrapped = textwrap.fill(
+        "`".join(parts),
+        width,
+        initial_indent=f"  {name:{left}}",
+        subsequent_indent=margin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return wrapped.replace(glue, " ")

@@ -1,0 +1,334 @@
+"""The container of a model file: a strict JSON text and arrays in a safetensors file, replaced whole or not at all.
+
+Nothing here knows of networks. safetensors itself lets duplicate keys, odd names and NaN through, writes arrays that
+are not contiguous wrong, and raises four kinds of errors; so the header is checked here, by rules of our own, before
+the library sees the bytes and before the arrays are read: a false size costs no memory.
+
+Format: https://github.com/huggingface/safetensors, "Format": 8 bytes of length, a JSON header, the arrays.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from nnbp.errors import ModelFileError
+
+__all__ = [
+    "DTYPES",
+    "Container",
+    "RefusedError",
+    "canonical",
+    "check_names",
+    "check_plain",
+    "destination",
+    "explained",
+    "keyed",
+    "open_regular",
+    "pack",
+    "parse",
+    "replace",
+    "shown",
+]
+
+KEY = "nnbp"
+HEADER_LIMIT = 2**24
+DEPTH_LIMIT = 32
+LARGEST_INTEGER = 10**99
+DTYPES = {"float32": "F32", "float64": "F64"}
+
+_SIGNATURES = (
+    (b"\x89HDF\r\n\x1a\n", "HDF5 (a Keras .h5 file)"),
+    (b"\x93NUMPY", "a NumPy .npy file"),
+    *((bytes([0x80, protocol]), "a pickle (PyTorch, joblib, scikit-learn)") for protocol in range(2, 6)),
+    # Protocol buffers: field 1, a small ir_version; then the producer (2), the graph (7) or the operator sets (8).
+    *((bytes([0x08, version, field]), "an ONNX model") for version in range(3, 32) for field in (0x12, 0x3A, 0x42)),
+)
+
+_OTHER_FIX = "Give the path of a file that nnbp wrote."
+_OS_FIXES = {
+    errno.ENOENT: "Create its folder first.",
+    errno.EACCES: "Change the permissions, or choose a path that you may use.",
+    errno.EPERM: "Change the permissions, or choose a path that you may use.",
+    errno.EROFS: "Choose a path on a disk that can be written.",
+    errno.ENOSPC: "Free some space, or choose another disk.",
+}
+
+
+class RefusedError(Exception):
+    """Why a file or a value is refused; and the fix, where it is another than for most."""
+
+    def __init__(self, why: str, fix: str = "") -> None:
+        super().__init__(why)
+        self.fix = fix
+
+
+@contextmanager
+def explained(what: str, fix: str) -> Iterator[None]:
+    """Turns a RefusedError or an OSError into a ModelFileError that says what failed, why, and the fix."""
+    try:
+        yield
+    except RefusedError as refusal:
+        raise ModelFileError(f"{what}: {refusal} {refusal.fix or fix}") from refusal.__cause__
+    except OSError as error:
+        advice = _OS_FIXES.get(error.errno or 0, "Check the path and the disk.")
+        raise ModelFileError(f"{what}: the operating system says {error.strerror or str(error)!r}. {advice}") from error
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+# ---- strict JSON
+
+
+def check_plain(value: object, where: str, depth: int = 0) -> None:
+    """Refuses what JSON cannot hold or gives back changed: NaN, tuples, keys that are not strings; and deep nests."""
+    if depth > DEPTH_LIMIT:
+        raise RefusedError(f"JSON is nested at most {DEPTH_LIMIT} deep; {shown(where)} goes deeper.")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise RefusedError(f"the keys of plain JSON are strings; {shown(where)} has {shown(key)}.")
+            check_plain(item, f"{where}.{key}", depth + 1)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            check_plain(item, f"{where}[{index}]", depth + 1)
+    elif isinstance(value, int):
+        if abs(value) > LARGEST_INTEGER:
+            raise RefusedError(f"whole numbers have at most 99 digits; {shown(where)} has more.")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise RefusedError(f"numbers are finite; {shown(where)} is {value}.")
+    elif value is not None and not isinstance(value, str):
+        raise RefusedError(f"plain JSON is dict, list, str, int, float, bool, None; {shown(where)} is {shown(value)}.")
+
+
+def parse(text: str, what: str) -> Any:
+    """The value of a JSON text that follows `check_plain` and has no key twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise RefusedError(
+                f"a key stands once in its JSON object; {what} has one twice: {shown([k for k, _ in pairs])}."
+            )
+        return found
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(f"{what} is not JSON that can be read: {error}.") from error
+    check_plain(value, what)
+    return value
+
+
+def keyed(value: object, keys: Sequence[str], what: str) -> dict[str, Any]:
+    """The value, if it is an object with these keys and no others."""
+    if not isinstance(value, dict) or set(value) != set(keys):
+        raise RefusedError(f"{what} has the keys {', '.join(keys)} and no others; received {shown(value)}.")
+    return value
+
+
+def canonical(value: object) -> str:
+    """One text for equal values: 1 and 1.0 differ, the order of keys does not matter."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+# ---- safetensors
+
+
+def check_names(received: Mapping[Any, object], expected: Mapping[str, object]) -> None:
+    """Refuses missing and odd names of arrays."""
+    missing = [name for name in expected if name not in received]
+    odd = [name for name in received if name not in expected]
+    if missing or odd:
+        raise RefusedError(
+            f"the arrays of this network are {shown(list(expected))}; missing: {shown(missing)}, unknown: {shown(odd)}."
+        )
+
+
+def pack(text: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of a file with this JSON text and these arrays, which are C-contiguous.
+
+    One metadata key, because the library writes several in a random order.
+    """
+    data = safetensors.numpy.save(dict(arrays), metadata={KEY: text})
+    length = int.from_bytes(data[:8], "little")
+    if length > HEADER_LIMIT:
+        raise RefusedError(
+            f"the header of a model file has at most {HEADER_LIMIT} bytes; this one has {length}.",
+            "Put less into `extra`.",
+        )
+    return data
+
+
+class Container:
+    """An open safetensors file with one metadata key; only its header is read so far.
+
+    Attributes:
+        text: the JSON text under the metadata key.
+
+    Raises:
+        RefusedError: it is something else, or damaged.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(256)
+        if not head:
+            raise RefusedError("it is empty.")
+        length = int.from_bytes(head[:8], "little")
+        if head[8:9] != b"{":
+            raise RefusedError(f"it is not a safetensors file{_guess(head)}.", _OTHER_FIX)
+        if length > HEADER_LIMIT:
+            raise RefusedError(
+                f"the header of a model file has at most {HEADER_LIMIT} bytes; this one declares {length}."
+            )
+        if length > size - 8:
+            raise RefusedError(f"it is truncated: the header declares {length} bytes, {size - 8} follow.")
+        file.seek(8)
+        self._header = file.read(length)
+        self._body_size = size - 8 - length
+        try:
+            entries = parse(self._header.decode(), "the header")
+        except UnicodeDecodeError as error:
+            raise RefusedError(
+                f"the header is text in UTF-8; received {error.reason} at byte {error.start + 8}."
+            ) from error
+        metadata = entries.pop("__metadata__", None)
+        if not isinstance(metadata, dict) or KEY not in metadata:
+            raise RefusedError(
+                f"it is a safetensors file of another program: it has no metadata {KEY!r}, which describe the network.",
+                _OTHER_FIX,
+            )
+        self.text = keyed(metadata, [KEY], "the metadata")[KEY]
+        if not isinstance(self.text, str):
+            raise RefusedError(f"the metadata {KEY!r} are a text; received {shown(self.text)}.")
+        self._entries: dict[str, Any] = entries
+
+    def arrays(self, dtype: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+        """Reads the arrays, if they are exactly these and fill the rest of the file."""
+        check_names(self._entries, shapes)
+        spans = []
+        for name, shape in shapes.items():
+            entry = keyed(self._entries[name], ("dtype", "shape", "data_offsets"), f"the entry of {name}")
+            if entry["dtype"] != DTYPES[dtype]:
+                raise RefusedError(
+                    f"the architecture says that {name} is {DTYPES[dtype]}; received {shown(entry['dtype'])}."
+                )
+            if canonical(entry["shape"]) != canonical(list(shape)):
+                raise RefusedError(f"the shape of {name} here is {list(shape)}; received {shown(entry['shape'])}.")
+            span = entry["data_offsets"]
+            nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+            if not isinstance(span, list) or [type(at) for at in span] != [int, int] or span[1] - span[0] != nbytes:
+                raise RefusedError(f"the data_offsets of {name} enclose its {nbytes} bytes; received {shown(span)}.")
+            spans.append((span[0], span[1], name))
+        end = 0
+        for begin, stop, name in sorted(spans):
+            if begin != end:
+                raise RefusedError(f"arrays follow each other without gaps; {name} begins at {begin}, not at {end}.")
+            end = stop
+        if end != self._body_size:
+            word = "it is truncated" if end > self._body_size else "something follows the last array"
+            raise RefusedError(f"{word}: the arrays have {end} bytes, the file has {self._body_size} for them.")
+        prefix = len(self._header).to_bytes(8, "little")
+        try:
+            found = safetensors.numpy.load(b"".join((prefix, self._header, self._file.read(end))))
+        # The library's own rules (its error is none of the usual ones), should it have any beyond those above.
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise RefusedError(f"the safetensors library refuses it: {error}.") from error
+        return {name: found[name] for name in shapes}
+
+
+def _guess(head: bytes) -> str:
+    if head.startswith(b"PK\x03\x04"):
+        kind = "a PyTorch file" if b"data.pkl" in head else "a NumPy .npz file" if b".npy" in head else "a zip archive"
+        return f", it looks like {kind}"
+    return next((f", it looks like {kind}" for magic, kind in _SIGNATURES if head.startswith(magic)), "")
+
+
+# ---- files
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RefusedError(f"this can be no path: {error}.", "Give the path of a file.") from error
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, a pipe or a socket"
+        raise RefusedError(f"a model file is a regular file; this is {kind}.", "Give the path of a file in a folder.")
+
+
+@contextmanager
+def open_regular(path: str) -> Iterator[BinaryIO]:
+    """Opens a file for reading, if it is one: a pipe would block, a device need not end."""
+    status = _status(path)
+    if status is None:
+        raise RefusedError("there is no such file.", f"Check the path; the current folder is {os.getcwd()!r}.")
+    _check_regular(status)
+    with open(path, "rb") as file:
+        yield file
+
+
+def destination(path: str) -> tuple[str, int | None]:
+    """Where a new file for this path goes, symbolic links followed, and the mode of the file that is there."""
+    status = _status(path)
+    if status is not None:
+        _check_regular(status)
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise RefusedError(f"a model file goes into an existing folder; there is no {folder!r}.", "Create it first.")
+    return target, None if status is None else stat.S_IMODE(status.st_mode)
+
+
+def replace(target: str, data: bytes, mode: int | None) -> None:
+    """Puts a file with these data in the place of `target`: at any moment there is the old one or the new one, whole.
+
+    Args:
+        target: path without symbolic links.
+        data: the content.
+        mode: permissions; None for those that the umask leaves.
+    """
+    folder = os.path.dirname(target)
+    temporary = os.path.join(folder, f".{KEY}-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            if mode is not None:
+                os.chmod(temporary, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+    # The new file is complete and in place; a file system that cannot flush folders is no reason to say that it is not.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,317 @@
+"""L-BFGS: PyTorch's iterates, step for step; any array library; and an end to every line search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nnbp.lbfgs import LBFGS, LBFGSMemory
+
+Vector = NDArray[np.float64]
+Problem = Callable[[Vector], tuple[float, Vector]]
+
+
+def rosenbrock(x: Vector) -> tuple[float, Vector]:
+    """Σ 100 (x₂ − x₁²)² + (1 − x₁)² over neighbours, and its gradient."""
+    rise, rest = x[1:] - x[:-1] ** 2, 1 - x[:-1]
+    g = np.zeros_like(x)
+    g[1:] += 200 * rise
+    g[:-1] += -400 * x[:-1] * rise - 2 * rest
+    return float(np.sum(100 * rise**2 + rest**2)), g
+
+
+def network(theta: Vector) -> tuple[float, Vector]:
+    """J of a 3-5-2 tanh network on twenty samples with weight decay λ = 0.1, and its gradient."""
+    generator = np.random.default_rng(3)
+    X, y = generator.normal(size=(3, 20)), generator.normal(size=(2, 20))
+    W1, W2, b1, b2 = (part.reshape(shape) for part, shape in zip(
+        np.split(theta, [15, 25, 30]), [(5, 3), (2, 5), (5, 1), (2, 1)], strict=True
+    ))  # fmt: skip
+    a = np.tanh(W1 @ X + b1)
+    delta2 = (W2 @ a + b2 - y) / 20
+    delta1 = W2.T @ delta2 * (1 - a * a)
+    parts = (delta1 @ X.T + 0.1 * W1, delta2 @ a.T + 0.1 * W2, delta1.sum(1), delta2.sum(1))
+    decay = 0.05 * (np.sum(W1**2) + np.sum(W2**2))
+    return float(10 * np.sum(delta2**2) + decay), np.concatenate([part.ravel() for part in parts])
+
+
+def linear(x: Vector) -> tuple[float, Vector]:
+    """Σ x: no curvature is learnt, and every line search runs off to where it is stopped."""
+    return float(np.sum(x)), np.ones_like(x)
+
+
+START = {
+    rosenbrock: np.array([-1.2, 1.0]),
+    network: np.random.default_rng(0).normal(0, 0.5, 32),
+    # Powers of two, with which everything is exact.
+    linear: np.array([64.0, -2.0, 0.5, 1.0]),
+}
+
+
+class Run:
+    """L-BFGS on a problem, with the evaluations counted."""
+
+    def __init__(self, optimizer: LBFGS, problem: Problem, start: Vector) -> None:
+        self.optimizer, self.problem = optimizer, problem
+        self.theta, self.gradient = start.copy(), np.full_like(start, np.nan)
+        self.memory, self.evaluations = optimizer.memory(), 0
+
+    def evaluate(self) -> float:
+        self.evaluations += 1
+        loss, self.gradient[...] = self.problem(self.theta)
+        return loss
+
+    def step(self) -> float:
+        with np.errstate(all="ignore"):
+            return self.optimizer.step(self.theta, self.gradient, self.evaluate, np, self.memory, float)
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_iter": 4},
+        {"max_iter": 1},
+        {"history_size": 2, "max_iter": 7},
+        {"learning_rate": 0.1},
+        {"learning_rate": 0.0, "max_iter": 3},
+        {"max_eval": 9, "tolerance_change": 1e-4},
+        {"tolerance_grad": 0.5},
+        {"max_iter": 30, "max_eval": 400, "tolerance_change": 0.0, "tolerance_grad": 0.0},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("problem", list(START), ids=lambda problem: problem.__name__)
+def test_equal_to_torch_step_for_step(problem: Problem, options: dict[str, Any], search: str | None) -> None:
+    torch = pytest.importorskip("torch")
+    if search is None and problem is not network:
+        # Without a search L-BFGS diverges from afar here.
+        options = {"learning_rate": 1e-3} | options
+    if search and options.get("learning_rate") == 0.0:
+        pytest.skip("PyTorch divides by zero where the line search begins at zero")
+    run = Run(LBFGS(line_search=search, **options), problem, START[problem])
+    theta = torch.tensor(START[problem])
+    names = {"learning_rate": "lr"}
+    theirs = torch.optim.LBFGS(
+        [theta], line_search_fn=search, **{names.get(name, name): value for name, value in options.items()}
+    )
+    counts = []
+
+    def closure() -> float:
+        counts.append(1)
+        loss, g = problem(theta.numpy().copy())
+        theta.grad = torch.from_numpy(g)
+        return loss
+
+    for step in range(6):
+        expected = float(theirs.step(closure))
+        assert run.step() == pytest.approx(expected, rel=1e-9, abs=1e-12), f"step {step}"
+        np.testing.assert_allclose(run.theta, theta.numpy(), rtol=1e-9, atol=1e-9, err_msg=f"step {step}")
+    assert run.evaluations == len(counts)
+    assert run.memory.n_iter == theirs.state_dict()["state"].get(0, {"n_iter": 0})["n_iter"]
+
+
+def test_a_search_that_begins_at_zero_ends_there() -> None:
+    run = Run(LBFGS(learning_rate=0.0, line_search="strong_wolfe"), network, START[network])
+    run.step()
+    np.testing.assert_array_equal(run.theta, START[network])
+    assert run.evaluations <= 26
+
+
+def test_rosenbrock_is_solved() -> None:
+    run = Run(LBFGS(line_search="strong_wolfe"), rosenbrock, np.linspace(-1.2, 1.0, 10))
+    losses = [run.step() for _ in range(10)]
+    np.testing.assert_allclose(run.theta, np.ones(10), atol=1e-4)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] == rosenbrock(np.linspace(-1.2, 1.0, 10))[0], "a step returns J before it"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 12), st.floats(0, 3), st.integers(0, 10_000))
+def test_any_quadratic_is_solved(size: int, spread: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(generator.normal(size=(size, size)))
+    A = Q * 10 ** generator.uniform(0, spread, size) @ Q.T
+    wanted = generator.normal(size=size)
+
+    def problem(x: Vector) -> tuple[float, Vector]:
+        e = x - wanted
+        return float(0.5 * e @ A @ e), A @ e
+
+    run = Run(LBFGS(line_search="strong_wolfe", max_iter=100, tolerance_change=1e-16), problem, np.zeros(size))
+    for _ in range(5):
+        run.step()
+    np.testing.assert_allclose(run.theta, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_a_minimum_is_left_alone_after_one_evaluation(search: str | None) -> None:
+    run = Run(LBFGS(line_search=search), rosenbrock, np.ones(4))
+    assert run.step() == 0.0
+    assert run.evaluations == 1
+    np.testing.assert_array_equal(run.theta, np.ones(4))
+    assert run.memory == LBFGSMemory()
+
+
+@pytest.mark.parametrize(("max_iter", "max_eval"), [(20, None), (20, 7), (3, 50), (1, 1)])
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_evaluations_and_iterations_are_bounded(search: str | None, max_iter: int, max_eval: int | None) -> None:
+    optimizer = LBFGS(0.01, max_iter, max_eval, line_search=search)
+    run = Run(optimizer, rosenbrock, START[rosenbrock])
+    run.step()
+    bound = max_iter * 5 // 4 if max_eval is None else max_eval
+    assert run.evaluations <= bound + (search is not None)
+    assert run.memory.n_iter <= max_iter
+
+
+def test_history_is_bounded() -> None:
+    run = Run(LBFGS(history_size=3, line_search="strong_wolfe"), rosenbrock, START[rosenbrock])
+    run.step()
+    memory = run.memory
+    assert [len(kept) for kept in (memory.steps, memory.changes, memory.ro)] == [3, 3, 3]
+    assert all(float(y @ s) > 0 for y, s in zip(memory.changes, memory.steps, strict=True))
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_float32_stays_float32(search: str | None) -> None:
+    def problem(x: Any) -> tuple[float, Any]:
+        loss, g = rosenbrock(x.astype(np.float64))
+        return loss, g.astype(np.float32)
+
+    start: Any = START[rosenbrock].astype(np.float32)
+    run = Run(LBFGS(1e-2, line_search=search), problem, start)
+    for _ in range(3):
+        run.step()
+    memory = run.memory
+    kept = [run.theta, memory.d, memory.gradient, *memory.steps, *memory.changes]
+    assert {array.dtype.name for array in kept if array is not None} == {"float32"}
+    assert len(memory.steps) > 2
+    assert rosenbrock(run.theta.astype(np.float64))[0] < rosenbrock(START[rosenbrock])[0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 12])
+def test_a_loss_that_is_not_finite_ends_the_step_and_is_returned(
+    after: int, search: str | None, bad: float
+) -> None:
+    count = 0
+
+    def problem(x: Vector) -> tuple[float, Vector]:
+        nonlocal count
+        count += 1
+        loss, g = network(x)
+        return (loss, g) if count <= after else (bad, np.full_like(g, bad))
+
+    run = Run(LBFGS(line_search=search, tolerance_change=0.0), problem, START[network])
+    returned = run.step()
+    assert not math.isfinite(returned)
+    assert run.evaluations == after + 1
+    if search is not None:
+        assert np.isfinite(run.theta).all()
+        assert network(run.theta)[0] <= network(START[network])[0]
+
+
+def test_a_slope_that_is_not_finite_ends_the_step() -> None:
+    def problem(x: Vector) -> tuple[float, Vector]:
+        loss, g = network(x)
+        return loss, g if np.array_equal(x, START[network]) else np.full_like(g, np.nan)
+
+    run = Run(LBFGS(line_search="strong_wolfe"), problem, START[network])
+    assert math.isnan(run.step())
+    assert run.evaluations == 2
+
+
+class Device:
+    """An array of a library that shares nothing with NumPy: no implicit conversion, no mixing, few operations."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.array(values)
+
+    def other(self, value: Any) -> Any:
+        assert isinstance(value, Device | float), f"{type(value).__name__} is on the host"
+        return value.values if isinstance(value, Device) else value
+
+    def __add__(self, value: Any) -> Device:
+        return Device(self.values + self.other(value))
+
+    def __sub__(self, value: Any) -> Device:
+        return Device(self.values - self.other(value))
+
+    def __mul__(self, value: Any) -> Device:
+        return Device(self.values * self.other(value))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __neg__(self) -> Device:
+        return Device(-self.values)
+
+    def __setitem__(self, key: Any, value: Device) -> None:
+        self.values[key] = self.other(value)
+
+    def __float__(self) -> float:
+        raise AssertionError("a device array became a number without being downloaded")
+
+    __bool__ = __float__
+    __array__ = __float__
+
+
+class Library:
+    """The operations of that library."""
+
+    dot = staticmethod(lambda a, b: Device(np.dot(a.values, b.values)))
+    abs = staticmethod(lambda a: Device(np.abs(a.values)))
+    max = staticmethod(lambda a: Device(np.max(a.values)))
+    sum = staticmethod(lambda a: Device(np.sum(a.values)))
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_another_array_library_computes_the_same_bits(search: str | None) -> None:
+    optimizer = LBFGS(line_search=search)
+    host = Run(optimizer, network, START[network])
+    theta, gradient, memory = Device(START[network]), Device(np.zeros(32)), optimizer.memory()
+
+    def evaluate() -> float:
+        loss, gradient.values[...] = network(theta.values)
+        return loss
+
+    for _ in range(3):
+        loss = optimizer.step(theta, gradient, evaluate, Library, memory, lambda array: float(array.values))
+        assert type(loss) is float
+        assert loss == host.step()
+    np.testing.assert_array_equal(theta.values, host.theta)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": -1.0}, "learning rate"),
+        ({"max_iter": 0}, "max_iter of LBFGS is a whole number, at least 1; received 0"),
+        ({"max_eval": 0}, "max_eval of LBFGS"),
+        ({"max_iter": 2.5}, "max_iter of LBFGS"),
+        ({"history_size": 0}, "history_size of LBFGS"),
+        ({"tolerance_grad": -1e-9}, "tolerance_grad of LBFGS is at least 0"),
+        ({"tolerance_change": math.nan}, "tolerance_change of LBFGS is at least 0; received nan"),
+        ({"line_search": "wolfe"}, "None or 'strong_wolfe'; received 'wolfe'"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LBFGS(**options)
+
+
+def test_config_makes_an_equal_object() -> None:
+    optimizer = LBFGS(0.5, 7, 9, 1e-5, 1e-6, 4, "strong_wolfe")
+    assert LBFGS(**optimizer.config()).config() == optimizer.config()
+    assert LBFGS().rate == 1.0
+    assert LBFGS.full_batch
