@@ -163,7 +163,8 @@ class NumpyBackend:
             values.append(target)
             ufunc = step.operation.ufunc
             if ufunc is None:
-                calls += _bind_where(*arguments, target)
+                condition, if_true, if_false = arguments
+                calls += _bind_where(condition, if_true, if_false, target)
             elif ufunc in _OUT_BY_KEYWORD:
                 calls.append((partial(ufunc, out=target), arguments))
             else:

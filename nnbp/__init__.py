@@ -46,8 +46,7 @@ from nnbp.metrics import Metric
 from nnbp.network import Gradients, Network, Trace
 from nnbp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
 from nnbp.parity import compare_devices
-
-__version__ = "0.1.0"
+from nnbp.version import __version__
 
 __all__ = [
     "ELU",
@@ -98,6 +97,7 @@ __all__ = [
     "Tanh",
     "Trace",
     "TrainingState",
+    "__version__",
     "check_gradients",
     "compare_devices",
     "devices",

@@ -248,7 +248,8 @@ class SiLU(Activation):
 
 
 # erfc(x) = t exp(P(2t − 1) − x²) for x >= 0 with t = 1 / (1 + x/2): the substitution of Press et al., "Numerical
-# Recipes", section 6.2.2; P is our own Chebyshev fit in 40 digits, relative error 3e-15 in float64. Highest power first.
+# Recipes", section 6.2.2; P is our own Chebyshev fit in 40 digits, relative error 3e-15 in float64. Highest power
+# first.
 _ERFC = (
     -1.3791307091711107e-08, 2.992327305770758e-08, 8.354694238740855e-08, -2.9024439955999927e-07,
     -5.745724111914076e-08, 1.2851059663435587e-06, -1.3853380961247155e-06, -2.965932985910632e-06,

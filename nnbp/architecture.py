@@ -10,6 +10,7 @@ import numpy as np
 from nnbp import activations, losses
 from nnbp.activations import Activation
 from nnbp.derivatives import check_activation, check_loss
+from nnbp.errors import DataError
 from nnbp.inputs import whole_number
 from nnbp.layers import Dense, Layer
 from nnbp.losses import Loss
@@ -18,6 +19,9 @@ __all__ = ["HIDDEN_UNITS", "Architecture"]
 
 HIDDEN_UNITS = 100
 """Units of the one hidden layer of a network that was given no sizes."""
+
+_CLASSES_WITHOUT_QUESTION = 1000
+# A larger class index, and larger than the number of samples, is taken for a label such as a year.
 
 
 class Architecture:
@@ -41,6 +45,11 @@ class Architecture:
         self.loss = losses.get(loss)
         check_loss(self.loss)
         self.n_in: int | None = None
+        if isinstance(layers, int | str | Layer):
+            raise ValueError(
+                f"The layers are a list of sizes or layers, input first: [64, 32, 10]; received {layers!r}. Put it in "
+                "a list."
+            )
         items: list[int | Layer | None] = [HIDDEN_UNITS, None] if layers is None else list(layers)
         if layers is not None and items and not isinstance(items[0], Layer):
             self.n_in = whole_number("The number of inputs", items.pop(0), 1)
@@ -51,15 +60,13 @@ class Architecture:
                 "A network ends in a Dense layer, or a size: [64, 32, 10], or [Dense(32), Dropout(0.1), Dense(10)]; "
                 f"received {layers!r}. Add the output layer."
             )
-        self.output = activations.get(
-            self.loss.output_activation if output_activation is None else output_activation
-        )
+        self.output = activations.get(self.loss.output_activation if output_activation is None else output_activation)
         self.hidden = self._hidden(activation)
         self._check()
 
     def _hidden(self, activation: str | Activation | Sequence[str | Activation]) -> list[Activation]:
         count = sum(not isinstance(item, Layer) or isinstance(item, Dense) for item in self._items) - 1
-        if isinstance(activation, str | Activation):
+        if isinstance(activation, str) or not isinstance(activation, Sequence):
             return [activations.get(activation)] * count
         if len(activation) != count:
             raise ValueError(
@@ -86,7 +93,8 @@ class Architecture:
             )
         if loss.name == "cross_entropy" and self._items[-1] is not None and dense[-1].units < 2:
             raise ValueError(
-                "cross_entropy compares at least 2 classes, one output each; received an output layer with 1 unit. Use 2 "
+                "cross_entropy compares at least 2 classes, one output each; received an output layer with 1 unit. "
+                "Use 2 "
                 "units, or loss='binary_cross_entropy'."
             )
 
@@ -101,7 +109,15 @@ class Architecture:
         if y.ndim == 2 and y.shape[1] > 1:
             return int(y.shape[1])
         if self.loss.name == "cross_entropy":
-            return max(2, int(np.max(y)) + 1)
+            largest = int(np.max(y))
+            if largest >= max(len(y), _CLASSES_WITHOUT_QUESTION):
+                raise DataError(
+                    f"Class indices number the classes from 0; received {largest} among {len(y)} targets, which asks "
+                    "for as "
+                    "many outputs. Encode labels with np.unique(y, return_inverse=True), or give the sizes of the "
+                    "layers."
+                )
+            return max(2, largest + 1)
         return 1
 
     def layers(self, outputs: int) -> list[Layer]:

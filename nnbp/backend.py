@@ -58,7 +58,7 @@ class Backend(Protocol):
         """A new C-contiguous array whose values are not set."""
 
     def upload(self, host: NDArray[Any], dtype: DTypeLike) -> Array:
-        """A C-contiguous device array with the values of a host array; may be the same array where nothing has to change."""
+        """A C-contiguous device array with the values of a host array; may be that array itself."""
 
     def download(self, array: Array) -> NDArray[Any]:
         """A host array with the values; waits until they are computed. May be the same array on a CPU."""
@@ -67,10 +67,10 @@ class Backend(Protocol):
         """Whether this is an array of this library, on this device."""
 
     def gemm(self, a: Array, b: Array, out: Array) -> Calls:
-        """``out = a @ b``; a (n, k) and b (k, m) may be transposed views of contiguous arrays, out (n, m) is contiguous."""
+        """``out = a @ b``; a (n, k) and b (k, m) may be transposes of contiguous arrays, out (n, m) is contiguous."""
 
     def elementwise(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Calls:
-        """``outputs = formula(inputs)`` with broadcasting; an output may be one of the inputs, but may not overlap one partly."""
+        """``outputs = formula(inputs)``, broadcast; an output may be one of the inputs, but not overlap one partly."""
 
     def maximum_rows(self, a: Array, out: Array) -> Calls:
         """``out[0, j] = max_i a[i, j]``; a (n, m), out (1, m)."""
@@ -110,8 +110,10 @@ def backend_class(name: str) -> Callable[..., Backend]:
     if name not in found:
         listed = ", ".join(sorted(found)) or "none at all: is nnbp installed, or only on the path?"
         raise LookupError(
-            f"No backend is installed under the name {name!r}: a backend is an entry point in the group 'nnbp.backends'; "
-            f"found {listed}. Install nnbp itself with `python -m pip install -e .`, or the package that brings {name!r}."
+            f"No backend is installed under the name {name!r}: a backend is an entry point in the group "
+            "'nnbp.backends'; "
+            f"found {listed}. Install nnbp itself with `python -m pip install -e .`, or the package that brings "
+            f"{name!r}."
         )
     loaded: Callable[..., Backend] = found[name].load()
     return loaded

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
-__all__ = ["Callback", "EarlyStopping", "FunctionCallback", "History", "TrainingState"]
+__all__ = [
+    "Callback",
+    "EarlyStopping",
+    "FunctionCallback",
+    "History",
+    "TrainingState",
+    "early_stopping",
+    "listed",
+]
 
 
 class History(Mapping[str, list[float]]):
     """One value an epoch of everything that was measured: ``history["loss"]``, ``history["val_loss"]``, …
 
-    ``"loss"`` is J over the epoch: the mean of the costs of the batches as training met them, with the weight decay at the
+    ``"loss"`` is J over the epoch: the mean of the costs of the batches as training met them, with the weight
+    decay at the
     epoch's start, so that with the whole data set as one batch it is J before the epoch's update. ``"val_loss"`` is J
     of the validation data after the epoch; metrics are taken after the epoch.
 
@@ -135,3 +145,36 @@ class EarlyStopping(Callback):
         self.since += 1
         if self.since >= self.patience:
             state.stop = f"{name} has not gone below {self.best:.6g} for {self.patience} epochs"
+
+
+def early_stopping(spec: object) -> EarlyStopping | None:
+    """The EarlyStopping that this stands for: itself, its patience, True for the default; None or False for none.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if spec is None or spec is False or isinstance(spec, EarlyStopping):
+        return spec or None
+    if spec is True:
+        return EarlyStopping()
+    if not isinstance(spec, Integral):
+        raise ValueError(
+            f"early_stopping is an EarlyStopping, its patience in epochs, True, False or None; received {spec!r}."
+        )
+    return EarlyStopping(int(spec))
+
+
+def listed(callbacks: Iterable[Any]) -> list[Callback]:
+    """Callbacks as objects.
+
+    Raises:
+        TypeError: one is neither a Callback nor a function.
+    """
+    found = [callbacks] if callable(callbacks) or isinstance(callbacks, Callback) else list(callbacks)
+    for item in found:
+        if not isinstance(item, Callback) and (isinstance(item, type) or not callable(item)):
+            raise TypeError(
+                f"A callback is a Callback object, or a function of the TrainingState; received {item!r}. Write "
+                "callbacks=[Mine()]."
+            )
+    return [item if isinstance(item, Callback) else FunctionCallback(item) for item in found]

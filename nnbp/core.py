@@ -14,7 +14,7 @@ from nnbp.architecture import Architecture
 from nnbp.backend import Array, Backend
 from nnbp.device import open_backend
 from nnbp.errors import DataError, DTypeError, NnbpError, ShapeError
-from nnbp.inputs import class_weights, features, finite, host, sample_weights, whole_number
+from nnbp.inputs import class_weights, features, finite, host, not_negative, sample_weights, whole_number
 from nnbp.layers import Layer
 from nnbp.losses import Loss
 from nnbp.metrics import Metric
@@ -46,12 +46,8 @@ class NetworkCore:
         fallback: bool = True,
     ) -> None:
         self._architecture = Architecture(layers, activation, output_activation, loss)
-        if not (np.isfinite(weight_decay) and weight_decay >= 0):
-            raise ValueError(f"weight_decay is λ, finite and at least 0; received {weight_decay!r}.")
-        self.weight_decay = float(weight_decay)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise DTypeError(f"dtype is float32 or float64; received {self.dtype}.")
+        self.weight_decay = not_negative("weight_decay, λ,", weight_decay)
+        self.dtype = _float_dtype(dtype)
         self.seed = int.from_bytes(os.urandom(4), "big") if seed is None else whole_number("seed", seed, 0)
         self._backend = _opened(device, fallback)
         self._model: Model | None = None
@@ -136,32 +132,38 @@ class NetworkCore:
 
     def _inputs(self, X: Any) -> Array:
         """X on the device; a network whose layers are given but not its inputs learns their number here."""
-        n_in = self._architecture.n_in if self._model is None else self._model.n_in
-        with self._backend.active():
-            array = features(self._backend, X, self.dtype, n_in)
+        array = self._features(X)
         if self._model is None and self._architecture.n_out is not None:
             self._build(array.shape[1], self._architecture.n_out)
         return array
 
-    def _targets(self, y: Any, samples: int) -> tuple[NDArray[Any], Array]:
-        """Targets on the host, and encoded on the device."""
+    def _features(self, X: Any) -> Array:
+        n_in = self._architecture.n_in if self._model is None else self._model.n_in
+        with self._backend.active():
+            return features(self._backend, X, self.dtype, n_in)
+
+    def _targets(self, y: Any, samples: int) -> NDArray[Any]:
+        """Targets on the host: one a sample, finite."""
         values = host(y, "y")
         if values.ndim == 0 or len(values) != samples:
             raise ShapeError(f"y has one target a sample, {samples} here; received shape {values.shape}.")
         if not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise DataError(f"Targets are finite numbers; received {values[row]} in row {row}. Drop such samples.")
-        encoded = self.loss_function.encode(values, self.model.n_out)
-        return values, self._backend.upload(encoded, self.dtype)
+        return values
 
     def _data(self, X: Any, y: Any, weights: Any = None) -> tuple[Data, NDArray[Any], NDArray[np.float64] | None]:
-        array = self._inputs(X)
+        array = self._features(X)
+        values = self._targets(y, len(array))
+        n_out = self._architecture.n_out if self._model is None else self._model.n_out
+        n_out = self._architecture.outputs_of(values) if n_out is None else n_out
+        encoded = self.loss_function.encode(values, n_out)
+        w = sample_weights(weights, len(array))
+        # Sizes are taken from data that were found good.
         if self._model is None:
-            self._build(array.shape[1], self._architecture.outputs_of(host(y, "y")))
+            self._build(array.shape[1], n_out)
         with self._backend.active():
-            values, encoded = self._targets(y, len(array))
-            w = sample_weights(weights, len(array))
-            return Data(array, encoded, self._column(w)), values, w
+            return Data(array, self._backend.upload(encoded, self.dtype), self._column(w)), values, w
 
     def _column(self, w: NDArray[np.float64] | None) -> Array | None:
         with self._backend.active():
@@ -175,9 +177,14 @@ class NetworkCore:
         data, values, w = self._data(X, y, weights)
         finite(self._backend, data.X, "X")
         truth = self.loss_function.truth(values)
+        if class_weight is not None and not self.loss_function.classification:
+            raise ValueError(
+                f"class_weight belongs to classes, and the loss {self.loss_function.name} is for values; received "
+                f"{class_weight!r}. Use sample_weight."
+            )
         by_class = class_weights(class_weight, truth, truth if reference is None else reference)
         if by_class is not None:
-            w = by_class if w is None else w * by_class
+            w = sample_weights(by_class if w is None else w * by_class, len(by_class))
             data = Data(data.X, data.y, self._column(w))
         return Measured(data, truth, w, self._predicted, metrics)
 
@@ -268,3 +275,13 @@ class NetworkCore:
 def _opened(device: str | Backend, fallback: bool) -> Backend:
     """The backend of a device; a backend that the caller has made serves as it is."""
     return device if isinstance(device, Backend) else open_backend(device, fallback=fallback)
+
+
+def _float_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        made = np.dtype(object if dtype is None else dtype)
+    except TypeError:
+        made = np.dtype(object)
+    if made not in (np.float32, np.float64):
+        raise DTypeError(f"dtype is float32 or float64; received {dtype!r}.")
+    return made

@@ -71,6 +71,7 @@ def _compare(
     raise GradientError(
         f"The derivative of {what} is wrong: {derivative} has to be the derivative of {formula}. At {variable} = "
         f"{x[worst]:.6g} it gives {given[worst]:.9g}, central differences give {expected[worst]:.9g} (relative error "
-        f"{error[worst]:.2g}, allowed {TOLERANCE:g}). Correct {derivative.split('(')[0]}, or name the points where it jumps "
+        f"{error[worst]:.2g}, allowed {TOLERANCE:g}). Correct {derivative.split('(')[0]}, or name the points where it "
+        "jumps "
         "in `kinks`."
     )

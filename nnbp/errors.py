@@ -8,6 +8,7 @@ __all__ = [
     "DTypeError",
     "DataError",
     "DeviceFallbackWarning",
+    "DeviceMemoryError",
     "DeviceUnavailableError",
     "DivergenceError",
     "GradientError",
@@ -40,6 +41,10 @@ class GradientError(NnbpError, ValueError):
 
 class DeviceUnavailableError(NnbpError, RuntimeError):
     """The device that was asked for does not work here; the message says why and what would fix it."""
+
+
+class DeviceMemoryError(NnbpError, MemoryError):
+    """The memory of a device does not hold what it has to; the message says how much was asked for and is free."""
 
 
 class ModelFileError(NnbpError, ValueError):

@@ -116,8 +116,9 @@ class Symbol(NDArrayOperatorsMixin):
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
-            "A formula cannot branch on its values: it is traced once and runs on whole arrays. Received a symbol where "
-            "Python needs True or False (an `if`, `and`, `or` or `max`); write np.where, np.maximum or np.minimum instead."
+            "A formula cannot branch on its values: it is traced once and runs on whole arrays. Received a symbol "
+            "where Python needs True or False (an `if`, `and`, `or` or `max`); write np.where, np.maximum or "
+            "np.minimum instead."
         )
 
     def __float__(self) -> NoReturn:
@@ -130,8 +131,8 @@ class Symbol(NDArrayOperatorsMixin):
 def _refuse(function: str, options: dict[str, Any]) -> NoReturn:
     if "out" in options:
         raise TypeError(
-            f"A formula makes new values and changes none in place; received {function} with out=, which `z += 1` is, too. "
-            "Write `z = z + 1`."
+            f"A formula makes new values and changes none in place; received {function} with out=, which `z += 1` "
+            "is, too. Write `z = z + 1`."
         )
     raise TypeError(
         f"A formula may use elementwise NumPy functions alone, one value in and one value out; received {function}"
@@ -167,8 +168,9 @@ def _apply(operation: Operation, *arguments: Any) -> Symbol:
     comparisons = [symbol.is_boolean for symbol in symbols]
     if all(comparisons) and not (operation.boolean or operation.name in _ON_COMPARISONS):
         raise TypeError(
-            f"NumPy does not compute with comparisons as with numbers (True + True is True), so a formula does not, either; "
-            f"received np.{operation.name} of comparisons alone. Make numbers of them first: np.where(condition, 1.0, 0.0)."
+            "NumPy does not compute with comparisons as with numbers (True + True is True), so a formula does not, "
+            f"either; received np.{operation.name} of comparisons alone. Make numbers of them first: "
+            "np.where(condition, 1.0, 0.0)."
         )
     # A comparison becomes a number by `1.0 * (z > 0)`, which therefore stays.
     if len(symbols) == 2 and not any(comparisons):
@@ -233,7 +235,7 @@ class Formula:
         return max((i for i, step in enumerate(self.instructions) if operand in step.operands), default=-1)
 
     def c_source(self, scalar: Callable[[float], str] = lambda number: f"T({number!r})") -> tuple[list[str], list[str]]:
-        """The formula in C: declarations ``const T v0 = …;`` on variables named after the inputs, and one expression a result."""
+        """The formula in C, on variables named after the inputs: ``const T v0 = …;``, and one expression a result."""
 
         def text(operand: Operand) -> str:
             match operand:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,16 +95,22 @@ class GradientReport:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain JSON values; numbers that are not finite are strings."""
-        rows = [
-            {key: repr(v) if isinstance(v, float) and not np.isfinite(v) else v for key, v in asdict(row).items()}
-            for row in self.rows
-        ]
-        summary = {"passed": self.passed, "max_relative_error": float(self.max_relative_error), "loss": self.loss}
-        summary = {key: repr(v) if not np.isfinite(v) else v for key, v in summary.items()}
-        return {**summary, "tolerance": self.tolerance, "kinks": list(self.kinks), "rows": rows}
+        rows = [{key: _json(value) for key, value in asdict(row).items()} for row in self.rows]
+        summary = {"max_relative_error": _json(self.max_relative_error), "loss": _json(self.loss)}
+        return {"passed": self.passed, **summary, **asdict(self), "rows": rows}
 
     def __str__(self) -> str:
-        head = ("array", "shape", "checked", "max |a−n|", "max relative", "worst at", "a, backpropagated", "n, differenced", "")
+        head = (
+            "array",
+            "shape",
+            "checked",
+            "max |a−n|",
+            "max relative",
+            "worst at",
+            "a, backpropagated",
+            "n, differenced",
+            "",
+        )
         table = [head, *map(_cells, self.rows)]
         widths = [max(len(row[k]) for row in table) for k in range(len(head))]
         lines = [
@@ -126,6 +133,10 @@ class GradientReport:
                 f"{sum(row.at_kink for row in self.rows)} on one and not judged"
             )
         return "\n".join(lines)
+
+
+def _json(value: Any) -> Any:
+    return repr(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _cells(row: GradientRow) -> tuple[str, ...]:
@@ -182,10 +193,10 @@ class _Probe:
             where = "h = y" if kink == 0 else f"h − y = {kink:g}"
             yield f"{self.loss.name} at {where}", np.sign(self.plan.h - self.plan.y - kink).astype(np.int8)
 
-    def at_parameter(self, i: int, offset: float) -> _Point:
-        """J with θᵢ moved; samples of weight 0 count nowhere."""
+    def at_parameter(self, i: int, offset: Floats) -> _Point:
+        """J with θᵢ moved by the offset (1,); samples of weight 0 count nowhere."""
         kept = self.theta[i]
-        self.theta[i] = kept + offset
+        self.theta[i] = kept + offset[0]
         self.run()
         W = self.theta[: self.decayed]
         J = self.share @ self.plan.cost[0] + 0.5 * self.decay * (W @ W)
@@ -221,7 +232,7 @@ class _Probe:
                     self.kinks[name] = None
                     crossing |= found.any(axis=0)
             wide, narrow = (high.values - low.values) / (2 * h), (inner_high.values - inner_low.values) / h
-            value, rounding = (4 * narrow - wide) / 3, 4 * np.finfo(np.float64).eps * scale / h
+            value, rounding = (4 * narrow - wide) / 3, 16 * np.finfo(np.float64).eps * scale / h
             uncertainty = np.abs(value - narrow) + rounding
             better = ~crossing & (uncertainty < doubt)
             best[better], doubt[better] = value[better], uncertainty[better]
@@ -239,7 +250,9 @@ def _step(x: Any, relative: float) -> Floats:
     return np.exp2(np.round(np.log2(size)))
 
 
-def _row(name: str, shape: tuple[int, ...], places: list[tuple[int, ...]], a: Floats, n: _Differences, tolerance: float) -> GradientRow:
+def _row(
+    name: str, shape: tuple[int, ...], places: list[tuple[int, ...]], a: Floats, n: _Differences, tolerance: float
+) -> GradientRow:
     judged = ~n.at_kink
     absolute = np.abs(a - n.values)
     with np.errstate(all="ignore"):
@@ -288,8 +301,8 @@ def check_gradients(
         sample_weight: (m,), at least 0, or None.
         step: first step h, relative to max(1, |θᵢ|); None is 2⁻¹⁰.
         tolerance: largest relative error that passes.
-        entries: how many entries of each array are checked, drawn with a fixed seed; features in the case of ∂C/∂x. None
-            is all.
+        entries: how many entries of each array are checked, drawn with a fixed seed; features in the case of ∂C/∂x.
+            None is all.
 
     Returns:
         a report with `passed`, `max_relative_error` and a row an array; `print` shows it as a table.
@@ -322,18 +335,13 @@ def check_gradients(
         for name, where, shape in _arrays(parameters):
             chosen = _sample(rng, where.stop - where.start, count)
             single = [
-                probe.differences(
-                    lambda offset, i=i: probe.at_parameter(i, float(offset[0])), _step(probe.theta[i], relative), total
-                )
+                probe.differences(partial(probe.at_parameter, i), _step(probe.theta[i], relative), total)
                 for i in where.start + chosen
             ]
             places = list(zip(*(axis.tolist() for axis in np.unravel_index(chosen, shape)), strict=True))
             rows.append(_row(name, shape, places, found.flat[where][chosen], _joined(single), tolerance))
         features = _sample(rng, data.X.shape[1], count)
-        single = [
-            probe.differences(lambda offset, i=i: probe.at_input(i, offset), _step(data.X[:, i], relative), scale)
-            for i in features
-        ]
+        single = [probe.differences(partial(probe.at_input, i), _step(data.X[:, i], relative), scale) for i in features]
         places = [(n, int(i)) for i in features for n in range(len(data.X))]
         rows.append(_row("dX", tuple(data.X.shape), places, found.dX.T[features].ravel(), _joined(single), tolerance))
     return GradientReport(tuple(rows), tolerance, tuple(probe.kinks), float(found.loss))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,16 @@ from numpy.typing import NDArray
 from nnbp.backend import Array, Backend
 from nnbp.errors import DataError, DTypeError, ShapeError
 
-__all__ = ["class_weights", "features", "finite", "host", "like", "sample_weights", "whole_number"]
+__all__ = [
+    "class_weights",
+    "features",
+    "finite",
+    "host",
+    "like",
+    "not_negative",
+    "sample_weights",
+    "whole_number",
+]
 
 
 def host(values: Any, name: str) -> NDArray[Any]:
@@ -28,9 +38,18 @@ def host(values: Any, name: str) -> NDArray[Any]:
             f"{name} is a dense array; received the sparse {type(values).__name__}. Pass {name}.toarray()."
         )
     try:
-        array = np.asarray(values)
+        array = np.asanyarray(values)
     except ValueError as error:
         raise ShapeError(f"{name} is an array in which all rows have the same length; {error}.") from error
+    _real_numbers(array, name)
+    return np.asarray(array)
+
+
+def _real_numbers(array: Array, name: str) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise DTypeError(
+            f"{name} is a plain array, without a mask; received a MaskedArray. Pass {name}.filled(value), or impute."
+        )
     if array.dtype.kind not in "fiub":
         hint = (
             "Encode labels as class indices (np.unique(y, return_inverse=True))."
@@ -38,7 +57,6 @@ def host(values: Any, name: str) -> NDArray[Any]:
             else "Turn text columns into numbers first, or cast with .astype('float32')."
         )
         raise DTypeError(f"{name} holds real numbers; received dtype {array.dtype}. {hint}")
-    return array
 
 
 def features(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array:
@@ -48,6 +66,7 @@ def features(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -
         ShapeError, DTypeError: X is no matrix of real numbers with n_in columns.
     """
     X = X if backend.owns(X) else host(X, "X")
+    _real_numbers(X, "X")
     if X.ndim != 2 or (n_in is not None and X.shape[1] != n_in):
         columns = "n_in" if n_in is None else str(n_in)
         hint = " For one sample, pass X.reshape(1, -1)." if X.ndim == 1 else ""
@@ -57,9 +76,7 @@ def features(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -
     if X.shape[1] == 0 or len(X) == 0:
         raise ShapeError(f"X has at least one sample and one feature; received shape {tuple(X.shape)}.")
     if backend.owns(X):
-        return (
-            X if X.dtype == dtype and X.flags.c_contiguous else backend.xp.ascontiguousarray(X, dtype=dtype)
-        )
+        return X if X.dtype == dtype and X.flags.c_contiguous else backend.xp.ascontiguousarray(X, dtype=dtype)
     with np.errstate(over="ignore"):
         return backend.upload(X, dtype)
 
@@ -72,7 +89,8 @@ def finite(backend: Backend, array: Array, name: str) -> None:
         values = backend.download(array)
     row, column = np.argwhere(~np.isfinite(values))[0]
     raise DataError(
-        f"{name} holds finite numbers in the network's dtype, {values.dtype}; received {values[row, column]} in row {row}, "
+        f"{name} holds finite numbers in the network's dtype, {values.dtype}; received {values[row, column]} in row "
+        f"{row}, "
         f"column {column}. Impute or drop missing values; scale large ones."
     )
 
@@ -98,7 +116,8 @@ def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
     w = host(weights, "sample_weight").astype(np.float64)
     if w.shape not in ((samples,), (samples, 1)):
         raise ShapeError(f"sample_weight has one number a sample, ({samples},); received shape {w.shape}.")
-    if not np.isfinite(w).all() or (w < 0).any() or not w.any():
+    # The sum has to be a number in every dtype that a network may have.
+    if not np.sum(w) <= np.finfo(np.float32).max or (w < 0).any() or not w.any():
         raise DataError(
             "Sample weights are finite, at least 0 and not all 0; received weights from "
             f"{np.min(w)} to {np.max(w)}. Drop samples that shall not count."
@@ -112,28 +131,45 @@ def class_weights(
     """The weight of each sample by its class, or None.
 
     Args:
-        weights: one for each class; classes that are not named have 1; "balanced" is m / (k mₖ) for a class with mₖ of the m
+        weights: one for each class; classes that are not named have 1; "balanced" is m / (k mₖ) for a class with
+        mₖ of the m
             reference samples, k classes.
         labels: class index of each sample.
         reference: labels that "balanced" counts: those of the training data.
+
+    Raises:
+        ValueError, DataError: the weights are none, or not those of classes.
     """
     if weights is None:
         return None
-    if isinstance(weights, str):
-        if weights != "balanced":
-            raise ValueError(f"class_weight is a dictionary, 'balanced' or None; received {weights!r}.")
-        classes, counts = np.unique(reference, return_counts=True)
-        weights = dict(
-            zip(classes.tolist(), (len(reference) / (len(classes) * counts)).tolist(), strict=True)
+    if labels.ndim != 1:
+        raise ShapeError(
+            f"class_weight goes by the one class of a sample; received targets of shape {labels.shape}, several "
+            "labels a "
+            "sample. Use sample_weight."
         )
-    values = np.ones(len(labels))
-    for label, weight in weights.items():
-        if not np.isfinite(weight) or weight < 0:
-            raise DataError(
-                f"Class weights are finite and at least 0; received {weight!r} for class {label!r}."
+    if not isinstance(weights, Mapping):
+        if weights != "balanced":
+            raise ValueError(
+                f"class_weight is a dictionary, 'balanced' or None; received {weights!r}. Write {{class: weight, …}}."
             )
+        classes, counts = np.unique(reference, return_counts=True)
+        weights = dict(zip(classes.tolist(), (len(reference) / (len(classes) * counts)).tolist(), strict=True))
+    values = np.ones(len(labels))
+    by_class: Mapping[Any, Any] = weights
+    for label, weight in by_class.items():
+        if not isinstance(label, Real):
+            raise DataError(f"The keys of class_weight are class indices, as in y; received {label!r}.")
+        not_negative(f"The weight of class {label}", weight)
         values[labels == label] = weight
     return values
+
+
+def not_negative(name: str, value: Any) -> float:
+    """The value as a float, finite and at least 0, or a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < np.inf:
+        raise ValueError(f"{name} is a number, finite and at least 0; received {value!r}.")
+    return float(value)
 
 
 def whole_number(name: str, value: Any, low: int) -> int:

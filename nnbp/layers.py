@@ -27,7 +27,7 @@ Views = Mapping[str, Array]
 
 
 class Node(ABC):
-    """A layer in one plan: ``a`` is its output (n_out, m); `backward` takes ∂C/∂a and returns ∂C/∂x, or None if not wanted."""
+    """A layer in one plan: ``a`` is its output (n_out, m); `backward` takes ∂C/∂a and returns ∂C/∂x, or None."""
 
     a: Array
 
@@ -199,7 +199,7 @@ class Dropout(Layer):
             raise ValueError(
                 f"The rate of Dropout is the share of inputs to drop, at least 0 and below 1; received {rate!r}."
             )
-        self.rate = round(float(rate) * 2**24) / 2**24
+        self.rate = min(round(float(rate) * 2**24), 2**24 - 1) / 2**24
 
     def outputs(self, n_in: int) -> int:
         return n_in

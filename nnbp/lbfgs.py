@@ -1,8 +1,9 @@
 """L-BFGS: quasi-Newton steps on the whole data set, with an optional strong Wolfe line search.
 
-The definitions and defaults are those of `torch.optim.LBFGS`, step for step. The curvature of J is learnt from the last
-changes of theta and of the gradient, and the direction −H g follows from them without a matrix. Sources: Nocedal and Wright,
-"Numerical optimization", 2nd edition, algorithms 3.5 and 3.6 (line search), equation 3.59 (cubic interpolation), 7.4 and 7.5 (L-BFGS).
+The definitions and defaults are those of `torch.optim.LBFGS`, step for step. The curvature of J is learnt from the
+last changes of theta and of the gradient, and the direction −H g follows from them without a matrix. Source: Nocedal
+and Wright, "Numerical optimization", 2nd edition: algorithms 3.5 and 3.6 with equation 3.59 (the line search and its
+cubic interpolation), 7.4 and 7.5 (L-BFGS).
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ Read = Callable[[Array], float]
 
 # Of the strong Wolfe conditions: J(t) ≤ J(0) + C1 t J'(0) and |J'(t)| ≤ C2 |J'(0)|.
 C1, C2 = 1e-4, 0.9
+
+# A line search ends in an interval in which no parameter changes by more. As in PyTorch `tolerance_change` does not
+# reach it.
+NARROW = 1e-9
 
 # A pair (s, y) is learnt from only where y·s is larger, so that H stays positive definite.
 CURVATURE = 1e-10
@@ -101,7 +106,7 @@ class LBFGS(Optimizer):
     """θ ← θ + t d with d = −H g, H learnt from the last `history_size` changes of θ and g. For the whole batch.
 
     A step makes up to `max_iter` iterations, and evaluates the gradient `max_eval` times at most, with a line search
-    once more. Schedules do not reach it. As in PyTorch the first iteration goes by η / max(1, Σ|g|).
+    once more. Schedules do not reach it. As in PyTorch t of the very first iteration is η / max(1, Σ|g|).
 
     Args:
         learning_rate: t of every iteration, or where its line search begins; None is 1.
@@ -136,11 +141,9 @@ class LBFGS(Optimizer):
                 whole_number(f"{name} of LBFGS", count, 1)
         for name, bound in (("tolerance_grad", tolerance_grad), ("tolerance_change", tolerance_change)):
             if not bound >= 0:
-                raise ValueError(f"{name} of LBFGS is at least 0; received {bound!r}. The default is 1e-7 for tolerance_grad, 1e-9 for tolerance_change.")
+                raise ValueError(f"{name} of LBFGS is at least 0; received {bound!r}. Leave it out for the default.")
         if line_search not in (None, "strong_wolfe"):
-            raise ValueError(
-                f"line_search of LBFGS is None or 'strong_wolfe'; received {line_search!r}."
-            )
+            raise ValueError(f"line_search of LBFGS is None or 'strong_wolfe'; received {line_search!r}.")
         self.max_iter, self.max_eval, self.history_size = max_iter, max_eval, history_size
         self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
         self.line_search = line_search
@@ -169,8 +172,8 @@ class LBFGS(Optimizer):
             read: downloads an array of one number.
 
         Returns:
-            J before the step. Once J or a slope is not finite the step ends, and returns J there, or NaN. With a line search
-            theta is then where the last iteration ended, which had a finite J.
+            J before the step. Once J or a slope is not finite the step ends, and returns J there, or NaN. With a
+            line search theta is then where the last iteration ended, which had a finite J.
         """
         first = loss = evaluate()
         g = _copy(gradient)
@@ -190,7 +193,7 @@ class LBFGS(Optimizer):
             if self.line_search is not None:
                 line = _Line(theta, gradient, d, width, evaluate, xp, read)
                 start = _Point(0.0, loss, slope, g)
-                found = line.search(start, memory.t, allowed - evaluations, self.tolerance_change)
+                found = line.search(start, memory.t, allowed - evaluations)
                 evaluations += line.evaluations
                 if not math.isfinite(found.loss):
                     return found.loss
@@ -247,7 +250,7 @@ class _Line:
             loss = math.nan
         return _Point(t, loss, slope, _copy(self.gradient))
 
-    def search(self, start: _Point, t: float, allowed: int, tolerance: float) -> _Point:
+    def search(self, start: _Point, t: float, allowed: int) -> _Point:
         """A point that fulfils the conditions, the best one found, or the first whose loss is not finite.
 
         Algorithm 3.5: t grows until an interval must hold such a point; algorithm 3.6 then shrinks it.
@@ -256,29 +259,28 @@ class _Line:
             start: the point 0.
             t: where to look first.
             allowed: evaluations after the first.
-            tolerance: an interval of t in which no parameter changes by more is not searched any more.
         """
         previous, point = start, self.at(t)
         for k in range(allowed):
             if not math.isfinite(point.loss):
                 return point
             if _too_high(point, start) or (k > 1 and point.loss >= previous.loss):
-                return self._zoom(start, [previous, point], allowed, tolerance)
+                return self._zoom(start, [previous, point], allowed)
             if abs(point.slope) <= -C2 * start.slope:
                 return point
             if point.slope >= 0:
-                return self._zoom(start, [previous, point], allowed, tolerance)
+                return self._zoom(start, [previous, point], allowed)
             nearest, farthest = point.t + 0.01 * (point.t - previous.t), 10 * point.t
             t = _minimum_of_cubic(previous, point, nearest, farthest)
             previous, point = point, self.at(t)
         return start if start.loss <= point.loss else point
 
-    def _zoom(self, start: _Point, ends: list[_Point], allowed: int, tolerance: float) -> _Point:
+    def _zoom(self, start: _Point, ends: list[_Point], allowed: int) -> _Point:
         low = 0 if ends[0].loss <= ends[1].loss else 1
         near_end = False
         while self.evaluations <= allowed:
             left, right = sorted(end.t for end in ends)
-            if (right - left) * self.width < tolerance:
+            if (right - left) * self.width < NARROW:
                 break
             t = _minimum_of_cubic(ends[0], ends[1], left, right)
             margin = 0.1 * (right - left)
@@ -310,7 +312,7 @@ def _too_high(point: _Point, start: _Point) -> bool:
 
 
 def _minimum_of_cubic(a: _Point, b: _Point, least: float, most: float) -> float:
-    """Where the cubic through losses and slopes of both points is least, within bounds; their middle where it has no minimum."""
+    """Where the cubic through losses and slopes of both points is least, within bounds; else the bounds' middle."""
     a, b = (a, b) if a.t <= b.t else (b, a)
     with np.errstate(all="ignore"):
         # As np.float64 a quotient by zero is infinite, and then bounded, or NaN.

@@ -106,7 +106,8 @@ class Loss:
         columns = y.reshape(len(y), -1)
         if y.ndim > 2 or columns.shape[1] != outputs:
             raise ShapeError(
-                f"Targets of {self.name} have one value an output: (m,) or (m, {outputs}) here; received shape {y.shape}. "
+                f"Targets of {self.name} have one value an output: (m,) or (m, {outputs}) here; received shape "
+                f"{y.shape}. "
                 f"Change the size of the output layer ({outputs}), or the targets."
             )
         return columns
@@ -234,7 +235,7 @@ class Quantile(Loss):
 
 @final
 class Poisson(Loss):
-    """C = Σ h − y ln h, the Poisson deviance up to terms of y alone; h is a rate. With h = eᶻ: C = eᶻ − y z, ∂C/∂z = h − y."""
+    """C = Σ h − y ln h, the Poisson deviance but for terms of y alone; if h = eᶻ, C = eᶻ − y z, ∂C/∂z = h − y."""
 
     name = "poisson"
     output_activation = "exponential"
@@ -277,7 +278,8 @@ class BinaryCrossEntropy(Loss):
         bad = (columns < 0) | (columns > 1)
         if bad.any():
             raise DataError(
-                f"Targets of binary_cross_entropy lie in [0, 1]; received {columns[bad][0]!r} in row {np.argmax(bad.any(1))}. "
+                f"Targets of binary_cross_entropy lie in [0, 1]; received {columns[bad][0]} in row "
+                f"{np.argmax(bad.any(1))}. "
                 "Encode the two classes as 0 and 1, or use loss='cross_entropy' for more than two."
             )
         return columns
@@ -323,15 +325,18 @@ class CrossEntropy(Loss):
             return y
         if (y.ndim == 2 and y.shape[1] != 1) or y.ndim > 2:
             raise ShapeError(
-                f"Targets of cross_entropy are class indices (m,) or rows (m, {outputs}) here; received shape {y.shape}."
+                f"Targets of cross_entropy are class indices (m,) or rows (m, {outputs}) here; received shape "
+                f"{y.shape}."
             )
         labels = y.reshape(len(y), 1)
         bad = (labels != np.floor(labels)) | (labels < 0) | (labels >= outputs)
         if bad.any():
             row = int(np.argmax(bad))
             raise DataError(
-                f"Class indices are whole numbers from 0 to {outputs - 1}, the size of the output layer less one; received "
-                f"{labels[row, 0]!r} in row {row}. Number the classes from 0, or give the output layer a unit for every class."
+                f"Class indices are whole numbers from 0 to {outputs - 1}, the size of the output layer less one; "
+                "received "
+                f"{labels[row, 0]} in row {row}. Number the classes from 0, or give the output layer a unit for every "
+                "class."
             )
         return labels
 
@@ -360,7 +365,7 @@ def _at_least_zero(loss: Loss, y: NDArray[Any]) -> NDArray[Any]:
     bad = y < 0
     if bad.any():
         raise DataError(
-            f"Targets of {loss.name} are counts, at least 0; received {y[bad][0]!r} in row {np.argmax(bad.any(1))}."
+            f"Targets of {loss.name} are counts, at least 0; received {y[bad][0]} in row {np.argmax(bad.any(1))}."
         )
     return y
 

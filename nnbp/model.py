@@ -170,7 +170,8 @@ class Model:
     def gradients(self, X: Array, y: Array, w: Array | None = None) -> GradientArrays:
         """∇J by backpropagation, and ∂C/∂z, ∂C/∂x of every sample.
 
-        The way back is gone twice: with each sample's share of the mean, as a training step does, for the gradient of J;
+        The way back is gone twice: with each sample's share of the mean, as a training step does, for the gradient
+        of J;
         and with share 1 for what belongs to the samples.
         """
         with self.backend.active():

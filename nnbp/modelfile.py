@@ -11,7 +11,6 @@ lists. The checksum covers every value in the file; it finds damage, and is no s
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +44,7 @@ from nnbp.initializers import Initializer
 from nnbp.layers import Layer
 from nnbp.losses import Loss
 from nnbp.registry import unknown_name
+from nnbp.version import __version__
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "build_layers", "read", "write"]
 
@@ -143,7 +143,7 @@ def _encode(model_file: ModelFile) -> bytes:
         arrays[name] = np.ascontiguousarray(array, dtype=architecture["dtype"])
     content = {
         "format_version": FORMAT_VERSION,
-        "nnbp_version": importlib.metadata.version("nnbp"),
+        "nnbp_version": __version__,
         "architecture": architecture,
         "extra": model_file.extra,
     }

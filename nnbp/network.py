@@ -11,12 +11,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp import callbacks as known_callbacks
 from nnbp import metrics as known_metrics
 from nnbp import modelfile, optimizers, schedules
 from nnbp.backend import Array
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
 from nnbp.core import NetworkCore
-from nnbp.inputs import like, whole_number
+from nnbp.inputs import like, not_negative, whole_number
 from nnbp.layers import Dense, named
 from nnbp.metrics import Metric
 from nnbp.optimizers import Optimizer
@@ -30,7 +31,7 @@ __all__ = ["Gradients", "Network", "Trace"]
 
 @dataclass(frozen=True)
 class Trace:
-    """A forward pass: ``z[l]`` and ``a[l]`` (m, n_l) of the l-th dense layer, l = 1, 2, …; ``a[0]`` is X, ``z[0]`` None."""
+    """A forward pass: ``z[l]``, ``a[l]`` (m, n_l) of the l-th dense layer, from 1 on; ``a[0]`` is X, ``z[0]`` None."""
 
     z: list[Any]
     a: list[Any]
@@ -158,7 +159,7 @@ class Network(NetworkCore):
     def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
         classes = self.loss_function.classification
         names = known_metrics.defaults(classes) if metrics is None else metrics
-        return [known_metrics.get(name, classes) for name in names]
+        return [known_metrics.get(name, classes) for name in ([names] if isinstance(names, str) else names)]
 
     def fit(
         self,
@@ -170,7 +171,7 @@ class Network(NetworkCore):
         optimizer: str | Optimizer = "adam",
         learning_rate: float | None = None,
         schedule: str | Schedule | Callable[[float], float] | None = None,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: Any = None,
         validation_split: float = 0.0,
         sample_weight: Any = None,
         class_weight: Mapping[int, float] | str | None = None,
@@ -212,12 +213,10 @@ class Network(NetworkCore):
         """
         rule = self._optimizer(optimizer, learning_rate)
         epochs = whole_number("epochs", epochs, 1)
-        if clip_norm is not None and not clip_norm > 0:
+        if clip_norm is not None and not_negative("clip_norm", clip_norm) == 0:
             raise ValueError(
                 f"clip_norm is a positive bound on the norm of the gradient, or None; received {clip_norm!r}."
             )
-        if isinstance(early_stopping, int) and early_stopping is not False:
-            early_stopping = EarlyStopping() if early_stopping is True else EarlyStopping(early_stopping)
         shown = reporter(progress)
         options = TrainingOptions(
             epochs=epochs,
@@ -226,8 +225,8 @@ class Network(NetworkCore):
             schedule=schedules.get(schedule, epochs).fresh(),
             shuffle=shuffle,
             clip_norm=clip_norm,
-            early_stopping=early_stopping or None,
-            callbacks=[*callbacks, *([shown] if shown else [])],
+            early_stopping=known_callbacks.early_stopping(early_stopping),
+            callbacks=[*known_callbacks.listed(callbacks), *([shown] if shown else [])],
         )
         measures = self._metrics(metrics)
         if validation_split:
@@ -235,8 +234,12 @@ class Network(NetworkCore):
         data = self._measured(X, y, sample_weight, class_weight, None, measures)
         validation = None
         if validation_data is not None:
-            if len(validation_data) not in (2, 3):
-                raise ValueError("validation_data is (X, y) or (X, y, sample_weight); received something else.")
+            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+                size = f" of {len(validation_data)}" if isinstance(validation_data, tuple | list) else ""
+                raise ValueError(
+                    "validation_data is (X, y) or (X, y, sample_weight); received "
+                    f"{type(validation_data).__name__}{size}."
+                )
             X_val, y_val, *w_val = validation_data
             validation = self._measured(X_val, y_val, w_val[0] if w_val else None, class_weight, data.y, measures)
         self._ongoing = None
@@ -266,15 +269,17 @@ class Network(NetworkCore):
             self._ongoing = (rule, OptimizerState())
         size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
         options = TrainingOptions(1, size, rule, schedules.get(None), shuffle=False)
-        train(self.model, data, None, options, network=self, state=self._ongoing[1])
+        memory = self._ongoing[1]
+        self._ongoing = None
+        train(self.model, data, None, options, network=self, state=memory)
+        # Not reached when training diverges: what the optimizer then remembers is no good any more.
+        self._ongoing = (rule, memory)
         return self
 
     def _optimizer(self, optimizer: str | Optimizer, learning_rate: float | None) -> Optimizer:
         rule = copy.copy(optimizers.get(optimizer))
         if learning_rate is not None:
-            if not (np.isfinite(learning_rate) and learning_rate >= 0):
-                raise ValueError(f"learning_rate is finite and at least 0; received {learning_rate!r}.")
-            rule.learning_rate = float(learning_rate)
+            rule.learning_rate = not_negative("learning_rate", learning_rate)
         return rule
 
     def save(self, path: str | PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:

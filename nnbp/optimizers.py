@@ -49,8 +49,8 @@ class Optimizer:
             Optimizer.registry[cls.name] = cls
 
     def __init__(self, learning_rate: float | None = None) -> None:
-        if learning_rate is not None and not learning_rate >= 0:
-            raise ValueError(f"A learning rate is at least 0; received {learning_rate!r}.")
+        if learning_rate is not None and not 0 <= learning_rate < np.inf:
+            raise ValueError(f"A learning rate is finite and at least 0; received {learning_rate!r}.")
         self.learning_rate = learning_rate
 
     @property
@@ -72,7 +72,7 @@ class Optimizer:
         return {"eta": eta}
 
     def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
-        """theta after the step, and the slots after it: a formula of theta, g, the slots and the rates, in this order."""
+        """theta and the slots after the step: a formula of theta, g, the slots and the rates, in this order."""
         raise NotImplementedError(f"{type(self).__name__} has no rule: define update(self, theta, g, …).")
 
     def config(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class SGD(Optimizer):
     """
 
     name = "sgd"
-    default_rate = 1e-2
+    default_rate = 1e-3
 
     def __init__(self, learning_rate: float | None = None, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(learning_rate)
@@ -200,7 +200,7 @@ class Adam(Optimizer):
 
 @final
 class AdamW(Adam):
-    """Adam after θ ← (1 − η w) θ, on every parameter: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
+    """Adam after θ ← (1 − η w) θ, on every parameter: Loshchilov and Hutter, "Decoupled weight decay", 2019.
 
     This decay w is the optimizer's own, and no part of J, unlike the network's `weight_decay`.
     """

@@ -5,9 +5,9 @@ max |p − q| / max |p|, p from the first device, q from another:
 
 - float64: 10⁻¹² for a pass forward and back, 10⁻¹⁰ for what training leaves.
 - float32: 8 √K ε + 8 ρ, and 8 √(K s) ε + 32 ρ after s updates. ε = 2⁻²³ is the rounding of float32; K the number of
-  terms of the longest sum, which is known to err by some √K ε (Higham and Mary, "A new approach to probabilistic rounding
-  error analysis", 2019); ρ the error of the first device itself against a run in float64, which tells how much this
-  network amplifies a rounding. TF32, bfloat16 or a wrong kernel miss this bound by orders of magnitude.
+  terms of the longest sum, which errs by some √K ε (Higham and Mary, "A new approach to probabilistic rounding error
+  analysis", 2019); ρ the error of the first device itself against a run in float64, which tells how much this network
+  amplifies a rounding. TF32, bfloat16 or a wrong kernel miss this bound by far.
 
 Where a z comes so close to a kink of its activation that the devices are on different sides of it, both are right, and
 differ. Such samples are left out of the comparison of deltas and gradients, and counted.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,9 +27,10 @@ from numpy.typing import NDArray
 from nnbp import optimizers
 from nnbp.backend import Backend
 from nnbp.device import open_backend
-from nnbp.errors import DeviceUnavailableError
+from nnbp.errors import DeviceUnavailableError, DivergenceError
 from nnbp.inputs import host, whole_number
 from nnbp.layers import Dense
+from nnbp.lbfgs import LBFGS
 from nnbp.network import Network
 from nnbp.optimizers import Optimizer
 
@@ -38,14 +40,18 @@ Found = dict[str, NDArray[Any]]
 
 PASS_BOUND, TRAINING_BOUND = 1e-12, 1e-10
 
+_BY_SAMPLE = ("z", "a", "delta", "dX")
+"""Beginnings of the names of what is no sum over the samples."""
+
 
 @dataclass(frozen=True)
 class ParityRow:
     """One array on two devices.
 
     Attributes:
-        name: "z1", "a1", "J", "delta1", "dW1", "db1", …, "dX"; "W1 trained", "b1 trained" after the updates, "J by epoch" on
-            the way.
+        stage: "pass", forward and back, or "training".
+        name: "z1", "a1", "J", "delta1", "dW1", "db1", …, "dX"; after the updates "W1 trained", "b1 trained", …, and on
+            the way "J by epoch".
         device: the device that is compared with the first.
         shape: of the array.
         max_absolute_error: max |p − q|.
@@ -56,6 +62,7 @@ class ParityRow:
         passed: whether it is kept.
     """
 
+    stage: str
     name: str
     device: str
     shape: tuple[int, ...]
@@ -105,17 +112,8 @@ class ParityReport:
     def __str__(self) -> str:
         head = ("array", "shape", "max |p−q|", "relative", "ulp", "1 − cosine", "bound", "on")
         several = len(self.devices) > 2
-        table = [head if several else (*head[:-1], "")]
-        for row in self.rows:
-            shape = f"({row.shape[0]},)" if len(row.shape) == 1 else str(row.shape)
-            numbers = (row.max_absolute_error, row.max_relative_error)
-            last = " ".join([row.device] * several + ["FAILED"] * (not row.passed))
-            table.append(
-                (
-                    row.name, shape, *(f"{number:.1e}" for number in numbers), f"{row.max_ulp_error:.3g}",
-                    f"{1 - row.cosine:.1e}", f"{row.bound:.1e}", last,
-                )  # fmt: skip
-            )
+        table: list[tuple[str, ...]] = [head if several else (*head[:-1], "")]
+        table += [_cells(row, several) for row in self.rows]
         widths = [max(len(row[k]) for row in table) for k in range(len(head))]
         lines = [
             "  ".join(
@@ -127,14 +125,21 @@ class ParityReport:
         lines.insert(1, "─" * max(map(len, lines)))
         names = f"p on {self.devices[0]}, q on {', '.join(self.devices[1:])}"
         lines.append(
-            f"{'PASSED' if self.passed else 'FAILED'}: {names}; {self.dtype}, {self.updates} updates by {self.optimizer}; "
-            f"largest relative error {self.max_relative_error:.2g}"
+            f"{'PASSED' if self.passed else 'FAILED'}: {names}; {self.dtype}, {self.updates} updates by "
+            f"{self.optimizer.partition('(')[0]}; largest relative error {self.max_relative_error:.2g}"
         )
         if self.kinks:
             lines.append(
                 f"kinks: {self.kinks} samples left out of deltas and gradients, with the devices on both sides of one"
             )
         return "\n".join(lines)
+
+
+def _cells(row: ParityRow, several: bool) -> tuple[str, ...]:
+    shape = f"({row.shape[0]},)" if len(row.shape) == 1 else str(row.shape)
+    errors = (f"{row.max_absolute_error:.1e}", f"{row.max_relative_error:.1e}", f"{row.max_ulp_error:.3g}")
+    notes = " ".join([row.device] * several + ["FAILED"] * (not row.passed))
+    return (row.name, shape, *errors, f"{1 - row.cosine:.1e}", f"{row.bound:.1e}", notes)
 
 
 def compare_devices(
@@ -157,11 +162,13 @@ def compare_devices(
         y: targets, as for `fit`.
         sample_weight: (m,), at least 0, or None.
         devices: at least two, by name or as opened backends; the first is compared with every other.
-        steps: number of updates, in shuffled mini-batches, the same on every device; full-batch optimizers take all samples.
+        steps: number of updates, in shuffled mini-batches, the same on every device; full-batch optimizers take all
+            samples, and an update of L-BFGS is one of its iterations. Rprop goes by signs alone: a derivative that
+            is 0 but for rounding (a sum of signs, with absolute_error) sends it different ways, and neither is wrong.
         optimizer: of the updates, by name or as an object.
         learning_rate: η; None is the optimizer's.
-        batch_size: samples of an update; None takes a size with which whole epochs make up `steps`. With a size of your own
-            the last epoch is finished: see `ParityReport.updates`.
+        batch_size: samples of an update; None takes a size with which whole epochs make up `steps`. With a size of your
+            own the last epoch is finished: see `ParityReport.updates`.
 
     Returns:
         a report with `passed` and a row an array; `print` shows it as a table.
@@ -169,6 +176,7 @@ def compare_devices(
     Raises:
         DeviceUnavailableError: a device does not work here, or two names stand for the same device. ("cpu", "cpu") is
             allowed: whoever writes that wants it.
+        DivergenceError: training diverges on the first device.
         ShapeError, DTypeError, DataError, ValueError: an argument does not fit.
 
     >>> net = Network([2, 3, 1], activation="tanh", device="cpu", seed=0)
@@ -178,13 +186,16 @@ def compare_devices(
     """
     steps = whole_number("steps", steps, 1)
     backends = _open(devices)
-    rule = optimizers.get(optimizer)
+    rule = copy(optimizers.get(optimizer))
+    if isinstance(rule, LBFGS):
+        # A step of it is many updates, and roundings grow with every one.
+        rule.max_iter = min(rule.max_iter, steps)
     X = np.asarray(host(X, "X"), net.dtype)
     y = host(y, "y")
     y = y.astype(net.dtype) if y.dtype.kind == "f" else y
     w = None if sample_weight is None else host(sample_weight, "sample_weight")
     epochs, size = _epochs(len(X), steps, whole_number("batch_size", batch_size or len(X), 1), rule, batch_size is None)
-    updates = epochs * -(-len(X) // size)
+    updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
     single = net.dtype == np.float32
     runs = [net._twin(backend, net.dtype) for backend in backends]
     if single:
@@ -192,41 +203,44 @@ def compare_devices(
         runs.append(net._twin("cpu", np.float64))
     for twin in runs:
         twin._data(X, y, w)  # checks them, and builds a network that takes its sizes from the data
-    passes = [_forward(twin, X) for twin in runs]
-    crossed = _on_both_sides(runs[0], passes, y)
+    forward = [_forward(twin, X) for twin in runs]
+    crossed = _on_both_sides(runs[0], forward, y)
     keep = slice(None) if crossed.all() or not crossed.any() else ~crossed
-    for found, twin in zip(passes, runs, strict=True):
-        found |= _backward(twin, X[keep], y[keep], None if w is None else w[keep])
+    kept = (X[keep], y[keep], None if w is None else w[keep])
+    passes = [before | _backward(twin, *kept) for before, twin in zip(forward, runs, strict=True)]
     options: dict[str, Any] = {"optimizer": rule, "learning_rate": learning_rate, "epochs": epochs, "batch_size": size}
-    trained = [_trained(twin, X, y, w, options) for twin in runs]
-    labels = _labels(backends)
-    terms = max(size, len(X), *(spec.shape[-1] for layer in runs[0].model.parameters.specs for spec in layer))
+    trained = [_trained(runs[0], X, y, w, options)]
+    trained += [_trained_or_not(twin, X, y, w, options, trained[0]) for twin in runs[1:]]
+    labels, width = _labels(backends), max(runs[0].model.sizes)
     rows = []
-    for k, label in enumerate(labels[1:], 1):
-        for found, fixed, floor, factor in (
-            (passes, PASS_BOUND, 8 * math.sqrt(terms), 8.0),
-            (trained, TRAINING_BOUND, 8 * math.sqrt(terms * updates), 32.0),
-        ):
-            for name, p in found[0].items():
-                bound = fixed
-                if single:
-                    rho = _relative(found[-1][name], p)
-                    bound = floor * float(np.finfo(np.float32).eps) + factor * rho
-                rows.append(_row(name, label, p, found[k][name], bound))
+    for stage, found, fixed, batch, count, factor in (
+        ("pass", passes, PASS_BOUND, len(X), 1, 8.0),
+        ("training", trained, TRAINING_BOUND, size, updates, 32.0),
+    ):
+        for name, p in found[0].items():
+            bound = fixed
+            if single:
+                terms = width if name.startswith(_BY_SAMPLE) else max(width, batch)
+                rho = _relative(found[-1][name], p)
+                bound = 8 * math.sqrt(terms * count) * float(np.finfo(np.float32).eps) + factor * rho
+            for k, label in enumerate(labels[1:], 1):
+                rows.append(_row(stage, name, label, p, found[k][name], bound))
     kinks = int(crossed.sum()) if isinstance(keep, np.ndarray) else 0
     return ParityReport(tuple(labels), net.dtype.name, repr(rule), updates, kinks, tuple(rows))
 
 
 def _open(devices: Sequence[str | Backend]) -> list[Backend]:
     if isinstance(devices, str) or len(devices) < 2:
-        raise ValueError(f'devices are at least two, the first is compared with the others: ("cpu", "cuda"); received {devices!r}.')
+        raise ValueError(
+            f'devices are at least two, the first is compared with the others: ("cpu", "cuda"); received {devices!r}.'
+        )
     opened = [item if isinstance(item, Backend) else open_backend(item, fallback=False) for item in devices]
     names: dict[str, str] = {}
     for item, backend in zip(devices, opened, strict=True):
         if isinstance(item, str) and names.setdefault(backend.device, item) != item:
             raise DeviceUnavailableError(
-                f"Parity compares different devices; {names[backend.device]!r} and {item!r} are both {backend.device} here. "
-                "Run `nnbp doctor` to see which devices work."
+                f"Parity compares different devices; {names[backend.device]!r} and {item!r} are both {backend.device} "
+                "here. Run `nnbp doctor` to see which devices work."
             )
     return opened
 
@@ -241,6 +255,8 @@ def _labels(backends: Sequence[Backend]) -> list[str]:
 
 def _epochs(samples: int, steps: int, size: int, rule: Optimizer, free: bool) -> tuple[int, int]:
     """Number of epochs, and samples of a batch."""
+    if isinstance(rule, LBFGS):
+        return -(-steps // rule.max_iter), samples
     if rule.full_batch:
         return steps, samples
     if free:
@@ -279,6 +295,16 @@ def _trained(twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: d
     return {**found, "J by epoch": np.array(history["loss"])}
 
 
+def _trained_or_not(
+    twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: dict[str, Any], first: Found
+) -> Found:
+    """As `_trained`; where training diverges, although it does not on the first device, nothing is a number."""
+    try:
+        return _trained(twin, X, y, w, options)
+    except DivergenceError:
+        return {name: np.full_like(array, np.nan) for name, array in first.items()}
+
+
 def _on_both_sides(twin: Network, passes: Sequence[Found], y: NDArray[Any]) -> NDArray[np.bool]:
     """Of each sample, whether some z or h − y of it is on one side of a kink in one run and on the other in another."""
     dense = [layer for layer in twin.layers if isinstance(layer, Dense)]
@@ -303,17 +329,17 @@ def _relative(p: NDArray[Any], q: NDArray[Any]) -> float:
     return error / size if size > 0 and math.isfinite(error) else math.inf
 
 
-def _row(name: str, device: str, p: NDArray[Any], q: NDArray[Any], bound: float) -> ParityRow:
-    with np.errstate(all="ignore"):
-        difference = np.abs(p.astype(np.float64) - q)
-        ulp = difference / np.spacing(np.maximum(np.abs(p), np.abs(q)))
+def _row(stage: str, name: str, device: str, p: NDArray[Any], q: NDArray[Any], bound: float) -> ParityRow:
     x, y = p.astype(np.float64).ravel(), q.astype(np.float64).ravel()
-    lengths = float(np.linalg.norm(x) * np.linalg.norm(y))
-    cosine = min(1.0, float(x @ y) / lengths) if lengths > 0 else float(np.array_equal(x, y))
+    with np.errstate(all="ignore"):
+        difference = np.abs(x - y)
+        ulp = difference / np.spacing(np.maximum(np.abs(p), np.abs(q))).ravel()
+        lengths = np.linalg.norm(x) * np.linalg.norm(y)
+        cosine = min(1.0, float(x @ y / lengths)) if lengths > 0 else float(np.array_equal(x, y))
     relative = _relative(p, q)
     return ParityRow(
-        name, device, tuple(p.shape), float(difference.max()), relative, float(ulp.max()), cosine, bound,
-        # A bound that is no number is no bound: float64 itself failed then.
+        stage, name, device, tuple(p.shape), float(difference.max()), relative, float(ulp.max()), cosine, bound,
+        # A bound that is no number is none: float64 itself failed then.
         passed=relative <= bound and math.isfinite(bound),
     )  # fmt: skip
 

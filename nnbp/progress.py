@@ -67,7 +67,8 @@ def reporter(progress: bool | str) -> Callback | None:
     """What shows progress.
 
     Args:
-        progress: "auto" or True is a bar where standard error is a terminal (or in a notebook) and tqdm is installed, else
+        progress: "auto" or True is a bar where standard error is a terminal (or in a notebook) and tqdm is
+        installed, else
             plain lines; "lines" is always lines; False is silence.
 
     Raises:
@@ -77,11 +78,7 @@ def reporter(progress: bool | str) -> Callback | None:
         return None
     if progress is not True and progress not in ("auto", "lines"):
         raise ValueError(f"progress is 'auto', 'lines', True or False; received {progress!r}.")
-    if (
-        progress != "lines"
-        and find_spec("tqdm") is not None
-        and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    ):
+    if progress != "lines" and find_spec("tqdm") is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules):
         from tqdm.auto import tqdm
 
         return _Bar(tqdm)

@@ -1,4 +1,4 @@
-"""The recorder: layers and losses tell it, in the order of the computation, what a step does, and it keeps the bound calls."""
+"""The recorder: layers and losses tell it, in order, what a step does, and it keeps the bound calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Recorder:
         return self.backend.upload(np.asarray(values, dtype or self.dtype), dtype or self.dtype)
 
     def map(self, function: Callable[..., Any], outputs: Sequence[Array], **inputs: Array) -> None:
-        """``outputs = function(**inputs)``, elementwise with broadcasting; the function is traced, see `nnbp.expression`."""
+        """``outputs = function(**inputs)``, elementwise, broadcast; the function is traced, see `nnbp.expression`."""
         formula = trace(function, *inputs)
         self.calls += self.backend.elementwise(formula, list(inputs.values()), list(outputs))
 

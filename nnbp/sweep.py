@@ -156,9 +156,7 @@ class Sweep:
         if self.whole:
             batch = Batch(data.X, data.y, data.w)
         else:
-            batch = Batch(
-                *(None if source is None else self._rows(op, source) for source in (data.X, data.y, data.w))
-            )
+            batch = Batch(*(None if source is None else self._rows(op, source) for source in (data.X, data.y, data.w)))
         plan = Plan(self.engine, batch, training=self._training, gradients=self._training)
         tail = op.begin()
         op.map(

@@ -1,4 +1,4 @@
-"""For test suites: assertions on gradients and devices that fail with the whole table, and small problems to try them on.
+"""For test suites: assertions on gradients and devices that fail with the whole table, and small problems for them.
 
 >>> net, X, y = example_problem([3, 4, 2], activation="gelu", loss="huber", device="cpu")
 >>> assert_gradients(net, X, y)
@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,8 @@ def example_targets(loss: str | Loss, samples: int, outputs: int, seed: int = 0)
     """Random targets that a loss accepts.
 
     Returns:
-        (samples,) class indices for cross_entropy, which all occur where there are enough samples; (samples, outputs) zeros
-        and ones for other losses of classes; else (samples, outputs) numbers, at least 0.
+        (samples,) class indices for cross_entropy, which all occur where there are enough samples; (samples, outputs)
+        zeros and ones for other losses of classes; else (samples, outputs) numbers, at least 0.
     """
     rng, rule = np.random.default_rng((seed, 1)), losses.get(loss)
     if rule.requires == "softmax":
@@ -96,7 +97,7 @@ def example_problem(
     """
     rng = np.random.default_rng((seed, 0))
     net = Network(list(sizes), loss=loss, seed=seed, **options)
-    weights = [rng.normal(0, 1 / np.sqrt(n), (k, n)) for n, k in zip(sizes, sizes[1:], strict=False)]
+    weights = [rng.normal(0, 1 / np.sqrt(n), (k, n)) for n, k in pairwise(sizes)]
     biases = [rng.normal(0, 0.3, k) for k in sizes[1:]]
     X = rng.normal(size=(samples, sizes[0]))
     rule, last = net.loss_function, net.layers[-1]

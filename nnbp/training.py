@@ -126,7 +126,8 @@ class _Trainer:
 
     def validation_loss(self) -> float:
         """J of the validation data."""
-        assert self.check is not None and self.validation is not None
+        assert self.check is not None, "there is a validation loss only where there is validation"
+        assert self.validation is not None, "a sweep for checking goes over validation data"
         self.check.run()
         return self.check.total / _weight(self.validation) + self.model.decay()
 
@@ -163,7 +164,8 @@ def train(
         state: of the optimizer, to go on with.
 
     Raises:
-        DivergenceError: a loss or a parameter is no finite number any more; the parameters are those of the last epoch in which
+        DivergenceError: a loss or a parameter is no finite number any more; the parameters are those of the last
+        epoch in which
             all were.
     """
     with model.backend.active():
@@ -209,7 +211,8 @@ def _divergence(epoch: int, loss: float, rate: float, history: History) -> Diver
     what = f"a loss of {loss}" if not math.isfinite(loss) else "a parameter that is not finite"
     kept = f"those of epoch {epoch - 1}" if epoch > 1 else "the initial ones"
     error = DivergenceError(
-        f"Training diverged: epoch {epoch} ended with {what}, and every loss and parameter has to be finite. The network keeps "
+        f"Training diverged: epoch {epoch} ended with {what}, and every loss and parameter has to be finite. The "
+        "network keeps "
         f"the last good parameters, {kept}. Lower the learning rate (it was {rate:g}), give clip_norm=1.0, or "
         "standardise the inputs and targets."
     )

@@ -2,8 +2,8 @@
 
 Its arrays are no NumPy arrays and never become one by themselves: ``np.asarray``, NumPy's functions, ``float``, ``if``,
 iteration and operations with host arrays are errors; only `StrictBackend.download` gives values to the host, as a copy.
-New memory is full of NaN. In a captured step nothing may allocate, download or upload. Arithmetic is handed to the NumPy
-backend, so results are equal bit for bit.
+New memory is full of NaN, and using the device outside of `active()` is an error. In a captured step nothing may
+allocate, download or upload. Arithmetic is handed to the NumPy backend, so results are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StrictArray:
     __slots__ = ("_backend", "_host")
 
     __array_ufunc__ = None  # NumPy's functions and operators refuse
-    __cuda_array_interface__: Any = {}  # as GPU arrays have one: it says that `get` gives a host array
+    __cuda_array_interface__ = None  # that there is one says that `get` gives a host array
     __hash__ = None  # type: ignore[assignment]
 
     __array__ = _never("NumPy array")
@@ -129,7 +129,7 @@ _operators()
 
 
 class StrictNamespace:
-    """The array library of the strict backend: what the engine uses outside of its steps, and `add`, and nothing more."""
+    """The array library of the strict backend: what the engine uses outside of its steps, and `add`, no more."""
 
     _FUNCTIONS = (
         *("abs", "add", "argmax", "ascontiguousarray", "concatenate", "dot", "isfinite", "max", "multiply", "sum"),
@@ -177,7 +177,9 @@ class StrictBackend:
             return type(value)(map(self.host, value))
         # NumPy's scalars are refused, too: float64 ones would silently turn float32 arrays into float64.
         if isinstance(value, np.generic | np.ndarray):
-            raise TypeError(f"a device array meets {type(value).__name__} from the host; upload it, or use a plain number")
+            raise TypeError(
+                f"a device array meets {type(value).__name__} from the host; upload it, or use a plain number"
+            )
         return value
 
     def compute(self, name: str, function: Callable[..., Any], *operands: Any, **options: Any) -> StrictArray:
@@ -223,7 +225,9 @@ class StrictBackend:
             if np.shares_memory(operand._host, out._host):
                 raise ValueError("gemm writes over its own operand")
         if not out.flags.c_contiguous or len({a.dtype, b.dtype, out.dtype}) > 1:
-            raise ValueError(f"gemm wants a contiguous output and one dtype; received {a.dtype}, {b.dtype}, {out.dtype}")
+            raise ValueError(
+                f"gemm wants a contiguous output and one dtype; received {a.dtype}, {b.dtype}, {out.dtype}"
+            )
         return self._numpy.gemm(*map(self.host, (a, b, out)))
 
     def elementwise(self, formula: Any, inputs: Sequence[StrictArray], outputs: Sequence[StrictArray]) -> Any:
@@ -284,7 +288,9 @@ class StrictBackend:
 
 
 class OtherRoundingBackend(StrictBackend):
-    """A device that rounds otherwise, as a GPU does: sums go backwards, formulas are computed in the next wider dtype."""
+    """A device that rounds otherwise, as a GPU does: sums go backwards, formulas are computed in a wider dtype."""
+
+    name = "other"
 
     def gemm(self, a: StrictArray, b: StrictArray, out: StrictArray) -> Any:
         super().gemm(a, b, out)

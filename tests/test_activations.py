@@ -1,4 +1,4 @@
-"""Activations: every registered one against central differences, PyTorch, and itself compiled; accuracy and stability."""
+"""Activations: each against central differences, PyTorch and itself compiled; accuracy and stability."""
 
 from __future__ import annotations
 

@@ -137,9 +137,7 @@ def changes_in_place(z: Any) -> Any:
         (lambda z: np.exp(z > 0), "np.exp of comparisons", "np.where"),
     ],
 )
-def test_a_refusal_names_what_was_received_and_the_fix(
-    function: Callable[[Any], Any], received: str, fix: str
-) -> None:
+def test_a_refusal_names_what_was_received_and_the_fix(function: Callable[[Any], Any], received: str, fix: str) -> None:
     with pytest.raises(TypeError, match=received) as caught:
         trace(function, "z")
     assert caught.match(fix)
@@ -190,9 +188,10 @@ class Program:
     results: tuple[int, ...]
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
-        values, conditions = list(inputs), []
+        values: list[Any] = list(inputs)
+        conditions: list[Any] = []
         for step in self.steps:
-            a, b, c = (values[k % len(values)] for k in step.operands)
+            a, b = (values[k % len(values)] for k in step.operands[:2])
             condition = conditions[step.operands[2] % len(conditions)] if conditions else a
             number = CONSTANTS[step.constant % len(CONSTANTS)]
             if step.operation == "**":
@@ -288,8 +287,11 @@ def test_arrays_larger_than_a_tile(shape: tuple[int, int]) -> None:
 
     with np.errstate(all="ignore"):
         expected = function(z, b)
-    compute(trace(function, "z", "b"), [z, b], [out])
+    formula = trace(function, "z", "b")
+    compute(formula, [z, b], [out])
     assert_same_bits(out, expected)
+    operands = [array for _, arguments in backend.elementwise(formula, [z, b], [out]) for array in arguments]
+    assert max(array.size for array in operands if isinstance(array, np.ndarray)) <= module.TILE
 
 
 def test_inputs_stay_as_they_are() -> None:
@@ -308,8 +310,9 @@ def test_inputs_stay_as_they_are() -> None:
         (lambda a, b: (a + b, a), [[[4.0, 9.0]], [[-1.0, 2.0]]]),
         (lambda a, b: (a * b, a + b), [[[-5.0, 14.0]], [[4.0, 9.0]]]),
         (lambda a, b: (3.0, a), [[[3.0, 3.0]], [[-1.0, 2.0]]]),
+        (lambda a, b: (a + b, (a + b) * 2.0 * a), [[[4.0, 9.0]], [[-8.0, 36.0]]]),
     ],
-    ids=["where keeps its operand", "swap", "keep the old value", "both in place", "a constant"],
+    ids=["where keeps its operand", "swap", "old value", "both in place", "constant", "result that is read on"],
 )
 def test_in_place(function: Callable[..., Any], expected: list[Any]) -> None:
     a, b = np.array([[-1.0, 2.0]]), np.array([[5.0, 7.0]])

@@ -1,4 +1,4 @@
-"""Losses: every registered one against central differences, PyTorch, and itself compiled; stability; checks of targets."""
+"""Losses: each against central differences, PyTorch and itself compiled; stability; checks of targets."""
 
 from __future__ import annotations
 
@@ -16,16 +16,7 @@ from numpy.typing import NDArray
 import nnbp
 from nnbp import activations, losses
 from nnbp.errors import DataError, GradientError, ShapeError
-from nnbp.losses import (
-    AbsoluteError,
-    BinaryCrossEntropy,
-    CrossEntropy,
-    Huber,
-    Loss,
-    Poisson,
-    Quantile,
-    SquaredError,
-)
+from nnbp.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, Poisson, Quantile, SquaredError
 from nnbp.recorder import Recorder
 
 BUILT_IN = {name: cls for name, cls in Loss.registry.items() if cls.__module__ == losses.__name__}
@@ -81,7 +72,15 @@ def record(loss: Loss, z: NDArray[Any], y: NDArray[Any], f: str | None = None) -
 
 
 def test_registry_holds_the_contract() -> None:
-    wanted = ["squared_error", "absolute_error", "huber", "quantile", "poisson", "binary_cross_entropy", "cross_entropy"]
+    wanted = [
+        "squared_error",
+        "absolute_error",
+        "huber",
+        "quantile",
+        "poisson",
+        "binary_cross_entropy",
+        "cross_entropy",
+    ]
     assert set(wanted) <= set(Loss.registry)
     assert {name for name in wanted if losses.get(name).classification} == CLASSES
     outputs = {name: losses.get(name).output_activation for name in wanted}

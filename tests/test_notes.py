@@ -31,9 +31,7 @@ def network(*sizes: int, activation: str = "sigmoid", **options: Any) -> nnbp.Ne
     options = {"output_activation": activation, **options}
     net = nnbp.Network(list(sizes), activation=activation, device="cpu", dtype="float64", seed=7, **options)
     rng = np.random.default_rng(11)
-    net.set_parameters(
-        [rng.normal(size=W.shape) for W in net.weights], [rng.normal(size=b.shape) for b in net.biases]
-    )
+    net.set_parameters([rng.normal(size=W.shape) for W in net.weights], [rng.normal(size=b.shape) for b in net.biases])
     return net
 
 
@@ -326,9 +324,7 @@ def test_delta_of_hidden_layers_by_hand() -> None:
         delta = [dsigmoid(trace.z[3][n, i]) * (trace.a[3][n, i] - y[n, i]) for i in range(2)]
         for layer in (1, 0):
             W = net.weights[layer + 1]
-            delta = [
-                dsigmoid(trace.z[layer + 1][n, j]) * (W[0, j] * delta[0] + W[1, j] * delta[1]) for j in range(2)
-            ]
+            delta = [dsigmoid(trace.z[layer + 1][n, j]) * (W[0, j] * delta[0] + W[1, j] * delta[1]) for j in range(2)]
             np.testing.assert_allclose(found.delta[layer][n], delta, rtol=1e-12)
         dX = [sum(net.weights[0][i, j] * delta[i] for i in range(2)) for j in range(2)]
         np.testing.assert_allclose(found.dX[n], dX, rtol=1e-12)

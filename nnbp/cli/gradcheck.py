@@ -1,0 +1,133 @@
+"""`nnbp gradcheck`: backpropagation against central differences, for every built-in activation and loss."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nnbp.activations import Activation
+from nnbp.gradcheck import TOLERANCE, GradientReport, check_gradients
+from nnbp.losses import Loss
+from nnbp.registry import find
+from nnbp.testing import example_problem
+
+__all__ = ["add_parser", "built_in", "count", "layer_sizes", "run"]
+
+Case = tuple[str, str, GradientReport]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the command `gradcheck` to the command line."""
+    parser = subparsers.add_parser(
+        "gradcheck",
+        help="check backpropagation against central differences",
+        description=(
+            "Checks the gradients of small random networks against central differences in float64: of every built-in "
+            "hidden activation with every loss, or of those that are named. Exit code 1 where one is wrong."
+        ),
+    )
+    parser.add_argument(
+        "--layers", type=layer_sizes, default=[4, 8, 3], metavar="N,N,…", help="sizes of all layers (default 4,8,3)"
+    )
+    parser.add_argument("--activation", metavar="NAME", help="of the hidden layers (default: every one)")
+    parser.add_argument("--loss", metavar="NAME", help="the loss (default: every one)")
+    parser.add_argument("--weight-decay", type=float, default=0.1, metavar="λ", help="λ of J (default 0.1)")
+    parser.add_argument("--samples", type=count, default=8, metavar="M", help="number of samples (default 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of parameters and data (default 0)")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help=f"largest relative error (default {TOLERANCE:g})"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks and prints the reports; 0, 1 where a gradient is wrong, 2 where the arguments make no network."""
+    try:
+        cases = _cases(arguments)
+    except ValueError as error:
+        print(f"nnbp gradcheck: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(_document(cases), indent=2, allow_nan=False))
+    elif len(cases) == 1:
+        print(cases[0][2])
+    else:
+        print(_table(cases))
+    return 0 if all(report.passed for _, _, report in cases) else 1
+
+
+def _cases(arguments: argparse.Namespace) -> list[Case]:
+    hidden = [name for name in built_in(Activation.registry) if name != "softmax"]
+    kinds = built_in(Loss.registry)
+    if arguments.activation is not None:
+        hidden = [find("an activation", Activation.registry, arguments.activation).name]
+    if arguments.loss is not None:
+        kinds = [find("a loss", Loss.registry, arguments.loss).name]
+    found = []
+    for activation in hidden:
+        for loss in kinds:
+            net, X, y = example_problem(
+                arguments.layers, activation=activation, loss=loss, samples=arguments.samples, seed=arguments.seed,
+                weight_decay=arguments.weight_decay, dtype="float64", device="cpu",
+            )  # fmt: skip
+            # Weights from 0 to 2, so that a sample that counts nothing is among them.
+            w = np.linspace(0.0, 2.0, arguments.samples) if arguments.samples > 1 else None
+            report = check_gradients(net, X, y, w, tolerance=arguments.tolerance)
+            found.append((activation, loss, report))
+    return found
+
+
+def built_in(registry: Mapping[str, type]) -> list[str]:
+    """Names of the classes that nnbp itself brings."""
+    return [name for name, cls in registry.items() if cls.__module__.startswith("nnbp.")]
+
+
+def _document(cases: list[Case]) -> dict[str, Any]:
+    reports = [{"activation": f, "loss": loss, **report.as_dict()} for f, loss, report in cases]
+    return {"passed": all(report.passed for *_, report in cases), "reports": reports}
+
+
+def _table(cases: list[Case]) -> str:
+    lines = [f"{'activation':<12} {'loss':<21} {'checked':>7}  {'max relative':>12}  {'worst in':<8}  kinks"]
+    lines.append("─" * 78)
+    for activation, loss, report in cases:
+        worst = max(report.rows, key=lambda row: row.max_relative_error)
+        around = sum(row.stepped_around for row in report.rows)
+        notes = [f"{around} stepped around"] if around else []
+        notes += [f"{at} not judged"] if (at := sum(row.at_kink for row in report.rows)) else []
+        notes += [] if report.passed else ["FAILED"]
+        checked = sum(row.checked for row in report.rows)
+        lines.append(
+            f"{activation:<12} {loss:<21} {checked:>7}  {report.max_relative_error:>12.1e}  {worst.name:<8}  "
+            f"{', '.join(notes)}".rstrip()
+        )
+    failed = sum(not report.passed for *_, report in cases)
+    worst_error = max(report.max_relative_error for *_, report in cases)
+    verdict = f"FAILED: {failed} of {len(cases)} networks" if failed else f"PASSED: {len(cases)} networks"
+    lines.append(f"{verdict}; largest relative error {worst_error:.2g}, allowed {cases[0][2].tolerance:g}")
+    return "\n".join(lines)
+
+
+def layer_sizes(text: str) -> list[int]:
+    """The argument 4,8,3."""
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"sizes of at least two layers, such as 4,8,3; received {text!r}")
+    return sizes
+
+
+def count(text: str) -> int:
+    """The argument of a number of things."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number, at least 1; received {text!r}")
+    return int(text)

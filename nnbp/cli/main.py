@@ -1,0 +1,97 @@
+"""`nnbp COMMAND …`: finds the command's file, runs it, and turns errors into one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from nnbp.cli.common import Exit, Terminated, exit_code, say, terminable
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor")
+"""The commands, in the order of the help page; each is a file of this folder with `add_parser` and `run`."""
+
+_EPILOG = """\
+first steps:
+  nnbp train digits                            train on scikit-learn's handwritten digits
+  nnbp train people.csv --target income        train on a table of your own
+  nnbp predict runs/people-1 new.csv           predict with what was trained
+
+exit codes:
+  0 done   2 usage   3 data   4 model file   5 diverged   6 resources   130 Ctrl-C   143 SIGTERM
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the words after `nnbp`; None takes them from the command line.
+
+    Returns:
+        the exit code; see `nnbp.cli.common.Exit`.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = _parser(next((word for word in words if not word.startswith("-")), None))
+    if not words:
+        parser.print_help(sys.stderr)
+        return Exit.USAGE
+    try:
+        arguments = parser.parse_args(words)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else Exit.USAGE
+    # Whoever wants to repeat a run finds these words in its folder.
+    arguments.words = words
+    try:
+        with terminable():
+            code: int = arguments.run(arguments)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        # The reader of a pipe went away, as `head` does; what Python would still flush at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.BROKEN_PIPE
+    except (Exception, KeyboardInterrupt) as error:
+        if arguments.debug:
+            traceback.print_exc()
+        say(f"nnbp {arguments.command}", _words_for(error))
+        return exit_code(error)
+
+
+def _parser(named: str | None) -> argparse.ArgumentParser:
+    """The parser of the command line; only the named command's file is imported, or all for the help page."""
+    parser = argparse.ArgumentParser(
+        prog="nnbp",
+        description="Trains and checks backpropagation networks on NumPy or CuPy.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nnbp {version('nnbp')}")
+    parser.set_defaults(debug=False)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    for name in [named] if named in COMMANDS else COMMANDS:
+        command = import_module(f"nnbp.cli.{name}").add_parser(subparsers)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _words_for(error: BaseException) -> str:
+    """The paragraph that tells of an error."""
+    if isinstance(error, Terminated):
+        return "ended by SIGTERM."
+    if isinstance(error, KeyboardInterrupt):
+        return "ended by Ctrl-C."
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error or 'no more could be had'}. Use fewer rows, a smaller --batch-size or fewer units."
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if exit_code(error) == Exit.BUG:
+        return f"unexpected {type(error).__name__}: {text}. This is a mistake in nnbp: --debug shows where; please report it."
+    return f"error: {text}"

@@ -1,0 +1,138 @@
+"""`nnbp parity`: the same networks on two devices, for every built-in activation, loss and optimizer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import NamedTuple
+
+from nnbp.activations import Activation
+from nnbp.cli.gradcheck import built_in, count, layer_sizes
+from nnbp.errors import DeviceUnavailableError
+from nnbp.losses import Loss
+from nnbp.optimizers import Optimizer
+from nnbp.parity import ParityReport, compare_devices
+from nnbp.testing import example_problem
+
+__all__ = ["add_parser", "run"]
+
+EXIT_NO_DEVICE = 6
+
+
+class Case(NamedTuple):
+    """One network, and how it is trained."""
+
+    activation: str = "tanh"
+    loss: str = "cross_entropy"
+    optimizer: str = "adam"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the command `parity` to the command line."""
+    parser = subparsers.add_parser(
+        "parity",
+        help="compare what two devices compute",
+        description=(
+            "Compares forward pass, every delta and gradient, and the parameters after some updates, on two devices or "
+            "more: with every built-in activation, loss and optimizer in turn, or with those that are named. Exit code "
+            f"1 where they disagree, {EXIT_NO_DEVICE} where a device does not work."
+        ),
+    )
+    parser.add_argument(
+        "--devices", type=_words, default=["cpu", "cuda"], metavar="D,D", help="to compare (default cpu,cuda)"
+    )
+    parser.add_argument(
+        "--dtype", type=_dtypes, default=["float64", "float32"], metavar="T", help="default float64,float32"
+    )
+    parser.add_argument("--layers", type=layer_sizes, default=[16, 32, 4], metavar="N,N,…", help="default 16,32,4")
+    parser.add_argument("--samples", type=count, default=50, metavar="M", help="number of samples (default 50)")
+    parser.add_argument("--steps", type=count, default=10, metavar="N", help="number of updates (default 10)")
+    parser.add_argument("--activation", metavar="NAME", help="of the hidden layers")
+    parser.add_argument("--loss", metavar="NAME", help="the loss")
+    parser.add_argument("--optimizer", metavar="NAME", help="of the updates")
+    parser.add_argument("--seed", type=int, default=0, help="of parameters and data (default 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compares and prints the reports; 0, 1 where devices disagree, 2 for wrong arguments, 6 without a device."""
+    try:
+        cases = [
+            (case, dtype, _compare(arguments, case, dtype)) for case in _cases(arguments) for dtype in arguments.dtype
+        ]
+    except DeviceUnavailableError as error:
+        print(f"nnbp parity: {error}", file=sys.stderr)
+        return EXIT_NO_DEVICE
+    except ValueError as error:
+        print(f"nnbp parity: {error}", file=sys.stderr)
+        return 2
+    passed = all(report.passed for *_, report in cases)
+    if arguments.json:
+        reports = [{"case": case._asdict(), **report.as_dict()} for case, _, report in cases]
+        print(json.dumps({"passed": passed, "reports": reports}, indent=2, allow_nan=False))
+    elif len(_cases(arguments)) == 1:
+        print("\n\n".join(str(report) for *_, report in cases))
+    else:
+        print(_table(cases))
+    return 0 if passed else 1
+
+
+def _compare(arguments: argparse.Namespace, case: Case, dtype: str) -> ParityReport:
+    net, X, y = example_problem(
+        arguments.layers, activation=case.activation, loss=case.loss, samples=arguments.samples, seed=arguments.seed,
+        weight_decay=0.01, dtype=dtype, device="cpu",
+    )  # fmt: skip
+    return compare_devices(net, X, y, devices=arguments.devices, steps=arguments.steps, optimizer=case.optimizer)
+
+
+def _cases(arguments: argparse.Namespace) -> list[Case]:
+    """Every activation, every loss and every optimizer once, or the one network that is named."""
+    named = {key: getattr(arguments, key) for key in Case._fields if getattr(arguments, key) is not None}
+    if named:
+        return [Case(**named)]
+    hidden = [name for name in built_in(Activation.registry) if name != "softmax"]
+    cases = [Case(activation=name) for name in hidden]
+    cases += [Case(loss=name) for name in built_in(Loss.registry)]
+    cases += [Case(optimizer=name) for name in built_in(Optimizer.registry)]
+    return list(dict.fromkeys(cases))
+
+
+def _table(cases: list[tuple[Case, str, ParityReport]]) -> str:
+    lines = [
+        f"{'activation':<11}  {'loss':<20}  {'optimizer':<9}  {'dtype':<7}  {'pass':>7}  {'bound':>7}  "
+        f"{'trained':>7}  {'bound':>7}"
+    ]
+    lines.append("─" * len(lines[0]))
+    for case, dtype, report in cases:
+        lines.append(
+            f"{case.activation:<11}  {case.loss:<20}  {case.optimizer:<9}  {dtype}  {_worst(report, 'pass')}  "
+            f"{_worst(report, 'training')}{'' if report.passed else '  FAILED'}"
+        )
+    failed = sum(not report.passed for *_, report in cases)
+    verdict = f"FAILED: {failed} of {len(cases)} comparisons" if failed else f"PASSED: {len(cases)} comparisons"
+    devices = cases[0][2].devices
+    lines.append(f"{verdict} of {devices[0]} with {', '.join(devices[1:])}, {cases[0][2].updates} updates each")
+    return "\n".join(lines)
+
+
+def _worst(report: ParityReport, stage: str) -> str:
+    """Relative error and bound of the row that comes nearest to its bound."""
+    row = max((row for row in report.rows if row.stage == stage), key=lambda row: row.max_relative_error / row.bound)
+    return f"{row.max_relative_error:>7.1e}  {row.bound:>7.1e}"
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if len(words) < 2 or not all(words):
+        raise argparse.ArgumentTypeError(f"at least two devices, such as cpu,cuda; received {text!r}")
+    return words
+
+
+def _dtypes(text: str) -> list[str]:
+    dtypes = [word.strip() for word in text.split(",")]
+    if not set(dtypes) <= {"float32", "float64"}:
+        raise argparse.ArgumentTypeError(f"float32, float64 or both, with a comma between; received {text!r}")
+    return dtypes

@@ -1,0 +1,44 @@
+"""What all tests share: devices to run on, and what happens to tests of a GPU where none works."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import pytest
+from strict_backend import StrictBackend
+
+from nnbp.backend import Backend
+from nnbp.device import devices, gpu_required, open_backend
+
+
+@cache
+def _no_gpu() -> str | None:
+    """Why no GPU works here, or None where one does."""
+    gpus = devices()[1:]
+    return None if any(gpu.works for gpu in gpus) else "; ".join(map(str, gpus))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` are skipped with the reason; with NNBP_REQUIRE_GPU=1 they fail with it."""
+    if item.get_closest_marker("cupy") is not None and find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed")
+    if item.get_closest_marker("gpu") is not None and (reason := _no_gpu()) is not None:
+        if gpu_required():
+            pytest.fail(f"NNBP_REQUIRE_GPU is set, and {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """A device by its name."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=["numpy", "strict", pytest.param("cupy", marks=pytest.mark.gpu)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """A backend, opened."""
+    if request.param == "strict":
+        return StrictBackend()
+    return open_backend("cpu" if request.param == "numpy" else "cuda", fallback=False)

@@ -1,0 +1,266 @@
+"""What a network stands on: its arguments, its parameters as views, sizes taken from data, and copies of itself."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnbp import DataError, Dense, Dropout, DTypeError, Network, NnbpError, ShapeError
+
+
+def network(*sizes: int, **options: Any) -> Network:
+    return Network(list(sizes or (3, 4, 2)), **{"device": "cpu", "seed": 0, **options})
+
+
+def data(m: int = 20, n_out: int = 2) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(m, 3)), rng.normal(size=(m, n_out))
+
+
+# Arguments.
+
+
+def test_defaults() -> None:
+    net = Network([3, 4, 2], device="cpu")
+    assert net.dtype == np.float32
+    assert net.weight_decay == 0.0
+    assert net.loss_function.name == "squared_error"
+    assert [layer.f.name for layer in net.layers] == ["relu", "identity"]  # type: ignore[attr-defined]
+    assert net.device == "cpu"
+
+
+@pytest.mark.parametrize("dtype", ["float32", np.float32, np.dtype("f4"), "float64", float, np.float64])
+def test_dtype(dtype: Any) -> None:
+    net = network(dtype=dtype)
+    assert net.dtype == np.dtype(dtype)
+    assert {a.dtype for a in (net.parameters, net.forward([[1, 2, 3]]), net.weights[0])} == {np.dtype(dtype)}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float33", int, None, "", 5, complex, "float128"])
+def test_other_dtypes_are_refused(dtype: Any) -> None:
+    with pytest.raises(DTypeError, match="dtype is float32 or float64; received"):
+        network(dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"weight_decay": -1e-4}, r"weight_decay.*at least 0; received -0\.0001"),
+        ({"weight_decay": np.nan}, "weight_decay.*received nan"),
+        ({"weight_decay": np.inf}, "weight_decay.*received inf"),
+        ({"weight_decay": "1e-4"}, "weight_decay.*received '1e-4'"),
+        ({"weight_decay": None}, "weight_decay.*received None"),
+        ({"seed": -1}, "seed is a whole number, at least 0; received -1"),
+        ({"seed": 1.5}, r"seed.*received 1\.5"),
+        ({"seed": "0"}, "seed.*received '0'"),
+        ({"device": "gpu"}, "received 'gpu'"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        network(**arguments)
+
+
+def test_without_a_seed_networks_differ() -> None:
+    one, other = (Network([3, 4, 2], device="cpu") for _ in range(2))
+    assert not np.array_equal(one.parameters, other.parameters)
+    again = Network([3, 4, 2], device="cpu", seed=one.seed)
+    np.testing.assert_array_equal(again.parameters, one.parameters)
+
+
+# Parameters.
+
+
+def test_parameters_are_one_vector_of_which_weights_and_biases_are_views() -> None:
+    net = network()
+    assert [W.shape for W in net.weights] == [(4, 3), (2, 4)]
+    assert [b.shape for b in net.biases] == [(4,), (2,)]
+    parts = [*net.weights, *net.biases]
+    np.testing.assert_array_equal(net.parameters, np.concatenate([part.ravel() for part in parts]))
+    before = net.forward([[1, 2, 3]])
+    for part in parts:
+        assert np.shares_memory(part, net.parameters)
+        part += 1
+    assert not np.array_equal(net.forward([[1, 2, 3]]), before)
+    np.testing.assert_array_equal(net.parameters, np.concatenate([part.ravel() for part in parts]))
+
+
+def test_biases_begin_at_0() -> None:
+    assert not np.any([np.any(b) for b in network().biases])
+
+
+def test_set_parameters_from_lists() -> None:
+    net = network()
+    net.set_parameters([np.full((4, 3), 2), [[1, 2, 3, 4], [5, 6, 7, 8]]], [[1, 1, 1, 1], np.array([0.5, -0.5])])
+    np.testing.assert_array_equal(net.weights[1], [[1, 2, 3, 4], [5, 6, 7, 8]])
+    np.testing.assert_array_equal(net.biases[1], [0.5, -0.5])
+    hidden = np.array([[13.0, 13, 13, 13]])
+    np.testing.assert_array_equal(net.forward([[1, 2, 3]]), hidden @ net.weights[1].T + net.biases[1])
+
+
+def test_set_parameters_copies() -> None:
+    net = network()
+    W = [np.ones((4, 3), np.float32), np.ones((2, 4), np.float32)]
+    net.set_parameters(W, [np.zeros(4), np.zeros(2)])
+    W[0][...] = 9
+    assert net.weights[0].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "biases", "error", "said"),
+    [
+        ([np.ones((4, 3))], [np.ones(4), np.ones(2)], ShapeError, "one W for each of 2 dense layers; received 1"),
+        ([np.ones((4, 3)), np.ones((2, 4))], [np.ones(4)], ShapeError, "one b for each of 2 dense layers"),
+        ([np.ones((3, 4)), np.ones((2, 4))], [np.ones(4), np.ones(2)], ShapeError, r"W\[0\].*\(4, 3\).*n_out, n_in"),
+        ([np.ones((4, 3)), np.ones((2, 4))], [np.ones(4), np.ones((2, 1))], ShapeError, r"b\[1\] has shape \(2,\)"),
+        ([np.ones((4, 3)), [["a"] * 4] * 2], [np.ones(4), np.ones(2)], DTypeError, r"W\[1\] holds real numbers"),
+    ],
+)
+def test_set_parameters_that_do_not_fit(weights: Any, biases: Any, error: Any, said: str) -> None:
+    net = network()
+    before = net.parameters.copy()
+    with pytest.raises(error, match=said):
+        net.set_parameters(weights, biases)
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+# Sizes from the data.
+
+
+@pytest.mark.parametrize("use", ["forward", "predict", "summary", "parameters", "weights", "layers", "trace"])
+def test_network_without_sizes_says_so(use: str) -> None:
+    net = Network(device="cpu")
+    with pytest.raises(NnbpError, match=r"taken from the data.*fit\(X, y\) first, or give the sizes"):
+        getattr(net, use)(data()[0]) if use in ("forward", "predict", "trace") else (
+            net.summary() if use == "summary" else getattr(net, use)
+        )
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "sizes"),
+    [
+        ("squared_error", np.zeros(6), [3, 100, 1]),
+        ("squared_error", np.zeros((6, 4)), [3, 100, 4]),
+        ("cross_entropy", np.array([0, 1, 2, 3, 0, 1]), [3, 100, 4]),
+        ("cross_entropy", np.eye(6), [3, 100, 6]),
+        ("binary_cross_entropy", np.array([0, 1] * 3), [3, 100, 1]),
+    ],
+)
+def test_sizes_are_taken_at_the_first_fit(loss: str, y: Any, sizes: list[int]) -> None:
+    net = Network(device="cpu", seed=0, loss=loss)
+    net.fit(data(6)[0], y, epochs=1, progress=False)
+    assert net.model.sizes == sizes
+    assert "-".join(map(str, sizes)) in repr(net)
+
+
+def test_network_of_layers_takes_its_inputs_at_first_use() -> None:
+    net = Network([Dense(4, "tanh"), Dropout(0.5), Dense(2)], device="cpu", seed=0)
+    assert net.forward(data()[0]).shape == (20, 2)
+    assert net.model.sizes == [3, 4, 4, 2]
+    with pytest.raises(ShapeError, match=r"here \(m, 3\); received shape \(2, 5\)"):
+        net.forward(np.ones((2, 5)))
+
+
+@pytest.mark.parametrize("layers", [None, [Dense(4, "tanh"), Dense(2)]])
+@pytest.mark.parametrize(
+    ("y", "error"),
+    [
+        (np.full(20, np.nan), DataError),
+        (np.full(20, -1), DataError),
+        (np.full(20, 0.5), DataError),
+        (np.full(20, 1e15), DataError),
+        (np.zeros(7), ShapeError),
+        (["a"] * 20, DTypeError),
+        (None, DTypeError),
+    ],
+)
+def test_bad_targets_leave_the_sizes_open(layers: Any, y: Any, error: Any) -> None:
+    """A first fit that was refused has changed nothing: the next may have other sizes."""
+    net = Network(layers, loss="cross_entropy", device="cpu", seed=0)
+    with pytest.raises(error):
+        net.fit(data()[0], y, epochs=1, progress=False)
+    net.fit(np.ones((4, 5)), [0, 1, 1, 0], epochs=1, progress=False)
+    assert net.model.n_in == 5
+
+
+# Copies.
+
+
+def trained(**options: Any) -> Network:
+    layers = [3, Dense(8, "gelu"), Dropout(0.3), Dense(2)]
+    net = Network(layers, device="cpu", seed=4, weight_decay=1e-3, dtype="float64", **options)
+    net.fit(*data(), epochs=2, batch_size=8, progress=False)
+    return net
+
+
+@pytest.mark.parametrize(
+    "twin_of",
+    [
+        lambda net: pickle.loads(pickle.dumps(net)),
+        copy.copy,
+        copy.deepcopy,
+        lambda net: net.copy(),
+        lambda net: net.copy().to("cpu"),
+    ],
+    ids=["pickle", "copy", "deepcopy", "net.copy", "to"],
+)
+def test_a_copy_goes_on_as_the_original_would(twin_of: Any) -> None:
+    """Parameters, order of samples, dropout masks and the optimizer of partial_fit go along, bit for bit."""
+    net = trained()
+    X, y = data()
+    net.partial_fit(X, y, batch_size=5)
+    twin = twin_of(net)
+    assert not np.shares_memory(twin.parameters, net.parameters)
+    for attribute in ("weight_decay", "dtype", "seed", "device", "loss_function"):
+        assert getattr(twin, attribute) == getattr(net, attribute)
+    np.testing.assert_array_equal(twin.forward(X), net.forward(X))
+    for each in (net, twin):
+        each.partial_fit(X, y, batch_size=5)
+        each.fit(X, y, epochs=2, batch_size=8, progress=False)
+    np.testing.assert_array_equal(twin.parameters, net.parameters)
+
+
+def test_a_copy_is_a_network_of_its_own() -> None:
+    net = trained()
+    twin, before = net.copy(), net.parameters.copy()
+    twin.fit(*data(), epochs=1, progress=False)
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_copy_of_a_network_without_sizes() -> None:
+    net = pickle.loads(pickle.dumps(Network(device="cpu", seed=3)))
+    twin = Network(device="cpu", seed=3)
+    for each in (net, twin):
+        each.fit(*data(), epochs=1, progress=False)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+def test_to_returns_the_network_itself() -> None:
+    net = trained()
+    before = net.forward(data()[0])
+    assert net.to("cpu") is net
+    np.testing.assert_array_equal(net.forward(data()[0]), before)
+
+
+def test_networks_share_no_state() -> None:
+    """Two networks trained by turns equal two trained one after the other."""
+    X, y = data()
+    turns = [network(seed=k) for k in range(2)]
+    for _ in range(2):
+        for net in turns:
+            net.fit(X, y, epochs=1, batch_size=4, optimizer="sgd", progress=False)
+    for k, net in enumerate(turns):
+        alone = network(seed=k)
+        for _ in range(2):
+            alone.fit(X, y, epochs=1, batch_size=4, optimizer="sgd", progress=False)
+        np.testing.assert_array_equal(net.parameters, alone.parameters)
+
+
+def test_global_random_state_is_neither_used_nor_changed() -> None:
+    state = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]  # noqa: NPY002
+    trained()
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # type: ignore[index]  # noqa: NPY002

@@ -1,0 +1,351 @@
+"""The CuPy backend: against NumPy's, member by member, emulated and on a GPU; and its kernels through NVIDIA's compiler."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from emulated_cupy import Device, Memory, RawKernel, emulated_backend_class
+from kernel_samples import bundle, library_formulas, needs_compiler, operation_formulas
+from nnbp.backends import kernel_source
+from nnbp.backends.kernel_source import Launch
+
+from nnbp import Dense, Dropout, Network
+from nnbp.backend import Backend, backend_class
+from nnbp.errors import DeviceMemoryError, NnbpError
+from nnbp.expression import trace
+
+ARCHITECTURES = ("75", "80", "90", "100", "120")
+DTYPES = [np.float32, np.float64]
+
+
+@pytest.fixture(params=[pytest.param("emulated", marks=needs_compiler), pytest.param("cupy", marks=pytest.mark.gpu)])
+def backend(request):
+    opened = emulated_backend_class()() if request.param == "emulated" else backend_class("cupy")()
+    with opened.active():
+        yield opened
+
+
+@pytest.fixture
+def numpy_backend():
+    return backend_class("numpy")()
+
+
+def tolerance(dtype: Any) -> dict[str, float]:
+    return {"rtol": 2e-5, "atol": 2e-6} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-13}
+
+
+def both(
+    backend: Backend, numpy_backend: Backend, operation: Callable[..., Any], *arrays: np.ndarray, runs: int = 1
+) -> list[list[np.ndarray]]:
+    """The arrays after the operation was bound to them and run, on either backend."""
+    results = []
+    for one in (backend, numpy_backend):
+        on_device = [one.upload(array.copy(), array.dtype) for array in arrays]
+        run = one.capture(operation(one, *on_device))
+        for _ in range(runs):
+            run()
+        results.append([one.download(array) for array in on_device])
+    return results
+
+
+def test_it_is_a_backend(backend):
+    assert isinstance(backend, Backend)
+    assert (backend.name, backend.device) == ("cupy", "cuda:0")
+    free, total = backend.memory()
+    assert 0 < free <= total
+    backend.synchronize()
+
+
+def test_arrays_go_up_and_come_down(backend):
+    host = np.arange(6.0).reshape(2, 3)
+    for values, dtype in ((host, np.float64), (host.T, np.float32), (host[:, ::2], np.float64), (host[:0], np.int64)):
+        array = backend.upload(values, dtype)
+        assert array.flags.c_contiguous
+        assert array.dtype == dtype
+        back = backend.download(array)
+        assert type(back) is np.ndarray
+        np.testing.assert_array_equal(back, values.astype(dtype))
+        np.testing.assert_array_equal(backend.download(array.T), values.astype(dtype).T)
+    array = backend.upload(host, np.float64)
+    host[...] = 0.0
+    assert backend.download(array)[1, 2] == 5.0, "what was uploaded does not change with the host array"
+    assert backend.empty(3, np.float32).shape == (3,)
+    assert backend.empty((2, 3), np.float64).flags.c_contiguous
+
+
+def test_it_owns_its_own_arrays(backend):
+    assert backend.owns(backend.empty(3, np.float32))
+    assert backend.owns(backend.empty((2, 3), np.float32).T)
+    assert not backend.owns(np.zeros(3))
+    assert not backend.owns([1.0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k", "m"), [(5, 4, 3), (1, 4, 3), (5, 4, 1), (1, 7, 1), (4, 1, 3), (3, 200, 2)])
+def test_gemm(backend, numpy_backend, dtype, n, k, m):
+    rng = np.random.default_rng(0)
+    a, b, out = (rng.normal(size=shape).astype(dtype) for shape in ((n, k), (k, m), (n, m)))
+    close = tolerance(dtype)
+    for transpose_a in (False, True):
+        for transpose_b in (False, True):
+            arrays = a.T if transpose_a else a, b.T if transpose_b else b, np.full_like(out, np.nan)
+
+            def product(one, x, y, z, ta=transpose_a, tb=transpose_b):
+                return one.gemm(x.T if ta else x, y.T if tb else y, z)
+
+            got, expected = both(backend, numpy_backend, product, *map(np.ascontiguousarray, arrays))
+            np.testing.assert_allclose(got[2], expected[2], **close)
+
+
+def test_an_empty_product_and_a_product_over_nothing(backend, numpy_backend):
+    for n, k, m in ((0, 3, 2), (2, 3, 0), (2, 0, 3)):
+        arrays = np.ones((n, k)), np.ones((k, m)), np.full((n, m), 7.0)
+        got, _ = both(backend, numpy_backend, lambda one, *x: one.gemm(*x), *arrays)
+        np.testing.assert_array_equal(got[2], np.zeros((n, m)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_elementwise_broadcasts_and_works_in_place(backend, numpy_backend, dtype):
+    rng = np.random.default_rng(1)
+    z, row, column, one = (rng.normal(size=shape).astype(dtype) for shape in ((5, 300), (1, 300), (5, 1), (1, 1)))
+    uniform = rng.random((5, 300), np.float32)
+
+    def operation(backend, z, row, column, one, uniform, out):
+        formula = trace(
+            lambda z, b, s, c, u: (np.tanh(z + b) * s, np.where(u >= 0.25, z * c, 0.0)), "z", "b", "s", "c", "u"
+        )
+        return backend.elementwise(formula, [z, column, row, one, uniform], [z, out])
+
+    arrays = z, row, column, one, uniform, np.full_like(z, np.nan)
+    got, expected = both(backend, numpy_backend, operation, *arrays, runs=2)
+    for x, y in zip(got, expected, strict=True):
+        np.testing.assert_allclose(x, y, **tolerance(dtype))
+
+
+def test_elementwise_takes_views(backend, numpy_backend):
+    rng = np.random.default_rng(2)
+    x, flat = rng.normal(size=(6, 4)), rng.normal(size=30)
+
+    def operation(backend, x, flat, out, part):
+        difference = trace(lambda x, y: x - y, "x", "y")
+        calls = backend.elementwise(difference, [x.T, flat[:24].reshape(4, 6)], [out])
+        calls += backend.elementwise(difference, [out[:2], flat[3:4].reshape(1, 1)], [out[:2]])
+        return calls + backend.elementwise(difference, [flat[:10], part[5:15]], [part[5:15]])
+
+    got, expected = both(backend, numpy_backend, operation, x, flat, np.zeros((4, 6)), np.ones(20))
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_kernels_are_compiled_once(backend):
+    array = backend.empty((3, 4), np.float32)
+    other = backend.empty((20, 2), np.float32)
+    first = trace(lambda x: x * 3.5, "x")
+    again = trace(lambda y: 3.5 * y - 0.0, "y")
+    ((function, _),) = backend.elementwise(first, [array], [array])
+    assert backend.elementwise(first, [other], [other])[0][0] is function
+    different = trace(lambda x: x * 3.25, "x")
+    assert backend.elementwise(different, [array], [array])[0][0] is not function
+    assert backend.elementwise(again, [array], [array]) != []
+
+
+def test_binding_runs_nothing(backend):
+    array = backend.upload(np.ones((2, 2)), np.float64)
+    run = backend.capture(backend.elementwise(trace(lambda x: x + 1.0, "x"), [array], [array]))
+    assert backend.download(array)[0, 0] == 1.0
+    run()
+    run()
+    np.testing.assert_array_equal(backend.download(array), np.full((2, 2), 3.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 5), (10, 1), (10, 700)])
+def test_maximum_rows(backend, numpy_backend, dtype, shape):
+    a = np.random.default_rng(3).normal(size=shape).astype(dtype)
+    a[0, 0] = np.nan
+    out = np.zeros((1, shape[1]), dtype)
+    got, expected = both(backend, numpy_backend, lambda one, a, out: one.maximum_rows(a, out), a, out)
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gather(backend, numpy_backend, dtype):
+    rng = np.random.default_rng(4)
+    source, order = rng.normal(size=(50, 7)).astype(dtype), rng.permutation(50)
+    counter, out = np.array([2]), np.zeros((16, 7), dtype)
+
+    def operation(one, source, order, counter, out):
+        return one.gather(source, order, counter, 16, out)
+
+    got, expected = both(backend, numpy_backend, operation, source, order, counter, out)
+    np.testing.assert_array_equal(got[3], expected[3])
+    np.testing.assert_array_equal(got[3], source[order[32:48]])
+
+
+def test_random_streams_are_the_same_bits_as_on_the_cpu(backend, numpy_backend):
+    key = (12345, 2**64 - 1)
+    streams = [one.random_stream(key) for one in (backend, numpy_backend)]
+    runs, outputs = [], []
+    for one, stream in zip((backend, numpy_backend), streams, strict=True):
+        out = [one.empty(shape, np.float32) for shape in ((3, 5), (1, 1), (4, 64))]
+        outputs.append(out)
+        runs.append(one.capture([call for array in out for call in one.uniform(stream, array)]))
+
+    def compare():
+        for run in runs:
+            run()
+        for x, y in zip(*outputs, strict=True):
+            np.testing.assert_array_equal(backend.download(x), numpy_backend.download(y))
+        assert streams[0].position == streams[1].position
+
+    compare()
+    compare()
+    assert streams[0].position == 2 * (15 + 1 + 256)
+    for stream in streams:
+        stream.position = 13
+    compare()
+
+
+def test_a_network_trains_as_on_the_cpu(backend, numpy_backend):
+    rng = np.random.default_rng(5)
+    X, y = rng.normal(size=(50, 6)), rng.integers(0, 3, 50)
+    trained = []
+    for one in (backend, numpy_backend):
+        net = Network(
+            [6, Dense(5, "tanh"), Dropout(0.25), Dense(4, "gelu"), Dense(3)],
+            loss="cross_entropy", weight_decay=1e-3, dtype="float64", seed=0, device=one,
+        )  # fmt: skip
+        history = net.fit(X, y, epochs=3, batch_size=16, progress=False, clip_norm=1.0)
+        trained.append((history["loss"], one.download(net.parameters), net.forward(X)))
+    assert trained[0][0][-1] < trained[0][0][0]
+    for got, expected in zip(*trained, strict=True):
+        np.testing.assert_allclose(got, expected, 1e-9, 1e-11)
+
+
+@needs_compiler
+def test_memory_is_freed_once_and_then_the_error_says_how_much():
+    backend = emulated_backend_class()()
+    Memory.kept = 2**23
+    assert backend.empty(3 * 2**20, np.float32).nbytes > 2**23, "what CuPy kept was freed"
+    with pytest.raises(DeviceMemoryError, match=r"cuda:0; received shape \(4096, 2048\) and dtype float32, 32\.0 MiB"):
+        backend.upload(np.zeros((4096, 2048), np.float32), np.float32)
+    with pytest.raises(MemoryError, match="16.0 of 16.0 MiB are free"):
+        backend.empty(2**30, np.float32)
+    assert issubclass(DeviceMemoryError, NnbpError)
+
+
+@pytest.mark.gpu
+def test_memory_of_a_gpu_runs_out_with_an_error_that_says_how_much():
+    backend = backend_class("cupy")()
+    with pytest.raises(DeviceMemoryError, match=r"shape \(4194304, 4194304\) and dtype float32, 67,108,864\.0 MiB"):
+        backend.empty((2**22, 2**22), np.float32)
+
+
+@needs_compiler
+def test_the_device_is_current_within_active_and_not_after():
+    backend = emulated_backend_class()()
+    assert Device.depth == 0
+    with backend.active(), backend.active(), np.errstate():
+        assert Device.depth == 2
+        assert np.geterr()["divide"] == "ignore"
+    array = backend.upload(np.ones((2, 2)), np.float32)
+    backend.capture(backend.gemm(array, array, backend.empty((2, 2), np.float32)))()
+    with pytest.raises(ZeroDivisionError), backend.active():
+        _ = 1 / 0
+    assert Device.depth == 0
+    assert np.geterr()["divide"] == "warn"
+
+
+@needs_compiler
+def test_another_shape_needs_no_other_kernel():
+    backend = emulated_backend_class()()
+    formula = trace(lambda x, y: x * y - 17.0, "x", "y")
+    before = len(RawKernel.compiled)
+    for rows, columns in ((2, 3), (7, 5), (100, 2)):
+        x, y = backend.empty((rows, columns), np.float32), backend.empty((rows, 1), np.float32)
+        backend.elementwise(formula, [x, y], [x])
+    assert len(RawKernel.compiled) == before + 1
+
+
+def kernels(dtype: Any) -> list[Launch]:
+    """Every kernel file, and kernels made of the library's formulas in several layouts, with both widths of index."""
+    m, row, column, one = (
+        np.zeros((4, 6), dtype),
+        np.zeros((1, 6), dtype),
+        np.zeros((4, 1), dtype),
+        np.zeros((1, 1), dtype),
+    )
+    position, u = np.zeros(1, np.int64), np.zeros((4, 6), np.float32)
+    launches = []
+    for limit in (2**30, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernel_source, "_NARROW", limit)
+            launches += [
+                kernel_source.maximum_rows(m, row),
+                kernel_source.gather(m, position, position, 1, m),
+                kernel_source.uniform(position, (1, 2), u),
+                kernel_source.advance(position, 1),
+                kernel_source.elementwise(
+                    trace(lambda a, b, c, d, e, u: (a * b + c, np.where(u > 0.5, d, e)), *"abcdeu"),
+                    [m, row, column, one, m[:, ::-1], u],
+                    [m, m.copy()],
+                ),
+            ]
+    limits = trace(lambda a: np.minimum(np.maximum(a, -np.inf), np.inf) * (a == np.nan), "a")
+    launches += [kernel_source.elementwise(limits, [m], [m])]
+    launches += [kernel_source.elementwise(f, [m] * len(f.inputs), [m]) for f in operation_formulas().values()]
+    for function, arguments in library_formulas().values():
+        formula = trace(function, *arguments)
+        outputs = [m.copy() for _ in formula.results]
+        launches.append(kernel_source.elementwise(formula, [m] * len(arguments), outputs))
+    return launches
+
+
+def nvrtc_compile(source: str, *options: str, ptx: bool = False) -> bytes:
+    """What NVIDIA's compiler makes of a source, with CuPy's dialect of C++."""
+    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc")
+    try:
+        program = nvrtc.createProgram(source, "kernels.cu", (), ())
+    except Exception as error:  # CuPy raises what its loader of libraries raises
+        pytest.skip(f"NVRTC is not installed: {error}")
+    try:
+        nvrtc.compileProgram(program, ("--std=c++17", *options))
+        compiled: bytes = nvrtc.getPTX(program) if ptx else nvrtc.getCUBIN(program)
+    except nvrtc.NVRTCError as error:
+        raise AssertionError(nvrtc.getProgramLog(program)) from error
+    finally:
+        nvrtc.destroyProgram(program)
+    return compiled
+
+
+@pytest.mark.cupy
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_compiles_for_every_architecture(architecture, dtype):
+    source, names = bundle(kernels(dtype))
+    compiled = nvrtc_compile(source, f"-arch=sm_{architecture}")
+    assert len(set(names)) > 50
+    for name in names:
+        assert name.encode() in compiled
+
+
+@pytest.mark.cupy
+def test_float32_kernels_hold_no_double_arithmetic():
+    # sin and cos reduce large arguments in double precision; a kernel of float64 shows that the search finds what it is for.
+    launches = [x for x in kernels(np.float32) if " sin(" not in x.source and " cos(" not in x.source]
+    ptx = nvrtc_compile(bundle(launches)[0], "-arch=compute_80", ptx=True)
+    assert b".f64" not in ptx
+    assert b".f32" in ptx
+    assert b".f64" in nvrtc_compile(bundle(kernels(np.float64)[:1])[0], "-arch=compute_80", ptx=True)
+
+
+@pytest.mark.cupy
+def test_importing_the_backend_needs_no_driver():
+    command = "import nnbp.backends.cupy_backend as module; print(module.CupyBackend.name)"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "cupy"

@@ -1,0 +1,229 @@
+"""Network.fit and partial_fit: what they check before anything changes, their defaults, the validation split."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import nnbp
+from nnbp import DataError, DivergenceError, Network, NnbpError, ShapeError
+
+
+def network(*sizes: int, **options: Any) -> Network:
+    return Network(list(sizes or (3, 4, 2)), **{"device": "cpu", "seed": 0, "activation": "tanh", **options})
+
+
+def classifier(**options: Any) -> Network:
+    return network(loss="cross_entropy", **options)
+
+
+X = np.random.default_rng(0).normal(size=(20, 3))
+Y = np.random.default_rng(1).normal(size=(20, 2))
+LABELS = np.random.default_rng(2).integers(0, 2, 20)
+QUIET: dict[str, Any] = {"progress": False, "epochs": 2}
+
+
+# fit: its arguments.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"epochs": 0}, ValueError, "epochs is a whole number, at least 1; received 0"),
+        ({"epochs": 1.0}, ValueError, "epochs"),
+        ({"batch_size": 0}, ValueError, "batch_size is a whole number, at least 1; received 0"),
+        ({"batch_size": "auto"}, ValueError, "batch_size.*received 'auto'"),
+        ({"optimizer": "adma"}, ValueError, "Did you mean 'adam'"),
+        ({"optimizer": None}, ValueError, "optimizer.*received None"),
+        ({"learning_rate": -1}, ValueError, "learning_rate.*received -1"),
+        ({"learning_rate": "fast"}, ValueError, "learning_rate.*received 'fast'"),
+        ({"learning_rate": np.nan}, ValueError, "learning_rate.*received nan"),
+        ({"schedule": "cosin"}, ValueError, "Did you mean 'cosine'"),
+        ({"validation_data": (X,)}, ValueError, r"validation_data is \(X, y\).*received tuple of 1"),
+        ({"validation_data": X}, ValueError, r"validation_data is \(X, y\).*received ndarray"),
+        ({"validation_data": (X[:, :2], LABELS)}, ShapeError, r"here \(m, 3\)"),
+        ({"validation_data": (X, LABELS + 5)}, DataError, "Class indices"),
+        ({"validation_split": 1.0}, ValueError, r"validation_split.*received 1\.0"),
+        ({"validation_split": -0.1}, ValueError, r"validation_split.*received -0\.1"),
+        ({"validation_split": 0.1, "validation_data": (X, LABELS)}, ValueError, "not both"),
+        ({"sample_weight": [1, 2]}, ShapeError, r"sample_weight has one number a sample, \(20,\)"),
+        ({"sample_weight": -np.ones(20)}, DataError, "at least 0"),
+        ({"class_weight": "auto"}, ValueError, "'balanced' or None; received 'auto'"),
+        ({"class_weight": {"a": 1}}, DataError, "received 'a'"),
+        ({"early_stopping": 0}, ValueError, "patience.*at least 1"),
+        ({"early_stopping": "yes"}, ValueError, "early_stopping.*received 'yes'"),
+        ({"callbacks": [3]}, TypeError, "callback.*received 3"),
+        ({"metrics": ["acc"]}, ValueError, "Did you mean 'accuracy'"),
+        ({"progress": "bar"}, ValueError, "progress.*received 'bar'"),
+        ({"clip_norm": 0}, ValueError, "clip_norm is a positive bound.*received 0"),
+        ({"clip_norm": -1.0}, ValueError, r"clip_norm.*received -1\.0"),
+        ({"clip_norm": "1"}, ValueError, "clip_norm.*received '1'"),
+    ],
+)
+def test_arguments_of_fit_are_checked_before_anything_changes(arguments: Any, error: Any, said: str) -> None:
+    net = classifier()
+    before, order = net.parameters.copy(), net.model.order_generator.bit_generator.state
+    with pytest.raises(error, match=said):
+        net.fit(X, LABELS, **{**QUIET, **arguments})
+    np.testing.assert_array_equal(net.parameters, before)
+    assert net.model.order_generator.bit_generator.state == order
+
+
+@pytest.mark.parametrize(
+    ("A", "y", "error", "said"),
+    [
+        (X[0], LABELS, ShapeError, r"X\.reshape\(1, -1\)"),
+        (X[:, :2], LABELS, ShapeError, r"here \(m, 3\); received shape \(20, 2\)"),
+        (X[:0], LABELS[:0], ShapeError, "at least one sample"),
+        (X.astype(str), LABELS, nnbp.DTypeError, "X holds real numbers"),
+        (np.where(X > 1, np.nan, X), LABELS, DataError, r"received nan in row \d+, column \d"),
+        (X * 1e300, LABELS, DataError, r"float32; received -?inf"),
+        (X, LABELS[:5], ShapeError, r"one target a sample, 20 here; received shape \(5,\)"),
+        (X, 1, ShapeError, r"received shape \(\)"),
+        (X, LABELS + 1, DataError, "from 0 to 1.*received 2"),
+        (X, LABELS.astype(str), nnbp.DTypeError, r"np\.unique"),
+        (X, np.where(LABELS, np.nan, 0.0), DataError, r"Targets are finite numbers; received nan in row \d+"),
+        (X, np.eye(3)[LABELS], ShapeError, r"rows \(m, 2\).*\(20, 3\)"),
+    ],
+)
+def test_data_of_fit_are_checked(A: Any, y: Any, error: Any, said: str) -> None:
+    net = classifier()
+    before = net.parameters.copy()
+    for use in (net.fit, net.partial_fit):
+        with pytest.raises(error, match=said):
+            use(A, y, **(QUIET if use == net.fit else {}))
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_errors_are_of_nnbp_and_of_python() -> None:
+    for error, base in ((ShapeError, ValueError), (nnbp.DTypeError, TypeError), (DataError, ValueError)):
+        assert issubclass(error, NnbpError)
+        assert issubclass(error, base)
+    assert issubclass(DivergenceError, NnbpError)
+    assert issubclass(nnbp.DeviceUnavailableError, NnbpError)
+    assert issubclass(nnbp.ModelFileError, NnbpError)
+
+
+def test_class_weight_belongs_to_classes() -> None:
+    with pytest.raises(ValueError, match=r"class_weight belongs to classes.*squared_error.*Use sample_weight"):
+        network().fit(X, Y, class_weight={0: 1.0}, **QUIET)
+    with pytest.raises(ShapeError, match="class_weight goes by the one class"):
+        network(loss="binary_cross_entropy").fit(X, Y > 0, class_weight="balanced", **QUIET)
+
+
+def test_defaults_of_fit() -> None:
+    """Adam with its own learning rate, batches of 32, shuffled."""
+    A = np.random.default_rng(0).normal(size=(50, 3))
+    y = A[:, :2]
+    plain, said = network(), network()
+    plain.fit(A, y, **QUIET)
+    said.fit(A, y, optimizer=nnbp.Adam(1e-3), batch_size=32, shuffle=True, schedule="constant", **QUIET)
+    np.testing.assert_array_equal(plain.parameters, said.parameters)
+
+
+def test_fit_defaults_to_a_hundred_epochs() -> None:
+    assert network().fit(X, Y, progress=False).epochs == 100
+
+
+def test_fit_goes_on_from_where_the_network_stands() -> None:
+    net = network()
+    first = net.fit(X, Y, progress=False, epochs=30)
+    second = net.fit(X, Y, progress=False, epochs=30)
+    assert second["loss"][0] < first["loss"][0]
+
+
+def test_validation_split_is_drawn_with_the_seed_and_kept_from_training() -> None:
+    net, same, other = network(), network(), network(seed=1)
+    (A, y, w, (V, v, _)), again, differs = (each._split(X, Y, None, None, 0.25) for each in (net, same, other))
+    assert w is None
+    assert (len(A), len(V)) == (15, 5)
+    np.testing.assert_array_equal(again[3][1], v)
+    assert not np.array_equal(differs[3][1], v)
+    everything = np.concatenate([y, v])
+    np.testing.assert_array_equal(np.sort(everything[:, 0]), np.sort(Y[:, 0]))
+    history = net.fit(X, Y, validation_split=0.25, **QUIET)
+    by_hand = same.fit(A, y, validation_data=(V, v), **QUIET)
+    assert history["val_loss"] == by_hand["val_loss"]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+def test_validation_split_leaves_samples_on_both_sides(share: float) -> None:
+    assert "val_loss" in network().fit(X, Y, validation_split=share, **QUIET)
+    with pytest.raises(ValueError, match="at least 2 samples; received 1"):
+        network().fit(X[:1], Y[:1], validation_split=share, **QUIET)
+
+
+def test_no_warning_reaches_the_caller() -> None:
+    """Saturated units, huge inputs and a run that diverges: the engine computes with NumPy's warnings off."""
+    net = Network([3, 8, 2], loss="cross_entropy", activation="sigmoid", device="cpu", seed=0)
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        net.fit(X * 1e6, LABELS, **QUIET)
+        net.predict(X * 1e30)
+        net.loss(X * 1e30, LABELS)
+        net.gradients(X * 1e30, LABELS)
+        net.evaluate(X * 1e30, LABELS)
+
+
+# partial_fit.
+
+
+def test_partial_fit_goes_on() -> None:
+    """Two calls with Adam are two epochs of fit without shuffling."""
+    one, other = network(), network()
+    for _ in range(2):
+        assert one.partial_fit(X, Y, batch_size=8) is one
+    other.fit(X, Y, batch_size=8, shuffle=False, **QUIET)
+    np.testing.assert_array_equal(one.parameters, other.parameters)
+
+
+def test_partial_fit_begins_anew_with_another_rule_or_after_fit() -> None:
+    def after(*steps: Any) -> NDArray[Any]:
+        net = network(dtype="float64")
+        for step in steps:
+            step(net)
+        return net.parameters.copy()
+
+    def part(net: Network) -> None:
+        net.partial_fit(X, Y, learning_rate=0.01)
+
+    def other_rate(net: Network) -> None:
+        net.partial_fit(X, Y, learning_rate=0.0)
+
+    def still_fit(net: Network) -> None:
+        net.fit(X, Y, epochs=1, learning_rate=0.0, progress=False)
+
+    on = after(part, part)
+    assert not np.array_equal(after(part, other_rate, part), on)
+    np.testing.assert_array_equal(after(part, other_rate, part), after(part, still_fit, part))
+
+
+def test_partial_fit_refuses_rules_of_the_full_batch() -> None:
+    for rule in ("rprop", "lbfgs"):
+        with pytest.raises(ValueError, match=f"{rule} needs all of it"):
+            network().partial_fit(X, Y, optimizer=rule)
+
+
+def test_partial_fit_recovers_from_divergence() -> None:
+    """What the optimizer remembered of the bad batch is forgotten with it."""
+    net = network()
+    net.partial_fit(X, Y)
+    before = net.parameters.copy()
+    with pytest.raises(DivergenceError):
+        net.partial_fit(X, np.full((20, 2), 1e38))
+    np.testing.assert_array_equal(net.parameters, before)
+    net.partial_fit(X, Y)
+    assert np.isfinite(net.parameters).all()
+
+
+def test_partial_fit_learns_with_weights() -> None:
+    net = network()
+    w = np.zeros(20)
+    w[0] = 1
+    for _ in range(60):
+        net.partial_fit(X, Y, learning_rate=0.05, sample_weight=w, batch_size=None)
+    np.testing.assert_allclose(net.forward(X[:1]), Y[:1], atol=0.05)

@@ -1,0 +1,441 @@
+"""The parity suite.
+
+Tier A: gradients against differences, and PyTorch. Tier B: NumPy and the strict backend, bit for bit. Tier C: NumPy and a GPU, or on any machine a device that rounds otherwise.
+
+Activations, losses and optimizers are taken from the registries: a new class is tested without being told.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from strict_backend import OtherRoundingBackend, StrictBackend
+
+import nnbp
+from nnbp.activations import Activation
+from nnbp.losses import Loss
+from nnbp.optimizers import Optimizer
+from nnbp.testing import assert_devices_agree, assert_gradients, example_problem
+
+LOSSES = list(Loss.registry)
+OPTIMIZERS = list(Optimizer.registry)
+HIDDEN = [name for name in Activation.registry if name != "softmax"]
+OUTPUT = [
+    (output, loss)
+    for loss, cls in Loss.registry.items()
+    for output in Activation.registry
+    if cls.requires is None and output != cls.output_activation
+]
+
+WEIGHTS = np.array([1.0, 0.0, 0.5, 2.0, 0.1, 3.0])
+
+
+def outputs_of(loss: str, output: str | None = None) -> tuple[int, ...]:
+    """1, 2 and 5 outputs; softmax over one output is constant."""
+    return (2, 5) if "softmax" in (output, Loss.registry[loss].requires) else (1, 2, 5)
+
+
+# Tier A: every gradient against central differences, in float64.
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", HIDDEN)
+def test_gradients_against_differences(activation, loss):
+    for outputs in outputs_of(loss):
+        for decay in (0.0, 0.1):
+            for weights in (None, WEIGHTS):
+                net, X, y = example_problem(
+                    [2, 2, outputs], activation=activation, loss=loss, weight_decay=decay, samples=6, seed=outputs,
+                    dtype="float64", device="cpu",
+                )  # fmt: skip
+                report = assert_gradients(net, X, y, weights, tolerance=1e-6)
+                assert sum(row.at_kink for row in report.rows) == 0
+
+
+@pytest.mark.parametrize(("output", "loss"), OUTPUT)
+def test_gradients_of_output_activations(output, loss):
+    for outputs in outputs_of(loss, output):
+        net, X, y = example_problem(
+            [3, 3, outputs], activation="tanh", output_activation=output, loss=loss, weight_decay=0.1, samples=6,
+            dtype="float64", device="cpu",
+        )  # fmt: skip
+        report = assert_gradients(net, X, y, WEIGHTS, tolerance=1e-6)
+        assert sum(row.checked for row in report.rows) > 30
+
+
+def test_gradients_of_deep_networks_with_dropout_layers():
+    layers = [
+        4,
+        nnbp.Dense(6, "silu"),
+        nnbp.Dropout(0.3),
+        nnbp.Dense(5, "elu"),
+        nnbp.Dense(5, "sigmoid"),
+        nnbp.Dense(3),
+    ]
+    net = nnbp.Network(layers, loss="cross_entropy", weight_decay=0.01, device="cpu", seed=0)
+    assert_gradients(net, np.random.default_rng(0).normal(size=(6, 4)), [0, 1, 2, 2, 1, 0], WEIGHTS)
+
+
+def test_this_suite_fails_when_a_derivative_is_wrong(monkeypatch):
+    """Each mistake here was once made by somebody: the suite must not pass with any of them."""
+    df = {
+        nnbp.Sigmoid: lambda self, z, a: a * (1 + a),
+        nnbp.Tanh: lambda self, z, a: 1 - a,
+        nnbp.ReLU: lambda self, z, a: a >= 0.0,
+        nnbp.LeakyReLU: lambda self, z, a: (z > 0.0) * 1.0,
+        nnbp.ELU: lambda self, z, a: np.minimum(a, 0.0) + 1.0 + (a > 0.0),
+        nnbp.Softplus: lambda self, z, a: np.expm1(-a),
+        nnbp.SiLU: lambda self, z, a: a * (1.0 - a),
+        nnbp.GELU: lambda self, z, a: a / z,
+        nnbp.Exponential: lambda self, z, a: z,
+    }
+    for cls, wrong in df.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, "df", wrong)
+            with pytest.raises(AssertionError, match="FAILED"):
+                test_gradients_against_differences(cls.name, "squared_error")
+    dcost = {
+        nnbp.SquaredError: lambda self, h, y: 2.0 * (h - y),
+        nnbp.AbsoluteError: lambda self, h, y: np.sign(y - h),
+        nnbp.Huber: lambda self, h, y: np.minimum(h - y, self.threshold),
+        nnbp.Quantile: lambda self, h, y: self.q * (h > y) - (1 - self.q) * (h < y) + 0.1,
+        nnbp.Poisson: lambda self, h, y: 1.0 - h / y,
+    }
+    for cls, wrong in dcost.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, "dcost", wrong)
+            with pytest.raises(AssertionError, match="FAILED"):
+                test_gradients_of_output_activations("softplus", cls.name)
+
+
+# Tier A: against PyTorch's automatic differentiation.
+
+
+def torch_activation(torch: Any, name: str) -> Any:
+    functional = torch.nn.functional
+    return {
+        "identity": lambda z: z,
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "leaky_relu": lambda z: functional.leaky_relu(z, 0.01),
+        "elu": functional.elu,
+        "softplus": functional.softplus,
+        "silu": functional.silu,
+        "gelu": functional.gelu,
+        "exponential": torch.exp,
+        "softmax": lambda z: torch.softmax(z, dim=1),
+    }.get(name)
+
+
+def torch_loss(torch: Any, name: str) -> Any:
+    """C of every sample from z, h and y."""
+    functional = torch.nn.functional
+    return {
+        "squared_error": lambda z, h, y: 0.5 * functional.mse_loss(h, y, reduction="none").sum(1),
+        "absolute_error": lambda z, h, y: functional.l1_loss(h, y, reduction="none").sum(1),
+        "huber": lambda z, h, y: functional.huber_loss(h, y, reduction="none").sum(1),
+        "quantile": lambda z, h, y: torch.maximum(0.5 * (y - h), -0.5 * (y - h)).sum(1),
+        "poisson": lambda z, h, y: functional.poisson_nll_loss(h, y, log_input=False, eps=0.0, reduction="none").sum(1),
+        "binary_cross_entropy": lambda z, h, y: functional.binary_cross_entropy_with_logits(z, y, reduction="none").sum(
+            1
+        ),
+        "cross_entropy": lambda z, h, y: functional.cross_entropy(z, y.long(), reduction="none"),
+    }.get(name)
+
+
+def compare_with_torch(torch: Any, hidden: str, loss: str, output: str | None, outputs: int) -> float:
+    """Largest error of J, dW, db, delta and ∂C/∂x, relative to the largest of each array."""
+    net, X, y = example_problem(
+        [4, 6, 5, outputs], activation=hidden, output_activation=output, loss=loss, weight_decay=0.1, samples=6, seed=1,
+        dtype="float64", device="cpu",
+    )  # fmt: skip
+    names = [hidden, hidden, output or Loss.registry[loss].output_activation]
+    functions, cost = [torch_activation(torch, name) for name in names], torch_loss(torch, loss)
+    if cost is None or None in functions:
+        pytest.skip("PyTorch has no counterpart of this class in this test")
+    W, b = ([torch.tensor(np.array(item), requires_grad=True) for item in items] for items in (net.weights, net.biases))
+    x = torch.tensor(X, requires_grad=True)
+    a, z = x, []
+    for Wk, bk, f in zip(W, b, functions, strict=True):
+        z.append(a @ Wk.T + bk)
+        a = f(z[-1])
+    C = cost(z[-1], a, torch.tensor(y if y.ndim == 1 else y.astype(np.float64)))
+    w = torch.tensor(WEIGHTS)
+    J = (w * C).sum() / w.sum() + 0.05 * sum((Wk * Wk).sum() for Wk in W)
+    parameters = torch.autograd.grad(J, [*W, *b], retain_graph=True)
+    by_sample = torch.autograd.grad(C.sum(), [*z, x])
+    found = net.gradients(X, y, WEIGHTS)
+    ours = [np.array([found.loss]), *found.dW, *found.db, *found.delta, found.dX]
+    theirs = [J.detach().reshape(1), *parameters, *by_sample]
+    return max(
+        float(np.abs(mine - other.numpy()).max() / np.abs(other.numpy()).max())
+        for mine, other in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def torch():
+    module = pytest.importorskip("torch")
+    threads = module.get_num_threads()
+    module.set_num_threads(1)
+    yield module
+    module.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_hidden_activations_against_torch(torch, hidden):
+    for loss in LOSSES:
+        for outputs in outputs_of(loss):
+            assert compare_with_torch(torch, hidden, loss, None, outputs) <= 1e-10
+
+
+@pytest.mark.parametrize(("output", "loss"), OUTPUT)
+def test_output_activations_against_torch(torch, output, loss):
+    assert compare_with_torch(torch, "tanh", loss, output, 3) <= 1e-10
+
+
+def test_per_sample_gradients_against_torch(torch):
+    net, X, y = example_problem([4, 6, 3], activation="gelu", loss="cross_entropy", dtype="float64", device="cpu")
+    W, b = ([torch.tensor(np.array(item), requires_grad=True) for item in items] for items in (net.weights, net.biases))
+    h = torch.nn.functional.gelu(torch.tensor(X) @ W[0].T + b[0]) @ W[1].T + b[1]
+    C = torch.nn.functional.cross_entropy(h, torch.tensor(y), reduction="none")
+    rows = [torch.cat([g.ravel() for g in torch.autograd.grad(c, [*W, *b], retain_graph=True)]).numpy() for c in C]
+    assert np.allclose(net.per_sample_gradients(X, y), rows, rtol=1e-10, atol=1e-12)
+
+
+# Tier B: the whole engine on the strict backend, bit for bit.
+
+
+def same(one: Any, other: Any) -> None:
+    """Equal bit for bit, and of the same dtype and shape."""
+    one, other = np.asarray(one), np.asarray(other)
+    assert one.dtype == other.dtype
+    assert one.shape == other.shape
+    assert one.tobytes() == other.tobytes()
+
+
+def on_both(layers: Any, **options: Any) -> tuple[nnbp.Network, nnbp.Network]:
+    return tuple(nnbp.Network(layers, device=device, seed=7, **options) for device in ("cpu", StrictBackend()))  # type: ignore[return-value]
+
+
+def same_parameters(plain: nnbp.Network, strict: nnbp.Network) -> None:
+    same(plain.parameters, strict.model.backend.download(strict.parameters))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", HIDDEN)
+def test_passes_are_equal_bit_for_bit(activation, loss):
+    for dtype in ("float32", "float64"):
+        plain, X, y = example_problem(
+            [4, 6, 5, 3], activation=activation, loss=loss, weight_decay=0.1, samples=6, dtype=dtype, device="cpu"
+        )
+        strict = plain._twin(StrictBackend(), dtype)
+        same_parameters(plain, strict)
+        same(plain.forward(X), strict.forward(X))
+        one, other = plain.trace(X), strict.trace(X)
+        for p, q in zip([*one.z[1:], *one.a], [*other.z[1:], *other.a], strict=True):
+            same(p, q)
+        g, h = plain.gradients(X, y, WEIGHTS), strict.gradients(X, y, WEIGHTS)
+        for p, q in zip(
+            [g.loss, *g.dW, *g.db, *g.delta, g.dX, g.flat], [h.loss, *h.dW, *h.db, *h.delta, h.dX, h.flat], strict=True
+        ):
+            same(p, q)
+        same(plain.per_sample_gradients(X, y), strict.per_sample_gradients(X, y))
+        same(plain.predict(X), strict.predict(X))
+        assert plain.loss(X, y, WEIGHTS) == strict.loss(X, y, WEIGHTS)
+        if plain.loss_function.classification:
+            same(plain.predict_proba(X), strict.predict_proba(X))
+        metrics = () if loss == "binary_cross_entropy" else None  # of three independent labels there is no accuracy
+        values = [net.evaluate(X, y, sample_weight=WEIGHTS, metrics=metrics) for net in (plain, strict)]
+        assert values[0] == values[1]
+
+
+@pytest.mark.parametrize(("output", "loss"), OUTPUT)
+def test_output_activations_are_equal_bit_for_bit(output, loss):
+    plain, X, y = example_problem([4, 5, 3], output_activation=output, loss=loss, samples=6, device="cpu")
+    strict = plain._twin(StrictBackend(), plain.dtype)
+    same(plain.forward(X), strict.forward(X))
+    same(plain.gradients(X, y).flat, strict.gradients(X, y).flat)
+
+
+CLASSES = np.random.default_rng(1).integers(0, 3, 53)
+POINTS = np.random.default_rng(0).normal(size=(53, 4)) + CLASSES[:, None]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_is_equal_bit_for_bit(optimizer, dtype):
+    """Remainder batches, dropout, clipping, weights of samples and classes, validation, metrics, early stopping."""
+    layers = [4, nnbp.Dense(8, "relu"), nnbp.Dropout(0.25), nnbp.Dense(6, "tanh"), nnbp.Dense(3)]
+    nets = on_both(layers, loss="cross_entropy", weight_decay=1e-3, dtype=dtype)
+    histories = [
+        net.fit(
+            POINTS, CLASSES, epochs=5, batch_size=16, optimizer=optimizer, clip_norm=0.5, class_weight="balanced",
+            sample_weight=np.linspace(0.0, 2.0, 53), validation_split=0.2, metrics=["accuracy"], progress=False,
+            early_stopping=nnbp.EarlyStopping(2, monitor="loss"), schedule="cosine",
+        )
+        for net in nets
+    ]  # fmt: skip
+    same_parameters(*nets)
+    assert dict(histories[0]) == dict(histories[1])
+    assert histories[0].best_epoch == histories[1].best_epoch
+    assert nets[1].model.backend.captured_runs > 5
+
+
+OPTIONS = [
+    nnbp.SGD(0.1, momentum=0.9),
+    nnbp.SGD(0.1, momentum=0.9, nesterov=True),
+    nnbp.RMSprop(centered=True, momentum=0.5),
+    nnbp.LBFGS(line_search="strong_wolfe", max_iter=5),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIONS, ids=repr)
+def test_training_with_options_is_equal_bit_for_bit(optimizer):
+    nets = on_both([4, 8, 1])
+    for net in nets:
+        net.fit(POINTS, CLASSES, epochs=3, batch_size=None, optimizer=optimizer, progress=False)
+    same_parameters(*nets)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_training_with_every_loss_is_equal_bit_for_bit(loss):
+    nets = on_both([4, 8, 3], loss=loss)
+    _, _, y = example_problem([4, 3], loss=loss, samples=53, device="cpu")
+    for net in nets:
+        net.fit(POINTS, y, epochs=2, batch_size=20, validation_data=(POINTS[:9], y[:9], np.arange(9.0)), progress=False)
+    same_parameters(*nets)
+
+
+def test_partial_fit_goes_on_with_its_state_bit_for_bit():
+    nets = on_both([4, nnbp.Dense(8, "relu"), nnbp.Dropout(0.5), nnbp.Dense(3)], loss="cross_entropy")
+    for net in nets:
+        for rows in (slice(0, 20), slice(20, 53), slice(5, 6)):
+            net.partial_fit(POINTS[rows], CLASSES[rows], batch_size=8, sample_weight=np.arange(1.0, 54.0)[rows])
+    same_parameters(*nets)
+    states = [net._ongoing for net in nets]
+    assert states[0][1].steps == states[1][1].steps == 3 + 5 + 1
+    for name, slot in states[0][1].slots.items():
+        same(slot, nets[1].model.backend.download(states[1][1].slots[name]))
+
+
+def test_large_inputs_go_through_in_pieces_bit_for_bit():
+    nets = on_both([4, 5, 2])
+    X = np.random.default_rng(0).normal(size=(2 * nnbp.model.CHUNK + 3, 4)).astype(np.float32)
+    same(*(net.forward(X) for net in nets))
+    y = X[:, :2]
+    assert len({net.evaluate(X, y)["loss"] for net in nets}) == 1
+
+
+def test_device_arrays_in_and_device_arrays_out():
+    plain, strict = on_both([4, 5, 3], loss="cross_entropy")
+    backend = strict.model.backend
+    with backend.active():
+        X, y = backend.upload(POINTS, np.float64), backend.upload(CLASSES, np.int64)
+    given = backend.download(X)
+    for mine, other in (
+        (strict.forward(X), plain.forward(POINTS)),
+        (strict.predict(X), plain.predict(POINTS)),
+        (strict.trace(X).z[1], plain.trace(POINTS).z[1]),
+        (strict.gradients(X, y).flat, plain.gradients(POINTS, CLASSES).flat),
+    ):
+        assert backend.owns(mine)
+        same(backend.download(mine), other)
+    for net, data in ((plain, (POINTS, CLASSES)), (strict, (X, y))):
+        net.fit(*data, epochs=2, progress=False)
+    same_parameters(plain, strict)
+    same(backend.download(X), given)
+
+
+# Tier C: NumPy against another device.
+
+
+@pytest.fixture(params=["other", pytest.param("cuda", marks=pytest.mark.gpu)])
+def other(request: pytest.FixtureRequest) -> Any:
+    """A GPU; and on every machine a device that only rounds otherwise, so that this tier itself is tested."""
+    return OtherRoundingBackend() if request.param == "other" else "cuda"
+
+
+DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
+
+
+@DTYPES
+@pytest.mark.parametrize("activation", HIDDEN)
+def test_activations_agree_across_devices(other, activation, dtype):
+    net, X, y = example_problem(
+        [16, 24, 3], activation=activation, weight_decay=0.01, samples=40, dtype=dtype, device="cpu"
+    )
+    assert_devices_agree(net, X, y, np.linspace(0.0, 2.0, 40), devices=("cpu", other), learning_rate=1e-4)
+
+
+@DTYPES
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_agree_across_devices(other, loss, dtype):
+    for outputs in outputs_of(loss):
+        net, X, y = example_problem(
+            [16, 24, outputs], activation="tanh", loss=loss, samples=40, dtype=dtype, device="cpu"
+        )
+        assert_devices_agree(net, X, y, devices=("cpu", other))
+
+
+@DTYPES
+@pytest.mark.parametrize(("output", "loss"), OUTPUT)
+def test_output_activations_agree_across_devices(other, output, loss, dtype):
+    net, X, y = example_problem(
+        [8, 12, 3], activation="tanh", output_activation=output, loss=loss, samples=20, dtype=dtype, device="cpu"
+    )
+    assert_devices_agree(net, X, y, devices=("cpu", other), steps=2, learning_rate=1e-4)
+
+
+@DTYPES
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *OPTIONS], ids=str)
+def test_optimizers_agree_across_devices(other, optimizer, dtype):
+    net, X, y = example_problem(
+        [16, 32, 10], activation="tanh", loss="cross_entropy", weight_decay=0.01, samples=100, dtype=dtype, device="cpu"
+    )
+    report = assert_devices_agree(net, X, y, devices=("cpu", other), steps=20, optimizer=optimizer)
+    assert report.updates == 20
+    trained = next(row for row in report.rows if row.name == "W1 trained")
+    assert trained.bound < 1e-2, "a bound that bounds nothing"
+
+
+@DTYPES
+def test_remainder_batches_agree_across_devices(other, dtype):
+    net, X, y = example_problem([16, 32, 3], activation="relu", samples=53, dtype=dtype, device="cpu")
+    assert assert_devices_agree(net, X, y, devices=("cpu", other), steps=20, batch_size=16).updates == 20
+
+
+@DTYPES
+def test_masks_and_shuffles_are_the_same_on_every_device(other, dtype):
+    """Dropout, clipping, weights and validation; another mask or order would be far outside of the tolerance."""
+    layers = [4, nnbp.Dense(32, "tanh"), nnbp.Dropout(0.25), nnbp.Dense(16, "tanh"), nnbp.Dropout(0.5), nnbp.Dense(3)]
+    nets = [
+        nnbp.Network(layers, loss="cross_entropy", dtype=dtype, seed=3, device=device, fallback=False)
+        for device in ("cpu", other)
+    ]
+    histories = [
+        net.fit(
+            POINTS, CLASSES, epochs=5, batch_size=16, clip_norm=0.5, class_weight="balanced", validation_split=0.2,
+            metrics=["accuracy"], progress=False,
+        )
+        for net in nets
+    ]  # fmt: skip
+    tolerance = 1e-10 if dtype == "float64" else 1e-4
+    p, q = (np.array(net.model.backend.download(net.parameters)) for net in nets)
+    assert np.abs(p - q).max() <= tolerance * np.abs(p).max()
+    for name in ("loss", "val_loss"):
+        assert np.allclose(histories[0][name], histories[1][name], rtol=tolerance, atol=0)
+    streams = [[s.position for s in net.model.engine.streams if s is not None] for net in nets]
+    assert streams[0] == streams[1] != [0, 0]
+
+
+@DTYPES
+def test_a_large_network_agrees_across_devices(other, dtype):
+    """Sums that are split over many blocks of a GPU, and tiles of the CPU."""
+    net, X, y = example_problem(
+        [300, 257, 33], activation="gelu", loss="cross_entropy", samples=600, dtype=dtype, device="cpu"
+    )
+    assert_devices_agree(net, X, y, devices=("cpu", other), steps=3)
