@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import DTypeLike, NDArray
@@ -97,6 +98,7 @@ class Backend(Protocol):
         """The context in which the engine runs: the device is current, floating-point warnings are off."""
 
 
+@cache
 def backend_class(name: str) -> Callable[..., Backend]:
     """The class of the backend that is installed under this name in the entry-point group ``nnbp.backends``.
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -232,7 +233,12 @@ class Formula:
 
     def last_use(self, operand: Operand) -> int:
         """Index of the last instruction that reads the operand; -1 where none does."""
-        return max((i for i, step in enumerate(self.instructions) if operand in step.operands), default=-1)
+        return self._last_uses.get(operand, -1)
+
+    @cached_property
+    def _last_uses(self) -> dict[Operand, int]:
+        # Binding asks for every operand of every instruction; a search for each would be quadratic.
+        return {operand: i for i, step in enumerate(self.instructions) for operand in step.operands}
 
     def c_source(self, scalar: Callable[[float], str] = lambda number: f"T({number!r})") -> tuple[list[str], list[str]]:
         """The formula in C, on variables named after the inputs: ``const T v0 = …;``, and one expression a result."""

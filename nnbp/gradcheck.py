@@ -237,7 +237,8 @@ class _Probe:
             better = ~crossing & (uncertainty < doubt)
             best[better], doubt[better] = value[better], uncertainty[better]
             crossed |= crossing
-            if np.all(doubt <= np.maximum(2 * rounding, 0.1 * TOLERANCE * np.abs(best))):
+            # From 10⁻⁶ |n| on, u does not show in the relative error.
+            if np.all(doubt <= np.maximum(2 * rounding, 1e-6 * np.abs(best))):
                 break
         clean = np.isfinite(doubt)
         # A column whose value is no number is no kink: it is compared, and fails.

@@ -19,6 +19,7 @@ import numpy as np
 
 from nnbp.callbacks import Callback, TrainingState
 from nnbp.errors import MissingDependencyError, ModelFileError
+from nnbp.probe import cupy_distributions
 
 __all__ = ["MODEL", "MetricsFile", "RunFolder", "environment", "find_model"]
 
@@ -62,7 +63,9 @@ class RunFolder:
             path = Path(out)
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
-                raise FileExistsError(f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out")
+                raise FileExistsError(
+                    f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out"
+                )
             return cls(path)
         stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
         number = 1
@@ -108,7 +111,9 @@ class MetricsFile(Callback):
     def on_epoch_end(self, state: TrainingState) -> None:
         if state.epoch == 1:
             self._rows.writerow(["epoch", *state.logs, "learning_rate"])
-        self._rows.writerow([state.epoch, *map(repr, map(float, state.logs.values())), repr(float(state.learning_rate))])
+        self._rows.writerow(
+            [state.epoch, *map(repr, map(float, state.logs.values())), repr(float(state.learning_rate))]
+        )
         self._file.flush()
 
     def __enter__(self) -> Self:
@@ -148,16 +153,12 @@ def environment(device: str, words: Sequence[str], **more: Any) -> dict[str, Any
         "device": device,
         **more,
         "python": platform.python_version(),
-        "packages": {name: found for name in (*_PACKAGES, *_cupy()) if (found := _version(name))},
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))} | cupy_distributions(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "blas": _blas(),
     }
-
-
-def _cupy() -> list[str]:
-    return [f"cupy-cuda{major}x" for major in (11, 12, 13)] + ["cupy"]
 
 
 def _version(name: str) -> str | None:

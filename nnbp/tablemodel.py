@@ -78,7 +78,11 @@ class TableModel:
         preprocessor = TablePreprocessor.from_json(about.pop("preprocessing"))
         target = TargetEncoder.from_json(about.pop("target", None))
         fits = n_out == (1 if not target.labels or loss.name == "binary_cross_entropy" else len(target.labels))
-        if len(preprocessor.feature_names) != network.model.n_in or not fits or bool(target.labels) != loss.classification:
+        if (
+            len(preprocessor.feature_names) != network.model.n_in
+            or not fits
+            or bool(target.labels) != loss.classification
+        ):
             raise ModelFileError(
                 f"{path}: its table has {len(preprocessor.feature_names)} features and {len(target.labels)} classes, which "
                 f"does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save the model anew"

@@ -96,7 +96,7 @@ def test_derivative_at_any_point(f: Activation, value: float) -> None:
         ("gelu", lambda t, z: t.nn.functional.gelu(z)),
         ("exponential", lambda t, z: t.exp(z)),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else repr(value) if isinstance(value, Activation) else "",
 )
 def test_equal_to_pytorch(f: Any, call: Any) -> None:
     torch = pytest.importorskip("torch")

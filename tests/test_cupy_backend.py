@@ -1,4 +1,4 @@
-"""The CuPy backend: against NumPy's, member by member, emulated and on a GPU; and its kernels through NVIDIA's compiler."""
+"""The CuPy backend against NumPy's, member by member, emulated and on a GPU; its kernels through NVIDIA's compiler."""
 
 from __future__ import annotations
 
@@ -232,9 +232,9 @@ def test_memory_is_freed_once_and_then_the_error_says_how_much():
     backend = emulated_backend_class()()
     Memory.kept = 2**23
     assert backend.empty(3 * 2**20, np.float32).nbytes > 2**23, "what CuPy kept was freed"
-    with pytest.raises(DeviceMemoryError, match=r"cuda:0; received shape \(4096, 2048\) and dtype float32, 32\.0 MiB"):
+    with pytest.raises(DeviceMemoryError, match=r"cuda:0; received one of shape \(4096, 2048\) .* 32\.0 MiB"):
         backend.upload(np.zeros((4096, 2048), np.float32), np.float32)
-    with pytest.raises(MemoryError, match="16.0 of 16.0 MiB are free"):
+    with pytest.raises(MemoryError, match=r"16\.0 of 16\.0 MiB are free"):
         backend.empty(2**30, np.float32)
     assert issubclass(DeviceMemoryError, NnbpError)
 
@@ -242,7 +242,7 @@ def test_memory_is_freed_once_and_then_the_error_says_how_much():
 @pytest.mark.gpu
 def test_memory_of_a_gpu_runs_out_with_an_error_that_says_how_much():
     backend = backend_class("cupy")()
-    with pytest.raises(DeviceMemoryError, match=r"shape \(4194304, 4194304\) and dtype float32, 67,108,864\.0 MiB"):
+    with pytest.raises(DeviceMemoryError, match=r"one of shape \(4194304, 4194304\) .* 67,108,864\.0 MiB"):
         backend.empty((2**22, 2**22), np.float32)
 
 
@@ -336,11 +336,12 @@ def test_every_kernel_compiles_for_every_architecture(architecture, dtype):
 
 @pytest.mark.cupy
 def test_float32_kernels_hold_no_double_arithmetic():
-    # sin and cos reduce large arguments in double precision; a kernel of float64 shows that the search finds what it is for.
+    # sin and cos reduce large arguments in double precision.
     launches = [x for x in kernels(np.float32) if " sin(" not in x.source and " cos(" not in x.source]
     ptx = nvrtc_compile(bundle(launches)[0], "-arch=compute_80", ptx=True)
     assert b".f64" not in ptx
     assert b".f32" in ptx
+    # The search finds what it is for.
     assert b".f64" in nvrtc_compile(bundle(kernels(np.float64)[:1])[0], "-arch=compute_80", ptx=True)
 
 

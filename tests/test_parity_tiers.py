@@ -1,6 +1,7 @@
 """The parity suite.
 
-Tier A: gradients against differences, and PyTorch. Tier B: NumPy and the strict backend, bit for bit. Tier C: NumPy and a GPU, or on any machine a device that rounds otherwise.
+Tier A: gradients against differences, and PyTorch. Tier B: NumPy and the strict backend, bit for bit. Tier C: NumPy and
+a GPU, or on any machine a device that rounds otherwise.
 
 Activations, losses and optimizers are taken from the registries: a new class is tested without being told.
 """
@@ -436,6 +437,6 @@ def test_masks_and_shuffles_are_the_same_on_every_device(other, dtype):
 def test_a_large_network_agrees_across_devices(other, dtype):
     """Sums that are split over many blocks of a GPU, and tiles of the CPU."""
     net, X, y = example_problem(
-        [300, 257, 33], activation="gelu", loss="cross_entropy", samples=600, dtype=dtype, device="cpu"
+        [300, 257, 33], activation="silu", loss="cross_entropy", samples=300, dtype=dtype, device="cpu"
     )
-    assert_devices_agree(net, X, y, devices=("cpu", other), steps=3)
+    assert_devices_agree(net, X, y, devices=("cpu", other), steps=2)

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
+from typing import NoReturn
 
 from nnbp.cli.common import Exit, Terminated, exit_code, say, terminable
 
@@ -72,13 +72,23 @@ def _parser(named: str | None) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"nnbp {version('nnbp')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.set_defaults(debug=False)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
     for name in [named] if named in COMMANDS else COMMANDS:
         command = import_module(f"nnbp.cli.{name}").add_parser(subparsers)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version and exits; it is looked up only when asked for, which takes a while."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"nnbp {version('nnbp')}")
+        parser.exit(Exit.DONE)
 
 
 def _words_for(error: BaseException) -> str:
@@ -88,7 +98,9 @@ def _words_for(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "ended by Ctrl-C."
     if isinstance(error, MemoryError):
-        return f"out of memory: {error or 'no more could be had'}. Use fewer rows, a smaller --batch-size or fewer units."
+        return (
+            f"out of memory: {error or 'no more could be had'}. Use fewer rows, a smaller --batch-size or fewer units."
+        )
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -30,6 +30,9 @@ _UPDATES = 5000
 
 _COLUMNS_OF_ONE_UNIT = 16
 
+_SMALL_PRODUCT = 4_000_000
+"""Multiplications and additions of a matrix product that takes a core about 0.1 ms."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -140,6 +143,13 @@ class Recipe:
     network: dict[str, Any]
     training: dict[str, Any]
     config: dict[str, dict[str, Any]]
+
+    @property
+    def small(self) -> bool:
+        """Whether the largest product of a step is too small for a second thread of BLAS."""
+        units = [layer.units for layer in self.layers[1:] if isinstance(layer, Dense)]
+        products = zip([self.layers[0], *units], units, strict=False)
+        return int(self.training["batch_size"]) * max(int(n) * m for n, m in products) < _SMALL_PRODUCT
 
     def build(self) -> Network:
         """The network; UsageError where an argument cannot be used."""

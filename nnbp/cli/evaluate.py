@@ -1,0 +1,75 @@
+"""`nnbp evaluate MODEL SOURCE`: how well a model predicts a table whose target is known."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnbp.cli.predict import load
+from nnbp.cli.results import as_json, note, print_rows, target_in_words
+from nnbp.report.words import counted, metric_rows, number
+from nnbp.runfolder import find_model
+from nnbp.sources import BUILTIN, load_source
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the command `evaluate` to the command line."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="compare predictions with a table whose target is known",
+        description=(
+            "Predicts a table whose target is known and prints the metrics. A set that the model was trained on has rows "
+            "that it knows: what `nnbp train` says of its held-out rows is the fairer number."
+        ),
+    )
+    parser.add_argument("model", metavar="MODEL", help="a run folder or a model file")
+    parser.add_argument("source", metavar="SOURCE", help="the name of a set, or a CSV, TSV, Parquet, NPY or NPZ file")
+    parser.add_argument(
+        "--target", metavar="COLUMN", help="the column of the truth (default: the target of the training)"
+    )
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluates and prints; 0."""
+    model = load("nnbp evaluate", arguments)
+    target = arguments.target
+    if target is None and model.preprocessor is not None and arguments.source not in BUILTIN:
+        target = model.target.name
+    source = load_source(arguments.source, target=target)
+    evaluation = model.evaluate(source)
+    note("nnbp evaluate", evaluation.messages)
+    path = str(find_model(arguments.model))
+    document = {
+        "model": path,
+        "source": source.name,
+        "target": source.target_name,
+        "task": model.target.task,
+        "labels": list(model.target.labels),
+        "rows": len(source),
+        "device": model.network.device,
+        "notes": evaluation.messages,
+        "metrics": evaluation.metrics,
+    }
+    rows = [
+        ("Model", path),
+        ("Data", f"{source.name}, {counted(len(source), 'row')}"),
+        ("Target", target_in_words(str(source.target_name), model.target.labels)),
+        ("Device", model.network.device),
+        ("", ""),
+        *metric_rows(evaluation.metrics),
+    ]
+    if model.target.labels:
+        document["baseline_accuracy"] = model.baseline(evaluation.truth)
+        rows.append(
+            ("most frequent class", f"{number(model.baseline(evaluation.truth))} (accuracy of always naming it)")
+        )
+    if arguments.json:
+        print(as_json(document))
+    else:
+        print_rows(rows)
+    return 0

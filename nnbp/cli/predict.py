@@ -1,0 +1,109 @@
+"""`nnbp predict MODEL SOURCE`: labels or values of every row of a table, by the model file alone."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.cli.common import UsageError, noted_fallback, say
+from nnbp.cli.results import as_json, note
+from nnbp.columns import Source
+from nnbp.runfolder import find_model
+from nnbp.sources import load_source
+from nnbp.tablemodel import TableModel
+
+__all__ = ["add_parser", "load", "run"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the command `predict` to the command line."""
+    parser = subparsers.add_parser(
+        "predict",
+        help="predict every row of a table",
+        description=(
+            "Predicts every row of a table and prints a CSV table: where the row stands in the source, and the label, or the "
+            "value in its own unit. Columns are matched by name, in any order; the target may be absent."
+        ),
+    )
+    parser.add_argument("model", metavar="MODEL", help="a run folder or a model file")
+    parser.add_argument("source", metavar="SOURCE", help="the name of a set, or a CSV, TSV, Parquet, NPY or NPZ file")
+    parser.add_argument("--output", metavar="FILE", help="write the CSV table to this file instead")
+    parser.add_argument("--proba", action="store_true", help="add the probability of every class")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predicts and prints; 0."""
+    model = load("nnbp predict", arguments)
+    if arguments.proba and not model.target.labels:
+        raise UsageError("--proba is for classes, and this model predicts a quantity. Leave it out")
+    known = model.preprocessor
+    columns = len(known.columns) if known is not None else model.network.model.n_in
+    target = model.target.name if known is not None else None
+    source = load_source(arguments.source, target=target, target_required=False, n_features=columns)
+    values, messages = model.predict(source)
+    probabilities = model.predict_proba(source) if arguments.proba else None
+    note("nnbp predict", messages)
+    if arguments.output is not None:
+        with open(arguments.output, "w", encoding="utf-8", newline="") as file:
+            _write(file, source, model, values, probabilities)
+    if arguments.json:
+        print(as_json(_document(arguments, source, model, values, probabilities, messages)))
+    elif arguments.output is None:
+        _write(sys.stdout, source, model, values, probabilities)
+    else:
+        say("nnbp predict", f"{len(source)} rows of {source.name} predicted; they are in {arguments.output}")
+    return 0
+
+
+def load(command: str, arguments: argparse.Namespace) -> TableModel:
+    """The model that the arguments name, on their device; says so where the CPU stands in for a GPU."""
+    model, fallback = noted_fallback(lambda: TableModel.load(find_model(arguments.model), device=arguments.device))
+    if fallback:
+        say(command, f"note: {fallback}")
+    return model
+
+
+def _write(
+    file: TextIO, source: Source, model: TableModel, values: NDArray[Any], probabilities: NDArray[Any] | None
+) -> None:
+    rows = csv.writer(file, lineterminator="\n")
+    table = values.reshape(len(values), -1)
+    names = ["prediction"] if table.shape[1] == 1 else [f"prediction {k}" for k in range(1, table.shape[1] + 1)]
+    if probabilities is not None:
+        names += [f"p({label})" for label in model.target.labels]
+        table = np.column_stack([table.astype(object), probabilities.astype(object)])
+    rows.writerow([source.unit, *names])
+    for place, row in zip(source.places.tolist(), table, strict=True):
+        rows.writerow([place, *map(str, row)])
+
+
+def _document(
+    arguments: argparse.Namespace,
+    source: Source,
+    model: TableModel,
+    values: NDArray[Any],
+    probabilities: NDArray[Any] | None,
+    messages: list[str],
+) -> dict[str, Any]:
+    document = {
+        "model": str(find_model(arguments.model)),
+        "source": source.name,
+        "target": model.target.name,
+        "task": model.target.task,
+        "device": model.network.device,
+        "notes": messages,
+        source.unit: source.places.tolist(),
+        "predictions": values.tolist(),
+    }
+    if probabilities is not None:
+        document |= {"labels": list(model.target.labels), "probabilities": probabilities.tolist()}
+    return document

@@ -1,0 +1,150 @@
+"""The pictures of a run: its training curve, and predictions against the truth, by matplotlib without a screen.
+
+As inline SVG they take the colour of the text around them, so they can be read on light and dark pages alike.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.errors import MissingDependencyError
+
+__all__ = ["curve", "inline_svg", "scatter"]
+
+TRAINING, VALIDATION = "#3b82c4", "#e07b28"
+_INK = "#010203"  # stands for the colour of the text around an inline picture
+_POINTS = 2000
+
+_STYLE = {
+    "font.size": 10,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "grid.color": "#888888",
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    # The same run draws the same bytes.
+    "svg.hashsalt": "nnbp",
+}
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+        import matplotlib.figure
+        import matplotlib.ticker
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"drawing needs matplotlib, which cannot be imported ({error}). Install it: python -m pip install "
+            '"nnbp[plot]"'
+        ) from error
+    return matplotlib
+
+
+def curve(history: Mapping[str, Sequence[float]], best_epoch: int | None = None) -> Any:
+    """The training curve as a matplotlib figure: the loss of every epoch, and beside it accuracy or R².
+
+    Args:
+        history: "loss", and "val_loss", "accuracy", "r2" and their "val_" where there are; one value an epoch, 1 or more.
+        best_epoch: the epoch whose weights were kept, counted from 1; it is marked.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    matplotlib = _matplotlib()
+    panels = [("loss", "loss")]
+    panels += [(name, title) for name, title in (("accuracy", "accuracy"), ("r2", "R²")) if name in history]
+    with matplotlib.rc_context(_STYLE):
+        figure = matplotlib.figure.Figure(figsize=(4.6 * len(panels), 3.2), layout="constrained")
+        for axes, (name, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _panel(matplotlib, axes, history, name, title, best_epoch)
+    return figure
+
+
+def _panel(
+    matplotlib: Any, axes: Any, history: Mapping[str, Sequence[float]], name: str, title: str, best: int | None
+) -> None:
+    drawn = [(name, "training", TRAINING), (f"val_{name}", "validation", VALIDATION)]
+    drawn = [line for line in drawn if line[0] in history]
+    for key, label, colour in drawn:
+        values = np.asarray(history[key], dtype=np.float64)
+        epochs = np.arange(1, len(values) + 1)
+        # One epoch is a point, and a line of one point is not seen.
+        axes.plot(epochs, values, color=colour, label=label, marker="o" if len(values) == 1 else None)
+    lowest = [np.nanmin(np.asarray(history[key], dtype=np.float64)) for key, *_ in drawn]
+    shown = [value for key, *_ in drawn for value in history[key]]
+    if name == "loss" and min(lowest) > 0 and max(shown) > 20 * min(lowest):
+        axes.set_yscale("log")
+    if name == "r2":
+        # The first epochs may be far below 0, where nothing is to be seen.
+        axes.set_ylim(bottom=max(min(shown), -0.5), top=1.02)
+    if best is not None:
+        key, _, colour = drawn[-1]
+        axes.axvline(best, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
+        axes.plot([best], [history[key][best - 1]], "o", color=colour, markersize=6, label=f"best epoch: {best}")
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+    axes.margins(x=0.02)
+    axes.legend()
+
+
+def scatter(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
+    """Predictions against the truth as a matplotlib figure, with the line on which both are equal.
+
+    Args:
+        truth, predicted: (m,), in the unit of the target; of more than 2000 rows an even choice is drawn.
+        name: of the target.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    matplotlib = _matplotlib()
+    chosen = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), _POINTS)).round().astype(np.int64))
+    x, y = np.asarray(truth, np.float64)[chosen], np.asarray(predicted, np.float64)[chosen]
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    with matplotlib.rc_context(_STYLE):
+        figure = matplotlib.figure.Figure(figsize=(4.6, 4.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([low, high], [low, high], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6, label="exact")
+        axes.plot(x, y, "o", color=TRAINING, alpha=0.6, markersize=4.5, markeredgewidth=0, label="held-out row")
+        axes.set_xlabel(f"true {name}")
+        axes.set_ylabel(f"predicted {name}")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.legend()
+    return figure
+
+
+def inline_svg(figure: Any, label: str, prefix: str) -> str:
+    """A figure as an SVG element for a page: in the colour of the text, ids of its own, no fonts from elsewhere.
+
+    Args:
+        figure: of matplotlib.
+        label: what it shows, for those who cannot see it; plain text without markup.
+        prefix: of its ids, different for each figure of a page.
+    """
+    matplotlib = _matplotlib()
+    file = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{prefix}-", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
