@@ -141,6 +141,7 @@ class CupyBackend:
         self._current.synchronize()
 
     def memory(self) -> tuple[int, int]:
+        """Free and total memory of the GPU, in bytes."""
         with self._current:
             free, total = cupy.cuda.runtime.memGetInfo()
         return int(free), int(total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -87,10 +86,6 @@ class NumpyBackend:
 
     def synchronize(self) -> None:
         """Nothing is ever under way on the CPU when a call has returned."""
-
-    def memory(self) -> tuple[int, int]:
-        page = os.sysconf("SC_PAGE_SIZE")
-        return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
 
     def active(self) -> AbstractContextManager[object]:
         return np.errstate(all="ignore")

@@ -20,6 +20,7 @@ from nnbp.device import devices
 from nnbp.errors import (
     DataError,
     DeviceFallbackWarning,
+    DeviceMemoryError,
     DeviceUnavailableError,
     DivergenceError,
     DTypeError,
@@ -64,6 +65,7 @@ __all__ = [
     "DataError",
     "Dense",
     "DeviceFallbackWarning",
+    "DeviceMemoryError",
     "DeviceUnavailableError",
     "DivergenceError",
     "Dropout",

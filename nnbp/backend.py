@@ -91,9 +91,6 @@ class Backend(Protocol):
     def synchronize(self) -> None:
         """Waits until all that was asked of the device is done."""
 
-    def memory(self) -> tuple[int, int]:
-        """Free and total memory of the device, in bytes."""
-
     def active(self) -> AbstractContextManager[object]:
         """The context in which the engine runs: the device is current, floating-point warnings are off."""
 

@@ -329,8 +329,10 @@ def check_gradients(
     rng, rows = np.random.default_rng(0), []
     with backend.active():
         probe = _Probe(twin, data, np.array(data.X))
-        # What C is rounded by: its own size, and that of the z which it is computed from.
-        scale = np.abs(probe.plan.cost[0]) + np.sum(np.abs(found.delta[-1].T * probe.plan.output[0].z), axis=0)
+        # What C is rounded by: its own size, that of the z which it is computed from, and that of the products of
+        # targets and outputs in it. (ln h is rounded as h is, by ε, however near to 0 it is itself.)
+        plan = probe.plan
+        scale = np.abs(plan.cost[0]) + np.sum(np.abs(found.delta[-1].T * plan.output[0].z) + np.abs(plan.y * plan.h), 0)
         W = probe.theta[: probe.decayed]
         total = np.atleast_1d(probe.share @ scale + 0.5 * probe.decay * (W @ W))
         for name, where, shape in _arrays(parameters):

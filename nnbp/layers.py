@@ -159,6 +159,10 @@ class Dense(Layer):
             config["initializer"] = self.initializer.name
         return config
 
+    def __repr__(self) -> str:
+        chosen = [repr(item) for item in (self.activation, self.initializer) if item is not None]
+        return f"Dense({', '.join([str(self.units), *chosen])})"
+
 
 class DenseNode(Node):
     """A Dense layer in one plan, with the notes' names: z, a, delta = ∂C/∂z."""
@@ -188,8 +192,8 @@ class Dropout(Layer):
     """In training, each input becomes 0 with probability `rate`, else x / (1 − rate); otherwise nothing happens.
 
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014 (there the scaling is
-    done at test time). The rate is rounded to a multiple of 2⁻²⁴, the grid of the random numbers, so that a mask is the
-    same in every dtype and on every device.
+    done at test time). Masks use the rate rounded to a multiple of 2⁻²⁴, the grid of the random numbers, so that they
+    are the same in every dtype and on every device.
     """
 
     kind = "dropout"
@@ -199,7 +203,7 @@ class Dropout(Layer):
             raise ValueError(
                 f"The rate of Dropout is the share of inputs to drop, at least 0 and below 1; received {rate!r}."
             )
-        self.rate = min(round(float(rate) * 2**24), 2**24 - 1) / 2**24
+        self.rate = float(rate)
 
     def outputs(self, n_in: int) -> int:
         return n_in
@@ -227,7 +231,8 @@ class DropoutNode(Node):
     """A Dropout layer in training: the uniform numbers are kept, so that the way back meets the same mask."""
 
     def __init__(self, op: Recorder, x: Array, rate: float, stream: RandomStream | None) -> None:
-        self.rate, self.scale = rate, 1.0 / (1.0 - rate)
+        self.rate = min(round(rate * 2**24), 2**24 - 1) / 2**24
+        self.scale = 1.0 / (1.0 - self.rate)
         self.u = op.uniform(stream, op.empty(x.shape[0], dtype=np.float32))
         self.a = op.empty(x.shape[0])
         self._mask(op, x, self.a)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from nnbp import modelfile, optimizers, schedules
 from nnbp.backend import Array
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
 from nnbp.core import NetworkCore
-from nnbp.inputs import like, not_negative, whole_number
+from nnbp.inputs import finite, like, not_negative, whole_number
 from nnbp.layers import Dense, named
 from nnbp.metrics import Metric
 from nnbp.optimizers import Optimizer
@@ -83,13 +83,17 @@ class Network(NetworkCore):
     array([0, 1, 1, 0])
     """
 
-    def _outputs(self, X: Any) -> Array:
-        array = self._inputs(X)
-        return self.model.forward(array)
-
     def forward(self, X: Any) -> Any:
-        """h of every sample, (m, n_out)."""
-        return like(X, self._backend)(self._outputs(X))
+        """h of every sample, (m, n_out); a NaN in X is a NaN in h."""
+        array = self._inputs(X)
+        return like(X, self._backend)(self.model.forward(array))
+
+    def _outputs(self, X: Any) -> Array:
+        """h on the device, of inputs that have to be finite: a decision on NaN would be made up."""
+        array = self._inputs(X)
+        with self._backend.active():
+            finite(self._backend, array, "X")
+        return self.model.forward(array)
 
     def trace(self, X: Any) -> Trace:
         """z and a of every layer."""
@@ -150,9 +154,13 @@ class Network(NetworkCore):
 
         Args:
             X, y, sample_weight: the data.
-            metrics: names, objects or functions; None is accuracy for classes, r2 and rmse for values.
+            metrics: names, objects or functions; None is accuracy for classes, r2 and rmse for values, and nothing for
+                several labels a sample.
         """
-        measured = self._measured(X, y, sample_weight, None, None, self._metrics(metrics))
+        measured = self._measured(X, y, sample_weight, None, None, ())
+        if metrics is None and self.loss_function.classification and measured.y.ndim == 2:
+            metrics = ()
+        measured = replace(measured, metrics=self._metrics(metrics))
         loss = self.loss(measured.data.X, y, sample_weight)
         return {"loss": loss, **measured.values("")}
 
@@ -214,8 +222,11 @@ class Network(NetworkCore):
         rule = self._optimizer(optimizer, learning_rate)
         epochs = whole_number("epochs", epochs, 1)
         if clip_norm is not None and not_negative("clip_norm", clip_norm) == 0:
+            raise ValueError(f"clip_norm is a positive bound on the gradient's norm, or None; received {clip_norm!r}.")
+        if clip_norm is not None and rule.name == "lbfgs":
             raise ValueError(
-                f"clip_norm is a positive bound on the norm of the gradient, or None; received {clip_norm!r}."
+                "lbfgs builds its model of J on the gradient as it is, and clip_norm changes it; received both. "
+                "Leave clip_norm out, or use adam."
             )
         shown = reporter(progress)
         options = TrainingOptions(

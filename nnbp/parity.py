@@ -284,7 +284,7 @@ def _backward(twin: Network, X: NDArray[Any], y: NDArray[Any], w: NDArray[Any] |
     """J and everything that backpropagation finds, on the host."""
     g = twin.gradients(X, y, w)
     named = [*_numbered("delta", g.delta), *_numbered("dW", g.dW), *_numbered("db", g.db), ("dX", g.dX)]
-    return {"J": np.array([g.loss]), **{name: np.asarray(array) for name, array in named}}
+    return {"J": np.array([g.loss], twin.dtype), **{name: np.asarray(array) for name, array in named}}
 
 
 def _trained(twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: dict[str, Any]) -> Found:
@@ -292,7 +292,7 @@ def _trained(twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: d
     history = twin.fit(X, y, sample_weight=w, progress=False, **options)
     named = [*_numbered("W", twin.weights), *_numbered("b", twin.biases)]
     found = {f"{name} trained": np.array(twin.model.backend.download(array)) for name, array in named}
-    return {**found, "J by epoch": np.array(history["loss"])}
+    return {**found, "J by epoch": np.array(history["loss"], twin.dtype)}
 
 
 def _trained_or_not(

@@ -43,8 +43,8 @@ class TableModel:
 
     Attributes:
         network: takes the features, gives class indices or standardised values.
-        preprocessor: makes features of columns; None for a network that was saved without: it takes columns of numbers as
-            they are.
+        preprocessor: makes features of columns; None for a network that was saved without: it takes columns of
+            numbers as they are.
         target: makes labels or values of what the network gives.
         about: other plain JSON values in the model file.
     """
@@ -84,8 +84,8 @@ class TableModel:
             or bool(target.labels) != loss.classification
         ):
             raise ModelFileError(
-                f"{path}: its table has {len(preprocessor.feature_names)} features and {len(target.labels)} classes, which "
-                f"does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save the model anew"
+                f"{path}: its table has {len(preprocessor.feature_names)} features and {len(target.labels)} classes, "
+                f"which does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save it anew"
             )
         return cls(network, preprocessor, target, about)
 
@@ -96,15 +96,15 @@ class TableModel:
         n_in = self.network.model.n_in
         if len(source.columns) != n_in:
             raise DataError(
-                f"{source.name}: {len(source.columns)} columns of features, but this model, which was saved without the "
-                f"preprocessing of a table, takes {n_in} columns of numbers in the order of its training"
+                f"{source.name}: {len(source.columns)} columns of features, but this model, which was saved without "
+                f"the preprocessing of a table, takes {n_in} columns of numbers in the order of its training"
             )
         X = np.column_stack([numbers(source, name) for name in source.columns])
         if np.isnan(X).any():
             row, column = np.argwhere(np.isnan(X))[0]
             raise DataError(
-                f"{source.at(int(row), list(source.columns)[column])}: the cell is empty, and this model, which was saved "
-                "without the preprocessing of a table, has nothing to put there. Fill the cell"
+                f"{source.at(int(row), list(source.columns)[column])}: the cell is empty, and this model, which was "
+                "saved without the preprocessing of a table, has nothing to put there. Fill the cell"
             )
         return X, []
 

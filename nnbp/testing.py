@@ -1,7 +1,8 @@
 """For test suites: assertions on gradients and devices that fail with the whole table, and small problems for them.
 
 >>> net, X, y = example_problem([3, 4, 2], activation="gelu", loss="huber", device="cpu")
->>> assert_gradients(net, X, y)
+>>> assert_gradients(net, X, y).passed
+True
 """
 
 from __future__ import annotations

@@ -274,9 +274,6 @@ class StrictBackend:
         if self._capturing:
             raise RuntimeError("a captured step waits")
 
-    def memory(self) -> tuple[int, int]:
-        return self._numpy.memory()
-
     @contextmanager
     def active(self) -> Iterator[None]:
         self._active += 1

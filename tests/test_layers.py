@@ -127,7 +127,9 @@ def test_dropout_masks_are_the_same_in_every_dtype_and_differ_by_key() -> None:
 
 def test_dropout_mask_is_u_at_least_rate() -> None:
     u = np.random.Generator(np.random.Philox(key=np.array([1, 2], np.uint64))).random((4, 5000), np.float32)
-    np.testing.assert_array_equal(dropped(0.25)[0] != 0, u >= 0.25)
+    # A rate that was drawn itself: the sample at the bound is kept.
+    for rate in (0.25, float(u[0, 0])):
+        np.testing.assert_array_equal(dropped(rate)[0] != 0, u >= rate)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])

@@ -79,9 +79,7 @@ def test_log_loss_equals_scikit_learn(seed: int, m: int, k: int, weighted: bool,
     ours, theirs = both("log_loss", y, p, w)
     assert ours == pytest.approx(theirs, rel=1e-12, abs=1e-12)
     single = p.astype(np.float32)
-    assert metrics.LogLoss()(y, single, w) == pytest.approx(
-        peer("log_loss")(y, single, sample_weight=w), rel=1e-5
-    )
+    assert metrics.LogLoss()(y, single, w) == pytest.approx(peer("log_loss")(y, single, sample_weight=w), rel=1e-5)
 
 
 @given(seed=SEEDS, m=st.integers(2, 40), levels=st.integers(1, 30), weighted=st.booleans())
@@ -97,13 +95,9 @@ def test_roc_auc_equals_scikit_learn_with_ties(seed: int, m: int, levels: int, w
 
 
 @pytest.mark.parametrize("name", VALUE_NAMES)
-@given(
-    seed=SEEDS, m=st.integers(2, 40), k=st.integers(1, 4), weighted=st.booleans(), scale=st.integers(-3, 3)
-)
+@given(seed=SEEDS, m=st.integers(2, 40), k=st.integers(1, 4), weighted=st.booleans(), scale=st.integers(-3, 3))
 @settings(max_examples=60, deadline=None)
-def test_value_metrics_equal_scikit_learn(
-    name: str, seed: int, m: int, k: int, weighted: bool, scale: int
-) -> None:
+def test_value_metrics_equal_scikit_learn(name: str, seed: int, m: int, k: int, weighted: bool, scale: int) -> None:
     rng = np.random.default_rng(seed)
     y = rng.normal(size=(m, k)) * 10.0**scale
     p = y + rng.normal(size=(m, k)) * 10.0**scale

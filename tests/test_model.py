@@ -86,6 +86,9 @@ def test_gradients_leave_nothing_shared() -> None:
     for now, then in zip([first.flat, first.dX, *first.delta], kept, strict=True):
         np.testing.assert_array_equal(now, then)
     assert not np.shares_memory(first.flat, made.parameters.gradient)
+    trace = made.trace(X)
+    results = [first.flat, first.dX, *first.delta, *trace.z, *trace.a, made.forward(X), made.per_sample_gradients(X, y)]
+    assert all(result.flags.c_contiguous and result.flags.writeable for result in results)
 
 
 @given(st.integers(1, 20), st.integers(0, 2**31))

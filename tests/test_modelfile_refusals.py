@@ -95,7 +95,6 @@ ARCHITECTURES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda a: dense(a).update(initializer="he_norml"), "Did you mean 'he_normal'?"),
     (lambda a: dense(a).update(initializer=["he_normal"]), "the initializer is an object with a name"),
     (lambda a: dense(a, 1).update(rate=1.0), "at least 0 and below 1; received 1.0"),
-    (lambda a: dense(a, 1).update(rate=0.3), "the dropout layer, of {'rate': 0.3}, says {'rate': 0.30000001"),
     (lambda a: a["loss"].update(name="hubert"), "Unknown loss: it is one of absolute_error, binary_cross_entropy"),
     (lambda a: a.update(loss="huber"), "the loss is an object with a name; received 'huber'"),
     (

@@ -62,6 +62,7 @@ QUIET: dict[str, Any] = {"progress": False, "epochs": 2}
         ({"clip_norm": 0}, ValueError, "clip_norm is a positive bound.*received 0"),
         ({"clip_norm": -1.0}, ValueError, r"clip_norm.*received -1\.0"),
         ({"clip_norm": "1"}, ValueError, "clip_norm.*received '1'"),
+        ({"clip_norm": 1.0, "optimizer": "lbfgs"}, ValueError, "lbfgs.*clip_norm.*received both"),
     ],
 )
 def test_arguments_of_fit_are_checked_before_anything_changes(arguments: Any, error: Any, said: str) -> None:
@@ -210,14 +211,18 @@ def test_partial_fit_refuses_rules_of_the_full_batch() -> None:
 
 def test_partial_fit_recovers_from_divergence() -> None:
     """What the optimizer remembered of the bad batch is forgotten with it."""
-    net = network()
-    net.partial_fit(X, Y)
+    net, twin = network(), network()
+    for each in (net, twin):
+        each.partial_fit(X, Y)
     before = net.parameters.copy()
     with pytest.raises(DivergenceError):
         net.partial_fit(X, np.full((20, 2), 1e38))
     np.testing.assert_array_equal(net.parameters, before)
-    net.partial_fit(X, Y)
-    assert np.isfinite(net.parameters).all()
+    twin.fit(X, Y, epochs=1, learning_rate=0.0, progress=False)
+    for each in (net, twin):
+        each.partial_fit(X, Y)
+    assert not np.array_equal(net.parameters, before)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
 def test_partial_fit_learns_with_weights() -> None:

@@ -67,9 +67,7 @@ def test_console_script_resolves_to_a_callable() -> None:
 
 
 def test_backends_are_no_top_level_package(tmp_path: Path) -> None:
-    code = (
-        "from importlib.util import find_spec; print(find_spec('backends'), find_spec('nnbp.backends').name)"
-    )
+    code = "from importlib.util import find_spec; print(find_spec('backends'), find_spec('nnbp.backends').name)"
     assert run_python(code, tmp_path).split() == ["None", "nnbp.backends"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnbp import activations, initializers, losses, optimizers
-from nnbp.registry import lookup, unknown_name
+from nnbp.registry import find, lookup, unknown_name
 
 
 class Base:
@@ -38,6 +38,13 @@ def test_unknown(received: object) -> None:
     with pytest.raises(ValueError, match="Unknown thing: it is one of known") as caught:
         lookup("thing", Base, REGISTRY, received)  # type: ignore[arg-type]
     assert f"received {received!r}" in str(caught.value)
+
+
+def test_find_gives_the_class_itself() -> None:
+    assert find("thing", REGISTRY, "known") is Known
+    for received in ("knwon", None, Known, ["known"]):
+        with pytest.raises(ValueError, match="Unknown thing"):
+            find("thing", REGISTRY, received)  # type: ignore[arg-type]
 
 
 def test_hint_names_what_is_close_and_else_what_to_do() -> None:

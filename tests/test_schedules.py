@@ -28,9 +28,7 @@ NAMES = ["constant", "step", "exponential", "cosine", "warm_up", "inverse_scalin
 BASE = 0.3
 
 
-def torch_rates(
-    make: Callable[[Any, Any], Any], count: int, losses: list[float] | None = None
-) -> list[float]:
+def torch_rates(make: Callable[[Any, Any], Any], count: int, losses: list[float] | None = None) -> list[float]:
     """The rates of a PyTorch schedule before each of `count` calls of its `step`."""
     torch = pytest.importorskip("torch")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=BASE)
@@ -59,9 +57,7 @@ def test_equal_to_torch_stepped_once_an_epoch(ours: Schedule, theirs: Callable[[
     expected = torch_rates(theirs, 30)
     assert [ours.rate(BASE, epoch) for epoch in range(30)] == pytest.approx(expected, rel=1e-12, abs=1e-15)
     # Within an epoch the rate holds still.
-    assert [ours.rate(BASE, epoch + 0.75) for epoch in range(30)] == pytest.approx(
-        expected, rel=1e-12, abs=1e-15
-    )
+    assert [ours.rate(BASE, epoch + 0.75) for epoch in range(30)] == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
 def test_warm_up_equals_torch_stepped_at_every_update() -> None:
@@ -86,9 +82,7 @@ def test_warm_up_and_then_equals_torch_sequential() -> None:
     assert [ours.rate(BASE, epoch) for epoch in range(15)] == pytest.approx(expected, rel=1e-12)
 
 
-LOSSES = st.lists(
-    st.sampled_from([1.0, 0.9999, 0.99, 0.5, 0.2, 0.0, -1.0, 3.0, math.nan, math.inf]), max_size=40
-)
+LOSSES = st.lists(st.sampled_from([1.0, 0.9999, 0.99, 0.5, 0.2, 0.0, -1.0, 3.0, math.nan, math.inf]), max_size=40)
 
 
 @given(
@@ -117,9 +111,7 @@ def test_plateau_equals_torch(
         "threshold_mode": mode,
         "cooldown": cooldown,
     }
-    expected = torch_rates(
-        lambda s, o: s.ReduceLROnPlateau(o, min_lr=min_rate, **options), len(losses), losses
-    )
+    expected = torch_rates(lambda s, o: s.ReduceLROnPlateau(o, min_lr=min_rate, **options), len(losses), losses)
     ours = ReduceOnPlateau(min_rate=min_rate, **options)
     rates = []
     for epoch, loss in enumerate(losses):
@@ -144,9 +136,7 @@ def test_the_formulas_by_hand() -> None:
     assert [Cosine(4, 0.2)(t) for t in (0, 2, 4, 8)] == pytest.approx([1, 0.6, 0.2, 1])
     assert [InverseScaling()(t) for t in (0, 0.9, 3, 8.2)] == pytest.approx([1, 1, 0.5, 1 / 3])
     assert InverseScaling(1.0)(3) == 0.25
-    assert [WarmUp(0.5, Step(1), start=0.0)(t) for t in (0, 0.25, 0.5, 1.4, 1.5)] == pytest.approx(
-        [0, 0.5, 1, 1, 0.1]
-    )
+    assert [WarmUp(0.5, Step(1), start=0.0)(t) for t in (0, 0.25, 0.5, 1.4, 1.5)] == pytest.approx([0, 0.5, 1, 1, 0.1])
 
 
 def test_the_names_of_the_contract_are_known() -> None:
@@ -156,9 +146,7 @@ def test_the_names_of_the_contract_are_known() -> None:
 
 @pytest.mark.parametrize("name", Schedule.registry)
 @pytest.mark.parametrize("epochs", [1, 2, 100])
-def test_every_bare_name_gives_positive_finite_factors_over_the_whole_training(
-    name: str, epochs: int
-) -> None:
+def test_every_bare_name_gives_positive_finite_factors_over_the_whole_training(name: str, epochs: int) -> None:
     schedule = schedules.get(name, epochs=epochs)
     factors = [schedule(i / 8) for i in range(8 * epochs)]
     assert all(type(f) is float and 0 < f <= 1 for f in factors)
@@ -291,9 +279,7 @@ def test_a_state_of_another_schedule_is_refused(name: str) -> None:
         WarmUp(1).restore(WarmUp(1, ReduceOnPlateau()).state())
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: ReduceOnPlateau(patience=0), lambda: WarmUp(1, ReduceOnPlateau(patience=0))]
-)
+@pytest.mark.parametrize("make", [lambda: ReduceOnPlateau(patience=0), lambda: WarmUp(1, ReduceOnPlateau(patience=0))])
 def test_fresh_is_independent_and_has_observed_nothing(make: Callable[[], Schedule]) -> None:
     mine = make()
     for _ in range(5):

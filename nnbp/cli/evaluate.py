@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from nnbp.cli.predict import load
 from nnbp.cli.results import as_json, note, print_rows, target_in_words
@@ -19,8 +20,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "evaluate",
         help="compare predictions with a table whose target is known",
         description=(
-            "Predicts a table whose target is known and prints the metrics. A set that the model was trained on has rows "
-            "that it knows: what `nnbp train` says of its held-out rows is the fairer number."
+            "Predicts a table whose target is known and prints the metrics. A table that the model was trained on has "
+            "rows that it knows: what `nnbp train` says of its held-out rows is the fairer number."
         ),
     )
     parser.add_argument("model", metavar="MODEL", help="a run folder or a model file")
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     evaluation = model.evaluate(source)
     note("nnbp evaluate", evaluation.messages)
     path = str(find_model(arguments.model))
-    document = {
+    document: dict[str, Any] = {
         "model": path,
         "source": source.name,
         "target": source.target_name,

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nnbp.activations import Activation
+from nnbp.cli.common import Exit, arguments_checked, count, positive, whole
 from nnbp.gradcheck import TOLERANCE, GradientReport, check_gradients
 from nnbp.losses import Loss
 from nnbp.registry import find
 from nnbp.testing import example_problem
 
-__all__ = ["add_parser", "built_in", "count", "layer_sizes", "run"]
+__all__ = ["CHECK_FAILED", "add_parser", "built_in", "layer_sizes", "run"]
+
+CHECK_FAILED = 1
+"""Exit code of a check that ran and found something wrong."""
 
 Case = tuple[str, str, GradientReport]
 
@@ -38,9 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--loss", metavar="NAME", help="the loss (default: every one)")
     parser.add_argument("--weight-decay", type=float, default=0.1, metavar="λ", help="λ of J (default 0.1)")
     parser.add_argument("--samples", type=count, default=8, metavar="M", help="number of samples (default 8)")
-    parser.add_argument("--seed", type=int, default=0, help="of parameters and data (default 0)")
+    parser.add_argument("--seed", type=whole, metavar="N", default=0, help="of parameters and data (default 0)")
     parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, help=f"largest relative error (default {TOLERANCE:g})"
+        "--tolerance",
+        type=positive,
+        default=TOLERANCE,
+        metavar="E",
+        help=f"largest relative error (default {TOLERANCE:g})",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -48,19 +55,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Checks and prints the reports; 0, 1 where a gradient is wrong, 2 where the arguments make no network."""
-    try:
+    """Checks and prints the reports; 0, or 1 where a gradient is wrong."""
+    with arguments_checked():
         cases = _cases(arguments)
-    except ValueError as error:
-        print(f"nnbp gradcheck: {error}", file=sys.stderr)
-        return 2
     if arguments.json:
         print(json.dumps(_document(cases), indent=2, allow_nan=False))
     elif len(cases) == 1:
         print(cases[0][2])
     else:
         print(_table(cases))
-    return 0 if all(report.passed for _, _, report in cases) else 1
+    return Exit.DONE if all(report.passed for *_, report in cases) else CHECK_FAILED
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
@@ -124,10 +128,3 @@ def layer_sizes(text: str) -> list[int]:
     if len(sizes) < 2 or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"sizes of at least two layers, such as 4,8,3; received {text!r}")
     return sizes
-
-
-def count(text: str) -> int:
-    """The argument of a number of things."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number, at least 1; received {text!r}")
-    return int(text)

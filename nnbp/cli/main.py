@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from nnbp.cli.common import Exit, Terminated, exit_code, say, terminable
+from nnbp.columns import suggest
 
 __all__ = ["COMMANDS", "main"]
 
@@ -38,9 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code; see `nnbp.cli.common.Exit`.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    parser = _parser(next((word for word in words if not word.startswith("-")), None))
+    named = next((word for word in words if not word.startswith("-")), None)
+    parser = _parser(named)
     if not words:
         parser.print_help(sys.stderr)
+        return Exit.USAGE
+    if named is not None and named not in COMMANDS:
+        say("nnbp", f"error: there is no command {named!r}{suggest(named, COMMANDS)}. There are {', '.join(COMMANDS)}")
         return Exit.USAGE
     try:
         arguments = parser.parse_args(words)
@@ -98,12 +103,10 @@ def _words_for(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "ended by Ctrl-C."
     if isinstance(error, MemoryError):
-        return (
-            f"out of memory: {error or 'no more could be had'}. Use fewer rows, a smaller --batch-size or fewer units."
-        )
+        return f"out of memory: {str(error) or 'no more to be had'}. Use fewer rows, fewer units or smaller batches."
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if exit_code(error) == Exit.BUG:
-        return f"unexpected {type(error).__name__}: {text}. This is a mistake in nnbp: --debug shows where; please report it."
+        return f"unexpected {type(error).__name__}: {text}. A mistake in nnbp: please report what --debug shows."
     return f"error: {text}"

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import NamedTuple
 
 from nnbp.activations import Activation
-from nnbp.cli.gradcheck import built_in, count, layer_sizes
-from nnbp.errors import DeviceUnavailableError
+from nnbp.cli.common import Exit, arguments_checked, count, whole
+from nnbp.cli.gradcheck import CHECK_FAILED, built_in, layer_sizes
 from nnbp.losses import Loss
 from nnbp.optimizers import Optimizer
 from nnbp.parity import ParityReport, compare_devices
 from nnbp.testing import example_problem
 
 __all__ = ["add_parser", "run"]
-
-EXIT_NO_DEVICE = 6
 
 
 class Case(NamedTuple):
@@ -36,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description=(
             "Compares forward pass, every delta and gradient, and the parameters after some updates, on two devices or "
             "more: with every built-in activation, loss and optimizer in turn, or with those that are named. Exit code "
-            f"1 where they disagree, {EXIT_NO_DEVICE} where a device does not work."
+            "1 where they disagree, 6 where a device does not work."
         ),
     )
     parser.add_argument(
@@ -51,24 +48,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--activation", metavar="NAME", help="of the hidden layers")
     parser.add_argument("--loss", metavar="NAME", help="the loss")
     parser.add_argument("--optimizer", metavar="NAME", help="of the updates")
-    parser.add_argument("--seed", type=int, default=0, help="of parameters and data (default 0)")
+    parser.add_argument("--seed", type=whole, metavar="N", default=0, help="of parameters and data (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares and prints the reports; 0, 1 where devices disagree, 2 for wrong arguments, 6 without a device."""
-    try:
+    """Compares and prints the reports; 0, or 1 where devices disagree. A device that does not work is an error: 6."""
+    with arguments_checked():
         cases = [
             (case, dtype, _compare(arguments, case, dtype)) for case in _cases(arguments) for dtype in arguments.dtype
         ]
-    except DeviceUnavailableError as error:
-        print(f"nnbp parity: {error}", file=sys.stderr)
-        return EXIT_NO_DEVICE
-    except ValueError as error:
-        print(f"nnbp parity: {error}", file=sys.stderr)
-        return 2
     passed = all(report.passed for *_, report in cases)
     if arguments.json:
         reports = [{"case": case._asdict(), **report.as_dict()} for case, _, report in cases]
@@ -77,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n\n".join(str(report) for *_, report in cases))
     else:
         print(_table(cases))
-    return 0 if passed else 1
+    return Exit.DONE if passed else CHECK_FAILED
 
 
 def _compare(arguments: argparse.Namespace, case: Case, dtype: str) -> ParityReport:

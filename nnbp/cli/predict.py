@@ -26,8 +26,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "predict",
         help="predict every row of a table",
         description=(
-            "Predicts every row of a table and prints a CSV table: where the row stands in the source, and the label, or the "
-            "value in its own unit. Columns are matched by name, in any order; the target may be absent."
+            "Predicts every row of a table and prints a CSV table: where the row stands in the source, and the label, "
+            "or the value in its own unit. Columns are matched by name, in any order; the target may be absent."
         ),
     )
     parser.add_argument("model", metavar="MODEL", help="a run folder or a model file")

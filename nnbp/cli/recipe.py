@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ __all__ = ["Prepared", "Recipe", "layers_in_words", "prepare", "recipe", "sizes"
 
 Samples = tuple[NDArray[np.float64], NDArray[Any]]
 
-_UPDATES = 5000
+_UPDATES = 2500
 """Updates that a training by default may take; small tables need many epochs for as many."""
 
 _COLUMNS_OF_ONE_UNIT = 16
@@ -133,13 +134,15 @@ class Recipe:
     """A network that is to be trained, and how.
 
     Attributes:
-        layers: the number of inputs, then the layers.
+        inputs: their number.
+        layers: all that follow.
         network: other arguments of `Network`.
         training: arguments of `Network.fit`.
         config: all that a run depends on, as config.toml has it.
     """
 
-    layers: list[int | Layer]
+    inputs: int
+    layers: list[Layer]
     network: dict[str, Any]
     training: dict[str, Any]
     config: dict[str, dict[str, Any]]
@@ -147,14 +150,14 @@ class Recipe:
     @property
     def small(self) -> bool:
         """Whether the largest product of a step is too small for a second thread of BLAS."""
-        units = [layer.units for layer in self.layers[1:] if isinstance(layer, Dense)]
-        products = zip([self.layers[0], *units], units, strict=False)
-        return int(self.training["batch_size"]) * max(int(n) * m for n, m in products) < _SMALL_PRODUCT
+        units = [layer.units for layer in self.layers if isinstance(layer, Dense)]
+        products = [n * m for n, m in pairwise([self.inputs, *units])]
+        return bool(self.training["batch_size"] * max(products) < _SMALL_PRODUCT)
 
     def build(self) -> Network:
         """The network; UsageError where an argument cannot be used."""
         with arguments_checked():
-            return Network(self.layers, **self.network)
+            return Network([self.inputs, *self.layers], **self.network)
 
 
 def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
@@ -165,18 +168,22 @@ def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
     """
     n_in, samples, labels = data.train[0].shape[1], len(data.train[1]), data.target.labels
     pixels = data.one_unit
-    hidden = [min(256, max(32, 4 * n_in))] if arguments.hidden is None else arguments.hidden
+    hidden = [min(512, max(32, (8 if pixels else 4) * n_in))] if arguments.hidden is None else arguments.hidden
     dropout = (0.5 if pixels else 0.2) if arguments.dropout is None else arguments.dropout
     input_dropout = (0.2 if pixels else 0.0) if arguments.input_dropout is None else arguments.input_dropout
-    batch_size = arguments.batch_size or (32 if samples <= 10_000 else 128 if samples <= 100_000 else 512)
+    batch_size = arguments.batch_size or (64 if samples <= 20_000 else 256 if samples <= 200_000 else 1024)
     epochs = arguments.epochs or min(1000, max(100, _UPDATES // -(-samples // batch_size)))
     patience = max(15, epochs // 10) if arguments.patience is None else arguments.patience
+    learning_rate = arguments.learning_rate
+    if learning_rate is None and arguments.optimizer == "adam":
+        # Twice Adam's own, for batches twice as large as are usual.
+        learning_rate = 0.002
     classes = "binary_cross_entropy" if len(labels) == 2 else "cross_entropy"
     loss = arguments.loss or (classes if labels else "squared_error")
     with arguments_checked():
         optimizers.get(arguments.optimizer)
         schedules.get(arguments.schedule, epochs)
-    layers: list[int | Layer] = [n_in]
+    layers: list[Layer] = []
     if input_dropout:
         layers.append(Dropout(input_dropout))
     for units in hidden:
@@ -185,7 +192,7 @@ def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
     network = {
         "activation": arguments.activation,
         "loss": loss,
-        # One over the number of samples: ΣW²/2 counts as much as the costs of one sample, as in LogisticRegression's C = 1.
+        # ΣW²/2 counts as much as the cost of one sample does, as in scikit-learn's LogisticRegression with its C of 1.
         "weight_decay": 1.0 / samples if arguments.weight_decay is None else arguments.weight_decay,
         "dtype": arguments.dtype,
         "device": arguments.device,
@@ -195,7 +202,7 @@ def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
         "epochs": epochs,
         "batch_size": batch_size,
         "optimizer": arguments.optimizer,
-        "learning_rate": arguments.learning_rate,
+        "learning_rate": learning_rate,
         "schedule": arguments.schedule,
     }
     config = {
@@ -211,7 +218,7 @@ def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
         "training": {**training, "patience": patience if data.validation else None},
     }
     fit = {"early_stopping": patience or None} if data.validation else {}
-    return Recipe(layers, network, {**training, **fit}, config)
+    return Recipe(n_in, layers, network, {**training, **fit}, config)
 
 
 def layers_in_words(network: Network) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,8 +39,14 @@ def note(command: str, messages: Sequence[str]) -> None:
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Prints names and texts in two columns."""
     width = max(len(name) for name, _ in rows) + 2
+    terminal = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0
     for name, text in rows:
-        print(f"{name:{width}}{text}".rstrip())
+        line = f"{name:{width}}{text}".rstrip()
+        if len(line) > terminal > width + 20:
+            wrapper = textwrap.TextWrapper(terminal, subsequent_indent=" " * width)
+            wrapper.break_long_words = wrapper.break_on_hyphens = False
+            line = wrapper.fill(line)
+        print(line)
 
 
 def target_in_words(name: str, labels: Sequence[Any]) -> str:

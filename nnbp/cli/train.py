@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +38,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command `train` to the command line."""
     parser = subparsers.add_parser(
         "train",
+        usage="nnbp train SOURCE [--target COLUMN] [options]",
         help="train a network on a table, and leave a run folder",
         description=(
-            "Trains a network on a table: numbers are standardised, texts one-hot encoded, missing cells imputed. Some rows "
-            "are held out to tell how good it is. All it leaves is in one new run folder: config.toml, environment.json, "
-            "metrics.csv, model.safetensors, report.html. Ctrl-C ends it early and keeps the best weights so far."
+            "Trains a network on a table: numbers are standardised, texts one-hot encoded, missing cells imputed. Some "
+            "rows are held out to tell how good it is. All it leaves is in one new run folder: config.toml, "
+            "environment.json, metrics.csv, model.safetensors, report.html. Ctrl-C ends it early and keeps the best "
+            "weights so far."
         ),
     )
     add = parser.add_argument
@@ -56,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--hidden",
         type=sizes,
         metavar="N,N,…",
-        help="units of hidden layers; none for none (default: 4 a feature, 32 to 256)",
+        help="units of hidden layers; none for none (default: 32 to 512, as there are features)",
     )
     add("--activation", default="relu", metavar="NAME", help="of the hidden layers (default relu)")
     add("--loss", metavar="NAME", help="default: cross entropy for classes, squared_error for quantities")
@@ -82,10 +83,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     training = parser.add_argument_group("training")
     add = training.add_argument
-    add("--epochs", type=count, metavar="N", help="at most (default: 100 to 1000, about 5000 updates)")
-    add("--batch-size", type=count, metavar="M", help="default: 32; more for more than 10 000 rows")
+    add("--epochs", type=count, metavar="N", help="at most (default: 100 to 1000, about 2500 updates)")
+    add("--batch-size", type=count, metavar="M", help="default: 64; more for more than 20 000 rows")
     add("--optimizer", default="adam", metavar="NAME", help="default adam")
-    add("--learning-rate", type=positive, metavar="η", help="default: the optimizer's")
+    add("--learning-rate", type=positive, metavar="η", help="default: 0.002 for adam, else the optimizer's own")
     add("--schedule", metavar="NAME", help="of the learning rate (default constant)")
     add(
         "--patience",
@@ -168,7 +169,8 @@ class _Keeper(Callback):
 
     def __init__(self, chosen_by_validation: bool) -> None:
         self.history = History()
-        self._chosen, self._kept = chosen_by_validation, lambda: None
+        self._chosen = chosen_by_validation
+        self._kept: tuple[list[Any], list[Any]] | None = None
 
     def on_train_begin(self, state: TrainingState) -> None:
         self.history = state.history
@@ -179,13 +181,12 @@ class _Keeper(Callback):
             self._keep(state.network)
 
     def _keep(self, network: Network) -> None:
-        weights, biases = ([array.copy() for array in arrays] for arrays in (network.weights, network.biases))
-        self._kept: Callable[[], None] = lambda: network.set_parameters(weights, biases)
+        self._kept = [W.copy() for W in network.weights], [b.copy() for b in network.biases]
 
-    def restore(self) -> None:
+    def restore(self, network: Network) -> None:
         """After an interruption, which may have come in the middle of an update."""
-        if self.history.best_epoch is None:
-            self._kept()
+        if self.history.best_epoch is None and self._kept is not None:
+            network.set_parameters(*self._kept)
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def _train(arguments: argparse.Namespace, data: Prepared, plan: Recipe, network:
                 )  # fmt: skip
         except KeyboardInterrupt as error:
             with undisturbed():
-                keeper.restore()
+                keeper.restore(network)
             if isinstance(error, Terminated):
                 return _Ending(Exit.TERMINATED, "terminated", "ended by SIGTERM", keeper)
             return _Ending(Exit.INTERRUPTED, "interrupted", "ended by Ctrl-C", keeper)

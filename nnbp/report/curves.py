@@ -61,7 +61,7 @@ def curve(history: Mapping[str, Sequence[float]], best_epoch: int | None = None)
     """The training curve as a matplotlib figure: the loss of every epoch, and beside it accuracy or R².
 
     Args:
-        history: "loss", and "val_loss", "accuracy", "r2" and their "val_" where there are; one value an epoch, 1 or more.
+        history: "loss", and "val_loss", "accuracy", "r2" and their "val_" where there are; a value an epoch, 1 or more.
         best_epoch: the epoch whose weights were kept, counted from 1; it is marked.
 
     Raises:
@@ -89,8 +89,12 @@ def _panel(
         axes.plot(epochs, values, color=colour, label=label, marker="o" if len(values) == 1 else None)
     lowest = [np.nanmin(np.asarray(history[key], dtype=np.float64)) for key, *_ in drawn]
     shown = [value for key, *_ in drawn for value in history[key]]
-    if name == "loss" and min(lowest) > 0 and max(shown) > 20 * min(lowest):
+    if name == "loss" and min(lowest) > 0 and max(shown) > 10 * min(lowest):
         axes.set_yscale("log")
+        # 0.1, 0.2, 0.5, and not 2 × 10⁻¹.
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     if name == "r2":
         # The first epochs may be far below 0, where nothing is to be seen.
         axes.set_ylim(bottom=max(min(shown), -0.5), top=1.02)

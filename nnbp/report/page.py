@@ -23,6 +23,11 @@ __all__ = ["RunReport", "render"]
 _CLASSES_IN_A_TABLE = 25
 _CONFUSIONS_LISTED = 20
 
+_ABOUT_THE_CURVE = (
+    "The training loss is the mean over an epoch as it ran, with dropout where there is any; all else is measured "
+    "after the epoch. Both losses contain the weight decay."
+)
+
 
 @dataclass(frozen=True)
 class RunReport:
@@ -70,13 +75,13 @@ def render(report: RunReport) -> str:
 
 
 def _heading(result: Mapping[str, Any]) -> str:
-    what = f"{result['target']} from {result['source']}"
-    return f"{what}: {counted(len(result['labels']), 'class', 'classes')}" if result["labels"] else what
+    what = f"{result['source']}: predicting {result['target']}"
+    return f"{what}, {counted(len(result['labels']), 'class', 'classes')}" if result["labels"] else what
 
 
 def _lead(result: Mapping[str, Any]) -> str:
     lines = [parts_of_data(result), f"{result['network']}, {counted(result['parameters'], 'parameter')}"]
-    lines.append(f"{training(result)} on {result['device']}")
+    lines.append(f"{training(result)}; on {result['device']}")
     return "\n".join(f'<p class="dim">{escape(line)}</p>' for line in lines)
 
 
@@ -89,7 +94,7 @@ def _notice(result: Mapping[str, Any]) -> str:
 def _tiles(result: Mapping[str, Any]) -> str:
     rows = metric_rows(result["metrics"])
     if "baseline_accuracy" in result:
-        rows.append(("accuracy of always naming the most frequent class", number(result["baseline_accuracy"])))
+        rows.append(("accuracy of always naming one class", number(result["baseline_accuracy"])))
     tiles = [f'<div class="tile"><b>{value}</b><span>{escape(name)}</span></div>' for name, value in rows]
     if not tiles:
         return ""
@@ -106,7 +111,8 @@ def _curve(report: RunReport) -> str:
         return "<p>No epoch ended.</p>"
     best = report.result["best_epoch"]
     words = f"Training curve: loss {report.history['loss'][-1]:.4g} after {len(report.history['loss'])} epochs"
-    return _picture(lambda: inline_svg(curve(report.history, best), words, "curve"))
+    picture = _picture(lambda: inline_svg(curve(report.history, best), words, "curve"))
+    return f'{picture}\n<p class="dim">{_ABOUT_THE_CURVE}</p>'
 
 
 def _picture(draw: Any) -> str:
@@ -143,7 +149,7 @@ def _confusion_table(confusion: NDArray[np.int64], labels: Sequence[str]) -> str
     rates = [f"{precision[j]:.3f}" if confusion[:, j].sum() else "–" for j in range(len(labels))]
     body.append(f'<tr><th scope="row">precision</th>{"".join(f"<td>{rate}</td>" for rate in rates)}<td></td></tr>')
     return (
-        '<div class="wide"><table>\n<caption>Held-out rows of each class (a row of the table) by what was predicted.</caption>\n'
+        '<div class="wide"><table>\n<caption>Held-out rows by their class and by what was predicted.</caption>\n'
         f"<thead>{lines[0]}</thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table></div>"
     )
 
@@ -164,7 +170,8 @@ def _confusions(confusion: NDArray[np.int64], labels: Sequence[str]) -> str:
     if not pairs:
         return "<p>Every held-out row was predicted right.</p>"
     rows = "\n".join(
-        f"<tr><td>{escape(labels[i])}</td><td>{escape(labels[j])}</td><td>{wrong[i, j]} of {confusion[i].sum()}</td></tr>"
+        f"<tr><td>{escape(labels[i])}</td><td>{escape(labels[j])}</td>"
+        f"<td>{wrong[i, j]} of {confusion[i].sum()}</td></tr>"
         for i, j in pairs
     )
     head = '<tr><th scope="col">true</th><th scope="col">predicted</th><th scope="col">rows</th></tr>'
