@@ -213,18 +213,32 @@ def test_the_cpu_in_place_of_a_gpu_is_said_everywhere(capsys, monkeypatch):
     assert "The CPU stands in for it" in (Path(result["run"]) / "report.html").read_text(encoding="utf-8")
 
 
-def test_divergence_exits_with_5_and_keeps_the_last_good_weights(capsys):
-    words = ("diabetes", "--optimizer", "sgd", "--learning-rate", "30", "--epochs", "50", "--activation", "identity")
+DIVERGING = ("diabetes", "--optimizer", "sgd", "--activation", "identity", "--dropout", "0", "--learning-rate")
+
+
+@pytest.mark.parametrize(
+    ("fraction", "said"), [("0.2", "The best weights so far, those of epoch"), ("0", "The weights of")]
+)
+def test_divergence_exits_with_5_and_keeps_good_weights(capsys, fraction, said):
+    words = (*DIVERGING, "0.75", "--schedule", "warm_up", "--epochs", "300", "--validation-fraction", fraction)
     code = main(["train", *words, "--json", "--quiet"])
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert code == 5
     assert result["status"] == "diverged"
+    assert result["epochs"] > 0
     assert "Training diverged" in err
+    assert said in err
     assert result["run"] in err
-    assert {"config.toml", "environment.json", "metrics.csv", "report.html"} <= set(os.listdir(result["run"]))
-    if result["epochs"]:
-        assert TableModel.load(result["model"], device="cpu").network.parameters.size
+    assert set(os.listdir(result["run"])) == FILES
+    assert np.isfinite(TableModel.load(result["model"], device="cpu").network.parameters).all()
+
+
+def test_divergence_in_the_first_epoch_leaves_the_folder_without_a_model(capsys):
+    assert main(["train", *DIVERGING, "1e9", "--json", "--quiet"]) == 5
+    out, err = capsys.readouterr()
+    assert "there is no model" in err
+    assert set(os.listdir(json.loads(out)["run"])) == FILES - {"model.safetensors"}
 
 
 class _Stop(Callback):

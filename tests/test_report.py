@@ -195,3 +195,19 @@ def test_large_tables_are_drawn_by_an_even_choice_of_rows():
 def test_numbers_have_four_digits_and_nan_has_a_word():
     assert number(0.987654) == "0.9877"
     assert metric_rows({"roc_auc": float("nan"), "r2": 1.0}) == [("area under ROC curve", "not defined"), ("R²", "1")]
+
+
+def test_a_curve_with_values_that_are_not_finite_is_drawn():
+    values = [1.0, float("inf"), float("nan")]
+    assert "<svg" in inline_svg(curve({"loss": values, "val_loss": values, "r2": [-1e30, float("nan"), 0.5]}), "x", "x")
+    assert "<svg" in inline_svg(curve({"loss": [1.0], "val_loss": [float("nan")]}), "x", "x")
+
+
+def test_a_name_with_dollar_signs_is_drawn_as_it_is():
+    figure = scatter(np.arange(3.0), np.arange(3.0), "price_$_in_$\\frac")
+    assert "<svg" in inline_svg(figure, "x", "x")
+
+
+def test_many_orders_of_magnitude_have_few_labels():
+    axes = curve({"loss": [1e7, 1.0]}).axes[0]
+    assert len(axes.yaxis.get_majorticklocs()) < 15

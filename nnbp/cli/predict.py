@@ -7,7 +7,6 @@ import csv
 import sys
 from typing import Any, TextIO
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.cli.common import UsageError, noted_fallback, say
@@ -76,14 +75,22 @@ def _write(
     file: TextIO, source: Source, model: TableModel, values: NDArray[Any], probabilities: NDArray[Any] | None
 ) -> None:
     rows = csv.writer(file, lineterminator="\n")
-    table = values.reshape(len(values), -1)
-    names = ["prediction"] if table.shape[1] == 1 else [f"prediction {k}" for k in range(1, table.shape[1] + 1)]
+    table = _plain(values.reshape(len(values), -1))
+    width = len(table[0])
+    names = ["prediction"] if width == 1 else [f"prediction {k}" for k in range(1, width + 1)]
     if probabilities is not None:
         names += [f"p({label})" for label in model.target.labels]
-        table = np.column_stack([table.astype(object), probabilities.astype(object)])
+        table = [row + more for row, more in zip(table, _plain(probabilities), strict=True)]
     rows.writerow([source.unit, *names])
     for place, row in zip(source.places.tolist(), table, strict=True):
-        rows.writerow([place, *map(str, row)])
+        rows.writerow([place, *row])
+
+
+def _plain(values: NDArray[Any]) -> list[Any]:
+    """An array as lists; floats say no more than their dtype knows: 0.1, not 0.10000000149011612."""
+    if values.dtype.kind != "f":
+        return list(values.tolist())
+    return [_plain(value) if value.ndim else float(str(value)) for value in values]
 
 
 def _document(
@@ -102,8 +109,8 @@ def _document(
         "device": model.network.device,
         "notes": messages,
         source.unit: source.places.tolist(),
-        "predictions": values.tolist(),
+        "predictions": _plain(values),
     }
     if probabilities is not None:
-        document |= {"labels": list(model.target.labels), "probabilities": probabilities.tolist()}
+        document |= {"labels": list(model.target.labels), "probabilities": _plain(probabilities)}
     return document

@@ -204,6 +204,7 @@ def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
         "optimizer": arguments.optimizer,
         "learning_rate": learning_rate,
         "schedule": arguments.schedule,
+        "clip_norm": arguments.clip_norm,
     }
     config = {
         "data": {

@@ -88,6 +88,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--optimizer", default="adam", metavar="NAME", help="default adam")
     add("--learning-rate", type=positive, metavar="η", help="default: 0.002 for adam, else the optimizer's own")
     add("--schedule", metavar="NAME", help="of the learning rate (default constant)")
+    add("--clip-norm", type=positive, metavar="G", help="bound on the norm of the gradient (default none)")
     add(
         "--patience",
         type=whole,
@@ -282,10 +283,8 @@ def _explain(ending: _Ending, folder: RunFolder, saved: bool) -> None:
     epochs, best = ending.keeper.history.epochs, ending.keeper.history.best_epoch
     if not saved:
         kept = "No epoch had ended, so there is no model"
-    elif best is None or ending.code == Exit.DIVERGED:
-        kept = (
-            f"The weights of {'the last good epoch' if ending.code == Exit.DIVERGED else f'epoch {epochs}'} are saved"
-        )
+    elif best is None:
+        kept = f"The weights of epoch {epochs} are saved"
     else:
         kept = f"The best weights so far, those of epoch {best} of {epochs}, are saved"
     why = ending.why if ending.code == Exit.DIVERGED else f"{ending.why}."

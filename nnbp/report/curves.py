@@ -82,22 +82,22 @@ def _panel(
 ) -> None:
     drawn = [(name, "training", TRAINING), (f"val_{name}", "validation", VALIDATION)]
     drawn = [line for line in drawn if line[0] in history]
+    values = {key: np.asarray(history[key], dtype=np.float64) for key, *_ in drawn}
+    shown = np.concatenate([line[np.isfinite(line)] for line in values.values()])
     for key, label, colour in drawn:
-        values = np.asarray(history[key], dtype=np.float64)
-        epochs = np.arange(1, len(values) + 1)
+        line = np.where(np.isfinite(values[key]), values[key], np.nan)
         # One epoch is a point, and a line of one point is not seen.
-        axes.plot(epochs, values, color=colour, label=label, marker="o" if len(values) == 1 else None)
-    lowest = [np.nanmin(np.asarray(history[key], dtype=np.float64)) for key, *_ in drawn]
-    shown = [value for key, *_ in drawn for value in history[key]]
-    if name == "loss" and min(lowest) > 0 and max(shown) > 10 * min(lowest):
+        axes.plot(np.arange(1, len(line) + 1), line, color=colour, label=label, marker="o" if len(line) == 1 else None)
+    if name == "loss" and shown.size and 0 < 10 * shown.min() < shown.max():
         axes.set_yscale("log")
-        # 0.1, 0.2, 0.5, and not 2 × 10⁻¹.
-        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        # 0.1, 0.2, 0.5, and not 2 × 10⁻¹; over many decades only their ends.
+        steps = (1.0, 2.0, 5.0) if shown.max() < 1000 * shown.min() else (1.0,)
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=steps))
         axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     if name == "r2":
         # The first epochs may be far below 0, where nothing is to be seen.
-        axes.set_ylim(bottom=max(min(shown), -0.5), top=1.02)
+        axes.set_ylim(bottom=max(min(shown, default=0.0), -0.5), top=1.02)
     if best is not None:
         key, _, colour = drawn[-1]
         axes.axvline(best, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
@@ -122,6 +122,8 @@ def scatter(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
     matplotlib = _matplotlib()
     chosen = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), _POINTS)).round().astype(np.int64))
     x, y = np.asarray(truth, np.float64)[chosen], np.asarray(predicted, np.float64)[chosen]
+    # Between dollar signs matplotlib reads mathematics.
+    name = name.replace("$", r"\$")
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     with matplotlib.rc_context(_STYLE):
         figure = matplotlib.figure.Figure(figsize=(4.6, 4.2), layout="constrained")
