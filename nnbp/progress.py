@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,7 +37,7 @@ class Progress(Callback):
         self._shown = state.epoch
         width = len(str(state.epochs))
         print(
-            f"epoch {state.epoch:{width}}/{state.epochs}  {_values(state)}  {seconds:.1f} s",
+            f"epoch {state.epoch:{width}}/{state.epochs}  {_values(state.logs)}  {seconds:.1f} s",
             file=sys.stderr,
             flush=True,
         )
@@ -52,15 +53,17 @@ class _Bar(Callback):
         self._bar = self._new(total=state.epochs, unit="epoch", desc="training", dynamic_ncols=True)
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        self._bar.set_postfix_str(_values(state), refresh=False)
+        # More than the losses would leave no room for the bar in a terminal of 80 columns.
+        losses = {name: value for name, value in state.logs.items() if name in ("loss", "val_loss")}
+        self._bar.set_postfix_str(_values(losses), refresh=False)
         self._bar.update(1)
 
     def on_train_end(self, state: TrainingState) -> None:
         self._bar.close()
 
 
-def _values(state: TrainingState) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in state.logs.items())
+def _values(logs: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
 
 
 def reporter(progress: bool | str) -> Callback | None:
