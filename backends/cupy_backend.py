@@ -13,7 +13,6 @@ from typing import Any, final
 import cupy
 import numpy as np
 from cupy.cuda import device as cuda_device
-from cupy_backends.cuda.libs import cublas
 from numpy.typing import DTypeLike, NDArray
 
 from nnbp.backend import Array, Calls
@@ -97,6 +96,9 @@ class CupyBackend:
             return []
         if not k:
             return [(out.fill, (0,))]
+        # Here, not above: it loads cuBLAS, and this module is importable where there is none.
+        from cupy_backends.cuda.libs import cublas
+
         factors = self._factors[out.dtype]
         alpha = factors.ctypes.data
         beta = alpha + factors.itemsize

@@ -152,7 +152,16 @@ def emulated_backend_class() -> Callable[..., Any]:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    with mock.patch.dict(sys.modules, _modules()):
+    modules = _modules()
+    with mock.patch.dict(sys.modules, modules):
         spec.loader.exec_module(module)
+    gemm = module.CupyBackend.gemm
+
+    def emulated_gemm(*arguments: Any) -> Any:
+        """Binding a product imports cuBLAS; here it finds the emulation."""
+        with mock.patch.dict(sys.modules, modules):
+            return gemm(*arguments)
+
+    module.CupyBackend.gemm = emulated_gemm
     found: Callable[..., Any] = module.CupyBackend
     return found
