@@ -1,6 +1,6 @@
 """nnbp: feed-forward networks and backpropagation, written once, on NumPy or CuPy."""
 
-from nnbp import schedules
+from nnbp import schedules, testing
 from nnbp.activations import (
     ELU,
     GELU,
@@ -104,4 +104,5 @@ __all__ = [
     "compare_devices",
     "devices",
     "schedules",
+    "testing",
 ]
