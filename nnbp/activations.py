@@ -85,12 +85,17 @@ class Activation:
         """Whether the derivative looks at z; where it does not, a may overwrite z."""
         return trace(self.df, "z", "a").uses("z")
 
-    def forward(self, op: Recorder, z: Array, b: Array, a: Array) -> None:
-        """Records z += b and a = f(z); a may be the same array as z, which is then lost."""
+    def forward(self, op: Recorder, z: Array, b: Array, a: Array) -> tuple[Array, ...]:
+        """Records z += b and a = f(z); a may be the same array as z, which is then lost.
+
+        Returns:
+            what was computed on the way and the loss may use: rows (1, m).
+        """
         if a is z:
             op.map(lambda z, b: self.f(z + b), [a], z=z, b=b)
         else:
             op.map(lambda z, b: (z + b, self.f(z + b)), [z, a], z=z, b=b)
+        return ()
 
     def backward(self, op: Recorder, z: Array, a: Array, da: Array) -> Array:
         """Records delta = f'(z) · da, in the array of da, and returns it."""
@@ -320,12 +325,14 @@ class Softmax(Activation):
         e = np.exp(z - np.max(z, axis=-1, keepdims=True))
         return e / np.sum(e, axis=-1, keepdims=True)
 
-    def forward(self, op: Recorder, z: Array, b: Array, a: Array) -> None:
+    def forward(self, op: Recorder, z: Array, b: Array, a: Array) -> tuple[Array, ...]:
+        """As for every activation; the rows are max z and Σ e^(z − max z)."""
         op.map(lambda z, b: z + b, [z], z=z, b=b)
-        row = op.maximum_rows(z, op.empty(1))
-        op.map(lambda z, largest: np.exp(z - largest), [a], z=z, largest=row)
-        op.sum_rows(a, row)
-        op.map(lambda a, total: a / total, [a], a=a, total=row)
+        largest = op.maximum_rows(z, op.empty(1))
+        op.map(lambda z, largest: np.exp(z - largest), [a], z=z, largest=largest)
+        total = op.sum_rows(a, op.empty(1))
+        op.map(lambda a, total: a / total, [a], a=a, total=total)
+        return largest, total
 
     def backward(self, op: Recorder, z: Array, a: Array, da: Array) -> Array:
         """delta = a · (da − Σⱼ aⱼ daⱼ)."""

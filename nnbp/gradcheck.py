@@ -180,7 +180,7 @@ class _Probe:
         self.plan = Plan(engine, Batch(X, data.y, data.w), keep_z=True)
         self.run = engine.backend.capture(self.plan.forward)
         self.run()
-        self.share: Floats = self.plan.share[0]
+        self.share: Floats = np.broadcast_to(self.plan.share[0], len(X))
         self.nodes = [node for node in self.plan.nodes if isinstance(node, DenseNode) and node.f.kinks]
         self.kinks: dict[str, None] = {}
 
@@ -332,7 +332,7 @@ def check_gradients(
         # What C is rounded by: its own size, that of the z which it is computed from, and that of the products of
         # targets and outputs in it. (ln h is rounded as h is, by ε, however near to 0 it is itself.)
         plan = probe.plan
-        scale = np.abs(plan.cost[0]) + np.sum(np.abs(found.delta[-1].T * plan.output[0].z) + np.abs(plan.y * plan.h), 0)
+        scale = np.abs(plan.cost[0]) + np.sum(np.abs(found.delta[-1].T * plan.output.z) + np.abs(plan.y * plan.h), 0)
         W = probe.theta[: probe.decayed]
         total = np.atleast_1d(probe.share @ scale + 0.5 * probe.decay * (W @ W))
         for name, where, shape in _arrays(parameters):

@@ -165,7 +165,7 @@ class Dense(Layer):
 
 
 class DenseNode(Node):
-    """A Dense layer in one plan, with the notes' names: z, a, delta = ∂C/∂z."""
+    """A Dense layer in one plan, with the notes' names: z, a, delta = ∂C/∂z; `rows` as `Activation.forward` gave."""
 
     def __init__(self, layer: Dense, op: Recorder, x: Array, theta: Views, gradient: Views, *, keep_z: bool) -> None:
         self.f, self.x, self.W, self.gradient = layer.f, x, theta["W"], gradient
@@ -173,7 +173,7 @@ class DenseNode(Node):
         self.z = op.empty(layer.units) if keep_z or self.f.needs_z else self.a
         self.delta: Array | None = None
         op.gemm(self.W, x, self.z)
-        self.f.forward(op, self.z, theta["b"].reshape(-1, 1), self.a)
+        self.rows = self.f.forward(op, self.z, theta["b"].reshape(-1, 1), self.a)
 
     def backward(self, op: Recorder, da: Array, *, want_dx: bool) -> Array | None:
         """Hidden layer, the notes' second case: delta = f'(z) · ∂C/∂a."""

@@ -16,6 +16,7 @@ exponential) are computed from z, where the derivative is ∂C/∂z = h − y an
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -33,11 +34,22 @@ __all__ = [
     "CrossEntropy",
     "Huber",
     "Loss",
+    "Output",
     "Poisson",
     "Quantile",
     "SquaredError",
     "get",
 ]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a loss sees of the output layer: f, z and h = f(z), (outputs, m), and the rows that f found on the way."""
+
+    f: Activation
+    z: Array
+    h: Array
+    rows: tuple[Array, ...]
 
 
 class Loss:
@@ -127,24 +139,29 @@ class Loss:
             "loss='cross_entropy'."
         )
 
-    def record_cost(self, op: Recorder, activation: Activation, z: Array, h: Array, y: Array, cost: Array) -> None:
-        """Records C of every sample; z, h, y (outputs, m), cost (1, m)."""
-        terms = cost if z.shape[0] == 1 else op.empty(z.shape[0])
-        if self.is_canonical(activation):
-            op.map(self.cost_z, [terms], z=z, y=y)
+    def record_cost(self, op: Recorder, out: Output, y: Array, cost: Array) -> None:
+        """Records C of every sample; y (outputs, m), cost (1, m)."""
+        terms = cost if out.z.shape[0] == 1 else op.empty(out.z.shape[0])
+        if self.is_canonical(out.f):
+            op.map(self.cost_z, [terms], z=out.z, y=y)
         else:
-            op.map(self.cost, [terms], h=h, y=y)
+            op.map(self.cost, [terms], h=out.h, y=y)
         if terms is not cost:
             op.sum_rows(terms, cost)
 
-    def record_delta(self, op: Recorder, activation: Activation, z: Array, h: Array, y: Array, c: Array) -> Array:
-        """Records delta = c · ∂C/∂z of the output layer and returns it; c (1, m) is each sample's share of the mean."""
-        delta = op.empty(z.shape[0])
-        if self.is_canonical(activation):
-            op.map(lambda h, y, c: (h - y) * c, [delta], h=h, y=y, c=c)
+    def record_delta(self, op: Recorder, out: Output, y: Array, c: Array) -> Array:
+        """Records delta = c · ∂C/∂z of the output layer and returns it.
+
+        Args:
+            op, out, y: as for `record_cost`.
+            c: each sample's share of the mean, (1, m), or (1, 1) where all are the same.
+        """
+        delta = op.empty(out.z.shape[0])
+        if self.is_canonical(out.f):
+            op.map(lambda h, y, c: (h - y) * c, [delta], h=out.h, y=y, c=c)
             return delta
-        op.map(lambda h, y, c: self.dcost(h, y) * c, [delta], h=h, y=y, c=c)
-        return activation.backward(op, z, h, delta)
+        op.map(lambda h, y, c: self.dcost(h, y) * c, [delta], h=out.h, y=y, c=c)
+        return out.f.backward(op, out.z, out.h, delta)
 
     def record_targets(self, op: Recorder, y: Array, outputs: int) -> Array:
         """Records what makes (outputs, m) targets of the encoded ones, (columns, m)."""
@@ -348,15 +365,13 @@ class CrossEntropy(Loss):
         op.map(lambda label, k: (label == k) * 1.0, [rows], label=y, k=classes)
         return rows
 
-    def record_cost(self, op: Recorder, activation: Activation, z: Array, h: Array, y: Array, cost: Array) -> None:
-        # ln Σ e^z is max z − ln max h: the largest h is e⁰ over the sum.
-        largest_z = op.maximum_rows(z, op.empty(1))
-        largest_h = op.maximum_rows(h, op.empty(1))
-        terms = op.empty(z.shape[0])
+    def record_cost(self, op: Recorder, out: Output, y: Array, cost: Array) -> None:
+        largest, total = out.rows
+        terms = op.empty(out.z.shape[0])
         op.map(
-            lambda z, y, zmax, hmax: y * ((zmax - z) - np.log(hmax)),
+            lambda z, y, largest, total: y * ((largest - z) + np.log(total)),
             [terms],
-            z=z, y=y, zmax=largest_z, hmax=largest_h,
+            z=out.z, y=y, largest=largest, total=total,
         )  # fmt: skip
         op.sum_rows(terms, cost)
 

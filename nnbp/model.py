@@ -179,7 +179,8 @@ class Model:
             plan.run_forward()
             plan.run_backward()
             flat = self._copy(self.parameters.gradient)
-            loss = float(self.backend.download(plan.loss)[0, 0]) + self.decay()
+            total, weight = (float(self.backend.download(x)[0, 0]) for x in (plan.total, plan.weight))
+            loss = total / (weight or 1.0) + self.decay()
             plan.share[...] = 1.0
             plan.run_backward()
             delta = [self._rows(node.delta) for node in _dense_nodes(plan)]

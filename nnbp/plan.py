@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nnbp.activations import Activation
 from nnbp.backend import Array, Backend, RandomStream
 from nnbp.layers import DenseNode, Layer, Node
-from nnbp.losses import Loss
+from nnbp.losses import Loss, Output
 from nnbp.parameters import Parameters
 from nnbp.recorder import Recorder
 
@@ -54,9 +53,9 @@ class Plan:
         nodes: one a layer; a Dense layer's has z, a and, after `backward`, delta.
         h: output (n_out, m).
         cost: C of each sample (1, m).
-        share: w / Σw (1, m); delta and gradients are linear in it.
-        weight: Σw (1, 1).
-        loss: Σ share · C (1, 1): J without the weight decay.
+        share: w / Σw (1, m), or 1 / m (1, 1) without weights; delta and gradients are linear in it.
+        weight: Σw (1, 1), m without weights.
+        total: Σ w C (1, 1).
         dx: ∂J/∂x (n_in, m) where `want_dx`.
 
     Args:
@@ -115,28 +114,35 @@ class Plan:
         return self.engine.backend.capture(self.backward)
 
     @property
-    def output(self) -> tuple[DenseNode, Activation]:
-        """The output layer and its activation."""
+    def _last(self) -> DenseNode:
         node = self.nodes[-1]
         assert isinstance(node, DenseNode), "a network ends in a Dense layer"
-        return node, node.f
+        return node
+
+    @property
+    def output(self) -> Output:
+        """The output layer, as the loss sees it."""
+        node = self._last
+        return Output(node.f, node.z, node.a, node.rows)
 
     def _record_loss(self, op: Recorder, y: Array) -> None:
-        loss, (node, f), m = self.engine.loss, self.output, op.samples
-        self.cost, self.loss, self.weight = op.empty(1), op.empty(1, 1), op.constant([[m]])
-        self.share = op.constant([[1.0 / m] * m])
-        if self.batch.w is not None:
-            w = self.batch.w.T
-            op.sum_columns(w, self.weight)
-            # A batch whose weights are all 0 has loss 0 and gradient 0.
-            op.map(lambda w, total: w / (total + (total == 0.0)), [self.share], w=w, total=self.weight)
+        loss, out, m = self.engine.loss, self.output, op.samples
+        self.cost, self.total, self.weight = op.empty(1), op.empty(1, 1), op.constant([[m]])
+        self.share = op.constant([[1.0 / m]])
         self.y = loss.record_targets(op, y.T, self.engine.n_out)
-        loss.record_cost(op, f, node.z, node.a, self.y, self.cost)
-        op.gemm(self.cost, self.share.T, self.loss)
+        loss.record_cost(op, out, self.y, self.cost)
+        if self.batch.w is None:
+            op.sum_columns(self.cost, self.total)
+            return
+        w, self.share = self.batch.w.T, op.empty(1)
+        op.sum_columns(w, self.weight)
+        # A batch whose weights are all 0 has loss 0 and gradient 0.
+        op.map(lambda w, total: w / (total + (total == 0.0)), [self.share], w=w, total=self.weight)
+        op.gemm(self.cost, self.batch.w, self.total)
 
     def _record_backward(self, op: Recorder, *, want_dx: bool) -> None:
-        engine, (node, f) = self.engine, self.output
-        delta = engine.loss.record_delta(op, f, node.z, node.a, self.y, self.share)
+        engine = self.engine
+        delta = engine.loss.record_delta(op, self.output, self.y, self.share)
         # Nothing before the first layer with parameters needs a derivative, unless ∂J/∂x itself is wanted.
         first = next(k for k, specs in enumerate(engine.parameters.specs) if specs)
         last = len(self.nodes) - 1
@@ -144,7 +150,7 @@ class Plan:
         for k in range(last, -1 if want_dx else first - 1, -1):
             below = want_dx or k > first
             if k == last:
-                da = node.propagate(op, delta, want_dx=below)
+                da = self._last.propagate(op, delta, want_dx=below)
             else:
                 assert da is not None, "every layer above the first that learns passes its derivative down"
                 da = self.nodes[k].backward(op, da, want_dx=below)

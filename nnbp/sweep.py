@@ -159,11 +159,7 @@ class Sweep:
             batch = Batch(*(None if source is None else self._rows(op, source) for source in (data.X, data.y, data.w)))
         plan = Plan(self.engine, batch, training=self._training, gradients=self._training)
         tail = op.begin()
-        op.map(
-            lambda total, loss, weight: total + loss * weight,
-            [self._total],
-            total=self._total, loss=plan.loss, weight=plan.weight,
-        )  # fmt: skip
+        op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=plan.total)
         if self._update is not None:
             self._update.record(op, self.counter)
         add: Any = self.engine.backend.xp.add

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 import nnbp
 from nnbp import activations, losses
 from nnbp.errors import DataError, GradientError, ShapeError
-from nnbp.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, Poisson, Quantile, SquaredError
+from nnbp.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    Loss,
+    Output,
+    Poisson,
+    Quantile,
+    SquaredError,
+)
 from nnbp.recorder import Recorder
 
 BUILT_IN = {name: cls for name, cls in Loss.registry.items() if cls.__module__ == losses.__name__}
@@ -63,10 +73,11 @@ def record(loss: Loss, z: NDArray[Any], y: NDArray[Any], f: str | None = None) -
     activation = activations.get(f or loss.output_activation)
     op = Recorder(NumpyBackend(), z.dtype, z.shape[1], training=False)
     z, h, cost = z.copy(), op.empty(len(z)), op.empty(1)
-    activation.forward(op, z, np.zeros((len(z), 1), z.dtype), h)
+    rows = activation.forward(op, z, np.zeros((len(z), 1), z.dtype), h)
+    out = Output(activation, z, h, rows)
     wanted = loss.record_targets(op, y, len(z))
-    loss.record_cost(op, activation, z, h, wanted, cost)
-    delta = loss.record_delta(op, activation, z, h, wanted, np.ones((1, z.shape[1]), z.dtype))
+    loss.record_cost(op, out, wanted, cost)
+    delta = loss.record_delta(op, out, wanted, np.ones((1, z.shape[1]), z.dtype))
     op.backend.capture(op.calls)()
     return h, cost[0], delta
 

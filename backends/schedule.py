@@ -1,0 +1,157 @@
+"""Which parts of a step run on which thread.
+
+The operations of a step are put into phases. Within a phase every operation is cut along its last axis, thread k does
+the k-th part of each, in order, and no part needs what another thread does; between phases the threads wait for each
+other. A forward and backward pass of a batch, say, is one phase: its columns are samples, and no sample needs another.
+The products delta xᵀ, which sum over samples, are the next, the update of theta the last. That follows from the arrays
+that the operations read and write alone; no layer knows of it.
+
+Parts are fixed by shapes and the number of threads, so the same number of threads gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+
+from nnbp.backend import Array, Calls
+
+from .chains import Registers
+from .operations import Operation, Other
+from .threads import Workers, blas, run
+
+__all__ = ["MOST_THREADS", "Phase", "parts", "phases", "plan"]
+
+MOST_THREADS = 8
+"""More threads than this wait for Python's lock more than they work."""
+
+_NARROWEST = 32
+"""Columns of a part, at least: narrower products are slow ones."""
+
+_HANDOVER = 60.0
+"""Microseconds that a phase on several threads costs: to wake them, to wait for the last."""
+
+_ALONE = 1500.0
+"""Microseconds of a step that one thread does faster than several, BLAS's own among them."""
+
+_SMALL = 3.0
+"""Microseconds of a product that BLAS gives to one thread by itself."""
+
+_BLAS_SHARE = 0.8
+"""What a thread of BLAS's own adds, as a share of one."""
+
+
+@dataclass
+class Phase:
+    """Operations that no thread has to wait within."""
+
+    operations: list[Operation] = field(default_factory=list)
+
+    def load(self, threads: int) -> float:
+        """Microseconds that the busiest thread, the first, works."""
+        return sum(op.work / len(parts(op, threads)) for op in self.operations)
+
+
+def parts(operation: Operation, threads: int) -> list[slice]:
+    """The columns that each thread does, the same for all operations of as many columns."""
+    columns = operation.columns
+    if columns < threads * _NARROWEST:
+        return [slice(0, columns)]
+    # Ends on a line of the cache, so that no two threads write to one.
+    ends = [round(columns * k / threads / 16) * 16 for k in range(threads)] + [columns]
+    return [slice(*pair) for pair in pairwise(ends)]
+
+
+def phases(operations: Sequence[Operation], threads: int) -> list[Phase]:
+    """The phases of operations that shall look as if they had run one after the other."""
+    found: list[Phase] = []
+    places: list[int] = []
+    for i, operation in enumerate(operations):
+        place = 0
+        for before, at in zip(operations[:i], places, strict=True):
+            if at >= place and (meet := _meet(before, operation, threads)) is not None:
+                place = at if meet else at + 1
+        places.append(place)
+        while len(found) <= place:
+            found.append(Phase())
+        found[place].operations.append(operation)
+    return found
+
+
+def _meet(before: Operation, after: Operation, threads: int) -> bool | None:
+    """None where two operations have nothing to do with each other; else whether their parts fit each other."""
+    if isinstance(before, Other) or isinstance(after, Other):
+        return False
+    same_parts = parts(before, threads) == parts(after, threads)
+    met = None
+    pairs = [(x, y) for x in before.writes for y in (*after.reads, *after.writes)]
+    pairs += [(x, y) for x in before.reads for y in after.writes]
+    for x, y in pairs:
+        if not np.may_share_memory(x, y):
+            continue
+        fits = same_parts and before.cuts(x) and after.cuts(y) and _same_columns(x, y)
+        if not fits and len(parts(before, threads)) == len(parts(after, threads)) == 1:
+            # Both are the first thread's alone, which does them in order.
+            fits = True
+        if not fits:
+            return False
+        met = True
+    return met
+
+
+def _same_columns(x: Array, y: Array) -> bool:
+    """Whether column j of one array is column j of the other."""
+    return bool(x.ctypes.data == y.ctypes.data and x.shape == y.shape and x.strides == y.strides)
+
+
+def plan(calls: Calls, workers: Workers) -> Callable[[], None]:
+    """A function that runs the calls in the fastest way that is known for them: on one thread, or on several."""
+    operations = [
+        function if isinstance(function, Operation) else Other(function, arguments) for function, arguments in calls
+    ]
+    work = sum(operation.work for operation in operations)
+    most = min(blas().threads, MOST_THREADS)
+    if most == 1 or max((operation.product for operation in operations), default=0.0) < _SMALL:
+        return partial(run, _whole(operations))
+    if work < _ALONE:
+        return partial(_run_with, 1, _whole(operations))
+    with_blas = work - (1 - 1 / (1 + _BLAS_SHARE * (most - 1))) * sum(op.product for op in operations)
+    found = phases(operations, most)
+    loads = [min(phase.load(1), phase.load(most) + _HANDOVER) for phase in found]
+    if sum(loads) >= with_blas:
+        return partial(_run_with, most, _whole(operations))
+    registers = [Registers() for _ in range(most)]
+    counts = [most if phase.load(1) > load else 1 for phase, load in zip(found, loads, strict=True)]
+    lists = [_lists(phase, count, registers) for phase, count in zip(found, counts, strict=True)]
+    return partial(_run_phases, lists, workers)
+
+
+def _whole(operations: Sequence[Operation]) -> Calls:
+    registers = Registers()
+    return [call for op in operations for call in op.calls(slice(0, op.columns), registers)]
+
+
+def _lists(phase: Phase, threads: int, registers: Sequence[Registers]) -> list[Calls]:
+    lists: list[Calls] = [[] for _ in range(threads)]
+    for operation in phase.operations:
+        for calls, part, own in zip(lists, parts(operation, threads), registers, strict=False):
+            calls += operation.calls(part, own)
+    return lists
+
+
+def _run_with(threads: int, calls: Calls) -> None:
+    blas().use(threads)
+    run(calls)
+
+
+def _run_phases(phases: Sequence[Sequence[Calls]], workers: Workers) -> None:
+    blas().use(1)
+    for lists in phases:
+        if len(lists) == 1:
+            run(lists[0])
+        else:
+            workers.run(lists)

@@ -1,0 +1,216 @@
+"""The schedule: which operations share a phase, and that several threads compute what one computes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nnbp import Dense, Dropout, Network
+from nnbp.backend import Calls, backend_class
+from nnbp.expression import trace
+from nnbp.optimizers import Adam
+from nnbp.sweep import Data, OptimizerState, Sweep, Updater
+
+NumpyBackend = backend_class("numpy")
+schedule = importlib.import_module("nnbp.backends.schedule")
+operations = importlib.import_module("nnbp.backends.operations")
+threads = importlib.import_module("nnbp.backends.threads")
+
+
+class FakeBlas:
+    """A BLAS with a number of threads of our choice, which notes what it is asked for."""
+
+    def __init__(self, number: int) -> None:
+        self.threads, self.asked = number, set()
+
+    def use(self, number: int) -> None:
+        self.asked.add(number)
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], FakeBlas]:
+    """Makes every step worth so many threads, however small it is."""
+
+    def make(number: int) -> FakeBlas:
+        blas = FakeBlas(number)
+        monkeypatch.setattr(schedule, "blas", lambda: blas)
+        for name in ("_ALONE", "_HANDOVER", "_SMALL"):
+            monkeypatch.setattr(schedule, name, -1.0)
+        monkeypatch.setattr(schedule, "_NARROWEST", 16)
+        return blas
+
+    return make
+
+
+def step_of(net: Network, m: int, batch: int, seed: int = 0) -> tuple[Sweep, Updater, list[Calls]]:
+    """A training sweep of a network, and the calls that it captured."""
+    rng = np.random.default_rng(seed)
+    engine, backend = net.model.engine, net.model.backend
+    captured: list[Calls] = []
+    keep = backend.capture
+    backend.capture = lambda calls: captured.append(calls) or keep(calls)  # type: ignore[method-assign]
+    updater = Updater(engine, Adam(), -(-m // batch), 1.0, OptimizerState())
+    X = rng.normal(size=(m, engine.n_in)).astype(engine.dtype)
+    y = rng.integers(0, engine.n_out, (m, 1)).astype(engine.dtype)
+    sweep = Sweep(
+        engine, Data(X, y, rng.uniform(0, 2, (m, 1)).astype(engine.dtype)), batch, training=True, update=updater
+    )
+    del backend.capture
+    return sweep, updater, captured
+
+
+def network(**options: Any) -> Network:
+    layers = [12, Dense(40, "tanh"), Dropout(0.2), Dense(33, "relu"), Dense(4)]
+    return Network(layers, loss="cross_entropy", weight_decay=0.01, device=NumpyBackend(), seed=1, **options)
+
+
+def kinds(phase: Any) -> list[str]:
+    return [type(op).__name__ for op in phase.operations]
+
+
+def test_samples_are_one_phase_sums_over_them_the_next_and_the_update_the_last() -> None:
+    net = Network([12, Dense(40, "tanh"), Dense(4)], loss="cross_entropy", device=NumpyBackend(), seed=1)
+    engine, rng = net.model.engine, np.random.default_rng(0)
+    X, y = rng.normal(size=(256, 12)).astype(np.float32), np.zeros((256, 1), np.float32)
+    captured: list[Calls] = []
+    keep = net.model.backend.capture
+    net.model.backend.capture = lambda calls: captured.append(calls) or keep(calls)  # type: ignore[method-assign]
+    Sweep(engine, Data(X, y), 128, training=True, update=Updater(engine, Adam(), 2, None, OptimizerState()))
+    ops = [f if isinstance(f, operations.Operation) else operations.Other(f, a) for f, a in captured[0]]
+    samples, sums, *rest = schedule.phases(ops, 2)
+    # Every operation whose columns are samples, and what does not depend on them (the rates of the step).
+    assert sum(op.columns == 128 for op in samples.operations) == sum(op.columns == 128 for op in ops)
+    assert all(
+        op.columns == 128 or kind == "Gather" for op, kind in zip(samples.operations, kinds(samples), strict=True)
+    )
+    # The sum of the costs, ∂C/∂W and ∂C/∂b of both layers, and the running total.
+    assert kinds(sums) == ["Gemm"] * 5 + ["Elementwise"]
+    shapes = [op.writes[0].shape for op in sums.operations]
+    assert shapes == [(1, 1), (4, 40), (4, 1), (40, 12), (40, 1), (1, 1)]
+    assert "Elementwise" in kinds(rest[0])
+    assert kinds(rest[-1]) == ["Other"], "the step counter, of which nothing is known, stays last"
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_training_on_several_threads_is_training_on_one(
+    number: int, dtype: str, several: Callable[[int], FakeBlas]
+) -> None:
+    """Dropout, weights, clipping, decay and a smaller last batch; products may round otherwise, nothing else may."""
+
+    def trained() -> NDArray[Any]:
+        net = network(dtype=dtype)
+        sweep, updater, _ = step_of(net, 330, 128)
+        for _ in range(3):
+            updater.begin(np.full(sweep.steps, 0.01))
+            with net.model.backend.active():
+                sweep.run()
+        return np.append(np.array(net.parameters), sweep.total)
+
+    alone = trained()
+    blas = several(number)
+    found = [trained() for _ in range(3)]
+    assert blas.asked == {1}, "with workers of our own, BLAS works on one thread"
+    np.testing.assert_allclose(found[0], alone, rtol=2e-3 if dtype == "float32" else 1e-9, atol=1e-4)
+    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+
+FORMULAS = [
+    trace(lambda a, b: a + b, "a", "b"),
+    trace(lambda a, b: np.tanh(a) * b, "a", "b"),
+    trace(lambda a, b: np.where(a > b, a, 0.5 * b), "a", "b"),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_order_of_operations_keeps_its_meaning(data: st.DataObject) -> None:
+    """Random programs on a few shared arrays, of which every pair may depend on each other in any way."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    square = [rng.normal(size=(48, 48)) / 10 for _ in range(4)]
+    arrays = [*square, *(x.T for x in square), square[0].reshape(1, -1), square[1].reshape(1, -1)]
+    rows = [rng.normal(size=(1, 48)) for _ in range(2)]
+    backend = NumpyBackend()
+    calls: Calls = []
+    for _ in range(data.draw(st.integers(2, 9))):
+        kind = data.draw(st.sampled_from(["gemm", "flat", "map", "map", "maximum", "other"]))
+        i, j = data.draw(st.integers(0, 7)), data.draw(st.integers(0, 7))
+        out = data.draw(st.sampled_from([k for k in range(4) if k not in (i % 4, j % 4)]))
+        formula = data.draw(st.sampled_from(FORMULAS))
+        if kind == "gemm":
+            calls += backend.gemm(arrays[i], arrays[j], square[out])
+        elif kind == "flat":
+            calls += backend.elementwise(formula, [arrays[8], arrays[9]], [arrays[8 + i % 2]])
+        elif kind == "map":
+            first = square[out] if data.draw(st.booleans()) else arrays[i]
+            calls += backend.elementwise(formula, [first, rows[j % 2]], [square[out]])
+        elif kind == "maximum":
+            calls += backend.maximum_rows(square[out], rows[j % 2])
+        else:
+            calls.append((np.negative, (square[out], square[out])))
+    start = [x.copy() for x in [*square, *rows]]
+    ops = [f if isinstance(f, operations.Operation) else operations.Other(f, a) for f, a in calls]
+    results = []
+    for number in (1, 3):
+        for x, before in zip([*square, *rows], start, strict=True):
+            x[...] = before
+        registers = [threads_registers() for _ in range(number)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(schedule, "_NARROWEST", 16)
+            lists = [schedule._lists(phase, number, registers) for phase in schedule.phases(ops, number)]
+        # The worst that threads may do: the last one is through with a phase before the first begins.
+        with np.errstate(all="ignore"):
+            for phase in lists:
+                for part in reversed(phase):
+                    threads.run(part)
+        results.append([x.copy() for x in [*square, *rows]])
+    for one, many in zip(*results, strict=True):
+        np.testing.assert_allclose(many, one, rtol=1e-9, atol=1e-9)
+
+
+def threads_registers() -> Any:
+    return importlib.import_module("nnbp.backends.chains").Registers()
+
+
+@pytest.mark.parametrize("columns", [1, 31, 64, 100, 1000])
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
+def test_parts_cover_all_columns_once_and_are_no_slivers(columns: int, number: int) -> None:
+    a = np.ones((2, columns))
+    (call,) = NumpyBackend().elementwise(FORMULAS[0], [a, a], [np.empty_like(a)])
+    found = schedule.parts(call[0], number)
+    assert [i for part in found for i in range(columns)[part]] == list(range(columns))
+    assert len(found) in (1, number)
+    assert len(found) == 1 or min(part.stop - part.start for part in found) >= 16
+
+
+def test_small_steps_leave_blas_alone_and_medium_ones_take_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    blas = FakeBlas(2)
+    monkeypatch.setattr(schedule, "blas", lambda: blas)
+    backend = NumpyBackend()
+
+    def product(n: int) -> None:
+        a = np.ones((n, n), np.float32)
+        backend.capture(backend.gemm(a, a, np.empty_like(a)))()
+
+    product(16)
+    assert blas.asked == set(), "BLAS itself gives such a product to one thread"
+    product(200)
+    assert blas.asked == {1}
+
+
+def test_a_step_that_cannot_be_cut_takes_the_threads_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    blas = FakeBlas(2)
+    monkeypatch.setattr(schedule, "blas", lambda: blas)
+    W, x = np.ones((4000, 4000), np.float32), np.ones((4000, 20), np.float32)
+    backend = NumpyBackend()
+    backend.capture(backend.gemm(W, x, np.empty((4000, 20), np.float32)))
+    run = backend.capture([*backend.gemm(W, x, np.empty((4000, 20), np.float32))] * 3)
+    run()
+    assert blas.asked == {2}
