@@ -166,7 +166,8 @@ class RMSprop(Optimizer):
 class Adam(Optimizer):
     """m ← β₁ m + (1 − β₁) g; v ← β₂ v + (1 − β₂) g²; θ ← θ − η m̂ / (√v̂ + ε), m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ).
 
-    Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
+    Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1. The slots hold m / (1 − β₁) and
+    v / (1 − β₂), which are two products a parameter less; the numbers of the step make up for it, ε among them.
     """
 
     name = "adam"
@@ -189,13 +190,16 @@ class Adam(Optimizer):
         return ("m", "v")
 
     def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
-        return {"step": eta / (1.0 - self.beta1**t), "root": 1.0 / np.sqrt(1.0 - self.beta2**t)}
+        # With m̂ = first · m and v̂ = root² v, m̂ / (√v̂ + ε) is (first / root) m / (√v + ε / root).
+        root = np.sqrt((1.0 - self.beta2) / (1.0 - self.beta2**t))
+        first = (1.0 - self.beta1) / (1.0 - self.beta1**t)
+        return {"step": eta * first / root, "floor": self.epsilon / root}
 
     def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
-        m, v, step, root = slots_and_rates
-        m = self.beta1 * m + (1.0 - self.beta1) * g
-        v = self.beta2 * v + (1.0 - self.beta2) * g * g
-        return theta - step * m / (np.sqrt(v) * root + self.epsilon), m, v
+        m, v, step, floor = slots_and_rates
+        m = self.beta1 * m + g
+        v = self.beta2 * v + g * g
+        return theta - step * m / (np.sqrt(v) + floor), m, v
 
 
 @final
