@@ -29,17 +29,21 @@ __all__ = ["MOST_THREADS", "Phase", "parts", "phases", "plan"]
 MOST_THREADS = 8
 """More threads than this wait for Python's lock more than they work."""
 
-_NARROWEST = 32
+_NARROWEST = 128
 """Columns of a part, at least: narrower products are slow ones."""
 
 _HANDOVER = 60.0
 """Microseconds that a phase on several threads costs: to wake them, to wait for the last."""
 
 _ALONE = 1500.0
-"""Microseconds of a step that one thread does faster than several, BLAS's own among them."""
+"""Microseconds of a step for which no worker is woken."""
 
 _SMALL = 3.0
 """Microseconds of a product that BLAS gives to one thread by itself."""
+
+_LARGE = 100.0
+"""Microseconds of a product that gains from BLAS's own threads; smaller ones wait for them longer than they help,
+and for ever where another program has the core."""
 
 _BLAS_SHARE = 0.8
 """What a thread of BLAS's own adds, as a share of one."""
@@ -113,21 +117,24 @@ def plan(calls: Calls, workers: Workers) -> Callable[[], None]:
     operations = [
         function if isinstance(function, Operation) else Other(function, arguments) for function, arguments in calls
     ]
-    work = sum(operation.work for operation in operations)
     most = min(blas().threads, MOST_THREADS)
-    if most == 1 or max((operation.product for operation in operations), default=0.0) < _SMALL:
+    largest = max((operation.product for operation in operations), default=0.0)
+    work = sum(operation.work for operation in operations)
+    if most == 1 or (largest < _SMALL and work < _ALONE):
         return partial(run, _whole(operations))
-    if work < _ALONE:
-        return partial(_run_with, 1, _whole(operations))
-    with_blas = work - (1 - 1 / (1 + _BLAS_SHARE * (most - 1))) * sum(op.product for op in operations)
-    found = phases(operations, most)
-    loads = [min(phase.load(1), phase.load(most) + _HANDOVER) for phase in found]
-    if sum(loads) >= with_blas:
-        return partial(_run_with, most, _whole(operations))
-    registers = [Registers() for _ in range(most)]
-    counts = [most if phase.load(1) > load else 1 for phase, load in zip(found, loads, strict=True)]
-    lists = [_lists(phase, count, registers) for phase, count in zip(found, counts, strict=True)]
-    return partial(_run_phases, lists, workers)
+    number, expected = 1, work
+    if largest >= _LARGE:
+        speedup = 1 + _BLAS_SHARE * (most - 1)
+        number, expected = most, work - (1 - 1 / speedup) * sum(op.product for op in operations)
+    if work >= _ALONE:
+        found = phases(operations, most)
+        counts = [most if phase.load(most) + _HANDOVER < phase.load(1) else 1 for phase in found]
+        loads = [phase.load(n) + (_HANDOVER if n > 1 else 0.0) for phase, n in zip(found, counts, strict=True)]
+        if sum(loads) < expected:
+            registers = [Registers() for _ in range(most)]
+            lists = [_lists(phase, n, registers) for phase, n in zip(found, counts, strict=True)]
+            return partial(_run_phases, lists, workers)
+    return partial(_run_with, number, _whole(operations))
 
 
 def _whole(operations: Sequence[Operation]) -> Calls:

@@ -41,7 +41,7 @@ def several(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], FakeBlas]:
     def make(number: int) -> FakeBlas:
         blas = FakeBlas(number)
         monkeypatch.setattr(schedule, "blas", lambda: blas)
-        for name in ("_ALONE", "_HANDOVER", "_SMALL"):
+        for name in ("_ALONE", "_HANDOVER"):
             monkeypatch.setattr(schedule, name, -1.0)
         monkeypatch.setattr(schedule, "_NARROWEST", 16)
         return blas
@@ -78,17 +78,17 @@ def kinds(phase: Any) -> list[str]:
 def test_samples_are_one_phase_sums_over_them_the_next_and_the_update_the_last() -> None:
     net = Network([12, Dense(40, "tanh"), Dense(4)], loss="cross_entropy", device=NumpyBackend(), seed=1)
     engine, rng = net.model.engine, np.random.default_rng(0)
-    X, y = rng.normal(size=(256, 12)).astype(np.float32), np.zeros((256, 1), np.float32)
+    X, y = rng.normal(size=(512, 12)).astype(np.float32), np.zeros((512, 1), np.float32)
     captured: list[Calls] = []
     keep = net.model.backend.capture
     net.model.backend.capture = lambda calls: captured.append(calls) or keep(calls)  # type: ignore[method-assign]
-    Sweep(engine, Data(X, y), 128, training=True, update=Updater(engine, Adam(), 2, None, OptimizerState()))
+    Sweep(engine, Data(X, y), 256, training=True, update=Updater(engine, Adam(), 2, None, OptimizerState()))
     ops = [f if isinstance(f, operations.Operation) else operations.Other(f, a) for f, a in captured[0]]
     samples, sums, *rest = schedule.phases(ops, 2)
     # Every operation whose columns are samples, and what does not depend on them (the rates of the step).
-    assert sum(op.columns == 128 for op in samples.operations) == sum(op.columns == 128 for op in ops)
+    assert sum(op.columns == 256 for op in samples.operations) == sum(op.columns == 256 for op in ops)
     assert all(
-        op.columns == 128 or kind == "Gather" for op, kind in zip(samples.operations, kinds(samples), strict=True)
+        op.columns == 256 or kind == "Gather" for op, kind in zip(samples.operations, kinds(samples), strict=True)
     )
     # The sum of the costs, ∂C/∂W and ∂C/∂b of both layers, and the running total.
     assert kinds(sums) == ["Gemm"] * 5 + ["Elementwise"]
@@ -190,7 +190,9 @@ def test_parts_cover_all_columns_once_and_are_no_slivers(columns: int, number: i
     assert len(found) == 1 or min(part.stop - part.start for part in found) >= 16
 
 
-def test_small_steps_leave_blas_alone_and_medium_ones_take_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_products_leave_blas_alone_medium_ones_take_one_thread_large_ones_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     blas = FakeBlas(2)
     monkeypatch.setattr(schedule, "blas", lambda: blas)
     backend = NumpyBackend()
@@ -201,8 +203,10 @@ def test_small_steps_leave_blas_alone_and_medium_ones_take_one_thread(monkeypatc
 
     product(16)
     assert blas.asked == set(), "BLAS itself gives such a product to one thread"
-    product(200)
+    product(128)
     assert blas.asked == {1}
+    product(300)
+    assert blas.asked == {1, 2}
 
 
 def test_a_step_that_cannot_be_cut_takes_the_threads_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
