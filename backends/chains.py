@@ -14,7 +14,7 @@ from nnbp.expression import Constant, Formula, Input, Instruction, Operand, Valu
 
 __all__ = ["TILE", "Registers", "bind"]
 
-TILE = 16384
+TILE = 65536
 """Elements of a tile: an elementwise chain goes over its arrays in tiles that stay in the cache of a core."""
 
 # NumPy deprecates `out` as a third positional argument for these two alone.

@@ -25,7 +25,7 @@ M = 50_000
 
 VECTOR = 4 * M
 """Bytes of one number a sample in float32: more than anything that a step may hold for a moment. What it does hold is
-NumPy's iterator buffer for broadcasting a bias (8192 elements: 34 or 67 kB), and masks of a tile (16 kB)."""
+NumPy's iterator buffers (8192 elements: 34 or 67 kB) in two threads, and masks of a tile (64 kB)."""
 
 
 def network(*hidden: Any, loss: str = "cross_entropy", n_out: int = 3, **options: Any) -> Network:
