@@ -21,6 +21,7 @@ from nnbp.inputs import finite, like, not_negative, whole_number
 from nnbp.layers import Dense, named
 from nnbp.metrics import Metric
 from nnbp.optimizers import Optimizer
+from nnbp.plain import table
 from nnbp.progress import reporter
 from nnbp.schedules import Schedule
 from nnbp.sweep import OptimizerState
@@ -378,10 +379,7 @@ class Network(NetworkCore):
             count = sum(spec.size for spec in layer.parameters(n_in))
             f = layer.f.name if isinstance(layer, Dense) else ""
             rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
-        widths = [max(len(row[k]) for row in rows) for k in range(4)]
-        lines = [
-            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows
-        ]
+        lines = table(rows, left=(0, 2))
         total = self.model.parameters.size
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
         lines.append(
