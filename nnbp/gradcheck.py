@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.inputs import finite, whole_number
+from nnbp.inputs import whole_number
 from nnbp.layers import DenseNode
 from nnbp.network import Network
 from nnbp.plain import json_value, table
@@ -309,12 +309,11 @@ def check_gradients(
         raise ValueError(f"tolerance is a positive bound on the relative error; received {tolerance!r}.")
     count = None if entries is None else whole_number("entries", entries, 1)
     twin = net._twin("cpu", np.float64)
+    twin._take_sizes(X, y)
     found = twin.gradients(X, y, sample_weight)
-    data, _, _ = twin._data(X, y, sample_weight)
-    backend, parameters = twin.model.backend, twin.model.parameters
-    finite(backend, data.X, "X")
-    rng, rows = np.random.default_rng(0), []
-    with backend.active():
+    parameters, rng, rows = twin.model.parameters, np.random.default_rng(0), []
+    with twin.model.backend.active():
+        data, _, _ = twin._intake.data(X, y, sample_weight)
         probe = _Probe(twin, data, np.array(data.X))
         # What C is rounded by: its own size, that of the z which it is computed from, and that of the products of
         # targets and outputs in it. (ln h is rounded as h is, by ε, however near to 0 it is itself.)

@@ -193,7 +193,7 @@ def compare_devices(
         # The yardstick of the float32 bounds, ρ.
         runs.append(net._twin("cpu", np.float64))
     for twin in runs:
-        twin._data(X, y, w)  # checks them, and builds a network that takes its sizes from the data
+        twin._take_sizes(X, y)
     forward = [_forward(twin, X) for twin in runs]
     crossed = _on_both_sides(runs[0], forward, y)
     keep = slice(None) if crossed.all() or not crossed.any() else ~crossed
