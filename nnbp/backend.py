@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import DTypeLike, NDArray
 
 from nnbp.expression import Formula
 
-__all__ = ["Array", "Backend", "Call", "Calls", "RandomStream", "backend_class"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["Array", "Backend", "Call", "Calls", "RandomStream", "backend_class", "registered"]
 
 Array: TypeAlias = Any
 """An array of the backend's own library, on its device."""
@@ -95,6 +98,14 @@ class Backend(Protocol):
         """The context in which the engine runs: the device is current, floating-point warnings are off."""
 
 
+def registered() -> dict[str, EntryPoint]:
+    """What is installed in the entry-point group ``nnbp.backends``, by name."""
+    # Here, not above: the import is slow, and `import nnbp` is to be quick.
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group="nnbp.backends")}
+
+
 @cache
 def backend_class(name: str) -> Callable[..., Backend]:
     """The class of the backend that is installed under this name in the entry-point group ``nnbp.backends``.
@@ -102,10 +113,7 @@ def backend_class(name: str) -> Callable[..., Backend]:
     Raises:
         LookupError: none is.
     """
-    # Here, not above: the import is slow, and `import nnbp` is to be quick.
-    from importlib.metadata import entry_points
-
-    found = {point.name: point for point in entry_points(group="nnbp.backends")}
+    found = registered()
     if name not in found:
         listed = ", ".join(sorted(found)) or "none at all: is nnbp installed, or only on the path?"
         raise LookupError(

@@ -1,36 +1,80 @@
-"""What a Network stands on: its arguments, its device, its parameters, and how users' arrays get to the device."""
+"""What a Network stands on: its arguments, its device, its parameters, its files and copies; one call at a time."""
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
+from os import PathLike
+from threading import RLock
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nnbp import modelfile
 from nnbp.activations import Activation
 from nnbp.architecture import Architecture
 from nnbp.backend import Array, Backend
-from nnbp.device import open_backend
-from nnbp.errors import DataError, DTypeError, NnbpError, ShapeError
-from nnbp.inputs import class_weights, features, finite, host, not_negative, sample_weights, whole_number
-from nnbp.layers import Layer
+from nnbp.device import open_backend, reopening
+from nnbp.errors import DTypeError, ShapeError
+from nnbp.inputs import finite, host, not_negative, whole_number
+from nnbp.intake import Intake, sizes_unknown
+from nnbp.layers import Dense, Layer, named
 from nnbp.losses import Loss
-from nnbp.metrics import Metric
 from nnbp.model import Model
 from nnbp.optimizers import Optimizer
-from nnbp.sweep import Data, OptimizerState
-from nnbp.training import Measured
+from nnbp.sweep import OptimizerState
 
-__all__ = ["NetworkCore"]
+__all__ = ["NetworkCore", "exclusive"]
 
-# The word of the seed for drawing validation samples; see the words in `nnbp.model`.
-_SPLIT = 3
+T = TypeVar("T")
+P = ParamSpec("P")
+Core = TypeVar("Core", bound="NetworkCore")
+
+
+def exclusive(method: Callable[Concatenate[Core, P], T]) -> Callable[Concatenate[Core, P], T]:
+    """Makes a method run on the network's device, and wait while another thread is in one of these methods."""
+
+    @wraps(method)
+    def alone(self: Core, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._lock, self._backend.active():
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
+class _Fixed(Generic[T]):
+    """An argument of a network that stays as it was given."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, net: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, net: NetworkCore, owner: type) -> T: ...
+    def __get__(self, net: NetworkCore | None, owner: type) -> Self | T:
+        if net is None:
+            return self
+        value: T = vars(net)[self._name]
+        return value
+
+    def __set__(self, net: NetworkCore, value: T) -> None:
+        raise AttributeError(
+            f"{self._name} of a network is fixed when it is made; received {value!r}. Make a network with that "
+            f"{self._name}, and give it the parameters of this one by set_parameters(net.weights, net.biases)."
+        )
 
 
 class NetworkCore:
-    """State and intake of a network; `nnbp.network.Network` adds what one does with it."""
+    """State of a network; `nnbp.network.Network` adds what one does with it."""
+
+    weight_decay = _Fixed[float]()
+    dtype = _Fixed[np.dtype[Any]]()
+    seed = _Fixed[int]()
 
     def __init__(
         self,
@@ -45,22 +89,33 @@ class NetworkCore:
         output_activation: str | Activation | None = None,
         fallback: bool = True,
     ) -> None:
-        self._architecture = Architecture(layers, activation, output_activation, loss)
-        self.weight_decay = not_negative("weight_decay, λ,", weight_decay)
-        self.dtype = _float_dtype(dtype)
-        self.seed = int.from_bytes(os.urandom(4), "big") if seed is None else whole_number("seed", seed, 0)
-        self._backend = _opened(device, fallback)
+        architecture = Architecture(layers, activation, output_activation, loss)
+        fixed = {
+            "weight_decay": not_negative("weight_decay, λ,", weight_decay),
+            "dtype": _float_dtype(dtype),
+            "seed": int.from_bytes(os.urandom(4), "big") if seed is None else whole_number("seed", seed, 0),
+        }
+        self._begin(architecture, fixed, _opened(device, fallback))
+        if self._intake.n_in is not None and self._intake.n_out is not None:
+            self._build(self._intake)
+
+    def _begin(self, architecture: Architecture, fixed: dict[str, Any], backend: Backend) -> None:
+        vars(self).update(fixed)
+        self._lock = RLock()
+        self._architecture, self._backend = architecture, backend
+        self._intake = Intake(backend, self.dtype, architecture, architecture.n_in, architecture.n_out)
         self._model: Model | None = None
         self._ongoing: tuple[Optimizer, OptimizerState] | None = None
-        if self._architecture.n_in is not None and self._architecture.n_out is not None:
-            self._build(self._architecture.n_in, self._architecture.n_out)
 
-    def _build(self, n_in: int, n_out: int) -> Model:
+    def _build(self, intake: Intake) -> Model:
+        assert intake.n_in is not None, "a network is built when its sizes are known"
+        assert intake.n_out is not None, "a network is built when its sizes are known"
         with self._backend.active():
             self._model = Model(
-                self._backend, self._architecture.layers(n_out), self._architecture.loss, n_in=n_in,
+                self._backend, self._architecture.layers(intake.n_out), self._architecture.loss, n_in=intake.n_in,
                 weight_decay=self.weight_decay, dtype=self.dtype, seed=self.seed,
             )  # fmt: skip
+        self._intake = intake
         return self._model
 
     @property
@@ -71,11 +126,23 @@ class NetworkCore:
             NnbpError: they are not known yet.
         """
         if self._model is None:
-            raise NnbpError(
-                "The sizes of this network are taken from the data, and it has seen none yet. Call fit(X, y) first, or "
-                "give the sizes: Network([n_in, 100, n_out])."
-            )
+            raise sizes_unknown()
         return self._model
+
+    def _ready(self, X: Array) -> Model:
+        """The model; where only the number of inputs is left to the data, it is that of X, which has to be finite."""
+        if self._model is None and self._intake.n_out is not None:
+            finite(self._backend, X, "X")
+            self._build(replace(self._intake, n_in=X.shape[1]))
+        return self.model
+
+    @exclusive
+    def _take_sizes(self, X: Any, y: Any) -> None:
+        """Takes the sizes that are open from data, which have to be good."""
+        intake, X, y = self._intake.sized(X, y)
+        intake.measured(X, y, None, self._predicted)
+        if self._model is None:
+            self._build(intake)
 
     @property
     def device(self) -> str:
@@ -127,115 +194,101 @@ class NetworkCore:
                 if array.shape != view.shape:
                     raise ShapeError(f"{name}[{k}] has shape {view.shape}; received {array.shape}. W is (n_out, n_in).")
                 view[...] = array
-        with self._backend.active():
+        with self._lock, self._backend.active():
             self.parameters[...] = self._backend.upload(flat, self.dtype)
 
-    def _inputs(self, X: Any) -> Array:
-        """X on the device; a network whose layers are given but not its inputs learns their number here."""
-        array = self._features(X)
-        if self._model is None and self._architecture.n_out is not None:
-            self._build(array.shape[1], self._architecture.n_out)
-        return array
-
-    def _features(self, X: Any) -> Array:
-        n_in = self._architecture.n_in if self._model is None else self._model.n_in
-        with self._backend.active():
-            return features(self._backend, X, self.dtype, n_in)
-
-    def _targets(self, y: Any, samples: int) -> NDArray[Any]:
-        """Targets on the host: one a sample, finite."""
-        values = host(y, "y")
-        if values.ndim == 0 or len(values) != samples:
-            raise ShapeError(f"y has one target a sample, {samples} here; received shape {values.shape}.")
-        if not np.isfinite(values).all():
-            row = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise DataError(f"Targets are finite numbers; received {values[row]} in row {row}. Drop such samples.")
-        return values
-
-    def _data(self, X: Any, y: Any, weights: Any = None) -> tuple[Data, NDArray[Any], NDArray[np.float64] | None]:
-        array = self._features(X)
-        values = self._targets(y, len(array))
-        n_out = self._architecture.n_out if self._model is None else self._model.n_out
-        n_out = self._architecture.outputs_of(values) if n_out is None else n_out
-        encoded = self.loss_function.encode(values, n_out)
-        w = sample_weights(weights, len(array))
-        # Sizes are taken from data that were found good.
-        if self._model is None:
-            self._build(array.shape[1], n_out)
-        with self._backend.active():
-            return Data(array, self._backend.upload(encoded, self.dtype), self._column(w)), values, w
-
-    def _column(self, w: NDArray[np.float64] | None) -> Array | None:
-        with self._backend.active():
-            return None if w is None else self._backend.upload(w.reshape(-1, 1), self.dtype)
-
-    def _measured(
-        self, X: Any, y: Any, weights: Any, class_weight: Mapping[int, float] | str | None,
-        reference: NDArray[Any] | None, metrics: Sequence[Metric],
-    ) -> Measured:  # fmt: skip
-        """A data set with what its metrics need; class weights multiply the sample weights."""
-        data, values, w = self._data(X, y, weights)
-        finite(self._backend, data.X, "X")
-        truth = self.loss_function.truth(values)
-        if class_weight is not None and not self.loss_function.classification:
-            raise ValueError(
-                f"class_weight belongs to classes, and the loss {self.loss_function.name} is for values; received "
-                f"{class_weight!r}. Use sample_weight."
-            )
-        by_class = class_weights(class_weight, truth, truth if reference is None else reference)
-        if by_class is not None:
-            w = sample_weights(by_class if w is None else w * by_class, len(by_class))
-            data = Data(data.X, data.y, self._column(w))
-        return Measured(data, truth, w, self._predicted, metrics)
-
+    @exclusive
     def _predicted(self, X: Array, needs: str) -> NDArray[Any]:
         """What a metric wants to see of device inputs, on the host."""
         xp, loss = self._backend.xp, self.loss_function
-        with self._backend.active():
-            h = self.model.forward(X)
-            if needs == "labels":
-                return self._backend.download(loss.decide(xp, h))
-            if needs == "probabilities":
-                return self._backend.download(loss.probabilities(xp, h))
-            values = self._backend.download(h)
+        h = self.model.forward(X)
+        if needs == "labels":
+            return self._backend.download(loss.decide(xp, h))
+        if needs == "probabilities":
+            return self._backend.download(loss.probabilities(xp, h))
+        values = self._backend.download(h)
         return values[:, 0] if values.shape[1] == 1 else values
 
-    def _split(self, X: Any, y: Any, weights: Any, validation_data: Any, share: float) -> tuple[Any, Any, Any, Any]:
-        if validation_data is not None:
-            raise ValueError(
-                "Validation data are given or split off, not both; received validation_data and validation_split."
-            )
-        if not 0 < share < 1:
-            raise ValueError(f"validation_split is a share of the samples, at least 0 and below 1; received {share!r}.")
-        data, values, w = self._data(X, y, weights)
-        m = len(data)
-        aside = min(max(1, round(m * share)), m - 1)
-        if m < 2:
-            raise ValueError(f"validation_split needs at least 2 samples; received {m}.")
-        order = np.random.default_rng(np.random.SeedSequence((self.seed, _SPLIT))).permutation(m)
-        parts = []
-        for rows in (np.sort(order[aside:]), np.sort(order[:aside])):
-            with self._backend.active():
-                part = data.X[self._backend.upload(rows, np.int64)]
-            parts.append((part, values[rows], None if w is None else w[rows]))
-        return (*parts[0], parts[1])
+    # Files.
 
-    def _twin(self, device: str | Backend, dtype: Any) -> Self:
-        """A network of its own with the same parameters and random sequences, on a device that has to work."""
-        state = {**self.__getstate__(), "device": device, "fallback": False, "dtype": np.dtype(dtype).name}
-        twin = object.__new__(type(self))
-        twin.__setstate__({**state, "ongoing": None})
-        return twin
+    @exclusive
+    def save(self, path: str | PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
+        """Writes architecture and parameters to one safetensors file, whole or not at all.
 
-    def _move(self, device: str | Backend, *, fallback: bool) -> None:
-        """Opens another device and takes parameters, optimizer state and random sequences along."""
-        state = self.__getstate__()
-        self.__setstate__({**state, "device": device, "fallback": fallback})
+        Args:
+            path: the file; an older one is replaced.
+            extra: plain JSON values to keep beside them.
 
-    def __getstate__(self) -> dict[str, Any]:
+        Raises:
+            ModelFileError: the file cannot be written.
+        """
+        model = self.model
+        architecture = {
+            "n_in": model.n_in,
+            "layers": [{"kind": layer.kind, "config": layer.config()} for layer in model.layers],
+            "loss": named(self.loss_function),
+            "weight_decay": self.weight_decay,
+            "dtype": self.dtype.name,
+            "seed": self.seed,
+        }
+        arrays: dict[str, NDArray[Any]] = {}
+        for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
+            arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
+        modelfile.write(path, modelfile.ModelFile(architecture, arrays, dict(extra or {})))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        device: str | Backend = "auto",
+        fallback: bool = True,
+        custom: Sequence[type] = (),
+    ) -> Self:
+        """The network that `save` wrote.
+
+        Args:
+            path: the file.
+            device, fallback: as for `Network`.
+            custom: your own activation and loss classes that the network uses.
+
+        Raises:
+            ModelFileError: the file is no nnbp model, or damaged.
+        """
+        return cls.from_file(modelfile.read(path, custom), device=device, fallback=fallback, custom=custom)
+
+    @classmethod
+    def from_file(
+        cls,
+        file: modelfile.ModelFile,
+        *,
+        device: str | Backend = "auto",
+        fallback: bool = True,
+        custom: Sequence[type] = (),
+    ) -> Self:
+        """The network of a model file that was read."""
+        architecture = file.architecture
+        layers, loss = modelfile.build_layers(architecture, custom)
+        last = layers[-1]
+        net = cls(
+            [architecture["n_in"], *layers], loss=loss, weight_decay=architecture["weight_decay"], device=device,
+            dtype=architecture["dtype"], seed=architecture["seed"], fallback=fallback,
+            output_activation=last.activation if isinstance(last, Dense) else None,
+        )  # fmt: skip
+        dense = range(1, len(net.weights) + 1)
+        net.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
+        return net
+
+    # Copies: a state on the host, and the backend that it is brought to life on. What users hung on a network, and what
+    # subclasses keep, goes along.
+
+    @exclusive
+    def _state(self) -> dict[str, Any]:
+        own = vars(self)
         state: dict[str, Any] = {
-            "architecture": self._architecture, "weight_decay": self.weight_decay, "dtype": self.dtype.name,
-            "seed": self.seed, "device": self.device, "fallback": True, "sizes": None, "ongoing": None,
+            "architecture": self._architecture, "fixed": {name: own[name] for name in _FIXED},
+            "attributes": {name: value for name, value in own.items() if name not in _OWN},
+            "sizes": None, "ongoing": None,
         }  # fmt: skip
         if self._model is not None:
             model, download = self._model, self._backend.download
@@ -251,25 +304,61 @@ class NetworkCore:
                 state["ongoing"] = (optimizer, memory.steps, slots)
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._architecture = state["architecture"]
-        self.weight_decay, self.seed = state["weight_decay"], state["seed"]
-        self.dtype = np.dtype(state["dtype"])
-        self._backend = _opened(state["device"], state["fallback"])
-        self._model, self._ongoing = None, None
+    def _revive(self, state: dict[str, Any], backend: Backend) -> None:
+        vars(self).update(state["attributes"])
+        self._begin(state["architecture"], state["fixed"], backend)
         if state["sizes"] is None:
             return
-        model = self._build(*state["sizes"])
-        with self._backend.active():
-            model.parameters.theta[...] = self._backend.upload(state["theta"], self.dtype)
+        n_in, n_out = state["sizes"]
+        model = self._build(replace(self._intake, n_in=n_in, n_out=n_out))
+        with backend.active():
+            model.parameters.theta[...] = backend.upload(state["theta"], self.dtype)
             model.order_generator.bit_generator.state = state["order"]
             for stream, position in zip(model.engine.streams, state["masks"], strict=True):
                 if stream is not None:
                     stream.position = position
             if state["ongoing"] is not None:
                 optimizer, steps, slots = state["ongoing"]
-                arrays = {name: self._backend.upload(slot, self.dtype) for name, slot in slots.items()}
+                arrays = {name: backend.upload(slot, self.dtype) for name, slot in slots.items()}
                 self._ongoing = (optimizer, OptimizerState(steps, arrays))
+
+    def _revived(self, state: dict[str, Any], backend: Backend) -> Self:
+        network = object.__new__(type(self))
+        network._revive(state, backend)
+        return network
+
+    def _twin(self, device: str | Backend, dtype: Any) -> Self:
+        """A network of its own with the same parameters and random sequences, on a device that has to work."""
+        state = self._state()
+        fixed = {**state["fixed"], "dtype": np.dtype(dtype)}
+        return self._revived({**state, "fixed": fixed, "ongoing": None}, _opened(device, fallback=False))
+
+    @exclusive
+    def _move(self, device: str | Backend, *, fallback: bool) -> None:
+        """Opens another device and takes parameters, optimizer state and random sequences along."""
+        moved = self._revived(self._state(), _opened(device, fallback))
+        # From here on nothing fails.
+        self._backend, self._intake, self._model, self._ongoing = (
+            moved._backend, moved._intake, moved._model, moved._ongoing,
+        )  # fmt: skip
+
+    def __copy__(self) -> Self:
+        return self._revived(self._state(), self._backend)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        network = memo[id(self)] = object.__new__(type(self))
+        network._revive(copy.deepcopy(self._state(), memo), self._backend)
+        return network
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self._state(), "device": reopening(self._backend)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._revive(state, open_backend(state["device"]))
+
+
+_FIXED = frozenset(name for name, value in vars(NetworkCore).items() if isinstance(value, _Fixed))
+_OWN = _FIXED | {"_lock", "_architecture", "_backend", "_intake", "_model", "_ongoing"}
 
 
 def _opened(device: str | Backend, fallback: bool) -> Backend:

@@ -3,6 +3,9 @@
 ``"auto"`` takes a GPU that works, else the CPU, and says nothing. ``"cuda"`` and ``"cuda:1"`` fall back to the CPU
 with one `DeviceFallbackWarning`. ``fallback=False``, and NNBP_REQUIRE_GPU=1 in the environment, allow no CPU in
 place of a GPU: where none works, all three raise `DeviceUnavailableError`. ``"cpu"`` is always the CPU.
+
+A backend that another package registers as ``name`` in the entry-point group ``nnbp.backends`` is opened by ``"name"``,
+its class called without arguments, or by ``"name:1"``, its class called with the number. Nothing stands in for it.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnbp.backend import Backend, backend_class
-from nnbp.errors import DeviceFallbackWarning, DeviceUnavailableError
+from nnbp.backend import Backend, backend_class, registered
+from nnbp.errors import DeviceFallbackWarning, DeviceUnavailableError, NnbpError
 from nnbp.probe import Reason, Verdict, cuda_name, probe
 
-__all__ = ["DeviceInfo", "DeviceSpec", "devices", "gpu_required", "open_backend", "parse_device"]
+__all__ = ["DeviceInfo", "DeviceSpec", "devices", "gpu_required", "open_backend", "parse_device", "reopening"]
+
+_SHIPPED = ("numpy", "cupy")
+"""The backends of "cpu" and of "cuda", which go by these names of devices."""
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
@@ -38,7 +44,7 @@ def parse_device(device: str) -> DeviceSpec:
     """Takes a device apart.
 
     Raises:
-        ValueError, TypeError: it is none of the forms below.
+        ValueError, TypeError: it is none of the forms above.
 
     >>> parse_device("cuda:1")
     DeviceSpec(kind='cuda', index=1)
@@ -47,16 +53,33 @@ def parse_device(device: str) -> DeviceSpec:
     if not isinstance(device, str):
         raise TypeError(f'{rule} Give a string, such as device="cuda:0".')
     match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]+)", device)
-    if match is None:
-        near = (
-            'Write "cuda" for a GPU.'
-            if device.lower().startswith(("gpu", "cuda"))
-            else 'Write "auto" for the best one.'
+    if match is not None:
+        return DeviceSpec(match[1] or "cuda", None if match[2] is None else int(match[2]))
+    own = [name for name in registered() if name not in _SHIPPED]
+    kind, colon, index = device.partition(":")
+    if kind in own and (not colon or re.fullmatch("[0-9]+", index)):
+        return DeviceSpec(kind, int(index) if colon else None)
+    near = 'Write "cuda" for a GPU.' if device.lower().startswith(("gpu", "cu")) else 'Write "auto" for the best one.'
+    others = f" Backends of other packages here: {', '.join(own)}." if own else ""
+    raise ValueError(f"{rule} {near}{others}")
+
+
+def reopening(backend: Backend) -> str:
+    """The device that opens such a backend again, in another process, too.
+
+    Raises:
+        NnbpError: the backend is one that no package has registered.
+    """
+    if backend.name in _SHIPPED:
+        return backend.device
+    if backend.name not in registered():
+        raise NnbpError(
+            "Only a backend that is an entry point in the group 'nnbp.backends' is found again in another process; "
+            f"received one of the name {backend.name!r}, which is none. Register it, or move the network first, as by "
+            "net.copy().to('cpu')."
         )
-        raise ValueError(f"{rule} {near}")
-    if match[2] is not None:
-        return DeviceSpec("cuda", int(match[2]))
-    return DeviceSpec(match[1])
+    _, colon, index = backend.device.rpartition(":")
+    return f"{backend.name}:{index}" if colon and index.isdecimal() else backend.name
 
 
 def gpu_required() -> bool:
@@ -68,7 +91,7 @@ def open_backend(device: str = "auto", *, fallback: bool = True) -> Backend:
     """A backend on the device that was asked for, or on the CPU by the rules at the top of this module.
 
     Args:
-        device: "auto", "cpu", "cuda" (the first GPU that works) or "cuda:N".
+        device: "auto", "cpu", "cuda" (the first GPU that works), "cuda:N", or a registered backend's name.
         fallback: whether the CPU may stand in for a GPU.
 
     Raises:
@@ -81,6 +104,8 @@ def open_backend(device: str = "auto", *, fallback: bool = True) -> Backend:
     spec = parse_device(device)
     if spec.kind == "cpu":
         return backend_class("numpy")()
+    if spec.kind not in ("auto", "cuda"):
+        return backend_class(spec.kind)(*(() if spec.index is None else (spec.index,)))
     index, verdict = _choose(spec)
     if verdict.works:
         return backend_class("cupy")(index)

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.inputs import finite, whole_number
+from nnbp.inputs import whole_number
 from nnbp.layers import DenseNode
 from nnbp.network import Network
+from nnbp.plain import json_value, table
 from nnbp.plan import Batch, Plan
 from nnbp.sweep import Data
 
@@ -95,9 +96,9 @@ class GradientReport:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain JSON values; numbers that are not finite are strings."""
-        rows = [{key: _json(value) for key, value in asdict(row).items()} for row in self.rows]
-        summary = {"max_relative_error": _json(self.max_relative_error), "loss": _json(self.loss)}
-        return {"passed": self.passed, **summary, **asdict(self), "rows": rows}
+        rows = [{key: json_value(value) for key, value in asdict(row).items()} for row in self.rows]
+        summary = {"max_relative_error": json_value(self.max_relative_error), "loss": json_value(self.loss)}
+        return {"passed": self.passed, **asdict(self), **summary, "rows": rows}
 
     def __str__(self) -> str:
         head = (
@@ -111,16 +112,7 @@ class GradientReport:
             "n, differenced",
             "",
         )
-        table = [head, *map(_cells, self.rows)]
-        widths = [max(len(row[k]) for row in table) for k in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if k in (0, 1, 8) else cell.rjust(width)
-                for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in table
-        ]
-        lines.insert(1, "─" * max(map(len, lines)))
+        lines = table([head, *map(_cells, self.rows)], left=(0, 1, 8), ruled=True)
         checked, around = sum(row.checked for row in self.rows), sum(row.stepped_around for row in self.rows)
         verdict = "PASSED" if self.passed else "FAILED"
         lines.append(
@@ -135,16 +127,11 @@ class GradientReport:
         return "\n".join(lines)
 
 
-def _json(value: Any) -> Any:
-    return repr(value) if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def _cells(row: GradientRow) -> tuple[str, ...]:
     notes = [] if row.passed else ["FAILED"]
     notes += [f"{row.stepped_around} around kinks"] if row.stepped_around else []
     notes += [f"{row.at_kink} on a kink"] if row.at_kink else []
-    shape = f"({row.shape[0]},)" if len(row.shape) == 1 else str(row.shape)
-    start = (row.name, shape, str(row.checked))
+    start = (row.name, str(row.shape), str(row.checked))
     if row.worst is None:
         return (*start, "–", "–", "–", "–", "–", ", ".join(notes))
     place = str(list(row.worst))
@@ -322,12 +309,11 @@ def check_gradients(
         raise ValueError(f"tolerance is a positive bound on the relative error; received {tolerance!r}.")
     count = None if entries is None else whole_number("entries", entries, 1)
     twin = net._twin("cpu", np.float64)
+    twin._take_sizes(X, y)
     found = twin.gradients(X, y, sample_weight)
-    data, _, _ = twin._data(X, y, sample_weight)
-    backend, parameters = twin.model.backend, twin.model.parameters
-    finite(backend, data.X, "X")
-    rng, rows = np.random.default_rng(0), []
-    with backend.active():
+    parameters, rng, rows = twin.model.parameters, np.random.default_rng(0), []
+    with twin.model.backend.active():
+        data, _, _ = twin._intake.data(X, y, sample_weight)
         probe = _Probe(twin, data, np.array(data.X))
         # What C is rounded by: its own size, that of the z which it is computed from, and that of the products of
         # targets and outputs in it. (ln h is rounded as h is, by ε, however near to 0 it is itself.)

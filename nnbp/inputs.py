@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -14,6 +15,7 @@ from nnbp.backend import Array, Backend
 from nnbp.errors import DataError, DTypeError, ShapeError
 
 __all__ = [
+    "all_finite",
     "class_weights",
     "features",
     "finite",
@@ -81,17 +83,26 @@ def features(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -
         return backend.upload(X, dtype)
 
 
-def finite(backend: Backend, array: Array, name: str) -> None:
+def all_finite(backend: Backend, array: Array) -> bool:
+    """Whether no value of a contiguous device array is NaN or infinite."""
+    flat = array.reshape(-1)
+    # A sum of squares that is finite has finite terms alone. It is found much faster than a mask.
+    if math.isfinite(backend.download(backend.xp.dot(flat, flat))):
+        return True
+    return bool(backend.download(backend.xp.isfinite(flat).all()))
+
+
+def finite(
+    backend: Backend, array: Array, name: str, fix: str = "Impute or drop missing values; scale large ones."
+) -> None:
     """Raises DataError where a value is NaN or infinite in the network's dtype, naming the first."""
-    with backend.active():
-        if bool(backend.download(backend.xp.isfinite(array).all())):
-            return
-        values = backend.download(array)
+    if all_finite(backend, array):
+        return
+    values = backend.download(array)
     row, column = np.argwhere(~np.isfinite(values))[0]
     raise DataError(
         f"{name} holds finite numbers in the network's dtype, {values.dtype}; received {values[row, column]} in row "
-        f"{row}, "
-        f"column {column}. Impute or drop missing values; scale large ones."
+        f"{row}, column {column}. {fix}"
     )
 
 
@@ -108,6 +119,9 @@ def like(X: Any, backend: Backend) -> Callable[[Array], Any]:
 def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
     """Weights as (m,) float64, at least 0 and not all 0, or None.
 
+    J does not depend on their scale. They are scaled by a power of two, exactly, so that the largest is at least 1 and
+    below 2: weights of any size are then numbers of every dtype that a network may have.
+
     Raises:
         ShapeError, DataError: otherwise.
     """
@@ -116,13 +130,13 @@ def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
     w = host(weights, "sample_weight").astype(np.float64)
     if w.shape not in ((samples,), (samples, 1)):
         raise ShapeError(f"sample_weight has one number a sample, ({samples},); received shape {w.shape}.")
-    # The sum has to be a number in every dtype that a network may have.
-    if not np.sum(w) <= np.finfo(np.float32).max or (w < 0).any() or not w.any():
+    if not np.isfinite(w).all() or (w < 0).any() or not w.any():
         raise DataError(
             "Sample weights are finite, at least 0 and not all 0; received weights from "
             f"{np.min(w)} to {np.max(w)}. Drop samples that shall not count."
         )
-    return w.reshape(samples)
+    scaled: NDArray[np.float64] = np.ldexp(w, 1 - np.frexp(w.max())[1])
+    return scaled.reshape(samples)
 
 
 def class_weights(

@@ -46,6 +46,8 @@ class GradientArrays:
 class Model:
     """Layers, loss and parameters on a backend.
 
+    Everything runs in ``backend.active()``, in one thread at a time: plans and the gradient are shared.
+
     Args:
         backend: where everything lives.
         layers: all layers after the input, activations decided, a Dense one last.
@@ -105,8 +107,7 @@ class Model:
         for views, arrays in zip(self.parameters.views(flat), values, strict=True):
             for name, view in views.items():
                 view[...] = arrays[name]
-        with self.backend.active():
-            self.parameters.theta[...] = self.backend.upload(flat, self.dtype)
+        self.parameters.theta[...] = self.backend.upload(flat, self.dtype)
 
     def decay(self) -> float:
         """λ/2 ΣW²."""
@@ -115,14 +116,13 @@ class Model:
         return 0.5 * self.engine.weight_decay * self._sum_of_squares(self.parameters.theta[: self.parameters.decayed])
 
     def norm(self) -> float:
-        """Euclidean norm of all parameters; not finite as soon as one of them is not."""
+        """Euclidean norm of all parameters; not finite as soon as one of them, or Σθ² in their dtype, is not."""
         return math.sqrt(self._sum_of_squares(self.parameters.theta))
 
     def _sum_of_squares(self, vector: Array) -> float:
-        with self.backend.active():
-            out = self.backend.empty((1, 1), self.dtype)
-            self.backend.capture(self.backend.gemm(vector.reshape(1, -1), vector.reshape(-1, 1), out))()
-            return float(self.backend.download(out)[0, 0])
+        out = self.backend.empty((1, 1), self.dtype)
+        self.backend.capture(self.backend.gemm(vector.reshape(1, -1), vector.reshape(-1, 1), out))()
+        return float(self.backend.download(out)[0, 0])
 
     def _inference_plan(self, samples: int) -> Plan:
         """A plan for so many samples; a few are kept, and their results are overwritten by the next run."""
@@ -136,70 +136,72 @@ class Model:
 
     def forward(self, X: Array) -> Array:
         """h of every sample: X (m, n_in) → (m, n_out)."""
-        with self.backend.active():
-            out = self.backend.empty((len(X), self.n_out), self.dtype)
-            for rows in chunks(len(X)):
-                part = X[rows]
-                plan = self._inference_plan(len(part))
-                plan.batch.x[...] = part
-                plan.run_forward()
-                out[rows] = plan.h.T
-            return out
+        if len(X) <= CHUNK:
+            return self._piece(X)
+        out = self.backend.empty((len(X), self.n_out), self.dtype)
+        for rows in chunks(len(X)):
+            out[rows] = self._piece(X[rows])
+        return out
+
+    def _piece(self, X: Array) -> Array:
+        plan = self._inference_plan(len(X))
+        plan.batch.x[...] = X
+        plan.run_forward()
+        return self._rows(plan.h)
 
     def trace(self, X: Array) -> TraceArrays:
         """z and a of every dense layer."""
-        with self.backend.active():
-            plan = Plan(self.engine, Batch(X), keep_z=True)
-            plan.run_forward()
-            nodes = _dense_nodes(plan)
-            return TraceArrays(
-                [self._rows(node.z) for node in nodes],
-                [self._copy(X), *(self._rows(node.a) for node in nodes)],
-            )
+        plan = Plan(self.engine, Batch(X), keep_z=True)
+        plan.run_forward()
+        nodes = _dense_nodes(plan)
+        return TraceArrays(
+            [self._rows(node.z) for node in nodes],
+            [self._copy(X), *(self._rows(node.a) for node in nodes)],
+        )
 
     def costs(self, X: Array, y: Array) -> NDArray[np.float64]:
         """C of every sample, on the host."""
         out = np.empty(len(X))
-        with self.backend.active():
-            for rows in chunks(len(X)):
-                plan = Plan(self.engine, Batch(X[rows], y[rows]))
-                plan.run_forward()
-                out[rows] = self.backend.download(plan.cost)[0]
+        for rows in chunks(len(X)):
+            plan = Plan(self.engine, Batch(X[rows], y[rows]))
+            plan.run_forward()
+            out[rows] = self.backend.download(plan.cost)[0]
         return out
+
+    def loss_of(self, X: Array, y: Array, w: NDArray[np.float64] | None = None) -> float:
+        """J; w (m,) on the host."""
+        return float(np.average(self.costs(X, y), weights=w)) + self.decay()
 
     def gradients(self, X: Array, y: Array, w: Array | None = None) -> GradientArrays:
         """∇J by backpropagation, and ∂C/∂z, ∂C/∂x of every sample.
 
         The way back is gone twice: with each sample's share of the mean, as a training step does, for the gradient
-        of J;
-        and with share 1 for what belongs to the samples.
+        of J; and with share 1 for what belongs to the samples.
         """
-        with self.backend.active():
-            plan = Plan(self.engine, Batch(X, y, w), gradients=True, want_dx=True)
-            plan.run_forward()
-            plan.run_backward()
-            flat = self._copy(self.parameters.gradient)
-            total, weight = (float(self.backend.download(x)[0, 0]) for x in (plan.total, plan.weight))
-            loss = total / (weight or 1.0) + self.decay()
-            plan.share[...] = 1.0
-            plan.run_backward()
-            delta = [self._rows(node.delta) for node in _dense_nodes(plan)]
-            return GradientArrays(loss, flat, delta, self._rows(plan.dx))
+        plan = Plan(self.engine, Batch(X, y, w), gradients=True, want_dx=True)
+        plan.run_forward()
+        plan.run_backward()
+        flat = self._copy(self.parameters.gradient)
+        total, weight = (float(self.backend.download(x)[0, 0]) for x in (plan.total, plan.weight))
+        loss = total / (weight or 1.0) + self.decay()
+        plan.share[...] = 1.0
+        plan.run_backward()
+        delta = [self._rows(node.delta) for node in _dense_nodes(plan)]
+        return GradientArrays(loss, flat, delta, self._rows(plan.dx))
 
     def per_sample_gradients(self, X: Array, y: Array) -> Array:
         """(m, P): row n is the gradient of C of sample n, its parts delta xᵀ and delta of every layer."""
-        with self.backend.active():
-            out = self.backend.empty((len(X), self.parameters.size), self.dtype)
-            views = self.parameters.views(out)
-            plan = Plan(self.engine, Batch(X, y), gradients=True)
-            plan.run_forward()
-            plan.share[...] = 1.0
-            plan.run_backward()
-            for k, node in zip(self.dense, _dense_nodes(plan), strict=True):
-                delta = self._rows(node.delta)
-                self.backend.xp.multiply(delta[:, :, None], self._rows(node.x)[:, None, :], out=views[k]["W"])
-                views[k]["b"][...] = delta
-            return out
+        out = self.backend.empty((len(X), self.parameters.size), self.dtype)
+        views = self.parameters.views(out)
+        plan = Plan(self.engine, Batch(X, y), gradients=True)
+        plan.run_forward()
+        plan.share[...] = 1.0
+        plan.run_backward()
+        for k, node in zip(self.dense, _dense_nodes(plan), strict=True):
+            delta = self._rows(node.delta)
+            self.backend.xp.multiply(delta[:, :, None], self._rows(node.x)[:, None, :], out=views[k]["W"])
+            views[k]["b"][...] = delta
+        return out
 
     def _copy(self, array: Array) -> Array:
         copy = self.backend.empty(array.shape, array.dtype)

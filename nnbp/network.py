@@ -5,22 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
+from functools import partial
 from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
 
 from nnbp import callbacks as known_callbacks
 from nnbp import metrics as known_metrics
-from nnbp import modelfile, optimizers, schedules
-from nnbp.backend import Array
+from nnbp import optimizers, schedules
+from nnbp.backend import Array, Backend
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
-from nnbp.core import NetworkCore
+from nnbp.core import NetworkCore, exclusive
 from nnbp.inputs import finite, like, not_negative, whole_number
-from nnbp.layers import Dense, named
+from nnbp.layers import Dense
 from nnbp.metrics import Metric
 from nnbp.optimizers import Optimizer
+from nnbp.plain import table
 from nnbp.progress import reporter
 from nnbp.schedules import Schedule
 from nnbp.sweep import OptimizerState
@@ -60,13 +58,17 @@ class Gradients:
 class Network(NetworkCore):
     """A feed-forward network: a⁰ = x, zˡ = Wˡ aˡ⁻¹ + bˡ, aˡ = f(zˡ), trained on J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW².
 
+    Threads may share a network: it does one thing at a time, and calls from other threads wait, also until training
+    ends. Threads that shall compute at the same time take a `copy` each.
+
     Args:
         layers: sizes of all layers, input first, ``[64, 32, 10]``; or layers, ``[Dense(32, "tanh"), Dropout(0.1),
             Dense(10)]``; None takes the sizes from the data at the first fit, with one hidden layer of 100.
         activation: of hidden layers that do not say: a name, an object, or one for each.
         loss: C, by name or as an object.
         weight_decay: λ, at least 0. Biases do not decay.
-        device: "auto" (a working GPU, else the CPU), "cpu", "cuda", "cuda:1"; or a backend of your own, opened.
+        device: "auto" (a working GPU, else the CPU), "cpu", "cuda", "cuda:1"; the name of a backend that another
+            package brings; or a backend of your own, opened.
         dtype: "float32" or "float64".
         seed: of initial weights, shuffles and dropout masks; None takes one from the operating system.
         output_activation: of the last layer; None is what goes with the loss.
@@ -83,34 +85,41 @@ class Network(NetworkCore):
     array([0, 1, 1, 0])
     """
 
+    @exclusive
     def forward(self, X: Any) -> Any:
         """h of every sample, (m, n_out); a NaN in X is a NaN in h."""
-        array = self._inputs(X)
-        return like(X, self._backend)(self.model.forward(array))
+        array = self._intake.features(X)
+        return like(X, self._backend)(self._ready(array).forward(array))
 
     def _outputs(self, X: Any) -> Array:
         """h on the device, of inputs that have to be finite: a decision on NaN would be made up."""
-        array = self._inputs(X)
-        with self._backend.active():
-            finite(self._backend, array, "X")
-        return self.model.forward(array)
+        array = self._intake.features(X)
+        model = self._ready(array)
+        finite(self._backend, array, "X")
+        h = model.forward(array)
+        if self.loss_function.classification:
+            finite(self._backend, h, "h", "X or the parameters are too large: standardise X, or use dtype='float64'.")
+        return h
 
+    @exclusive
     def trace(self, X: Any) -> Trace:
         """z and a of every layer."""
-        array, back = self._inputs(X), like(X, self._backend)
-        found = self.model.trace(array)
+        array, back = self._intake.features(X), like(X, self._backend)
+        found = self._ready(array).trace(array)
         return Trace([None, *map(back, found.z)], [back(a) for a in found.a])
 
+    @exclusive
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """J(W, b) = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW²."""
-        data, _, w = self._data(X, y, sample_weight)
-        return float(np.average(self.model.costs(data.X, data.y), weights=w)) + self.model.decay()
+        data, _, w = self._intake.data(X, y, sample_weight)
+        return self._ready(data.X).loss_of(data.X, data.y, w)
 
+    @exclusive
     def gradients(self, X: Any, y: Any, sample_weight: Any = None) -> Gradients:
         """∇J by backpropagation, with delta and ∂C/∂x of every sample."""
-        data, _, _ = self._data(X, y, sample_weight)
+        data, _, _ = self._intake.data(X, y, sample_weight)
         back = like(X, self._backend)
-        found = self.model.gradients(data.X, data.y, data.w)
+        found = self._ready(data.X).gradients(data.X, data.y, data.w)
         flat = back(found.flat)
         return Gradients(
             found.loss,
@@ -121,27 +130,32 @@ class Network(NetworkCore):
             flat,
         )
 
+    @exclusive
     def per_sample_gradients(self, X: Any, y: Any) -> Any:
         """(m, P): row n is the gradient of C of sample n, without the weight decay."""
-        data, _, _ = self._data(X, y)
-        return like(X, self._backend)(self.model.per_sample_gradients(data.X, data.y))
+        data, _, _ = self._intake.data(X, y)
+        return like(X, self._backend)(self._ready(data.X).per_sample_gradients(data.X, data.y))
 
+    @exclusive
     def predict(self, X: Any) -> Any:
-        """Class indices (m,) for classification losses, values else: (m,) for one output, (m, n_out) for several."""
-        h = self._outputs(X)
-        with self._backend.active():
-            return like(X, self._backend)(self.loss_function.decide(self._backend.xp, h))
+        """Class indices (m,) for classification losses, values else: (m,) for one output, (m, n_out) for several.
 
+        Raises:
+            DataError: a value of X, or of the outputs that classes are decided by, is not finite.
+        """
+        return like(X, self._backend)(self.loss_function.decide(self._backend.xp, self._outputs(X)))
+
+    @exclusive
     def predict_proba(self, X: Any) -> Any:
         """Probabilities of the classes, (m, n_classes).
 
         Raises:
             TypeError: the loss is not one of classes.
+            DataError: a value of X, or a probability, is not finite.
         """
-        h = self._outputs(X)
-        with self._backend.active():
-            return like(X, self._backend)(self.loss_function.probabilities(self._backend.xp, h))
+        return like(X, self._backend)(self.loss_function.probabilities(self._backend.xp, self._outputs(X)))
 
+    @exclusive
     def evaluate(
         self,
         X: Any,
@@ -157,18 +171,19 @@ class Network(NetworkCore):
             metrics: names, objects or functions; None is accuracy for classes, r2 and rmse for values, and nothing for
                 several labels a sample.
         """
-        measured = self._measured(X, y, sample_weight, None, None, ())
+        measured = self._intake.measured(X, y, sample_weight, self._predicted)
         if metrics is None and self.loss_function.classification and measured.y.ndim == 2:
             metrics = ()
         measured = replace(measured, metrics=self._metrics(metrics))
-        loss = self.loss(measured.data.X, y, sample_weight)
-        return {"loss": loss, **measured.values("")}
+        data = measured.data
+        return {"loss": self._ready(data.X).loss_of(data.X, data.y, measured.w), **measured.values("")}
 
     def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
         classes = self.loss_function.classification
         names = known_metrics.defaults(classes) if metrics is None else metrics
         return [known_metrics.get(name, classes) for name in ([names] if isinstance(names, str) else names)]
 
+    @exclusive
     def fit(
         self,
         X: Any,
@@ -240,9 +255,13 @@ class Network(NetworkCore):
             callbacks=[*known_callbacks.listed(callbacks), *([shown] if shown else [])],
         )
         measures = self._metrics(metrics)
+        intake, X, y = self._intake.sized(X, y)
         if validation_split:
-            X, y, sample_weight, validation_data = self._split(X, y, sample_weight, validation_data, validation_split)
-        data = self._measured(X, y, sample_weight, class_weight, None, measures)
+            X, y, sample_weight, validation_data = intake.split(
+                X, y, sample_weight, validation_data, validation_split, self.seed
+            )
+        measured = partial(intake.measured, predict=self._predicted, class_weight=class_weight, metrics=measures)
+        data = measured(X, y, sample_weight)
         validation = None
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
@@ -252,10 +271,12 @@ class Network(NetworkCore):
                     f"{type(validation_data).__name__}{size}."
                 )
             X_val, y_val, *w_val = validation_data
-            validation = self._measured(X_val, y_val, w_val[0] if w_val else None, class_weight, data.y, measures)
-        self._ongoing = None
-        return train(self.model, data, validation, options, network=self)
+            validation = measured(X_val, y_val, w_val[0] if w_val else None, reference=data.y)
+        # All is well: from here on the network changes.
+        model, self._ongoing = self._model or self._build(intake), None
+        return train(model, data, validation, options, network=self)
 
+    @exclusive
     def partial_fit(
         self,
         X: Any,
@@ -275,14 +296,16 @@ class Network(NetworkCore):
             raise ValueError(
                 f"partial_fit sees a part of the data, and {rule.name} needs all of it at every step. Use fit, or adam."
             )
-        data = self._measured(X, y, sample_weight, None, None, ())
-        if self._ongoing is None or repr(self._ongoing[0]) != repr(rule):
-            self._ongoing = (rule, OptimizerState())
         size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
         options = TrainingOptions(1, size, rule, schedules.get(None), shuffle=False)
-        memory = self._ongoing[1]
-        self._ongoing = None
-        train(self.model, data, None, options, network=self, state=memory)
+        intake, X, y = self._intake.sized(X, y)
+        data = intake.measured(X, y, sample_weight, self._predicted)
+        before, memory = self._ongoing or (None, OptimizerState())
+        if repr(before) != repr(rule):
+            memory = OptimizerState()
+        # All is well: from here on the network changes.
+        model, self._ongoing = self._model or self._build(intake), None
+        train(model, data, None, options, network=self, state=memory)
         # Not reached when training diverges: what the optimizer then remembers is no good any more.
         self._ongoing = (rule, memory)
         return self
@@ -293,80 +316,16 @@ class Network(NetworkCore):
             rule.learning_rate = not_negative("learning_rate", learning_rate)
         return rule
 
-    def save(self, path: str | PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
-        """Writes architecture and parameters to one safetensors file, whole or not at all.
+    def to(self, device: str | Backend, *, fallback: bool = True) -> Self:
+        """Moves the network to a device and returns it; parameters and random sequences go along.
 
-        Args:
-            path: the file; an older one is replaced.
-            extra: plain JSON values to keep beside them.
-
-        Raises:
-            ModelFileError: the file cannot be written.
+        Where the device does not open, or has no room for it, the network stays as and where it is.
         """
-        model = self.model
-        architecture = {
-            "n_in": model.n_in,
-            "layers": [{"kind": layer.kind, "config": layer.config()} for layer in model.layers],
-            "loss": named(self.loss_function),
-            "weight_decay": self.weight_decay,
-            "dtype": self.dtype.name,
-            "seed": self.seed,
-        }
-        arrays: dict[str, NDArray[Any]] = {}
-        for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
-            arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
-        modelfile.write(path, modelfile.ModelFile(architecture, arrays, dict(extra or {})))
-
-    @classmethod
-    def load(
-        cls,
-        path: str | PathLike[str],
-        *,
-        device: str = "auto",
-        fallback: bool = True,
-        custom: Sequence[type] = (),
-    ) -> Self:
-        """The network that `save` wrote.
-
-        Args:
-            path: the file.
-            device, fallback: as for `Network`.
-            custom: your own activation and loss classes that the network uses.
-
-        Raises:
-            ModelFileError: the file is no nnbp model, or damaged.
-        """
-        return cls.from_file(modelfile.read(path, custom), device=device, fallback=fallback, custom=custom)
-
-    @classmethod
-    def from_file(
-        cls,
-        file: modelfile.ModelFile,
-        *,
-        device: str = "auto",
-        fallback: bool = True,
-        custom: Sequence[type] = (),
-    ) -> Self:
-        """The network of a model file that was read."""
-        architecture = file.architecture
-        layers, loss = modelfile.build_layers(architecture, custom)
-        last = layers[-1]
-        net = cls(
-            [architecture["n_in"], *layers], loss=loss, weight_decay=architecture["weight_decay"], device=device,
-            dtype=architecture["dtype"], seed=architecture["seed"], fallback=fallback,
-            output_activation=last.activation if isinstance(last, Dense) else None,
-        )  # fmt: skip
-        dense = range(1, len(net.weights) + 1)
-        net.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
-        return net
-
-    def to(self, device: str, *, fallback: bool = True) -> Self:
-        """Moves the network to a device and returns it; parameters and random sequences go along."""
         self._move(device, fallback=fallback)
         return self
 
     def copy(self) -> Self:
-        """A network of its own with the same parameters, on the same device."""
+        """A network of its own with the same parameters, on the same backend."""
         return copy.deepcopy(self)
 
     def summary(self) -> str:
@@ -378,10 +337,7 @@ class Network(NetworkCore):
             count = sum(spec.size for spec in layer.parameters(n_in))
             f = layer.f.name if isinstance(layer, Dense) else ""
             rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
-        widths = [max(len(row[k]) for row in rows) for k in range(4)]
-        lines = [
-            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows
-        ]
+        lines = table(rows, left=(0, 2))
         total = self.model.parameters.size
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
         lines.append(

@@ -33,6 +33,7 @@ from nnbp.layers import Dense
 from nnbp.lbfgs import LBFGS
 from nnbp.network import Network
 from nnbp.optimizers import Optimizer
+from nnbp.plain import json_value, table
 
 __all__ = ["ParityReport", "ParityRow", "compare_devices"]
 
@@ -106,23 +107,14 @@ class ParityReport:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain JSON values; numbers that are not finite are strings."""
-        summary = {"passed": self.passed, "max_relative_error": _json(self.max_relative_error), **asdict(self)}
-        return {**summary, "rows": [{key: _json(v) for key, v in asdict(row).items()} for row in self.rows]}
+        summary = {"passed": self.passed, "max_relative_error": json_value(self.max_relative_error), **asdict(self)}
+        return {**summary, "rows": [{key: json_value(v) for key, v in asdict(row).items()} for row in self.rows]}
 
     def __str__(self) -> str:
         head = ("array", "shape", "max |p−q|", "relative", "ulp", "1 − cosine", "bound", "on")
         several = len(self.devices) > 2
-        table: list[tuple[str, ...]] = [head if several else (*head[:-1], "")]
-        table += [_cells(row, several) for row in self.rows]
-        widths = [max(len(row[k]) for row in table) for k in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if k in (0, 1, 7) else cell.rjust(width)
-                for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in table
-        ]
-        lines.insert(1, "─" * max(map(len, lines)))
+        cells = [head if several else (*head[:-1], ""), *(_cells(row, several) for row in self.rows)]
+        lines = table(cells, left=(0, 1, 7), ruled=True)
         names = f"p on {self.devices[0]}, q on {', '.join(self.devices[1:])}"
         lines.append(
             f"{'PASSED' if self.passed else 'FAILED'}: {names}; {self.dtype}, {self.updates} updates by "
@@ -136,10 +128,9 @@ class ParityReport:
 
 
 def _cells(row: ParityRow, several: bool) -> tuple[str, ...]:
-    shape = f"({row.shape[0]},)" if len(row.shape) == 1 else str(row.shape)
     errors = (f"{row.max_absolute_error:.1e}", f"{row.max_relative_error:.1e}", f"{row.max_ulp_error:.3g}")
     notes = " ".join([row.device] * several + ["FAILED"] * (not row.passed))
-    return (row.name, shape, *errors, f"{1 - row.cosine:.1e}", f"{row.bound:.1e}", notes)
+    return (row.name, str(row.shape), *errors, f"{1 - row.cosine:.1e}", f"{row.bound:.1e}", notes)
 
 
 def compare_devices(
@@ -202,7 +193,7 @@ def compare_devices(
         # The yardstick of the float32 bounds, ρ.
         runs.append(net._twin("cpu", np.float64))
     for twin in runs:
-        twin._data(X, y, w)  # checks them, and builds a network that takes its sizes from the data
+        twin._take_sizes(X, y)
     forward = [_forward(twin, X) for twin in runs]
     crossed = _on_both_sides(runs[0], forward, y)
     keep = slice(None) if crossed.all() or not crossed.any() else ~crossed
@@ -342,7 +333,3 @@ def _row(stage: str, name: str, device: str, p: NDArray[Any], q: NDArray[Any], b
         # A bound that is no number is none: float64 itself failed then.
         passed=relative <= bound and math.isfinite(bound),
     )  # fmt: skip
-
-
-def _json(value: Any) -> Any:
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

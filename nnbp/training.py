@@ -208,13 +208,13 @@ def train(
 
 
 def _divergence(epoch: int, loss: float, rate: float, history: History) -> DivergenceError:
-    what = f"a loss of {loss}" if not math.isfinite(loss) else "a parameter that is not finite"
+    what = f"a loss of {loss}" if not math.isfinite(loss) else "parameters too large or no numbers"
     last = epoch - 1 if history.best_epoch is None else history.best_epoch
     kept = f"those of epoch {last}" if last else "the initial ones"
     error = DivergenceError(
-        f"Training diverged: epoch {epoch} ended with {what}, and every loss and parameter has to be finite. The "
-        f"network keeps good parameters, {kept}. Lower the learning rate (it was {rate:g}), give clip_norm=1.0, or "
-        "standardise the inputs and targets."
+        f"Training diverged: epoch {epoch} ended with {what}, and the loss and the sum of squares of the parameters "
+        f"have to be finite in the network's dtype. The network keeps good parameters, {kept}. Lower the learning rate "
+        f"(it was {rate:g}), give clip_norm=1.0, or standardise the inputs and targets."
     )
     error.history = history
     return error

@@ -123,7 +123,8 @@ def _modules() -> dict[str, ModuleType]:
 
         def call(*arguments: Any, **options: Any) -> Any:
             result = function(*arguments, **options)
-            return result.view(EmulatedArray) if isinstance(result, np.ndarray) else result
+            # What is a scalar in NumPy is an array on the device in CuPy.
+            return np.asarray(result).view(EmulatedArray) if isinstance(result, np.ndarray | np.generic) else result
 
         return call
 

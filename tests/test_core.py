@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from typing import Any
 
 import numpy as np
@@ -63,6 +61,15 @@ def test_other_dtypes_are_refused(dtype: Any) -> None:
 def test_arguments_out_of_range(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         network(**arguments)
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight_decay", 0.1), ("dtype", np.dtype("float64")), ("seed", 3)])
+def test_arguments_that_are_built_in_stay_as_they_are(name: str, value: Any) -> None:
+    net = network()
+    before = getattr(net, name)
+    with pytest.raises(AttributeError, match=f"^{name} of a network is fixed when it is made; received"):
+        setattr(net, name, value)
+    assert getattr(net, name) == before
 
 
 def test_without_a_seed_networks_differ() -> None:
@@ -187,80 +194,60 @@ def test_bad_targets_leave_the_sizes_open(layers: Any, y: Any, error: Any) -> No
     assert net.model.n_in == 5
 
 
-# Copies.
+@pytest.mark.parametrize("layers", [None, [Dense(3), Dense(1)]])
+@pytest.mark.parametrize("use", ["fit", "partial_fit", "predict", "predict_proba", "forward", "evaluate"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])
+def test_inputs_that_are_no_numbers_leave_the_sizes_open(layers: Any, use: str, bad: float) -> None:
+    net = Network(layers, loss="binary_cross_entropy", device="cpu", seed=0)
+    A = np.full((4, 7), bad)
+    with pytest.raises(NnbpError):
+        getattr(net, use)(*(A, np.zeros(4)) if use in ("fit", "partial_fit", "evaluate") else (A,))
+    assert net._model is None
+    net.fit(np.ones((4, 5)), [0, 1, 1, 0], epochs=1, progress=False)
+    assert net.model.n_in == 5
 
 
-def trained(**options: Any) -> Network:
-    layers = [3, Dense(8, "gelu"), Dropout(0.3), Dense(2)]
-    net = Network(layers, device="cpu", seed=4, weight_decay=1e-3, dtype="float64", **options)
-    net.fit(*data(), epochs=2, batch_size=8, progress=False)
-    return net
-
-
+@pytest.mark.parametrize("layers", [None, [Dense(3), Dense(2)]])
 @pytest.mark.parametrize(
-    "twin_of",
+    "arguments",
     [
-        lambda net: pickle.loads(pickle.dumps(net)),
-        copy.copy,
-        copy.deepcopy,
-        lambda net: net.copy(),
-        lambda net: net.copy().to("cpu"),
+        {"class_weight": "heavy"},
+        {"class_weight": {"a": 1}},
+        {"sample_weight": -np.ones(20)},
+        {"validation_data": (np.ones((3, 4)), np.zeros(3))},
+        {"validation_data": (np.full((3, 3), np.nan), np.zeros(3))},
+        {"validation_data": (np.ones((3, 3)), np.full(3, 2))},
+        {"validation_data": 5},
+        {"validation_split": 2},
+        {"metrics": ["acc"]},
+        {"callbacks": [5]},
     ],
-    ids=["pickle", "copy", "deepcopy", "net.copy", "to"],
+    ids=repr,
 )
-def test_a_copy_goes_on_as_the_original_would(twin_of: Any) -> None:
-    """Parameters, order of samples, dropout masks and the optimizer of partial_fit go along, bit for bit."""
-    net = trained()
-    X, y = data()
-    net.partial_fit(X, y, batch_size=5)
-    twin = twin_of(net)
-    assert not np.shares_memory(twin.parameters, net.parameters)
-    for attribute in ("weight_decay", "dtype", "seed", "device", "loss_function"):
-        assert getattr(twin, attribute) == getattr(net, attribute)
-    np.testing.assert_array_equal(twin.forward(X), net.forward(X))
-    for each in (net, twin):
-        each.partial_fit(X, y, batch_size=5)
-        each.fit(X, y, epochs=2, batch_size=8, progress=False)
-    np.testing.assert_array_equal(twin.parameters, net.parameters)
+def test_arguments_that_are_refused_leave_the_sizes_open(layers: Any, arguments: Any) -> None:
+    net = Network(layers, loss="cross_entropy", device="cpu", seed=0)
+    with pytest.raises((ValueError, TypeError)):
+        net.fit(data()[0], np.arange(20) % 2, epochs=1, progress=False, **arguments)
+    assert net._model is None
 
 
-def test_a_copy_is_a_network_of_its_own() -> None:
-    net = trained()
-    twin, before = net.copy(), net.parameters.copy()
-    twin.fit(*data(), epochs=1, progress=False)
-    np.testing.assert_array_equal(net.parameters, before)
+@pytest.mark.parametrize("use", ["loss", "gradients", "per_sample_gradients", "evaluate"])
+def test_sizes_are_not_taken_from_what_does_not_train(use: str) -> None:
+    """A network of which nothing is known; one of layers needs but the inputs, and takes them from good data."""
+    with pytest.raises(NnbpError, match=r"taken from the data.*fit\(X, y\) first"):
+        getattr(Network(device="cpu"), use)(*data())
+    net = Network([Dense(4), Dense(2)], device="cpu")
+    with pytest.raises(DataError):
+        getattr(net, use)(np.full((20, 5), np.nan), data()[1])
+    assert net._model is None
+    getattr(net, use)(*data())
+    assert net.model.n_in == 3
 
 
-def test_copy_of_a_network_without_sizes() -> None:
-    net = pickle.loads(pickle.dumps(Network(device="cpu", seed=3)))
-    twin = Network(device="cpu", seed=3)
-    for each in (net, twin):
-        each.fit(*data(), epochs=1, progress=False)
-    np.testing.assert_array_equal(net.parameters, twin.parameters)
-
-
-def test_to_returns_the_network_itself() -> None:
-    net = trained()
-    before = net.forward(data()[0])
-    assert net.to("cpu") is net
-    np.testing.assert_array_equal(net.forward(data()[0]), before)
-
-
-def test_networks_share_no_state() -> None:
-    """Two networks trained by turns equal two trained one after the other."""
-    X, y = data()
-    turns = [network(seed=k) for k in range(2)]
-    for _ in range(2):
-        for net in turns:
-            net.fit(X, y, epochs=1, batch_size=4, optimizer="sgd", progress=False)
-    for k, net in enumerate(turns):
-        alone = network(seed=k)
-        for _ in range(2):
-            alone.fit(X, y, epochs=1, batch_size=4, optimizer="sgd", progress=False)
-        np.testing.assert_array_equal(net.parameters, alone.parameters)
-
-
-def test_global_random_state_is_neither_used_nor_changed() -> None:
-    state = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]  # noqa: NPY002
-    trained()
-    np.testing.assert_array_equal(np.random.get_state()[1], state)  # type: ignore[index]  # noqa: NPY002
+def test_validation_samples_have_the_classes_of_the_training_samples() -> None:
+    net = Network(loss="cross_entropy", device="cpu", seed=0)
+    net.fit(data()[0], np.arange(20) % 4, epochs=1, progress=False, validation_data=(np.ones((2, 3)), [0, 1]))
+    assert net.model.n_out == 4
+    split = Network(loss="cross_entropy", device="cpu", seed=0)
+    split.fit(data()[0], np.r_[np.zeros(10, int), np.arange(10)], epochs=1, progress=False, validation_split=0.5)
+    assert split.model.n_out == 10

@@ -74,6 +74,9 @@ def test_decay_and_norm() -> None:
     assert model().decay() == 0.0
     made.parameters.theta[-1] = np.nan
     assert np.isnan(made.norm())
+    made.parameters.theta[-1] = 1e200
+    with made.backend.active():
+        assert made.norm() == np.inf
 
 
 def test_gradients_leave_nothing_shared() -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import nnbp
-from nnbp import Dense, Dropout, Network
+from nnbp import DataError, Dense, Dropout, Network
 
 
 def network(*sizes: int, **options: Any) -> Network:
@@ -207,6 +207,28 @@ def test_predict_proba() -> None:
     np.testing.assert_array_equal(several.predict_proba(X), several.forward(X))
     with pytest.raises(TypeError, match=r"squared_error is for values\. Use predict"):
         network().predict_proba(X)
+
+
+@pytest.mark.parametrize("use", ["predict", "predict_proba"])
+@pytest.mark.parametrize(("loss", "n_out"), [("cross_entropy", 2), ("binary_cross_entropy", 1)])
+def test_no_class_is_decided_on_what_is_no_number(use: str, loss: str, n_out: int) -> None:
+    """Finite inputs, of which z is not."""
+    net = Network([3, n_out], loss=loss, device="cpu", seed=0)
+    net.set_parameters([np.full((n_out, 3), 100.0)], [np.full(n_out, -np.inf)])
+    with pytest.raises(DataError, match=r"h holds finite numbers.*float32; received nan in row 0.*dtype='float64'"):
+        getattr(net, use)(np.full((4, 3), 3e38))
+    assert np.isnan(net.forward(np.full((4, 3), 3e38))).all()
+
+
+@pytest.mark.parametrize("scale", [1e-46, 1e-30, 1e30, 1e300])
+def test_the_scale_of_weights_changes_nothing(scale: float) -> None:
+    net, same = classifier(), classifier()
+    w = 2.0 ** np.random.default_rng(3).integers(-3, 3, 20)
+    found, expected = net.gradients(X, LABELS, scale * w), net.gradients(X, LABELS, w)
+    np.testing.assert_allclose(found.flat, expected.flat, rtol=1e-5)
+    assert net.evaluate(X, LABELS, sample_weight=scale * w) == pytest.approx(net.evaluate(X, LABELS, sample_weight=w))
+    losses = [n.fit(X, LABELS, sample_weight=v, **QUIET)["loss"] for n, v in ((net, scale * w), (same, w))]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_evaluate() -> None:

@@ -87,7 +87,8 @@ def test_arguments_of_fit_are_checked_before_anything_changes(arguments: Any, er
         (X, 1, ShapeError, r"received shape \(\)"),
         (X, LABELS + 1, DataError, "from 0 to 1.*received 2"),
         (X, LABELS.astype(str), nnbp.DTypeError, r"np\.unique"),
-        (X, np.where(LABELS, np.nan, 0.0), DataError, r"Targets are finite numbers; received nan in row \d+"),
+        (X, np.where(LABELS, np.nan, 0.0), DataError, r"Targets are finite numbers.*float32; received nan in row \d+"),
+        (X, LABELS * 1e39, DataError, r"Targets are finite numbers.*float32; received 1e\+39 in row \d+.*scale large"),
         (X, np.eye(3)[LABELS], ShapeError, r"rows \(m, 2\).*\(20, 3\)"),
     ],
 )
@@ -139,7 +140,9 @@ def test_fit_goes_on_from_where_the_network_stands() -> None:
 
 def test_validation_split_is_drawn_with_the_seed_and_kept_from_training() -> None:
     net, same, other = network(), network(), network(seed=1)
-    (A, y, w, (V, v, _)), again, differs = (each._split(X, Y, None, None, 0.25) for each in (net, same, other))
+    (A, y, w, (V, v, _)), again, differs = (
+        each._intake.split(X, Y, None, None, 0.25, each.seed) for each in (net, same, other)
+    )
     assert w is None
     assert (len(A), len(V)) == (15, 5)
     np.testing.assert_array_equal(again[3][1], v)
@@ -207,6 +210,18 @@ def test_partial_fit_refuses_rules_of_the_full_batch() -> None:
     for rule in ("rprop", "lbfgs"):
         with pytest.raises(ValueError, match=f"{rule} needs all of it"):
             network().partial_fit(X, Y, optimizer=rule)
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"sample_weight": [1.0]}, {"learning_rate": -1.0}])
+def test_partial_fit_that_is_refused_forgets_nothing(arguments: Any) -> None:
+    net, twin = network(), network()
+    for each in (net, twin):
+        each.partial_fit(X, Y, optimizer="rmsprop")
+    with pytest.raises(ValueError, match="received"):
+        net.partial_fit(X, Y, **arguments)
+    for each in (net, twin):
+        each.partial_fit(X, Y, optimizer="rmsprop")
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
 
 
 def test_partial_fit_recovers_from_divergence() -> None:
