@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import numpy as np
@@ -78,10 +78,24 @@ class NumpyBackend:
     def synchronize(self) -> None:
         """Nothing is ever under way on the CPU when a call has returned."""
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        with np.errstate(all="ignore"), blas():
-            yield
+    def active(self) -> AbstractContextManager[object]:
+        return _Active()
+
+
+@final
+class _Active:
+    """No floating-point warnings; the number of BLAS's threads is put back. A class, as it is met at every call."""
+
+    __slots__ = ("_errors",)
+
+    def __enter__(self) -> None:
+        self._errors = np.errstate(all="ignore")
+        self._errors.__enter__()
+        blas().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        blas().__exit__()
+        self._errors.__exit__()
 
 
 def _calls(operation: Operation) -> Calls:

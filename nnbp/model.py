@@ -6,7 +6,8 @@ Everything here takes and returns arrays of the backend; `nnbp.network.Network` 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -111,18 +112,30 @@ class Model:
 
     def decay(self) -> float:
         """λ/2 ΣW²."""
-        if not self.engine.weight_decay:
-            return 0.0
-        return 0.5 * self.engine.weight_decay * self._sum_of_squares(self.parameters.theta[: self.parameters.decayed])
+        return 0.5 * self.engine.weight_decay * self._square_of_weights() if self.engine.weight_decay else 0.0
 
     def norm(self) -> float:
         """Euclidean norm of all parameters; not finite as soon as one of them, or Σθ² in their dtype, is not."""
-        return math.sqrt(self._sum_of_squares(self.parameters.theta))
+        return math.sqrt(self._square_of_theta())
 
-    def _sum_of_squares(self, vector: Array) -> float:
+    @cached_property
+    def _square_of_weights(self) -> Callable[[], float]:
+        return self._square(self.parameters.theta[: self.parameters.decayed])
+
+    @cached_property
+    def _square_of_theta(self) -> Callable[[], float]:
+        return self._square(self.parameters.theta)
+
+    def _square(self, vector: Array) -> Callable[[], float]:
+        """What computes Σ vector², bound once: every epoch asks for it."""
         out = self.backend.empty((1, 1), self.dtype)
-        self.backend.capture(self.backend.gemm(vector.reshape(1, -1), vector.reshape(-1, 1), out))()
-        return float(self.backend.download(out)[0, 0])
+        run = self.backend.capture(self.backend.gemm(vector.reshape(1, -1), vector.reshape(-1, 1), out))
+
+        def square() -> float:
+            run()
+            return float(self.backend.download(out)[0, 0])
+
+        return square
 
     def _inference_plan(self, samples: int) -> Plan:
         """A plan for so many samples; a few are kept, and their results are overwritten by the next run."""

@@ -63,15 +63,20 @@ class Updater:
                 state.slots[slot][...] = optimizer.initial(slot)
         self.names = list(optimizer.rates(np.ones(1), np.ones(1)))
         self.table = backend.empty((steps, max(1, len(self.names))), engine.dtype)
+        self._host = np.empty((steps, len(self.names)))
+        self._sent = np.full_like(self._host, np.nan)
         self.steps = backend.upload(np.arange(steps), np.int64)
 
     def begin(self, eta: NDArray[np.float64]) -> None:
         """Sets the learning rates of the coming epoch, one a step."""
         t = self.state.steps + np.arange(1.0, len(eta) + 1)
         rates = self.optimizer.rates(t, eta)
-        if rates:
-            host = np.stack([rates[name] for name in self.names], axis=1)
-            self.table[...] = self.engine.backend.upload(host, self.engine.dtype)
+        for j, name in enumerate(self.names):
+            self._host[:, j] = rates[name]
+        # Rates that stay are not sent again.
+        if self.names and not np.array_equal(self._host, self._sent):
+            self.table[...] = self.engine.backend.upload(self._host, self.engine.dtype)
+            self._sent[...] = self._host
         self.state.steps += len(eta)
 
     def record(self, op: Recorder, counter: Array) -> None:
