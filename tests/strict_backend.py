@@ -96,6 +96,9 @@ class StrictArray:
     def any(self) -> StrictArray:
         return self._backend.compute("any", np.any, self)
 
+    def argmax(self, axis: int) -> StrictArray:
+        return self._backend.compute("argmax", lambda host: host.argmax(axis), self)
+
     def get(self) -> np.ndarray:
         return self._backend.download(self)
 
@@ -132,7 +135,7 @@ class StrictNamespace:
     """The array library of the strict backend: what the engine uses outside of its steps, and `add`, no more."""
 
     _FUNCTIONS = (
-        *("abs", "add", "argmax", "ascontiguousarray", "concatenate", "dot", "isfinite", "max", "multiply", "sum"),
+        *("abs", "add", "ascontiguousarray", "concatenate", "dot", "isfinite", "max", "multiply", "sum"),
     )
 
     def __init__(self, backend: StrictBackend) -> None:
