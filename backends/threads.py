@@ -68,7 +68,19 @@ class Blas:
 
     def _set(self, number: int) -> None:
         for library in self._libraries:
+            _release(library)
             library.set_num_threads(number)
+            _release(library)
+
+
+def _release(library: Any) -> None:
+    """Lets any thread set the number.
+
+    Newer versions of threadpoolctl listen to the first thread that sets it, and silently to no other. Here, the lock of
+    `Blas` keeps threads out of each other's way; and nobody else is kept from setting it afterwards.
+    """
+    if hasattr(library, "clear_controlling_thread"):
+        library.clear_controlling_thread(force=True)
 
 
 @cache

@@ -102,6 +102,25 @@ def test_what_is_used_is_put_back_at_the_end_of_the_outermost_block() -> None:
     assert one._read() == before, "outside of a block nothing is changed"
 
 
+@pytest.mark.skipif(not blas()._libraries, reason="the threads of this BLAS cannot be set")
+def test_any_thread_can_use_a_number() -> None:
+    one, found = blas(), []
+
+    def use(number: int) -> None:
+        with one:
+            one.use(number)
+            found.append(one._read())
+
+    before = one._read()
+    for number in (1, before + 1, 1):
+        use(number)
+        thread = threading.Thread(target=use, args=(number,))
+        thread.start()
+        thread.join()
+    assert found == [1, 1, before + 1, before + 1, 1, 1]
+    assert one._read() == before
+
+
 def test_without_threadpoolctl_nothing_is_known_and_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     one = module.Blas()
