@@ -25,7 +25,7 @@ import numpy as np
 from nnbp.backend import Array
 from nnbp.expression import trace
 from nnbp.recorder import Recorder
-from nnbp.registry import lookup
+from nnbp.registry import lookup, register
 
 __all__ = [
     "ELU",
@@ -63,8 +63,7 @@ class Activation:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Activation.registry[cls.name] = cls
+        register("activation", Activation.registry, cls)
 
     def f(self, z: Any) -> Any:
         """a = f(z)."""

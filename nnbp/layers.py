@@ -19,7 +19,7 @@ from nnbp.backend import Array, Backend, RandomStream
 from nnbp.initializers import Initializer
 from nnbp.parameters import ParameterSpec
 from nnbp.recorder import Recorder
-from nnbp.registry import find
+from nnbp.registry import register
 
 __all__ = ["Dense", "Dropout", "Layer", "Node"]
 
@@ -44,8 +44,7 @@ class Layer(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "kind" in cls.__dict__:
-            Layer.registry[cls.kind] = cls
+        register("layer", Layer.registry, cls, "kind")
 
     @abstractmethod
     def outputs(self, n_in: int) -> int:
@@ -258,20 +257,3 @@ class IdentityNode(Node):
 def named(item: Any) -> dict[str, Any]:
     """An activation or a loss as plain JSON values: its name and its arguments."""
     return {"name": item.name, **item.config()}
-
-
-def layer_from_config(kind: str, config: Mapping[str, Any]) -> Layer:
-    """The layer of a kind with the arguments that `Layer.config` gave.
-
-    Raises:
-        ValueError: the kind is unknown, or an argument is out of its range.
-        TypeError: an argument is unknown.
-    """
-    cls: Any = find("kind of layer", Layer.registry, kind)
-    arguments = dict(config)
-    if isinstance(arguments.get("activation"), Mapping):
-        f = dict(arguments["activation"])
-        activation: Any = find("activation", Activation.registry, f.pop("name", None))
-        arguments["activation"] = activation(**f)
-    layer: Layer = cls(**arguments)
-    return layer

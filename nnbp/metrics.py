@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.errors import DataError, DTypeError, ShapeError
-from nnbp.registry import find
+from nnbp.registry import find, register
 
 Array = NDArray[Any]
 Needs = Literal["labels", "values", "probabilities"]
@@ -49,8 +49,7 @@ class Metric(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Metric.registry[cls.name] = cls
+        register("metric", Metric.registry, cls)
 
     @abstractmethod
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
@@ -279,10 +278,18 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
         classification: what a function is given, as by `predict`: "labels" if true, else "values".
 
     Raises:
-        ValueError: no metric has that name; the message lists the names and the closest one.
+        ValueError: no metric has that name; the message lists the names and the closest one. Or the object lacks an
+            attribute.
         TypeError: spec is none of the above.
     """
     if isinstance(spec, Metric):
+        missing = [name for name in ("name", "greater_is_better", "needs") if not hasattr(spec, name)]
+        if missing:
+            raise ValueError(
+                f"The metric {type(spec).__name__} says name, greater_is_better and needs; received none of "
+                f"{', '.join(missing)}. Write them into the class, as in: name, greater_is_better, needs = 'bias', "
+                "False, 'values'."
+            )
         return spec
     if isinstance(spec, str):
         return find("metric", Metric.registry, spec)()

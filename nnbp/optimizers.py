@@ -19,7 +19,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.registry import lookup
+from nnbp.registry import lookup, register
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "get"]
 
@@ -45,8 +45,7 @@ class Optimizer:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Optimizer.registry[cls.name] = cls
+        register("optimizer", Optimizer.registry, cls)
 
     def __init__(self, learning_rate: float | None = None) -> None:
         if learning_rate is not None and not 0 <= learning_rate < np.inf:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self, final, get_args, get_origin, get_type_hints
 
-from nnbp.registry import find
+from nnbp.registry import find, register
 
 __all__ = [
     "Constant",
@@ -45,8 +45,7 @@ class Schedule(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Schedule.registry[cls.name] = cls
+        register("schedule", Schedule.registry, cls)
 
     @classmethod
     def default(cls, epochs: int) -> Self:
