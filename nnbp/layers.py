@@ -17,6 +17,7 @@ from nnbp import activations, initializers
 from nnbp.activations import Activation
 from nnbp.backend import Array, Backend, RandomStream
 from nnbp.initializers import Initializer
+from nnbp.inputs import number, whole_number
 from nnbp.parameters import ParameterSpec
 from nnbp.recorder import Recorder
 from nnbp.registry import register
@@ -112,9 +113,7 @@ class Dense(Layer):
         *,
         initializer: str | Initializer | None = None,
     ) -> None:
-        if isinstance(units, bool | float | str) or units < 1:
-            raise ValueError(f"The number of units of a Dense layer is a whole number, at least 1; received {units!r}.")
-        self.units = int(units)
+        self.units = whole_number("The number of units of a Dense layer", units, 1)
         self.activation = None if activation is None else activations.get(activation)
         self.initializer = None if initializer is None else initializers.get(initializer)
 
@@ -198,11 +197,7 @@ class Dropout(Layer):
     kind = "dropout"
 
     def __init__(self, rate: float = 0.5) -> None:
-        if not 0 <= rate < 1:
-            raise ValueError(
-                f"The rate of Dropout is the share of inputs to drop, at least 0 and below 1; received {rate!r}."
-            )
-        self.rate = float(rate)
+        self.rate = number("The rate of Dropout, the share of inputs to drop,", rate, "[0, 1)")
 
     def outputs(self, n_in: int) -> int:
         return n_in

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from nnbp.activations import Activation
 from nnbp.backend import Array
 from nnbp.errors import DataError, ShapeError
+from nnbp.inputs import number
 from nnbp.recorder import Recorder
 from nnbp.registry import lookup, register
 
@@ -217,9 +218,7 @@ class Huber(Loss):
     name = "huber"
 
     def __init__(self, threshold: float = 1.0) -> None:
-        if not threshold > 0:
-            raise ValueError(f"The threshold of huber is positive; received {threshold!r}.")
-        self.threshold = float(threshold)
+        self.threshold = number("The threshold of huber", threshold, "(0, inf)")
 
     def cost(self, h: Any, y: Any) -> Any:
         r = np.abs(h - y)
@@ -241,9 +240,7 @@ class Quantile(Loss):
     kinks = (0.0,)
 
     def __init__(self, q: float = 0.5) -> None:
-        if not 0 < q < 1:
-            raise ValueError(f"The quantile q is between 0 and 1, without them; received {q!r}.")
-        self.q = float(q)
+        self.q = number("The quantile q", q, "(0, 1)")
 
     def cost(self, h: Any, y: Any) -> Any:
         r = y - h

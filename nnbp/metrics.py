@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.errors import DataError, DTypeError, ShapeError
+from nnbp.inputs import sample_weights
 from nnbp.registry import find, register
 
 Array = NDArray[Any]
@@ -82,7 +83,8 @@ class Metric(ABC):
         elif self.needs == "values":
             truth, prediction = truth.astype(np.float64), prediction.astype(np.float64)
         _refuse(self.name, "y_true must be finite", truth, ~np.isfinite(truth), "Impute it or leave it out.")
-        weight = _weights(self.name, sample_weight, len(truth))
+        given = sample_weights(sample_weight, len(truth))
+        weight = np.ones(len(truth)) if given is None else given
         kept = weight > 0
         truth, prediction, weight = truth[kept], prediction[kept], weight[kept]
         if not np.isfinite(prediction).all():
@@ -367,25 +369,11 @@ def _table(name: str, which: str, given: ArrayLike) -> Array:
     return array.astype(np.float32 if array.dtype == np.float32 else np.float64).reshape(len(array), -1)
 
 
-def _weights(name: str, given: ArrayLike | None, m: int) -> Array:
-    """Sample weights as (m,) float64; ones for None."""
-    if given is None:
-        return np.ones(m)
-    array = _numbers(name, "sample_weight", given).astype(np.float64)
-    _same_shape(name, np.empty(m), array, "sample_weight")
-    if not (np.isfinite(array).all() and (array >= 0).all() and array.any()):
-        raise DataError(
-            f"{name}: sample_weight must be finite, at least 0 and not all 0; received values from "
-            f"{array.min()} to {array.max()}. The weight 0 leaves a sample out."
-        )
-    return array
-
-
-def _same_shape(name: str, truth: Array, other: Array, which: str = "y_pred") -> None:
+def _same_shape(name: str, truth: Array, other: Array) -> None:
     """ShapeError unless both have the same shape."""
     if truth.shape != other.shape:
         raise ShapeError(
-            f"{name}: {which} must fit y_true, shape {truth.shape}; received shape {other.shape}. "
+            f"{name}: y_pred must fit y_true, shape {truth.shape}; received shape {other.shape}. "
             "Pass one entry for each sample and output."
         )
 
