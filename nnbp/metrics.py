@@ -280,17 +280,15 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
         classification: what a function is given, as by `predict`: "labels" if true, else "values".
 
     Raises:
-        ValueError: no metric has that name; the message lists the names and the closest one. Or the object lacks an
-            attribute.
+        ValueError: no metric has that name (the message has the names and the closest one), or an attribute is missing.
         TypeError: spec is none of the above.
     """
     if isinstance(spec, Metric):
         missing = [name for name in ("name", "greater_is_better", "needs") if not hasattr(spec, name)]
         if missing:
             raise ValueError(
-                f"The metric {type(spec).__name__} says name, greater_is_better and needs; received none of "
-                f"{', '.join(missing)}. Write them into the class, as in: name, greater_is_better, needs = 'bias', "
-                "False, 'values'."
+                f"metric {type(spec).__name__}: its class says name, greater_is_better and needs; received none of "
+                f"{', '.join(missing)}. Write: name, greater_is_better, needs = 'bias', False, 'values'."
             )
         return spec
     if isinstance(spec, str):
@@ -301,6 +299,23 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
             f"received {spec!r}. Pass for example 'accuracy' or Accuracy()."
         )
     return _Function(spec, "labels" if classification else "values")
+
+
+def listed(specs: Any, classification: bool) -> list[Metric]:
+    """Metrics as objects: of one or several that `get` knows, or None for the `defaults`.
+
+    Raises:
+        ValueError: one is of classes, and the loss is not.
+    """
+    specs = defaults(classification) if specs is None else specs
+    found = [get(spec, classification) for spec in ([specs] if isinstance(specs, str) or callable(specs) else specs)]
+    for metric in found:
+        if metric.needs != "values" and not classification:
+            raise ValueError(
+                f"metric {metric.name}: it is of classes, and the loss has to be, too; received a loss for values. "
+                f"Use {', '.join(defaults(False))}, or train with loss='cross_entropy'."
+            )
+    return found
 
 
 def defaults(classification: bool) -> tuple[str, ...]:

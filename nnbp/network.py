@@ -179,9 +179,7 @@ class Network(NetworkCore):
         return {"loss": self._ready(data.X).loss_of(data.X, data.y, measured.w), **measured.values("")}
 
     def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
-        classes = self.loss_function.classification
-        names = known_metrics.defaults(classes) if metrics is None else metrics
-        return [known_metrics.get(name, classes) for name in ([names] if isinstance(names, str) else names)]
+        return known_metrics.listed(metrics, self.loss_function.classification)
 
     @exclusive
     def fit(

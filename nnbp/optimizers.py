@@ -252,8 +252,9 @@ class Rprop(Optimizer):
         super().__init__(learning_rate)
         self.shrink = number("shrink of Rprop", shrink, "[0, 1)")
         self.grow = number("grow of Rprop", grow, "[1, inf)")
-        self.largest = number("largest of Rprop", largest, "(0, inf]")
-        self.smallest = number("smallest of Rprop", smallest, f"[0, {self.largest:g})")
+        most = number("largest of Rprop", largest, "(0, inf]")
+        self.smallest = number("smallest of Rprop", smallest, f"[0, {most:g})")
+        self.largest = most
 
     @property
     def slots(self) -> tuple[str, ...]:

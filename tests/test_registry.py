@@ -176,7 +176,7 @@ def test_metric_has_what_its_use_needs(missing: str) -> None:
     attributes = {"name": "mine", "greater_is_better": True, "needs": "values", "score": lambda *_: 0.0}
     del attributes[missing]
     metric = type("Mine", (Metric,), attributes)()
-    with pytest.raises(ValueError, match=rf"metric Mine.*received none of {missing}"):
+    with pytest.raises(ValueError, match=rf"metric Mine: .*received none of {missing}"):
         metrics.get(metric)
 
 
