@@ -235,7 +235,8 @@ def train(
                 observed = status.logs.get("val_loss", status.logs["loss"])
                 if not (warned or math.isfinite(observed)):
                     warned = True
-                    warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=3)
+                    # The caller of `Network.fit`: above it are the method, and the lock that it takes.
+                    warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=4)
                 options.schedule.observe(observed)
                 for callback in callbacks:
                     callback.on_epoch_end(status)
