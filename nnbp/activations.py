@@ -24,8 +24,9 @@ import numpy as np
 
 from nnbp.backend import Array
 from nnbp.expression import trace
+from nnbp.inputs import number
 from nnbp.recorder import Recorder
-from nnbp.registry import lookup
+from nnbp.registry import lookup, register
 
 __all__ = [
     "ELU",
@@ -63,8 +64,7 @@ class Activation:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Activation.registry[cls.name] = cls
+        register("activation", Activation.registry, cls)
 
     def f(self, z: Any) -> Any:
         """a = f(z)."""
@@ -186,9 +186,7 @@ class LeakyReLU(Activation):
     kinks = (0.0,)
 
     def __init__(self, slope: float = 0.01) -> None:
-        if not 0 <= slope < 1:
-            raise ValueError(f"The slope of leaky_relu is at least 0 and below 1; received {slope!r}.")
-        self.slope = float(slope)
+        self.slope = number("The slope of leaky_relu", slope, "[0, 1)")
 
     def f(self, z: Any) -> Any:
         return np.maximum(z, self.slope * z)
@@ -209,9 +207,7 @@ class ELU(Activation):
     kinks = (0.0,)
 
     def __init__(self, alpha: float = 1.0) -> None:
-        if not alpha > 0:
-            raise ValueError(f"The alpha of elu is positive; received {alpha!r}.")
-        self.alpha = float(alpha)
+        self.alpha = number("The alpha of elu", alpha, "(0, inf)")
 
     def f(self, z: Any) -> Any:
         return np.maximum(z, 0.0) + self.alpha * np.expm1(np.minimum(z, 0.0))

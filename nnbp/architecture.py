@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnbp import activations, losses
-from nnbp.activations import Activation
+from nnbp.activations import Activation, Softmax
 from nnbp.derivatives import check_activation, check_loss
 from nnbp.errors import DataError
 from nnbp.inputs import whole_number
@@ -43,7 +43,6 @@ class Architecture:
         loss: str | Loss,
     ) -> None:
         self.loss = losses.get(loss)
-        check_loss(self.loss)
         self.n_in: int | None = None
         if isinstance(layers, int | str | Layer):
             raise ValueError(
@@ -81,12 +80,12 @@ class Architecture:
         for layer in dense:
             check_activation(layer.f)
         for layer in dense[:-1]:
-            if layer.f.name == "softmax":
+            if isinstance(layer.f, Softmax):
                 raise ValueError(
                     "softmax is for the output layer; received it for a hidden layer. Use tanh or relu there."
                 )
         f, loss = dense[-1].f, self.loss
-        if loss.requires not in (None, f.name):
+        if loss.requires is not None and type(f) is not Activation.registry.get(loss.requires):
             raise ValueError(
                 f"The loss {loss.name} is computed from z with the output activation {loss.requires}; received "
                 f"{f.name}. Leave output_activation out, or choose another loss."
@@ -97,6 +96,7 @@ class Architecture:
                 "Use 2 "
                 "units, or loss='binary_cross_entropy'."
             )
+        check_loss(loss, f)
 
     @property
     def n_out(self) -> int | None:

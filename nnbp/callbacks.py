@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
+
+from nnbp.inputs import not_negative, whole_number
 
 __all__ = [
     "Callback",
@@ -14,6 +17,7 @@ __all__ = [
     "FunctionCallback",
     "History",
     "TrainingState",
+    "attending",
     "early_stopping",
     "listed",
 ]
@@ -71,11 +75,14 @@ class TrainingState:
 
     Attributes:
         network: the network in training.
-        epoch: number of epochs done.
         epochs: number of epochs planned.
-        logs: values of this epoch by name.
         history: values of all epochs.
-        learning_rate: of the epoch's last step.
+        epoch: number of epochs done.
+        logs: values of this epoch by name.
+        learning_rate: of the epoch's last step; of rprop and lbfgs, which set their steps themselves, the one they were
+            given.
+        stop: why to end training.
+        greater_is_better: the names of the values that every epoch has, and whether a larger one is a better one.
     """
 
     network: Any
@@ -85,19 +92,20 @@ class TrainingState:
     logs: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 0.0
     stop: str | None = None
+    greater_is_better: Mapping[str, bool] = field(default_factory=lambda: {"loss": False})
 
 
 class Callback:
     """Base of callbacks; a plain function of the state serves as well and is called at the end of every epoch."""
 
     def on_train_begin(self, state: TrainingState) -> None:
-        """Before the first epoch."""
+        """Before the first epoch; an error that is raised here ends the training before anything has changed."""
 
     def on_epoch_end(self, state: TrainingState) -> None:
         """After every epoch, when its values are in `state.logs` and in the history."""
 
     def on_train_end(self, state: TrainingState) -> None:
-        """After the last epoch, also when training fails."""
+        """After the last epoch, also when training fails; not after an error in this object's `on_train_begin`."""
 
 
 class FunctionCallback(Callback):
@@ -113,38 +121,49 @@ class FunctionCallback(Callback):
 class EarlyStopping(Callback):
     """Ends training when a value has not become better for `patience` epochs.
 
+    A loss is better when it is lower; a metric, as its `greater_is_better` says.
+
     Args:
-        patience: epochs without a better value.
-        min_delta: by how much a value has to be lower to count as better.
+        patience: epochs without a better value, at least 1.
+        min_delta: by how much a value has to be better to count.
         monitor: name of the value; None is ``"val_loss"`` where there is validation, else ``"loss"``.
+
+    Raises:
+        ValueError: an argument is out of its range; and at the begin of training, if no value has the name.
     """
 
     def __init__(self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None) -> None:
-        if patience < 1 or not min_delta >= 0:
-            raise ValueError(
-                "EarlyStopping takes patience, epochs without a better value, at least 1, and min_delta, at least 0; "
-                f"received patience={patience!r}, min_delta={min_delta!r}."
-            )
-        self.patience, self.min_delta, self.monitor = patience, min_delta, monitor
-        self.best, self.since = math.inf, 0
+        self.patience = whole_number("The patience of EarlyStopping, epochs without a better value,", patience, 1)
+        self.min_delta = not_negative("min_delta of EarlyStopping, by how much a value has to be better,", min_delta)
+        self.monitor = monitor
+        self.best, self.since = math.nan, 0
 
     def on_train_begin(self, state: TrainingState) -> None:
-        self.best, self.since = math.inf, 0
+        self._watched(state)
+        self.best, self.since = math.nan, 0
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        name = self.monitor or ("val_loss" if "val_loss" in state.logs else "loss")
-        if name not in state.logs:
-            raise ValueError(
-                f"EarlyStopping monitors {name!r}, but an epoch yields {', '.join(state.logs)}. Name one of these, or "
-                "give validation data or metrics."
-            )
-        value = state.logs[name]
-        if value < self.best - self.min_delta:
+        name = self._watched(state)
+        value, best = state.logs[name], self.best
+        gain = value - best if state.greater_is_better[name] else best - value
+        if math.isfinite(value) and (math.isnan(best) or gain > self.min_delta):
             self.best, self.since = value, 0
             return
         self.since += 1
         if self.since >= self.patience:
-            state.stop = f"{name} has not gone below {self.best:.6g} for {self.patience} epochs"
+            than = "a number" if math.isnan(best) else f"better than {best:.6g}"
+            state.stop = f"{name} has not become {than} for {self.patience} epochs"
+
+    def _watched(self, state: TrainingState) -> str:
+        """The name of the value to watch."""
+        names = state.greater_is_better
+        name = self.monitor or ("val_loss" if "val_loss" in names else "loss")
+        if name not in names:
+            raise ValueError(
+                f"EarlyStopping monitors a value that every epoch has, here {', '.join(names)}; received "
+                f"monitor={name!r}. Name one of these, or give validation data or metrics."
+            )
+        return name
 
 
 def early_stopping(spec: object) -> EarlyStopping | None:
@@ -178,3 +197,30 @@ def listed(callbacks: Iterable[Any]) -> list[Callback]:
                 "callbacks=[Mine()]."
             )
     return [item if isinstance(item, Callback) else FunctionCallback(item) for item in found]
+
+
+@contextmanager
+def attending(callbacks: Sequence[Callback], state: TrainingState) -> Iterator[None]:
+    """Begins the callbacks, and ends all that have begun, whatever happens in between, or in the end of one of them.
+
+    The first error is the one that is raised; what goes wrong after it is noted on it.
+    """
+    begun: list[Callback] = []
+    failure: BaseException | None = None
+    try:
+        for callback in callbacks:
+            callback.on_train_begin(state)
+            begun.append(callback)
+        yield
+    except BaseException as error:
+        failure = error
+    for callback in begun:
+        try:
+            callback.on_train_end(state)
+        except BaseException as error:
+            if failure is None:
+                failure = error
+            else:
+                failure.add_note(f"After it, on_train_end of {type(callback).__name__} failed: {error!r}")
+    if failure is not None:
+        raise failure

@@ -35,15 +35,30 @@ P = ParamSpec("P")
 Core = TypeVar("Core", bound="NetworkCore")
 
 
+def alone(method: Callable[Concatenate[Core, P], T]) -> Callable[Concatenate[Core, P], T]:
+    """Makes a method wait while another thread is in one of these methods.
+
+    For those that call what is the user's (callbacks, metrics) and enter the device's context around the rest: in it
+    NumPy does not warn.
+    """
+
+    @wraps(method)
+    def waiting(self: Core, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return waiting
+
+
 def exclusive(method: Callable[Concatenate[Core, P], T]) -> Callable[Concatenate[Core, P], T]:
     """Makes a method run on the network's device, and wait while another thread is in one of these methods."""
 
     @wraps(method)
-    def alone(self: Core, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._lock, self._backend.active():
+    def active(self: Core, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._backend.active():
             return method(self, *args, **kwargs)
 
-    return alone
+    return alone(active)
 
 
 class _Fixed(Generic[T]):
@@ -201,12 +216,13 @@ class NetworkCore:
     def _predicted(self, X: Array, needs: str) -> NDArray[Any]:
         """What a metric wants to see of device inputs, on the host."""
         xp, loss = self._backend.xp, self.loss_function
-        h = self.model.forward(X)
-        if needs == "labels":
-            return self._backend.download(loss.decide(xp, h))
-        if needs == "probabilities":
-            return self._backend.download(loss.probabilities(xp, h))
-        values = self._backend.download(h)
+        with self._backend.active():
+            h = self.model.forward(X)
+            if needs == "labels":
+                return self._backend.download(loss.decide(xp, h))
+            if needs == "probabilities":
+                return self._backend.download(loss.probabilities(xp, h))
+            values = self._backend.download(h)
         return values[:, 0] if values.shape[1] == 1 else values
 
     # Files.

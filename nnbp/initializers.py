@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DTypeError, ShapeError
-from nnbp.registry import lookup
+from nnbp.registry import lookup, register
 
 __all__ = [
     "GlorotNormal",
@@ -51,10 +51,8 @@ class Initializer(ABC):
     registry: ClassVar[dict[str, type[Initializer]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Enter the class under its name; a later class of the same name replaces an earlier one."""
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Initializer.registry[cls.name] = cls
+        register("initializer", Initializer.registry, cls)
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:

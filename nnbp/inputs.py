@@ -20,8 +20,10 @@ __all__ = [
     "features",
     "finite",
     "host",
+    "inside",
     "like",
     "not_negative",
+    "number",
     "sample_weights",
     "whole_number",
 ]
@@ -179,11 +181,26 @@ def class_weights(
     return values
 
 
+def inside(x: float, interval: str) -> bool:
+    """Whether x lies in an interval such as "[0, 1)"."""
+    low, high = (float(end) for end in interval[1:-1].split(", "))
+    return low < x < high or (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")
+
+
+def number(name: str, value: Any, interval: str) -> float:
+    """The value as a float that lies in an interval such as "[0, 1)" or "(0, inf)", or a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not inside(float(value), interval):
+        low, high = interval[1:-1].split(", ")
+        least = f"{'at least' if interval[0] == '[' else 'above'} {low}"
+        rules = {"inf)": f"finite and {least}", "inf]": least}
+        rule = rules.get(high + interval[-1], f"{least} and {'at most' if interval[-1] == ']' else 'below'} {high}")
+        raise ValueError(f"{name} is a number, {rule}; received {value!r}.")
+    return float(value)
+
+
 def not_negative(name: str, value: Any) -> float:
     """The value as a float, finite and at least 0, or a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < np.inf:
-        raise ValueError(f"{name} is a number, finite and at least 0; received {value!r}.")
-    return float(value)
+    return number(name, value, "[0, inf)")
 
 
 def whole_number(name: str, value: Any, low: int) -> int:

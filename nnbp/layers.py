@@ -17,9 +17,10 @@ from nnbp import activations, initializers
 from nnbp.activations import Activation
 from nnbp.backend import Array, Backend, RandomStream
 from nnbp.initializers import Initializer
+from nnbp.inputs import number, whole_number
 from nnbp.parameters import ParameterSpec
 from nnbp.recorder import Recorder
-from nnbp.registry import find
+from nnbp.registry import register
 
 __all__ = ["Dense", "Dropout", "Layer", "Node"]
 
@@ -44,8 +45,7 @@ class Layer(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "kind" in cls.__dict__:
-            Layer.registry[cls.kind] = cls
+        register("layer", Layer.registry, cls, "kind")
 
     @abstractmethod
     def outputs(self, n_in: int) -> int:
@@ -113,9 +113,7 @@ class Dense(Layer):
         *,
         initializer: str | Initializer | None = None,
     ) -> None:
-        if isinstance(units, bool | float | str) or units < 1:
-            raise ValueError(f"The number of units of a Dense layer is a whole number, at least 1; received {units!r}.")
-        self.units = int(units)
+        self.units = whole_number("The number of units of a Dense layer", units, 1)
         self.activation = None if activation is None else activations.get(activation)
         self.initializer = None if initializer is None else initializers.get(initializer)
 
@@ -199,11 +197,7 @@ class Dropout(Layer):
     kind = "dropout"
 
     def __init__(self, rate: float = 0.5) -> None:
-        if not 0 <= rate < 1:
-            raise ValueError(
-                f"The rate of Dropout is the share of inputs to drop, at least 0 and below 1; received {rate!r}."
-            )
-        self.rate = float(rate)
+        self.rate = number("The rate of Dropout, the share of inputs to drop,", rate, "[0, 1)")
 
     def outputs(self, n_in: int) -> int:
         return n_in
@@ -258,20 +252,3 @@ class IdentityNode(Node):
 def named(item: Any) -> dict[str, Any]:
     """An activation or a loss as plain JSON values: its name and its arguments."""
     return {"name": item.name, **item.config()}
-
-
-def layer_from_config(kind: str, config: Mapping[str, Any]) -> Layer:
-    """The layer of a kind with the arguments that `Layer.config` gave.
-
-    Raises:
-        ValueError: the kind is unknown, or an argument is out of its range.
-        TypeError: an argument is unknown.
-    """
-    cls: Any = find("kind of layer", Layer.registry, kind)
-    arguments = dict(config)
-    if isinstance(arguments.get("activation"), Mapping):
-        f = dict(arguments["activation"])
-        activation: Any = find("activation", Activation.registry, f.pop("name", None))
-        arguments["activation"] = activation(**f)
-    layer: Layer = cls(**arguments)
-    return layer

@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 
 from nnbp.backend import Array
-from nnbp.inputs import whole_number
+from nnbp.inputs import number, whole_number
 from nnbp.optimizers import Optimizer
 
 __all__ = ["LBFGS", "LBFGSMemory", "Read"]
@@ -124,6 +124,7 @@ class LBFGS(Optimizer):
     name = "lbfgs"
     default_rate = 1.0
     full_batch = True
+    scheduled = False
 
     def __init__(
         self,
@@ -140,8 +141,7 @@ class LBFGS(Optimizer):
             if count is not None:
                 whole_number(f"{name} of LBFGS", count, 1)
         for name, bound in (("tolerance_grad", tolerance_grad), ("tolerance_change", tolerance_change)):
-            if not bound >= 0:
-                raise ValueError(f"{name} of LBFGS is at least 0; received {bound!r}. Leave it out for the default.")
+            number(f"{name} of LBFGS", bound, "[0, inf]")
         if line_search not in (None, "strong_wolfe"):
             raise ValueError(f"line_search of LBFGS is None or 'strong_wolfe'; received {line_search!r}.")
         self.max_iter, self.max_eval, self.history_size = max_iter, max_eval, history_size

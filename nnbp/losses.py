@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from nnbp.activations import Activation
 from nnbp.backend import Array
 from nnbp.errors import DataError, ShapeError
+from nnbp.inputs import number
 from nnbp.recorder import Recorder
-from nnbp.registry import lookup
+from nnbp.registry import lookup, register
 
 __all__ = [
     "AbsoluteError",
@@ -77,8 +78,7 @@ class Loss:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Loss.registry[cls.name] = cls
+        register("loss", Loss.registry, cls)
 
     def cost(self, h: Any, y: Any) -> Any:
         """The term of one output: C = Σ cost(h, y)."""
@@ -93,12 +93,16 @@ class Loss:
         )
 
     def cost_z(self, z: Any, y: Any) -> Any:
-        """The term of one output from z, where the output activation is the canonical one; by default not used."""
+        """The same term from z, where the output activation is `output_activation`; by default not used.
+
+        A loss that gives it says that ∂C/∂z = h − y there, and delta is computed so.
+        """
         return None
 
     def is_canonical(self, activation: Activation) -> bool:
-        """Whether with this output activation ∂C/∂z = h − y, computed so."""
-        return type(self).cost_z is not Loss.cost_z and activation.name == self.output_activation
+        """Whether with this output activation C is computed from z by `cost_z`, and ∂C/∂z = h − y."""
+        canonical = Activation.registry.get(self.output_activation)
+        return type(self).cost_z is not Loss.cost_z and type(activation) is canonical
 
     def config(self) -> dict[str, float]:
         """The arguments that make an equal object."""
@@ -214,9 +218,7 @@ class Huber(Loss):
     name = "huber"
 
     def __init__(self, threshold: float = 1.0) -> None:
-        if not threshold > 0:
-            raise ValueError(f"The threshold of huber is positive; received {threshold!r}.")
-        self.threshold = float(threshold)
+        self.threshold = number("The threshold of huber", threshold, "(0, inf)")
 
     def cost(self, h: Any, y: Any) -> Any:
         r = np.abs(h - y)
@@ -238,9 +240,7 @@ class Quantile(Loss):
     kinks = (0.0,)
 
     def __init__(self, q: float = 0.5) -> None:
-        if not 0 < q < 1:
-            raise ValueError(f"The quantile q is between 0 and 1, without them; received {q!r}.")
-        self.q = float(q)
+        self.q = number("The quantile q", q, "(0, 1)")
 
     def cost(self, h: Any, y: Any) -> Any:
         r = y - h

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.errors import DataError, DTypeError, ShapeError
-from nnbp.registry import find
+from nnbp.inputs import sample_weights
+from nnbp.registry import find, register
 
 Array = NDArray[Any]
 Needs = Literal["labels", "values", "probabilities"]
@@ -49,8 +50,7 @@ class Metric(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Metric.registry[cls.name] = cls
+        register("metric", Metric.registry, cls)
 
     @abstractmethod
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
@@ -83,7 +83,8 @@ class Metric(ABC):
         elif self.needs == "values":
             truth, prediction = truth.astype(np.float64), prediction.astype(np.float64)
         _refuse(self.name, "y_true must be finite", truth, ~np.isfinite(truth), "Impute it or leave it out.")
-        weight = _weights(self.name, sample_weight, len(truth))
+        given = sample_weights(sample_weight, len(truth))
+        weight = np.ones(len(truth)) if given is None else given
         kept = weight > 0
         truth, prediction, weight = truth[kept], prediction[kept], weight[kept]
         if not np.isfinite(prediction).all():
@@ -279,10 +280,16 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
         classification: what a function is given, as by `predict`: "labels" if true, else "values".
 
     Raises:
-        ValueError: no metric has that name; the message lists the names and the closest one.
+        ValueError: no metric has that name (the message has the names and the closest one), or an attribute is missing.
         TypeError: spec is none of the above.
     """
     if isinstance(spec, Metric):
+        missing = [name for name in ("name", "greater_is_better", "needs") if not hasattr(spec, name)]
+        if missing:
+            raise ValueError(
+                f"metric {type(spec).__name__}: its class says name, greater_is_better and needs; received none of "
+                f"{', '.join(missing)}. Write: name, greater_is_better, needs = 'bias', False, 'values'."
+            )
         return spec
     if isinstance(spec, str):
         return find("metric", Metric.registry, spec)()
@@ -292,6 +299,23 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
             f"received {spec!r}. Pass for example 'accuracy' or Accuracy()."
         )
     return _Function(spec, "labels" if classification else "values")
+
+
+def listed(specs: Any, classification: bool) -> list[Metric]:
+    """Metrics as objects: of one or several that `get` knows, or None for the `defaults`.
+
+    Raises:
+        ValueError: one is of classes, and the loss is not.
+    """
+    specs = defaults(classification) if specs is None else specs
+    found = [get(spec, classification) for spec in ([specs] if isinstance(specs, str) or callable(specs) else specs)]
+    for metric in found:
+        if metric.needs != "values" and not classification:
+            raise ValueError(
+                f"metric {metric.name}: it is of classes, and the loss has to be, too; received a loss for values. "
+                f"Use {', '.join(defaults(False))}, or train with loss='cross_entropy'."
+            )
+    return found
 
 
 def defaults(classification: bool) -> tuple[str, ...]:
@@ -360,25 +384,11 @@ def _table(name: str, which: str, given: ArrayLike) -> Array:
     return array.astype(np.float32 if array.dtype == np.float32 else np.float64).reshape(len(array), -1)
 
 
-def _weights(name: str, given: ArrayLike | None, m: int) -> Array:
-    """Sample weights as (m,) float64; ones for None."""
-    if given is None:
-        return np.ones(m)
-    array = _numbers(name, "sample_weight", given).astype(np.float64)
-    _same_shape(name, np.empty(m), array, "sample_weight")
-    if not (np.isfinite(array).all() and (array >= 0).all() and array.any()):
-        raise DataError(
-            f"{name}: sample_weight must be finite, at least 0 and not all 0; received values from "
-            f"{array.min()} to {array.max()}. The weight 0 leaves a sample out."
-        )
-    return array
-
-
-def _same_shape(name: str, truth: Array, other: Array, which: str = "y_pred") -> None:
+def _same_shape(name: str, truth: Array, other: Array) -> None:
     """ShapeError unless both have the same shape."""
     if truth.shape != other.shape:
         raise ShapeError(
-            f"{name}: {which} must fit y_true, shape {truth.shape}; received shape {other.shape}. "
+            f"{name}: y_pred must fit y_true, shape {truth.shape}; received shape {other.shape}. "
             "Pass one entry for each sample and output."
         )
 

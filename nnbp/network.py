@@ -13,7 +13,7 @@ from nnbp import metrics as known_metrics
 from nnbp import optimizers, schedules
 from nnbp.backend import Array, Backend
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
-from nnbp.core import NetworkCore, exclusive
+from nnbp.core import NetworkCore, alone, exclusive
 from nnbp.inputs import finite, like, not_negative, whole_number
 from nnbp.layers import Dense
 from nnbp.metrics import Metric
@@ -155,7 +155,7 @@ class Network(NetworkCore):
         """
         return like(X, self._backend)(self.loss_function.probabilities(self._backend.xp, self._outputs(X)))
 
-    @exclusive
+    @alone
     def evaluate(
         self,
         X: Any,
@@ -171,19 +171,19 @@ class Network(NetworkCore):
             metrics: names, objects or functions; None is accuracy for classes, r2 and rmse for values, and nothing for
                 several labels a sample.
         """
-        measured = self._intake.measured(X, y, sample_weight, self._predicted)
-        if metrics is None and self.loss_function.classification and measured.y.ndim == 2:
-            metrics = ()
-        measured = replace(measured, metrics=self._metrics(metrics))
-        data = measured.data
-        return {"loss": self._ready(data.X).loss_of(data.X, data.y, measured.w), **measured.values("")}
+        with self._backend.active():
+            measured = self._intake.measured(X, y, sample_weight, self._predicted)
+            if metrics is None and self.loss_function.classification and measured.y.ndim == 2:
+                metrics = ()
+            measured = replace(measured, metrics=self._metrics(metrics))
+            data = measured.data
+            loss = self._ready(data.X).loss_of(data.X, data.y, measured.w)
+        return {"loss": loss, **measured.values("")}
 
     def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
-        classes = self.loss_function.classification
-        names = known_metrics.defaults(classes) if metrics is None else metrics
-        return [known_metrics.get(name, classes) for name in ([names] if isinstance(names, str) else names)]
+        return known_metrics.listed(metrics, self.loss_function.classification)
 
-    @exclusive
+    @alone
     def fit(
         self,
         X: Any,
@@ -255,25 +255,26 @@ class Network(NetworkCore):
             callbacks=[*known_callbacks.listed(callbacks), *([shown] if shown else [])],
         )
         measures = self._metrics(metrics)
-        intake, X, y = self._intake.sized(X, y)
-        if validation_split:
-            X, y, sample_weight, validation_data = intake.split(
-                X, y, sample_weight, validation_data, validation_split, self.seed
-            )
-        measured = partial(intake.measured, predict=self._predicted, class_weight=class_weight, metrics=measures)
-        data = measured(X, y, sample_weight)
-        validation = None
-        if validation_data is not None:
-            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-                size = f" of {len(validation_data)}" if isinstance(validation_data, tuple | list) else ""
-                raise ValueError(
-                    "validation_data is (X, y) or (X, y, sample_weight); received "
-                    f"{type(validation_data).__name__}{size}."
+        with self._backend.active():
+            intake, X, y = self._intake.sized(X, y)
+            if validation_split:
+                X, y, sample_weight, validation_data = intake.split(
+                    X, y, sample_weight, validation_data, validation_split, self.seed
                 )
-            X_val, y_val, *w_val = validation_data
-            validation = measured(X_val, y_val, w_val[0] if w_val else None, reference=data.y)
-        # All is well: from here on the network changes.
-        model, self._ongoing = self._model or self._build(intake), None
+            measured = partial(intake.measured, predict=self._predicted, class_weight=class_weight, metrics=measures)
+            data = measured(X, y, sample_weight)
+            validation = None
+            if validation_data is not None:
+                if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+                    size = f" of {len(validation_data)}" if isinstance(validation_data, tuple | list) else ""
+                    raise ValueError(
+                        "validation_data is (X, y) or (X, y, sample_weight); received "
+                        f"{type(validation_data).__name__}{size}."
+                    )
+                X_val, y_val, *w_val = validation_data
+                validation = measured(X_val, y_val, w_val[0] if w_val else None, reference=data.y)
+            # All is well: from here on the network changes.
+            model, self._ongoing = self._model or self._build(intake), None
         return train(model, data, validation, options, network=self)
 
     @exclusive

@@ -19,7 +19,8 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.registry import lookup
+from nnbp.inputs import not_negative, number
+from nnbp.registry import lookup, register
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "get"]
 
@@ -43,20 +44,21 @@ class Optimizer:
     full_batch: ClassVar[bool] = False
     """Whether the rule needs the gradient of the whole data set."""
 
+    scheduled: ClassVar[bool] = True
+    """Whether the learning rate of a step reaches the rule; where not, `fit` takes no schedule."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Optimizer.registry[cls.name] = cls
+        register("optimizer", Optimizer.registry, cls)
 
     def __init__(self, learning_rate: float | None = None) -> None:
-        if learning_rate is not None and not 0 <= learning_rate < np.inf:
-            raise ValueError(f"A learning rate is finite and at least 0; received {learning_rate!r}.")
-        self.learning_rate = learning_rate
+        name = f"learning_rate of {type(self).__name__}"
+        self.learning_rate = None if learning_rate is None else not_negative(name, learning_rate)
 
     @property
     def rate(self) -> float:
         """η as given, or the default."""
-        return self.default_rate if self.learning_rate is None else float(self.learning_rate)
+        return self.default_rate if self.learning_rate is None else self.learning_rate
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -83,12 +85,6 @@ class Optimizer:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
 
 
-def _check_range(owner: str, name: str, value: float, low: float, high: float) -> float:
-    if not low <= value < high:
-        raise ValueError(f"{name} of {owner} is at least {low:g} and below {high:g}; received {value!r}.")
-    return float(value)
-
-
 @final
 class SGD(Optimizer):
     """Gradient descent, θ ← θ − η g (the notes, section 3.2), with momentum μ: v ← μ v + g, θ ← θ − η v.
@@ -101,7 +97,7 @@ class SGD(Optimizer):
 
     def __init__(self, learning_rate: float | None = None, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(learning_rate)
-        self.momentum = _check_range("SGD", "momentum", momentum, 0.0, 1.0)
+        self.momentum = number("momentum of SGD", momentum, "[0, 1)")
         self.nesterov = bool(nesterov)
         if nesterov and not momentum:
             raise ValueError(
@@ -141,9 +137,9 @@ class RMSprop(Optimizer):
         centered: bool = False,
     ) -> None:
         super().__init__(learning_rate)
-        self.alpha = _check_range("RMSprop", "alpha", alpha, 0.0, 1.0)
-        self.epsilon = _check_range("RMSprop", "epsilon", epsilon, 0.0, np.inf)
-        self.momentum = _check_range("RMSprop", "momentum", momentum, 0.0, 1.0)
+        self.alpha = number("alpha of RMSprop", alpha, "[0, 1)")
+        self.epsilon = not_negative("epsilon of RMSprop", epsilon)
+        self.momentum = number("momentum of RMSprop", momentum, "[0, 1)")
         self.centered = bool(centered)
 
     @property
@@ -181,9 +177,9 @@ class Adam(Optimizer):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__(learning_rate)
-        self.beta1 = _check_range(type(self).__name__, "beta1", beta1, 0.0, 1.0)
-        self.beta2 = _check_range(type(self).__name__, "beta2", beta2, 0.0, 1.0)
-        self.epsilon = _check_range(type(self).__name__, "epsilon", epsilon, 0.0, np.inf)
+        self.beta1 = number(f"beta1 of {type(self).__name__}", beta1, "[0, 1)")
+        self.beta2 = number(f"beta2 of {type(self).__name__}", beta2, "[0, 1)")
+        self.epsilon = not_negative(f"epsilon of {type(self).__name__}", epsilon)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -220,7 +216,7 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(learning_rate, beta1, beta2, epsilon)
-        self.weight_decay = _check_range("AdamW", "weight_decay", weight_decay, 0.0, np.inf)
+        self.weight_decay = not_negative("weight_decay of AdamW", weight_decay)
 
     def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
         return super().rates(t, eta) | {"keep": 1.0 - eta * self.weight_decay}
@@ -243,6 +239,7 @@ class Rprop(Optimizer):
     name = "rprop"
     default_rate = 1e-2
     full_batch = True
+    scheduled = False
 
     def __init__(
         self,
@@ -253,10 +250,11 @@ class Rprop(Optimizer):
         largest: float = 50.0,
     ) -> None:
         super().__init__(learning_rate)
-        self.shrink = _check_range("Rprop", "shrink", shrink, 0.0, 1.0)
-        self.grow = _check_range("Rprop", "grow", grow, 1.0, np.inf)
-        self.smallest = _check_range("Rprop", "smallest", smallest, 0.0, largest)
-        self.largest = float(largest)
+        self.shrink = number("shrink of Rprop", shrink, "[0, 1)")
+        self.grow = number("grow of Rprop", grow, "[1, inf)")
+        most = number("largest of Rprop", largest, "(0, inf]")
+        self.smallest = number("smallest of Rprop", smallest, f"[0, {most:g})")
+        self.largest = most
 
     @property
     def slots(self) -> tuple[str, ...]:

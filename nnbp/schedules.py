@@ -10,11 +10,12 @@ import copy
 import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self, final, get_args, get_origin, get_type_hints
 
-from nnbp.registry import find
+from nnbp.inputs import inside
+from nnbp.registry import find, register
 
 __all__ = [
     "Constant",
@@ -45,8 +46,7 @@ class Schedule(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__:
-            Schedule.registry[cls.name] = cls
+        register("schedule", Schedule.registry, cls)
 
     @classmethod
     def default(cls, epochs: int) -> Self:
@@ -64,18 +64,6 @@ class Schedule(ABC):
     def observe(self, loss: float) -> None:  # noqa: B027  (most schedules look at the time only)
         """Take the loss of the epoch that has just ended; called once an epoch."""
 
-    def state(self) -> dict[str, Any]:
-        """What `observe` has learned, as a plain dict of JSON values, for a checkpoint."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over a state that `state()` gave; ValueError where it is that of another schedule."""
-        if state.keys() != self.state().keys():
-            raise ValueError(
-                f"{type(self).__name__}: a state must have the entries {sorted(self.state())}; received "
-                f"{sorted(state)}. Restore it into the kind of schedule that it was saved from."
-            )
-
     def fresh(self) -> Self:
         """An independent schedule of the same settings that has observed nothing, for a training to use."""
         return copy.deepcopy(self)
@@ -92,7 +80,7 @@ class _Checked(Schedule):
             value = getattr(self, name)
             number = numbers.Integral if kind is int else numbers.Real
             typed = isinstance(value, number) and not isinstance(value, bool)
-            if not (typed and _inside(value, interval)):
+            if not (typed and inside(value, interval)):
                 raise (ValueError if typed else TypeError)(
                     f"{type(self).__name__}: {name} must be of type {kind.__name__} and in {interval}; "
                     f"received {value!r}. Pass a {kind.__name__} of that interval."
@@ -245,15 +233,6 @@ class WarmUp(_Checked):
         if self._observed > self.epochs:
             self._next.observe(loss)
 
-    def state(self) -> dict[str, Any]:
-        """The number of epochs observed, and the state of the following schedule."""
-        return {"observed": self._observed, "then": self._next.state()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        super().restore(state)
-        self._next.restore(state["then"])
-        self._observed = int(state["observed"])
-
     def fresh(self) -> Self:
         return replace(self, then=None if self.then is None else self.then.fresh())
 
@@ -327,15 +306,6 @@ class ReduceOnPlateau(_Checked):
             self._cooling = self.cooldown
             self._bad_epochs = 0
 
-    def state(self) -> dict[str, Any]:
-        """The best loss (None before the first), bad epochs since, epochs left to cool, reductions so far."""
-        return {name: getattr(self, f"_{name}") for name in ("best", "bad_epochs", "cooling", "reductions")}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        super().restore(state)
-        for name, value in state.items():
-            setattr(self, f"_{name}", value)
-
     def fresh(self) -> Self:
         return replace(self)
 
@@ -385,9 +355,3 @@ def get(spec: str | Schedule | Callable[[float], float] | None, epochs: int = 10
             f"received {spec!r}. Pass for example 'cosine' or Step(10)."
         )
     return _Function(spec)
-
-
-def _inside(x: float, interval: str) -> bool:
-    """Whether x lies in an interval such as "[0, 1)"."""
-    low, high = (float(end) for end in interval[1:-1].split(", "))
-    return low < x < high or (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")

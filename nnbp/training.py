@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.backend import Array
-from nnbp.callbacks import Callback, EarlyStopping, FunctionCallback, History, TrainingState
+from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState, attending
 from nnbp.errors import DivergenceError
 from nnbp.lbfgs import LBFGS
 from nnbp.metrics import Metric
 from nnbp.model import CHUNK, Model
 from nnbp.optimizers import Optimizer
-from nnbp.schedules import Schedule
+from nnbp.schedules import Constant, Schedule
 from nnbp.sweep import Data, OptimizerState, Sweep, Updater
 
 __all__ = ["Measured", "TrainingOptions", "train"]
@@ -26,7 +27,11 @@ __all__ = ["Measured", "TrainingOptions", "train"]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train; all values are checked and resolved."""
+    """How to train; all values are checked and resolved.
+
+    Raises:
+        ValueError: there is a schedule, and the optimizer takes none.
+    """
 
     epochs: int
     batch_size: int | None
@@ -35,18 +40,38 @@ class TrainingOptions:
     shuffle: bool = True
     clip_norm: float | None = None
     early_stopping: EarlyStopping | None = None
-    callbacks: Sequence[Callback | Callable[[TrainingState], None]] = ()
+    callbacks: Sequence[Callback] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.optimizer.scheduled or isinstance(self.schedule, Constant)):
+            raise ValueError(
+                f"A schedule changes the learning rate of every step, and {self.optimizer.name} sets its steps itself; "
+                f"received schedule {self.schedule!r}. Leave it out, or use adam."
+            )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A data set with the targets, weights and predictions that metrics need, on the host."""
+    """A data set with the targets, weights and predictions that metrics need, on the host.
+
+    Raises:
+        ValueError: a metric has the name of another value.
+    """
 
     data: Data
     y: NDArray[Any]
     w: NDArray[Any] | None
     predict: Callable[[Array, str], NDArray[Any]]
     metrics: Sequence[Metric]
+
+    def __post_init__(self) -> None:
+        names = [metric.name for metric in self.metrics]
+        for name in names:
+            if name == "loss" or name.startswith("val_") or names.count(name) > 1:
+                raise ValueError(
+                    "A metric has a name of its own in a history: not loss, not beginning with val_, and no other's; "
+                    f"received metrics named {', '.join(names)}. Rename it; the name of a function is its __name__."
+                )
 
     def values(self, prefix: str) -> dict[str, float]:
         """Every metric."""
@@ -60,7 +85,11 @@ class Measured:
 
 
 class _Trainer:
-    """The sweeps of a training run and what it keeps."""
+    """The sweeps of a training run and the parameters that it keeps.
+
+    The engine's part of an epoch runs in the backend's context, and what is the user's (metrics, schedules, callbacks)
+    outside of it, so that NumPy warns there as it does elsewhere.
+    """
 
     def __init__(
         self,
@@ -75,13 +104,16 @@ class _Trainer:
         size = samples if options.batch_size is None or optimizer.full_batch else min(options.batch_size, samples)
         self.lbfgs = optimizer if isinstance(optimizer, LBFGS) else None
         self.updater = None
-        if self.lbfgs is None:
-            self.updater = Updater(model.engine, optimizer, -(-samples // size), options.clip_norm, state)
-        else:
-            self.memory = self.lbfgs.memory()
-        self.sweep = Sweep(model.engine, train.data, size, training=True, update=self.updater)
-        self.check = None if validation is None else Sweep(model.engine, validation.data, CHUNK)
-        self.best, self.best_loss = self._theta(), math.inf
+        self.best: Array | None = None
+        self.best_loss = math.inf
+        with model.backend.active():
+            if self.lbfgs is None:
+                self.updater = Updater(model.engine, optimizer, -(-samples // size), options.clip_norm, state)
+            else:
+                self.memory = self.lbfgs.memory()
+            self.sweep = Sweep(model.engine, train.data, size, training=True, update=self.updater)
+            self.check = None if validation is None else Sweep(model.engine, validation.data, CHUNK)
+            self.good = self._theta()
 
     def _theta(self) -> Array:
         theta = self.model.parameters.theta
@@ -89,32 +121,59 @@ class _Trainer:
         copy[...] = theta
         return copy
 
-    def restore(self, theta: Array) -> None:
-        """Puts kept parameters back."""
-        self.model.parameters.theta[...] = theta
+    def measure(self) -> dict[str, float]:
+        """Every metric."""
+        return self.train.values("") | ({} if self.validation is None else self.validation.values("val_"))
 
-    def epoch(self, number: int) -> tuple[float, float]:
-        """One epoch: J over it, and the learning rate of its last step."""
+    def greater_is_better(self) -> dict[str, bool]:
+        """The names of an epoch's values, and whether a larger one is a better one."""
+        found = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.train.metrics}}
+        return found if self.validation is None else found | {f"val_{name}": found[name] for name in found}
+
+    def epoch(self, number: int, status: TrainingState) -> None:
+        """One epoch; its values go to the status and to the history."""
+        loss, status.learning_rate = self._learn(number)
+        if not (math.isfinite(loss) and math.isfinite(self.model.norm())):
+            raise _divergence(number + 1, loss, status.learning_rate, status.history)
+        logs = {"loss": loss, **self.train.values("")}
+        if self.validation is not None:
+            logs |= {"val_loss": self._validation_loss(self.validation), **self.validation.values("val_")}
+        status.epoch, status.logs = number + 1, logs
+        status.history.append(logs)
+        theta = self.model.parameters.theta
+        with self.model.backend.active():
+            self.good[...] = theta
+            if -math.inf < logs.get("val_loss", math.nan) < self.best_loss:
+                if self.best is None:
+                    self.best = self._theta()
+                else:
+                    self.best[...] = theta
+                self.best_loss, status.history.best_epoch = logs["val_loss"], number + 1
+
+    def leave(self, whole: bool) -> None:
+        """Leaves the network with the parameters that validation chose, else, after half an epoch, those before it."""
+        kept = self.good if self.best is None and not whole else self.best
+        if kept is not None:
+            with self.model.backend.active():
+                self.model.parameters.theta[...] = kept
+
+    def _learn(self, number: int) -> tuple[float, float]:
+        """The updates of an epoch: J over it, and the learning rate of its last step."""
         base, schedule, steps = self.options.optimizer.rate, self.options.schedule, self.sweep.steps
         eta = np.array([schedule.rate(base, number + step / steps) for step in range(steps)])
-        if self.options.shuffle:
-            self.sweep.shuffle(self.model.order_generator)
-        decay = self.model.decay()
-        if self.lbfgs is not None:
-            parameters = self.model.parameters
-            loss = self.lbfgs.step(
-                parameters.theta,
-                parameters.gradient,
-                self._evaluate,
-                self.model.backend.xp,
-                self.memory,
-                self._read,
-            )
-        else:
-            assert self.updater is not None, "every optimizer but LBFGS works through an updater"
-            self.updater.begin(eta)
-            self.sweep.run()
-            loss = self.sweep.total / _weight(self.train) + decay
+        with self.model.backend.active():
+            if self.options.shuffle:
+                self.sweep.shuffle(self.model.order_generator)
+            if self.lbfgs is not None:
+                theta, gradient = self.model.parameters.theta, self.model.parameters.gradient
+                xp = self.model.backend.xp
+                loss = self.lbfgs.step(theta, gradient, self._evaluate, xp, self.memory, self._read)
+            else:
+                assert self.updater is not None, "every optimizer but LBFGS works through an updater"
+                decay = self.model.decay()
+                self.updater.begin(eta)
+                self.sweep.run()
+                loss = self.sweep.total / _weight(self.train) + decay
         return loss, float(eta[-1])
 
     def _evaluate(self) -> float:
@@ -124,20 +183,12 @@ class _Trainer:
     def _read(self, array: Array) -> float:
         return float(self.model.backend.download(array))
 
-    def validation_loss(self) -> float:
+    def _validation_loss(self, validation: Measured) -> float:
         """J of the validation data."""
-        assert self.check is not None, "there is a validation loss only where there is validation"
-        assert self.validation is not None, "a sweep for checking goes over validation data"
-        self.check.run()
-        return self.check.total / _weight(self.validation) + self.model.decay()
-
-    def keep_best(self, loss: float) -> bool:
-        """Keeps the parameters when this validation loss is the lowest so far."""
-        if not loss < self.best_loss:
-            return False
-        self.best_loss = loss
-        self.best[...] = self.model.parameters.theta
-        return True
+        assert self.check is not None, "there is a sweep for checking where there is validation"
+        with self.model.backend.active():
+            self.check.run()
+            return self.check.total / _weight(validation) + self.model.decay()
 
 
 def _weight(measured: Measured) -> float:
@@ -164,47 +215,48 @@ def train(
         state: of the optimizer, to go on with.
 
     Raises:
-        DivergenceError: a loss or a parameter is no finite number any more; the parameters are those of the last
-        epoch in which
-            all were.
+        DivergenceError: a loss or a parameter is no finite number any more.
+
+    Whatever ends the training, this, Ctrl-C or an error in a metric or a callback, the parameters are then those of
+    the best epoch where there is validation, else those of the last whole one.
     """
-    with model.backend.active():
-        run = _Trainer(model, data, validation, options, state or OptimizerState())
-        good = run._theta()
-        history = History()
-        status = TrainingState(network, options.epochs, history)
-        callbacks = [*([options.early_stopping] if options.early_stopping else []), *options.callbacks]
-        objects = [item if isinstance(item, Callback) else FunctionCallback(item) for item in callbacks]
+    history = History()
+    run = _Trainer(model, data, validation, options, state or OptimizerState())
+    status = TrainingState(network, options.epochs, history, greater_is_better=run.greater_is_better())
+    callbacks = [*([options.early_stopping] if options.early_stopping else []), *options.callbacks]
+    # A metric that does not go with the data shows now, and not when the weights have changed.
+    run.measure()
+    with attending(callbacks, status):
         started = time.perf_counter()
-        for callback in objects:
-            callback.on_train_begin(status)
+        warned, whole = False, False
         try:
             for number in range(options.epochs):
-                loss, status.learning_rate = run.epoch(number)
-                if not (math.isfinite(loss) and math.isfinite(model.norm())):
-                    run.restore(good)
-                    raise _divergence(number + 1, loss, status.learning_rate, history)
-                good[...] = model.parameters.theta
-                status.epoch = number + 1
-                status.logs = {"loss": loss, **data.values("")}
-                if validation is not None:
-                    status.logs |= {"val_loss": run.validation_loss(), **validation.values("val_")}
-                    if run.keep_best(status.logs["val_loss"]):
-                        history.best_epoch = number + 1
-                history.append(status.logs)
-                options.schedule.observe(status.logs.get("val_loss", loss))
-                for callback in objects:
+                run.epoch(number, status)
+                observed = status.logs.get("val_loss", status.logs["loss"])
+                if not (warned or math.isfinite(observed)):
+                    warned = True
+                    # The caller of `Network.fit`: above it are the method, and the lock that it takes.
+                    warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=4)
+                options.schedule.observe(observed)
+                for callback in callbacks:
                     callback.on_epoch_end(status)
                 if status.stop:
                     history.stopped = status.stop
                     break
+            whole = True
         finally:
             history.seconds = time.perf_counter() - started
-            if history.best_epoch is not None:
-                run.restore(run.best)
-            for callback in objects:
-                callback.on_train_end(status)
+            run.leave(whole)
     return history
+
+
+def _passed_over(epoch: int, loss: float) -> str:
+    # No error: the training loss and the parameters are finite, and another epoch's validation loss may well be.
+    return (
+        f"The validation loss of epoch {epoch} is {loss}, and the best weights are chosen by finite ones: epochs like "
+        "this are passed over, and if all are, the last weights stay. Look for extreme values in the validation data, "
+        "standardise them as the training data, or lower the learning rate."
+    )
 
 
 def _divergence(epoch: int, loss: float, rate: float, history: History) -> DivergenceError:

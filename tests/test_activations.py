@@ -286,6 +286,8 @@ def test_objects_equal_by_their_arguments() -> None:
         (lambda: LeakyReLU(1.0), r"slope of leaky_relu.*received 1\.0"),
         (lambda: LeakyReLU(-0.1), r"slope of leaky_relu.*received -0\.1"),
         (lambda: LeakyReLU(math.nan), r"slope of leaky_relu.*received nan"),
+        (lambda: LeakyReLU("0.1"), r"slope of leaky_relu is a number.*received '0\.1'"),  # type: ignore[arg-type]
+        (lambda: ELU(None), r"alpha of elu is a number.*received None"),  # type: ignore[arg-type]
         (lambda: ELU(0.0), r"alpha of elu.*received 0\.0"),
         (lambda: activations.get("tahn"), r"received 'tahn'.*Did you mean 'tanh'"),
     ],

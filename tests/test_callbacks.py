@@ -86,6 +86,82 @@ def test_end_is_called_when_training_diverges() -> None:
     assert spy.calls[-1][0] == "end"
 
 
+class Failing(Spy):
+    """Fails at one of its calls."""
+
+    def __init__(self, at: str, error: BaseException) -> None:
+        super().__init__()
+        self.at, self.error = at, error
+
+    def _fail(self, at: str) -> None:
+        if at == self.at:
+            raise self.error
+
+    def on_train_begin(self, state: TrainingState) -> None:
+        super().on_train_begin(state)
+        self._fail("begin")
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        super().on_epoch_end(state)
+        self._fail("epoch")
+
+    def on_train_end(self, state: TrainingState) -> None:
+        super().on_train_end(state)
+        self._fail("end")
+
+
+def test_who_has_begun_is_ended_when_another_fails_to_begin() -> None:
+    first, second, third = Spy(), Failing("begin", RuntimeError("mine")), Spy()
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(callbacks=[first, second, third])
+    assert first.calls == [("begin", 0), ("end", 0)]
+    assert second.calls == [("begin", 0)]
+    assert third.calls == []
+
+
+def test_who_fails_to_end_does_not_keep_others_from_it() -> None:
+    first, second = Failing("end", RuntimeError("mine")), Spy()
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(callbacks=[first, second])
+    assert second.calls[-1] == ("end", 3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("first"), KeyboardInterrupt(), StopIteration("first")])
+def test_first_error_is_raised_and_those_of_the_end_are_noted_on_it(error: BaseException) -> None:
+    last = Spy()
+    with pytest.raises(type(error)) as caught:
+        fit(callbacks=[Failing("epoch", error), Failing("end", ValueError("second")), last])
+    assert caught.value is error
+    assert error.__notes__ == ["After it, on_train_end of Failing failed: ValueError('second')"]
+    assert last.calls[-1] == ("end", 1)
+
+
+def test_numpy_warns_in_what_is_the_users() -> None:
+    """The engine computes with NumPy's warnings off; callbacks, metrics and schedules are not the engine."""
+    states: list[dict[str, str]] = []
+
+    def metric(y: Any, p: Any) -> float:
+        states.append(np.geterr())
+        return 0.0
+
+    def schedule(epoch: float) -> float:
+        states.append(np.geterr())
+        return 1.0
+
+    class Look(Callback):
+        def on_train_begin(self, state: TrainingState) -> None:
+            states.append(np.geterr())
+
+        def on_train_end(self, state: TrainingState) -> None:
+            states.append(np.geterr())
+
+    with np.errstate(over="raise", invalid="print"):
+        here = np.geterr()
+        fit(callbacks=[Look(), lambda state: states.append(np.geterr())], metrics=[metric], schedule=schedule)
+    assert len(states) > 9
+    assert all(state == here for state in states)
+
+
 def test_callback_sees_weights_of_the_epoch() -> None:
     seen: list[Any] = []
     net, _ = fit(callbacks=[lambda state: seen.append(state.network.parameters.copy())])
@@ -137,14 +213,17 @@ def test_history_says_what_it_holds() -> None:
 
 
 def state(**logs: float) -> TrainingState:
-    return TrainingState(None, 100, History(), logs=logs)
+    return TrainingState(None, 100, History(), logs=logs, greater_is_better=dict.fromkeys(logs, False))
 
 
-def feed(stopping: EarlyStopping, values: list[float], name: str = "loss") -> int | None:
+def feed(stopping: EarlyStopping, values: list[float], name: str = "loss", greater: bool = False) -> int | None:
     """The epoch after which training stops."""
-    stopping.on_train_begin(state())
-    for epoch, value in enumerate(values, start=1):
+    for epoch, value in enumerate([math.nan, *values]):
         now = state(**{name: value})
+        now.greater_is_better = {name: greater}
+        if epoch == 0:
+            stopping.on_train_begin(now)
+            continue
         stopping.on_epoch_end(now)
         if now.stop:
             return epoch
@@ -180,13 +259,49 @@ def test_validation_is_watched_where_there_is_some() -> None:
     assert stopping.best == 1.0
     now = state(loss=2.0, val_loss=1.5)
     stopping.on_epoch_end(now)
-    assert now.stop == "val_loss has not gone below 1 for 1 epochs"
+    assert now.stop == "val_loss has not become better than 1 for 1 epochs"
 
 
 def test_other_values_can_be_watched() -> None:
     assert feed(EarlyStopping(1, monitor="mae"), [2, 1, 1], "mae") == 3
-    with pytest.raises(ValueError, match=r"monitors 'mae', but an epoch yields loss, val_loss\."):
-        EarlyStopping(1, monitor="mae").on_epoch_end(state(loss=1.0, val_loss=1.0))
+    with pytest.raises(ValueError, match=r"every epoch has, here loss, val_loss; received monitor='mae'\. Name one"):
+        EarlyStopping(1, monitor="mae").on_train_begin(state(loss=1.0, val_loss=1.0))
+
+
+def test_metric_that_rises_becomes_better() -> None:
+    assert feed(EarlyStopping(2, 0.0, "val_accuracy"), [0.1, 0.2, 0.3, 0.4], "val_accuracy", greater=True) is None
+    assert feed(EarlyStopping(2, monitor="val_accuracy"), [0.5, 0.6, 0.4, 0.3, 0.2], "val_accuracy", greater=True) == 4
+    assert feed(EarlyStopping(2, 0.2, "val_accuracy"), [0.1, 0.2, 0.3, 0.4], "val_accuracy", greater=True) == 3
+
+
+@pytest.mark.parametrize("greater", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_value_that_is_not_finite_never_counts_as_better(bad: float, greater: bool) -> None:
+    assert feed(EarlyStopping(2), [bad, bad, bad], greater=greater) == 2
+    assert feed(EarlyStopping(2), [bad, 1.0, bad, bad], greater=greater) == 4
+    stopping, now = EarlyStopping(1), state(loss=bad)
+    stopping.on_train_begin(now)
+    stopping.on_epoch_end(now)
+    assert now.stop == "loss has not become a number for 1 epochs"
+
+
+def test_direction_of_a_metric_is_its_own() -> None:
+    """In a training: at learning rate 0 nothing changes, so that only what rises by itself is better."""
+    rising, falling = iter(range(100)), iter(range(100, 0, -1))
+
+    def score(y: Any, p: Any) -> float:
+        return float(next(rising))
+
+    def error(y: Any, p: Any) -> float:
+        return float(next(falling))
+
+    error.greater_is_better = False  # type: ignore[attr-defined]
+    seen: list[TrainingState] = []
+    for name in ("score", "error"):
+        stopping = EarlyStopping(2, monitor=name)
+        options = {"metrics": [score, error], "early_stopping": stopping, "callbacks": [seen.append]}
+        assert fit(learning_rate=0.0, epochs=9, **options)[1].epochs == 9
+    assert seen[-1].greater_is_better == {"loss": False, "score": True, "error": False}
 
 
 def test_stopping_ends_fit() -> None:
@@ -215,7 +330,20 @@ def test_what_does_not(wrong: Any) -> None:
         early_stopping(wrong)
 
 
-@pytest.mark.parametrize("arguments", [{"patience": 0}, {"patience": -1}, {"min_delta": -0.1}, {"min_delta": math.nan}])
-def test_arguments_out_of_range(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"patience.*at least 1.*received"):
-        EarlyStopping(**arguments)
+@pytest.mark.parametrize("wrong", [0, -1, "3", 2.5, None, True])
+def test_patience_out_of_range(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=rf"patience.*whole number, at least 1; received {wrong!r}"):
+        EarlyStopping(wrong)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf, "0.1", None])
+def test_min_delta_out_of_range(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=rf"min_delta.*at least 0; received {wrong!r}"):
+        EarlyStopping(min_delta=wrong)
+
+
+def test_name_that_no_epoch_has_is_refused_before_the_first_one() -> None:
+    spy = Spy()
+    with pytest.raises(ValueError, match=r"here loss, mae; received monitor='val_loss'"):
+        fit(callbacks=[spy, EarlyStopping(3, monitor="val_loss")], metrics="mae")
+    assert spy.calls == [("begin", 0), ("end", 0)]

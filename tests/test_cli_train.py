@@ -349,3 +349,9 @@ def test_the_folder_is_made_before_training_so_that_its_files_grow_with_it(capsy
     )
     trained(capsys, "iris", "--epochs", "3")
     assert seen == [4]
+
+
+def test_a_schedule_that_the_optimizer_does_not_take_is_a_usage_error_before_there_is_a_folder(capsys):
+    assert main(["train", "iris", "--optimizer", "lbfgs", "--schedule", "cosine"]) == 2
+    assert "lbfgs sets its steps itself" in capsys.readouterr().err
+    assert not Path("runs").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from nnbp.backends.numpy_backend import NumpyBackend
 
 from nnbp import DataError, DTypeError, ShapeError
-from nnbp.inputs import class_weights, features, finite, host, like, not_negative, sample_weights, whole_number
+from nnbp.inputs import class_weights, features, finite, host, like, not_negative, number, sample_weights, whole_number
 
 BACKEND = NumpyBackend()
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -265,3 +266,22 @@ def test_not_negative() -> None:
 def test_negative(value: Any) -> None:
     with pytest.raises(ValueError, match="rate is a number, finite and at least 0; received"):
         not_negative("rate", value)
+
+
+@pytest.mark.parametrize(
+    ("interval", "inner", "outer", "rule"),
+    [
+        ("[0, 1)", [0, 0.5, np.float32(0.25)], [-0.1, 1, np.nan], "at least 0 and below 1"),
+        ("(0, 1]", [1, 0.5], [0, 1.1, np.inf], "above 0 and at most 1"),
+        ("(0, inf)", [1e-300, np.int64(3)], [0, np.inf, -1], "finite and above 0"),
+        ("(0, inf]", [1, np.inf], [0, -np.inf], "above 0"),
+    ],
+)
+def test_number_in_an_interval(interval: str, inner: list[Any], outer: list[Any], rule: str) -> None:
+    for value in inner:
+        made = number("rate", value, interval)
+        assert type(made) is float
+        assert made == value
+    for value in (*outer, "0.5", None, True, 1j, [0.5]):
+        with pytest.raises(ValueError, match=f"^rate is a number, {rule}; received {re.escape(repr(value))}[.]$"):
+            number("rate", value, interval)

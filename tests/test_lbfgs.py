@@ -285,13 +285,14 @@ def test_an_array_library_that_is_not_numpy_computes_the_same_bits(search: str |
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate": -1.0}, "learning rate"),
+        ({"learning_rate": -1.0}, "learning_rate of LBFGS"),
+        ({"tolerance_grad": "0"}, "tolerance_grad of LBFGS is a number, at least 0; received '0'"),
         ({"max_iter": 0}, "max_iter of LBFGS is a whole number, at least 1; received 0"),
         ({"max_eval": 0}, "max_eval of LBFGS"),
         ({"max_iter": 2.5}, "max_iter of LBFGS"),
         ({"history_size": 0}, "history_size of LBFGS"),
-        ({"tolerance_grad": -1e-9}, "tolerance_grad of LBFGS is at least 0"),
-        ({"tolerance_change": math.nan}, "tolerance_change of LBFGS is at least 0; received nan"),
+        ({"tolerance_grad": -1e-9}, "tolerance_grad of LBFGS is a number, at least 0"),
+        ({"tolerance_change": math.nan}, "tolerance_change of LBFGS is a number, at least 0; received nan"),
         ({"line_search": "wolfe"}, "None or 'strong_wolfe'; received 'wolfe'"),
     ],
 )

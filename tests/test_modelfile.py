@@ -232,8 +232,8 @@ def test_own_classes_are_named_by_the_caller(path: Path) -> None:
 
 @pytest.mark.usefixtures("registries")
 def test_a_class_of_a_name_that_nnbp_has_is_refused_where_the_name_is_used(path: Path) -> None:
-    class Tanh(Activation):
-        name = "tanh"
+    class Tanh(activations.Tanh):  # type: ignore[misc]
+        """It has the name of its base."""
 
         def f(self, z: Any) -> Any:
             return 0.0 * z
@@ -247,8 +247,6 @@ def test_a_class_of_a_name_that_nnbp_has_is_refused_where_the_name_is_used(path:
     message = "'tanh' is the name of two: one of nnbp, and .*Tanh. Give your class another name"
     with pytest.raises(ModelFileError, match=message):
         build_layers(used, [Tanh])
-    with pytest.raises(ModelFileError, match=message):
-        write(path, ModelFile(used, {"W1": np.ones((2, 1)), "b1": np.zeros(2)}))
     # Without being asked to, reading takes nnbp's own class, whatever the registry says.
     (layer,), _ = build_layers(used)
     assert isinstance(layer, Dense)

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import nnbp
+import nnbp.metrics
 from nnbp import DataError, DivergenceError, Network, NnbpError, ShapeError
 
 
@@ -25,6 +26,16 @@ X = np.random.default_rng(0).normal(size=(20, 3))
 Y = np.random.default_rng(1).normal(size=(20, 2))
 LABELS = np.random.default_rng(2).integers(0, 2, 20)
 QUIET: dict[str, Any] = {"progress": False, "epochs": 2}
+
+
+def named(name: str) -> Any:
+    """A metric of this name."""
+
+    def metric(y: Any, p: Any) -> float:
+        return 0.0
+
+    metric.__name__ = name
+    return metric
 
 
 # fit: its arguments.
@@ -58,6 +69,19 @@ QUIET: dict[str, Any] = {"progress": False, "epochs": 2}
         ({"early_stopping": "yes"}, ValueError, "early_stopping.*received 'yes'"),
         ({"callbacks": [3]}, TypeError, "callback.*received 3"),
         ({"metrics": ["acc"]}, ValueError, "Did you mean 'accuracy'"),
+        ({"metrics": [lambda y, p: 0.0], "sample_weight": np.ones(20)}, TypeError, "sample_weight=None"),
+        ({"metrics": "mse"}, ShapeError, "mse: y_pred must fit y_true"),
+        (
+            {"metrics": ["accuracy", "f1_macro", "accuracy"]},
+            ValueError,
+            "no other's; received .* f1_macro, acc",
+        ),
+        ({"metrics": [named("loss")]}, ValueError, "name of its own in a history.*received metrics named loss"),
+        ({"metrics": named("val_loss")}, ValueError, "not beginning with val_.*received metrics named val_loss"),
+        ({"early_stopping": nnbp.EarlyStopping(monitor="val_loss")}, ValueError, "received monitor='val_loss'"),
+        ({"callbacks": [nnbp.EarlyStopping(monitor="mae")]}, ValueError, "here loss; received monitor='mae'"),
+        ({"schedule": "cosine", "optimizer": "rprop"}, ValueError, r"rprop sets its steps itself; received .*Cosine\("),
+        ({"schedule": lambda epoch: 0.5, "optimizer": "lbfgs"}, ValueError, "lbfgs sets its steps itself"),
         ({"progress": "bar"}, ValueError, "progress.*received 'bar'"),
         ({"clip_norm": 0}, ValueError, "clip_norm is a positive bound.*received 0"),
         ({"clip_norm": -1.0}, ValueError, r"clip_norm.*received -1\.0"),
@@ -72,6 +96,43 @@ def test_arguments_of_fit_are_checked_before_anything_changes(arguments: Any, er
         net.fit(X, LABELS, **{**QUIET, **arguments})
     np.testing.assert_array_equal(net.parameters, before)
     assert net.model.order_generator.bit_generator.state == order
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss", "roc_auc"])
+def test_metrics_of_classes_do_not_go_with_values(metric: str) -> None:
+    net = network()
+    before = net.parameters.copy()
+    for use in (lambda: net.fit(X, Y, metrics=metric, **QUIET), lambda: net.evaluate(X, Y, metrics=[metric])):
+        with pytest.raises(ValueError, match=f"metric {metric}: it is of classes.*Use r2, rmse, or train with loss="):
+            use()
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_metric_of_two_classes_is_refused_for_three_before_anything_changes() -> None:
+    net = network(3, 3, loss="cross_entropy")
+    before = net.parameters.copy()
+    with pytest.raises(DataError, match="roc_auc: it is defined for two classes"):
+        net.fit(X, np.arange(20) % 3, metrics=["roc_auc"], **QUIET)
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_one_metric_needs_no_list() -> None:
+    metric = named("mine")
+    for given, name in ((metric, "mine"), (nnbp.metrics.RMSE(), "rmse"), ("mae", "mae")):
+        assert list(network().fit(X, Y, metrics=given, **QUIET)) == ["loss", name]
+        assert list(network().evaluate(X, Y, metrics=given)) == ["loss", name]
+
+
+@pytest.mark.parametrize("optimizer", ["rprop", "lbfgs"])
+def test_rules_that_set_their_steps_take_the_constant_schedule(optimizer: str) -> None:
+    rates: list[float] = []
+    options = {
+        "schedule": "constant",
+        "learning_rate": 0.5,
+        "callbacks": lambda state: rates.append(state.learning_rate),
+    }
+    network().fit(X, Y, optimizer=optimizer, **options, **QUIET)
+    assert rates == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(

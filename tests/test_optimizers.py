@@ -198,10 +198,10 @@ def test_config_makes_an_equal_object(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SGD(-0.1), "learning rate.* received -0.1"),
-        (lambda: Adam(math.nan), "learning rate.* received nan"),
-        (lambda: Adam(math.inf), "learning rate.* received inf"),
-        (lambda: SGD(momentum=1.0), "momentum of SGD is at least 0 and below 1; received 1.0"),
+        (lambda: SGD(-0.1), "learning_rate of .* received -0.1"),
+        (lambda: Adam(math.nan), "learning_rate of .* received nan"),
+        (lambda: Adam(math.inf), "learning_rate of .* received inf"),
+        (lambda: SGD(momentum=1.0), "momentum of SGD is a number, at least 0 and below 1; received 1.0"),
         (lambda: SGD(nesterov=True), "received momentum=0. Give momentum=0.9"),
         (lambda: RMSprop(alpha=-0.1), "alpha of RMSprop"),
         (lambda: RMSprop(epsilon=math.nan), "epsilon of RMSprop"),
@@ -210,8 +210,12 @@ def test_config_makes_an_equal_object(name: str) -> None:
         (lambda: AdamW(beta2=1.5), "beta2 of AdamW"),
         (lambda: AdamW(weight_decay=-1), "weight_decay of AdamW"),
         (lambda: Rprop(shrink=1.0), "shrink of Rprop"),
-        (lambda: Rprop(grow=0.9), "grow of Rprop is at least 1"),
-        (lambda: Rprop(smallest=1.0, largest=0.5), "smallest of Rprop is at least 0 and below 0.5"),
+        (lambda: Rprop(grow=0.9), "grow of Rprop is a number, finite and at least 1"),
+        (lambda: Adam("0.1"), "learning_rate of Adam is a number, .* received '0.1'"),  # type: ignore[arg-type]
+        (lambda: SGD(True), "received True"),
+        (lambda: SGD(momentum="0.9"), "momentum of SGD is a number, .* received '0.9'"),  # type: ignore[arg-type]
+        (lambda: Rprop(largest="50"), "largest of Rprop is a number, above 0; received '50'"),  # type: ignore[arg-type]
+        (lambda: Rprop(smallest=1.0, largest=0.5), "smallest of Rprop is a number, at least 0 and below 0.5"),
     ],
 )
 def test_bad_arguments(make: Callable[[], Optimizer], message: str) -> None:

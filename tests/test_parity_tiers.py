@@ -155,8 +155,10 @@ def test_training_is_equal_bit_for_bit(optimizer, dtype):
     """Remainder batches, dropout, clipping, weights of samples and classes, validation, metrics, early stopping."""
     layers = [4, nnbp.Dense(8, "relu"), nnbp.Dropout(0.25), nnbp.Dense(6, "tanh"), nnbp.Dense(3)]
     nets = on_both(layers, loss="cross_entropy", weight_decay=1e-3, dtype=dtype)
-    # L-BFGS takes the gradient and its step as they are.
-    changed: dict[str, Any] = {} if optimizer == "lbfgs" else {"clip_norm": 0.5, "schedule": "cosine"}
+    # L-BFGS takes the gradient as it is, and like Rprop it sets its steps itself.
+    changed: dict[str, Any] = {} if optimizer == "lbfgs" else {"clip_norm": 0.5}
+    if optimizer not in ("lbfgs", "rprop"):
+        changed["schedule"] = "cosine"
     histories = [
         net.fit(
             POINTS, CLASSES, epochs=5, batch_size=16, optimizer=optimizer, class_weight="balanced",

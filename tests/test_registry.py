@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
-from nnbp import activations, initializers, losses, optimizers
-from nnbp.registry import find, lookup, unknown_name
+from nnbp import (
+    Activation,
+    Dense,
+    Layer,
+    Loss,
+    Metric,
+    Network,
+    Optimizer,
+    activations,
+    initializers,
+    lbfgs,
+    losses,
+    metrics,
+    optimizers,
+    schedules,
+)
+from nnbp.initializers import Initializer
+from nnbp.registry import find, is_built_in, lookup, register, unknown_name
+from nnbp.schedules import Schedule
+
+BASES = [Activation, Initializer, Layer, Loss, Metric, Optimizer, Schedule]
 
 
 class Base:
@@ -13,6 +35,8 @@ class Base:
 
 
 class Known(Base):
+    name = "known"
+
     def __init__(self, size: int = 3) -> None:
         self.size = size
 
@@ -63,3 +87,99 @@ def test_registries_know_their_own_classes_by_name(module: object) -> None:
         assert cls.name == name
         assert isinstance(module.get(name), cls)  # type: ignore[attr-defined]
         assert isinstance(module.get(cls), cls)  # type: ignore[attr-defined]
+
+
+# Names that are taken, and names of one's own.
+
+
+def attribute(base: Any) -> str:
+    return "kind" if base is Layer else "name"
+
+
+@pytest.fixture(autouse=True)
+def registries() -> Iterator[None]:
+    """Classes that a test defines leave the registries with it."""
+    kept = [(base.registry, dict(base.registry)) for base in BASES]
+    yield
+    for registry, before in kept:
+        registry.clear()
+        registry.update(before)
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.__name__)
+def test_names_of_nnbps_own_classes_are_taken(base: Any) -> None:
+    before = dict(base.registry)
+    for name, known in before.items():
+        with pytest.raises(ValueError, match=rf"needs a name of its own: '{name}' is that of nnbp's {known.__name__}"):
+            type("Mine", (base,), {attribute(base): name})
+    assert base.registry == before
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.__name__)
+def test_class_of_a_users_can_be_defined_again(base: Any) -> None:
+    """As when a cell of a notebook is run a second time."""
+    first = type("Mine", (base,), {attribute(base): "mine"})
+    assert base.registry["mine"] is first
+    second = type("Mine", (base,), {attribute(base): "mine"})
+    assert base.registry["mine"] is second
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.__name__)
+def test_class_without_a_name_of_its_own_is_not_registered(base: Any) -> None:
+    before = dict(base.registry)
+    type("Between", (base,), {})
+    type("Between", (next(iter(before.values())),), {})
+    type("Between", (base,), {attribute(base): property(lambda self: "made")})
+    assert base.registry == before
+
+
+def test_module_of_nnbp_may_be_loaded_again() -> None:
+    register("activation", Activation.registry, type("Tanh", (), {"name": "tanh", "__module__": "nnbp.activations"}))
+    assert Activation.registry["tanh"] is not activations.Tanh
+
+
+def test_what_is_built_in() -> None:
+    assert is_built_in(activations.Tanh)
+    assert is_built_in(lbfgs.LBFGS)
+    assert not is_built_in(Known)
+    assert not is_built_in(type("Tanh", (), {"__module__": "nnbp.activations"})), "a doctest's class, say"
+
+
+@pytest.mark.parametrize("module", [activations, losses, initializers, optimizers], ids=lambda m: m.__name__)
+def test_object_whose_class_has_no_name_is_refused_where_it_is_looked_up(module: Any) -> None:
+    base = next(base for base in BASES if base.__module__ == module.__name__)
+    named = next(iter(base.registry.values()))
+    nameless = type("Nameless", (base,), {"draw": None})
+    heir = type("Heir", (named,), {})
+    for spec in (nameless, nameless()):
+        with pytest.raises(ValueError, match=r"Nameless needs a name of its own.*received none.*name = 'nameless'"):
+            module.get(spec)
+    with pytest.raises(ValueError, match=rf"Heir needs a name of its own.*received '{named.name}', the name of its"):
+        module.get(heir())
+
+
+def test_network_does_not_take_what_it_could_not_save() -> None:
+    class Nameless(Activation):
+        def f(self, z: Any) -> Any:
+            return z
+
+        def df(self, z: Any, a: Any) -> Any:
+            return 1.0
+
+    for layers, options in (([2, 3, 1], {"activation": Nameless()}), ([2, Dense(3), 1], {"activation": [Nameless]})):
+        with pytest.raises(ValueError, match="Nameless needs a name"):
+            Network(layers, device="cpu", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", ["name", "greater_is_better", "needs"])
+def test_metric_has_what_its_use_needs(missing: str) -> None:
+    attributes = {"name": "mine", "greater_is_better": True, "needs": "values", "score": lambda *_: 0.0}
+    del attributes[missing]
+    metric = type("Mine", (Metric,), attributes)()
+    with pytest.raises(ValueError, match=rf"metric Mine: .*received none of {missing}"):
+        metrics.get(metric)
+
+
+def test_schedule_needs_no_name() -> None:
+    own = type("Own", (Schedule,), {"__call__": lambda self, epoch: 1.0})()
+    assert schedules.get(own) is own

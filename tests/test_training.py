@@ -1,4 +1,4 @@
-"""Training: what an epoch does and what history says of it, validation, divergence, weights."""
+"""Training: what an epoch does and what history says of it, validation, schedules, weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nnbp import LBFGS, SGD, DataError, DivergenceError, Network, Optimizer
+from nnbp import LBFGS, SGD, DataError, Network, Optimizer
 from nnbp.callbacks import TrainingState
 
 FIRST_ORDER = sorted(set(Optimizer.registry) - {"lbfgs"})
@@ -149,66 +149,6 @@ def test_without_validation_the_last_weights_stay() -> None:
     history = fit(net, *data(12), callbacks=[lambda s: last.append(s.network.parameters.copy())])
     assert history.best_epoch is None
     np.testing.assert_array_equal(net.parameters, last[-1])
-
-
-def test_best_weights_are_restored_after_an_interruption() -> None:
-    net = network(2, 30, 1)
-    thetas: list[NDArray[Any]] = []
-
-    def interrupt(state: TrainingState) -> None:
-        thetas.append(state.network.parameters.copy())
-        if state.epoch == 40:
-            raise KeyboardInterrupt
-
-    losses: list[float] = []
-    with pytest.raises(KeyboardInterrupt):
-        fit(
-            net, *data(12, 2, 1), epochs=60, validation_data=data(12, 2, 1, seed=4), learning_rate=0.05,
-            callbacks=[lambda s: losses.append(s.logs["val_loss"]), interrupt],
-        )  # fmt: skip
-    np.testing.assert_array_equal(net.parameters, thetas[int(np.argmin(losses))])
-
-
-# Divergence.
-
-
-def test_divergence_keeps_the_last_good_parameters() -> None:
-    net = network(3, 1, dtype="float32")
-    X, y = data(20, 3, 1)
-    thetas: list[NDArray[Any]] = []
-    with pytest.raises(DivergenceError, match=r"epoch \d+ ended with .*Lower the learning rate \(it was 30") as caught:
-        fit(
-            net, X, y, epochs=200, batch_size=None, optimizer=SGD(30.0),
-            callbacks=[lambda s: thetas.append(s.network.parameters.copy())],
-        )  # fmt: skip
-    assert 2 < len(thetas) < 200
-    np.testing.assert_array_equal(net.parameters, thetas[-1])
-    assert np.isfinite(net.parameters).all()
-    assert caught.value.history.epochs == len(thetas)
-    assert f"those of epoch {len(thetas)}" in str(caught.value)
-
-
-def test_divergence_in_the_first_epoch_keeps_the_initial_parameters() -> None:
-    net = network(3, 1, dtype="float32")
-    before = net.parameters.copy()
-    with pytest.raises(DivergenceError, match="the initial ones"):
-        fit(net, *data(20, 3, 1), optimizer=SGD(1e30))
-    np.testing.assert_array_equal(net.parameters, before)
-
-
-def test_network_trains_on_after_divergence() -> None:
-    net, twin = network(3, 1, dtype="float32"), network(3, 1, dtype="float32")
-    X, y = data(20, 3, 1)
-    with pytest.raises(DivergenceError):
-        fit(net, X, y, batch_size=None, optimizer=SGD(1e30))
-    np.testing.assert_array_equal(fit(net, X, y, batch_size=None)["loss"], fit(twin, X, y, batch_size=None)["loss"])
-
-
-def test_parameters_that_are_not_finite_are_divergence_though_the_loss_is() -> None:
-    """With one epoch of one batch the loss is that before the update."""
-    net = network(3, 1, dtype="float32")
-    with pytest.raises(DivergenceError, match="parameters too large or no numbers, and"):
-        fit(net, *data(20, 3, 1), epochs=1, batch_size=None, optimizer=SGD(1e39))
 
 
 # Schedules and optimizers.

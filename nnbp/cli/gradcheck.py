@@ -13,7 +13,7 @@ from nnbp.activations import Activation
 from nnbp.cli.common import Exit, arguments_checked, count, positive, whole
 from nnbp.gradcheck import TOLERANCE, GradientReport, check_gradients
 from nnbp.losses import Loss
-from nnbp.registry import find
+from nnbp.registry import find, is_built_in
 from nnbp.testing import example_problem
 
 __all__ = ["CHECK_FAILED", "add_parser", "built_in", "layer_sizes", "run"]
@@ -90,7 +90,7 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
 
 def built_in(registry: Mapping[str, type]) -> list[str]:
     """Names of the classes that nnbp itself brings."""
-    return [name for name, cls in registry.items() if cls.__module__.startswith("nnbp.")]
+    return [name for name, cls in registry.items() if is_built_in(cls)]
 
 
 def _document(cases: list[Case]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from nnbp.layers import Dense, Dropout, Layer
 from nnbp.network import Network
 from nnbp.sources import load_source
 from nnbp.tables import NumberColumn, TablePreprocessor, TargetEncoder
+from nnbp.training import TrainingOptions
 
 __all__ = ["Prepared", "Recipe", "layers_in_words", "prepare", "recipe", "sizes"]
 
@@ -181,8 +182,9 @@ def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
     classes = "binary_cross_entropy" if len(labels) == 2 else "cross_entropy"
     loss = arguments.loss or (classes if labels else "squared_error")
     with arguments_checked():
-        optimizers.get(arguments.optimizer)
-        schedules.get(arguments.schedule, epochs)
+        rule, schedule = optimizers.get(arguments.optimizer), schedules.get(arguments.schedule, epochs)
+        # Made to be checked, before there is a run folder.
+        TrainingOptions(epochs, batch_size, rule, schedule)
     layers: list[Layer] = []
     if input_dropout:
         layers.append(Dropout(input_dropout))

@@ -166,28 +166,13 @@ def _run(
 
 
 class _Keeper(Callback):
-    """Holds on to the history, and where no validation data choose the weights, to those of the last whole epoch."""
+    """Holds on to the history: `fit` returns none where it is interrupted."""
 
-    def __init__(self, chosen_by_validation: bool) -> None:
+    def __init__(self) -> None:
         self.history = History()
-        self._chosen = chosen_by_validation
-        self._kept: tuple[list[Any], list[Any]] | None = None
 
     def on_train_begin(self, state: TrainingState) -> None:
         self.history = state.history
-        self._keep(state.network)
-
-    def on_epoch_end(self, state: TrainingState) -> None:
-        if not self._chosen:
-            self._keep(state.network)
-
-    def _keep(self, network: Network) -> None:
-        self._kept = [W.copy() for W in network.weights], [b.copy() for b in network.biases]
-
-    def restore(self, network: Network) -> None:
-        """After an interruption, which may have come in the middle of an update."""
-        if self.history.best_epoch is None and self._kept is not None:
-            network.set_parameters(*self._kept)
 
 
 @dataclass(frozen=True)
@@ -208,7 +193,7 @@ class _Ending:
 
 
 def _train(arguments: argparse.Namespace, data: Prepared, plan: Recipe, network: Network, folder: RunFolder) -> _Ending:
-    keeper = _Keeper(data.validation is not None)
+    keeper = _Keeper()
     metrics = ["accuracy"] if data.target.labels else ["r2"]
     with MetricsFile(folder / METRICS) as rows:
         try:
@@ -218,8 +203,6 @@ def _train(arguments: argparse.Namespace, data: Prepared, plan: Recipe, network:
                     callbacks=[keeper, rows], progress=False if arguments.quiet else "auto",
                 )  # fmt: skip
         except KeyboardInterrupt as error:
-            with undisturbed():
-                keeper.restore(network)
             if isinstance(error, Terminated):
                 return _Ending(Exit.TERMINATED, "terminated", "ended by SIGTERM", keeper)
             return _Ending(Exit.INTERRUPTED, "interrupted", "ended by Ctrl-C", keeper)
