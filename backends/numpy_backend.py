@@ -93,9 +93,9 @@ class _Active:
         self._errors.__enter__()
         blas().__enter__()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         blas().__exit__()
-        self._errors.__exit__()
+        self._errors.__exit__(*error)
 
 
 def _calls(operation: Operation) -> Calls:

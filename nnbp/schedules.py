@@ -14,6 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self, final, get_args, get_origin, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nnbp.inputs import inside
 from nnbp.registry import find, register
 
@@ -61,6 +64,10 @@ class Schedule(ABC):
         """The learning rate base · factor(epoch); this, not the factor, is what an optimizer uses."""
         return base * self(epoch)
 
+    def rates(self, base: float, epoch: int, steps: int) -> NDArray[np.float64]:
+        """The learning rates of an epoch's steps."""
+        return np.array([self.rate(base, epoch + step / steps) for step in range(steps)])
+
     def observe(self, loss: float) -> None:  # noqa: B027  (most schedules look at the time only)
         """Take the loss of the epoch that has just ended; called once an epoch."""
 
@@ -98,6 +105,9 @@ class Constant(Schedule):
 
     def __call__(self, epoch: float) -> float:
         return 1.0
+
+    def rates(self, base: float, epoch: int, steps: int) -> NDArray[np.float64]:
+        return np.full(steps, base)
 
 
 @final

@@ -132,8 +132,8 @@ class _Trainer:
 
     def epoch(self, number: int, status: TrainingState) -> None:
         """One epoch; its values go to the status and to the history."""
-        loss, status.learning_rate = self._learn(number)
-        if not (math.isfinite(loss) and math.isfinite(self.model.norm())):
+        loss, norm, status.learning_rate = self._learn(number)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise _divergence(number + 1, loss, status.learning_rate, status.history)
         logs = {"loss": loss, **self.train.values("")}
         if self.validation is not None:
@@ -157,10 +157,9 @@ class _Trainer:
             with self.model.backend.active():
                 self.model.parameters.theta[...] = kept
 
-    def _learn(self, number: int) -> tuple[float, float]:
-        """The updates of an epoch: J over it, and the learning rate of its last step."""
-        base, schedule, steps = self.options.optimizer.rate, self.options.schedule, self.sweep.steps
-        eta = np.array([schedule.rate(base, number + step / steps) for step in range(steps)])
+    def _learn(self, number: int) -> tuple[float, float, float]:
+        """The updates of an epoch: J over it, the norm of the parameters after it, its last step's learning rate."""
+        eta = self.options.schedule.rates(self.options.optimizer.rate, number, self.sweep.steps)
         with self.model.backend.active():
             if self.options.shuffle:
                 self.sweep.shuffle(self.model.order_generator)
@@ -174,7 +173,7 @@ class _Trainer:
                 self.updater.begin(eta)
                 self.sweep.run()
                 loss = self.sweep.total / _weight(self.train) + decay
-        return loss, float(eta[-1])
+            return loss, self.model.norm(), float(eta[-1])
 
     def _evaluate(self) -> float:
         self.sweep.run()

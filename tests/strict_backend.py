@@ -134,9 +134,7 @@ _operators()
 class StrictNamespace:
     """The array library of the strict backend: what the engine uses outside of its steps, and `add`, no more."""
 
-    _FUNCTIONS = (
-        *("abs", "add", "ascontiguousarray", "concatenate", "dot", "isfinite", "max", "multiply", "sum"),
-    )
+    _FUNCTIONS = (*("abs", "add", "ascontiguousarray", "concatenate", "dot", "isfinite", "max", "multiply", "sum"),)
 
     def __init__(self, backend: StrictBackend) -> None:
         for name in self._FUNCTIONS:

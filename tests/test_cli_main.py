@@ -137,25 +137,6 @@ def test_wrong_arguments_of_the_library_become_usage_errors_and_its_own_errors_p
         raise DataError("a cell")
 
 
-def test_blas_is_left_alone_where_the_environment_says_how_many_threads(monkeypatch):
-    threadpoolctl = pytest.importorskip("threadpoolctl")
-
-    def threads() -> list[int]:
-        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
-
-    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
-    before = threads()
-    with common.one_blas_thread(True):
-        assert set(threads()) <= {1}
-    assert threads() == before
-    with common.one_blas_thread(False):
-        assert threads() == before
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    with common.one_blas_thread(True):
-        assert threads() == before
-
-
 def test_every_command_has_a_file_with_the_two_functions():
     for name in main.COMMANDS:
         module = __import__(f"{cli.__name__}.{name}", fromlist=["run"])

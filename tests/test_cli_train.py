@@ -15,7 +15,6 @@ import pytest
 
 from nnbp import Network
 from nnbp.callbacks import Callback, TrainingState
-from nnbp.cli import train
 from nnbp.cli.common import Terminated
 from nnbp.cli.main import main
 from nnbp.runfolder import RunFolder
@@ -325,14 +324,6 @@ def test_signals_end_a_real_process_with_its_work_saved(tmp_path, number, code):
     assert "Traceback" not in err
     assert set(os.listdir(run)) == FILES
     assert TableModel.load(run / "model.safetensors", device="cpu").network.model.n_in == 4
-
-
-def test_a_network_too_large_for_a_thread_is_not_small(capsys):
-    parser = __import__("argparse").ArgumentParser()
-    arguments = train.add_parser(parser.add_subparsers()).parse_args(["iris", "--hidden", "8"])
-    assert train.recipe(arguments, train.prepare(arguments)).small
-    arguments.hidden, arguments.batch_size = [2000, 2000], 1024
-    assert not train.recipe(arguments, train.prepare(arguments)).small
 
 
 def test_the_folder_is_made_before_training_so_that_its_files_grow_with_it(capsys, monkeypatch):

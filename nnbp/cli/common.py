@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shutil
 import signal
 import sys
@@ -14,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from nnbp.errors import (
@@ -37,7 +35,6 @@ __all__ = [
     "exit_code",
     "fraction",
     "noted_fallback",
-    "one_blas_thread",
     "positive",
     "say",
     "terminable",
@@ -122,24 +119,6 @@ def noted_fallback(make: Callable[[], T]) -> tuple[T, str | None]:
         if item.category is not DeviceFallbackWarning:
             warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
     return made, reasons[0] if reasons else None
-
-
-@contextmanager
-def one_blas_thread(wanted: bool) -> Iterator[None]:
-    """BLAS on one thread, if wanted, and if the environment does not say how many there shall be.
-
-    Small products gain nothing from a second thread, and lose a lot where another program uses its core: every product
-    waits until the system runs that thread again. A training took a hundred times as long so.
-    """
-    said = any(name in os.environ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"))
-    # It comes with scikit-learn; without it there is no way to tell BLAS.
-    if not wanted or said or find_spec("threadpoolctl") is None:
-        yield
-        return
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,6 @@ _UPDATES = 2500
 """Updates that a training by default may take; small tables need many epochs for as many."""
 
 _COLUMNS_OF_ONE_UNIT = 16
-
-_SMALL_PRODUCT = 4_000_000
-"""Multiplications and additions of a matrix product that takes a core about 0.1 ms."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +143,6 @@ class Recipe:
     network: dict[str, Any]
     training: dict[str, Any]
     config: dict[str, dict[str, Any]]
-
-    @property
-    def small(self) -> bool:
-        """Whether the largest product of a step is too small for a second thread of BLAS."""
-        units = [layer.units for layer in self.layers if isinstance(layer, Dense)]
-        products = [n * m for n, m in pairwise([self.inputs, *units])]
-        return bool(self.training["batch_size"] * max(products) < _SMALL_PRODUCT)
 
     def build(self) -> Network:
         """The network; UsageError where an argument cannot be used."""

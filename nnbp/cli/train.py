@@ -15,7 +15,6 @@ from nnbp.cli.common import (
     count,
     fraction,
     noted_fallback,
-    one_blas_thread,
     positive,
     say,
     undisturbed,
@@ -128,18 +127,6 @@ def run(arguments: argparse.Namespace) -> int:
         folder = RunFolder.create(arguments.out, arguments.source)
     except FileExistsError as error:
         raise UsageError(str(error)) from error
-    with one_blas_thread(plan.small):
-        return _run(arguments, data, plan, network, fallback, folder)
-
-
-def _run(
-    arguments: argparse.Namespace,
-    data: Prepared,
-    plan: Recipe,
-    network: Network,
-    fallback: str | None,
-    folder: RunFolder,
-) -> int:
     facts = environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
     folder.write_config(plan.config)
     folder.write_environment(facts)
