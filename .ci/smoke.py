@@ -1,4 +1,4 @@
-"""Smoke test of an installed wheel, run by `.ci/run` outside the repository: NumPy and safetensors alone."""
+"""Smoke test of an installed wheel, run by `.ci/run` outside the repository: what nnbp itself depends on, alone."""
 
 import sys
 from importlib.metadata import entry_points

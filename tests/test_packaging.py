@@ -77,10 +77,12 @@ def test_every_public_name_exists() -> None:
     assert len(set(nnbp.__all__)) == len(nnbp.__all__)
 
 
-def test_metadata_need_numpy_and_safetensors_alone() -> None:
+def test_metadata_need_three_libraries_of_which_import_takes_two(tmp_path: Path) -> None:
     requirements = metadata.requires("nnbp") or []
     plain = {re.split(r"[^\w-]", text)[0].lower() for text in requirements if "extra ==" not in text}
-    assert plain == {"numpy", "safetensors"}
+    assert plain == {"numpy", "safetensors", "threadpoolctl"}
+    code = "import nnbp, sys; print('safetensors' in sys.modules, 'threadpoolctl' in sys.modules)"
+    assert run_python(code, tmp_path).split()[1] == "False"
 
 
 def test_metadata_name_extras_licence_and_python() -> None:
