@@ -15,7 +15,7 @@ from nnbp.columns import suggest
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor")
+COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor", "bench")
 """The commands, in the order of the help page; each is a file of this folder with `add_parser` and `run`."""
 
 _EPILOG = """\
