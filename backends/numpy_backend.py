@@ -69,7 +69,7 @@ class NumpyBackend:
         return PhiloxStream(key)
 
     def uniform(self, stream: Any, out: Array) -> Calls:
-        return _calls(Fill(stream.fill, out))
+        return _calls(Fill(stream, out))
 
     def capture(self, calls: Calls) -> Callable[[], None]:
         """A function that runs the calls in order, large ones on as many threads as BLAS has, see `schedule.py`."""
@@ -86,15 +86,15 @@ class NumpyBackend:
 class _Active:
     """No floating-point warnings; the number of BLAS's threads is put back. A class, as it is met at every call."""
 
-    __slots__ = ("_errors",)
+    __slots__ = ("_blas", "_errors")
 
     def __enter__(self) -> None:
-        self._errors = np.errstate(all="ignore")
+        self._errors, self._blas = np.errstate(all="ignore"), blas()
         self._errors.__enter__()
-        blas().__enter__()
+        self._blas.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        blas().__exit__()
+        self._blas.__exit__()
         self._errors.__exit__(*error)
 
 
@@ -104,10 +104,11 @@ def _calls(operation: Operation) -> Calls:
 
 @final
 class PhiloxStream:
-    """Uniform float32 numbers of NumPy's Philox4x64-10."""
+    """Uniform float32 numbers of NumPy's Philox4x64-10; `state` stands for what every draw changes."""
 
     def __init__(self, key: tuple[int, int]) -> None:
         self._key = key
+        self.state = np.empty(1)
         self.position = 0
 
     @property

@@ -32,15 +32,19 @@ _FLOPS = 80e3
 """Floating-point operations a microsecond of a float32 product on one core."""
 
 
+# OpenBLAS gives smaller products to one thread by itself.
+_SHARED_FLOPS = 2 * 65536 * 4
+_SHARED_VECTOR = 2304 * 4
+
+
 class Operation(ABC):
     """A bound operation.
 
     Attributes:
-        reads, writes: its arrays. Those whose last axis has the length of `columns` are cut with it, the others are
-            read or written whole.
+        reads, writes: its arrays; `cuts` tells which of them are cut with it, the others are read or written whole.
         columns: length of the last axis of what it writes, along which it can be cut.
         work: estimated time on one thread, in microseconds.
-        product: estimated time of that which BLAS takes, where it has all threads, on one.
+        product: the part of it that BLAS would share among its threads, if it had several; 0 where it would not.
     """
 
     reads: Sequence[Array]
@@ -75,11 +79,15 @@ class Gemm(Operation):
     def __init__(self, a: Array, b: Array, out: Array) -> None:
         self.a, self.b, self.out = a, b, out
         self.reads, self.writes, self.columns = (a, b), (out,), out.shape[1]
-        speed = _FLOPS if out.dtype == np.float32 else _FLOPS / 2
-        # A vector is bound by reading the matrix.
-        vector = 1 in out.shape
-        self.work = CALL + (max(a.size, b.size) * 1e-4 if vector else 2.0 * a.shape[1] * out.size / speed)
-        self.product = 0.0 if vector else self.work - CALL
+        if 1 in out.shape:
+            # A vector is bound by reading the matrix.
+            elements = max(a.size, b.size)
+            self.work, shared = CALL + elements * 1e-4, elements >= _SHARED_VECTOR
+        else:
+            flops = 2.0 * a.shape[1] * out.size
+            self.work = CALL + flops / (_FLOPS if out.dtype == np.float32 else _FLOPS / 2)
+            shared = flops > _SHARED_FLOPS
+        self.product = self.work - CALL if shared else 0.0
 
     def cuts(self, array: Array) -> bool:
         # The left factor is read whole, also where its inner dimension happens to be as long, or where it is b, too.
@@ -155,9 +163,9 @@ def _gather(
 class Fill(Operation):
     """Random numbers, one after the other: never cut, as their order is what makes them."""
 
-    def __init__(self, fill: Callable[[Array], None], out: Array) -> None:
-        self.fill, self.out = fill, out
-        self.reads, self.writes, self.columns = (), (out,), 1
+    def __init__(self, stream: Any, out: Array) -> None:
+        self.fill, self.out = stream.fill, out
+        self.reads, self.writes, self.columns = (), (out, stream.state), 1
         self.work = CALL + out.size * 2e-3
 
     def calls(self, part: slice, registers: Registers) -> Calls:

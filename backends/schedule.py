@@ -29,8 +29,8 @@ __all__ = ["MOST_THREADS", "Phase", "parts", "phases", "plan"]
 MOST_THREADS = 8
 """More threads than this wait for Python's lock more than they work."""
 
-_NARROWEST = 128
-"""Columns of a part, at least: narrower products are slow ones."""
+_NARROWEST = 64
+"""Columns of a part, about, at least: narrower products are slow ones."""
 
 _HANDOVER = 60.0
 """Microseconds that a phase on several threads costs: to wake them, to wait for the last."""
@@ -38,12 +38,9 @@ _HANDOVER = 60.0
 _ALONE = 1500.0
 """Microseconds of a step for which no worker is woken."""
 
-_SMALL = 3.0
-"""Microseconds of a product that BLAS gives to one thread by itself."""
-
-_LARGE = 100.0
-"""Microseconds of a product that gains from BLAS's own threads; smaller ones wait for them longer than they help,
-and for ever where another program has the core."""
+_LARGE = 500.0
+"""Microseconds of a product that may gain from BLAS's own threads; smaller ones wait for them longer than they help,
+and where another program has the core, fifty times as long."""
 
 _BLAS_SHARE = 0.8
 """What a thread of BLAS's own adds, as a share of one."""
@@ -65,7 +62,7 @@ def parts(operation: Operation, threads: int) -> list[slice]:
     columns = operation.columns
     if columns < threads * _NARROWEST:
         return [slice(0, columns)]
-    # Ends on a line of the cache, so that no two threads write to one.
+    # Multiples of 16: float32 rows that begin on a line of the cache are cut between two lines.
     ends = [round(columns * k / threads / 16) * 16 for k in range(threads)] + [columns]
     return [slice(*pair) for pair in pairwise(ends)]
 
@@ -120,7 +117,7 @@ def plan(calls: Calls, workers: Workers) -> Callable[[], None]:
     most = min(blas().threads, MOST_THREADS)
     largest = max((operation.product for operation in operations), default=0.0)
     work = sum(operation.work for operation in operations)
-    if most == 1 or (largest < _SMALL and work < _ALONE):
+    if most == 1 or (not largest and work < _ALONE):
         return partial(run, _whole(operations))
     number, expected = 1, work
     if largest >= _LARGE:
@@ -133,7 +130,7 @@ def plan(calls: Calls, workers: Workers) -> Callable[[], None]:
         if sum(loads) < expected:
             registers = [Registers() for _ in range(most)]
             lists = [_lists(phase, n, registers) for phase, n in zip(found, counts, strict=True)]
-            return partial(_run_phases, lists, workers)
+            return partial(_run_phases, most, lists, workers)
     return partial(_run_with, number, _whole(operations))
 
 
@@ -155,10 +152,13 @@ def _run_with(threads: int, calls: Calls) -> None:
     run(calls)
 
 
-def _run_phases(phases: Sequence[Sequence[Calls]], workers: Workers) -> None:
+def _run_phases(threads: int, phases: Sequence[Sequence[Calls]], workers: Workers) -> None:
+    # Where fewer threads are allowed by now, the same parts run one after the other: the bits stay.
+    together = blas().threads >= threads
     blas().use(1)
     for lists in phases:
-        if len(lists) == 1:
-            run(lists[0])
-        else:
+        if together and len(lists) > 1:
             workers.run(lists)
+        else:
+            for calls in lists:
+                run(calls)

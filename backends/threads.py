@@ -6,7 +6,6 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from functools import cache
 from importlib.util import find_spec
 from typing import Any, final
 
@@ -26,15 +25,21 @@ class Blas:
 
     def __init__(self) -> None:
         self._libraries: list[Any] = []
-        self._lock, self._users = threading.Lock(), 0
-        self._before: int | None = None
-        self._now: int | None = None
         if find_spec("threadpoolctl") is not None:
             from threadpoolctl import ThreadpoolController
 
             # Made once: it looks through all libraries of the process, which takes milliseconds.
             found = ThreadpoolController().select(user_api="blas").lib_controllers
             self._libraries = [library for library in found if "numpy" in library.filepath] or found
+        self._start_anew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._start_anew)
+
+    def _start_anew(self) -> None:
+        # Re-entrant, as a signal's handler may come to use the network of the thread that it interrupts.
+        self._lock, self._users = threading.RLock(), 0
+        self._before: int | None = None
+        self._now: int | None = None
 
     @property
     def threads(self) -> int:
@@ -43,14 +48,17 @@ class Blas:
             return self._before or self._read()
 
     def use(self, number: int) -> None:
-        """Sets the number, inside a `with` block."""
+        """Sets the number, inside a `with` block, but never a larger one than it is outside."""
         if number == self._now:
             return
         with self._lock:
-            if self._users:
-                self._before = self._before or self._read()
-                self._now = number
-                self._set(number)
+            if not self._users:
+                return
+            before = self._before or self._read()
+            if min(number, before) != before or self._before is not None:
+                self._before = before
+                self._set(min(number, before))
+            self._now = number
 
     def __enter__(self) -> None:
         with self._lock:
@@ -59,8 +67,9 @@ class Blas:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
-            if self._users == 0 and self._before is not None:
-                self._set(self._before)
+            if self._users == 0:
+                if self._before is not None:
+                    self._set(self._before)
                 self._before = self._now = None
 
     def _read(self) -> int:
@@ -83,10 +92,17 @@ def _release(library: Any) -> None:
         library.clear_controlling_thread(force=True)
 
 
-@cache
+_blas: list[Blas] = []
+_making = threading.Lock()
+
+
 def blas() -> Blas:
-    """The BLAS of this process."""
-    return Blas()
+    """The BLAS of this process, one object for all threads."""
+    if not _blas:
+        with _making:
+            if not _blas:
+                _blas.append(Blas())
+    return _blas[0]
 
 
 def run(calls: Calls) -> None:
@@ -97,40 +113,63 @@ def run(calls: Calls) -> None:
 
 @final
 class _Worker:
-    """A thread that runs what it is handed. Two bare locks wake it and tell that it is done: nothing is faster here."""
+    """A thread that runs what it is handed. Two bare locks wake it and tell that it is done: nothing is faster here.
+
+    What was asked and what was done are counted, so that no interrupt, wherever it falls, makes them differ for long.
+    """
 
     def __init__(self) -> None:
         self._go, self._done = threading.Lock(), threading.Lock()
         self._go.acquire()
         self._done.acquire()
-        self._calls: Calls | None = None
+        self._asked = self._did = 0
+        self._calls: Calls = []
         self._error: BaseException | None = None
+        self._ending = False
         threading.Thread(target=self._loop, name="nnbp worker", daemon=True).start()
 
-    def start(self, calls: Calls | None) -> None:
-        """Runs the calls; None ends the thread."""
+    def start(self, calls: Calls) -> None:
+        """Runs the calls."""
         self._calls = calls
-        self._go.release()
+        try:
+            self._asked += 1
+        finally:
+            self._go.release()
 
-    def wait(self) -> None:
-        """Waits until they have run; raises what they raised."""
-        self._done.acquire()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+    def finish(self) -> BaseException | None:
+        """Waits until they have run, also when the waiting is interrupted; returns what was raised meanwhile."""
+        interrupt: BaseException | None = None
+        while self._did != self._asked:
+            try:
+                self._done.acquire()
+            except BaseException as raised:
+                interrupt = interrupt or raised
+        error, self._error = self._error, None
+        return interrupt or error
+
+    def end(self) -> None:
+        """Ends the thread."""
+        self._ending = True
+        self._go.release()
 
     def _loop(self) -> None:
         # A thread has floating-point settings of its own.
         with np.errstate(all="ignore"):
             while True:
                 self._go.acquire()
-                if self._calls is None:
+                if self._ending:
                     return
+                asked, calls = self._asked, self._calls
+                # Nobody's arrays are kept while there is nothing to do.
+                self._calls = []
                 try:
-                    run(self._calls)
+                    run(calls)
                 except BaseException as error:
                     self._error = error
-                self._done.release()
+                del calls
+                self._did = asked
+                if self._done.locked():
+                    self._done.release()
 
 
 @final
@@ -148,29 +187,29 @@ class Workers:
 
         Where the workers are busy for another thread, the lists run one after the other, with the same result.
         """
+        if self._process != os.getpid():
+            # Neither threads nor whoever held the lock live on in a forked process.
+            self._workers.clear()
+            self._busy, self._process = threading.Lock(), os.getpid()
         if not self._busy.acquire(blocking=False):
             for calls in lists:
                 run(calls)
             return
         try:
-            if self._process != os.getpid():
-                # Threads do not live on in a forked process.
-                self._workers.clear()
-                self._process = os.getpid()
             while len(self._workers) < len(lists) - 1:
                 self._workers.append(_Worker())
-            started = self._workers[: len(lists) - 1]
-            for worker, calls in zip(started, lists[1:], strict=True):
-                worker.start(calls)
             try:
+                for worker, calls in zip(self._workers, lists[1:], strict=False):
+                    worker.start(calls)
                 run(lists[0])
             finally:
-                for worker in started:
-                    worker.wait()
+                failed = [error for worker in self._workers if (error := worker.finish()) is not None]
+            if failed:
+                raise failed[0]
         finally:
             self._busy.release()
 
 
 def _end(workers: list[_Worker]) -> None:
     for worker in workers:
-        worker.start(None)
+        worker.end()

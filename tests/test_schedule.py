@@ -190,7 +190,7 @@ def test_parts_cover_all_columns_once_and_are_no_slivers(columns: int, number: i
     assert len(found) == 1 or min(part.stop - part.start for part in found) >= 16
 
 
-def test_small_products_leave_blas_alone_medium_ones_take_one_thread_large_ones_all(
+def test_small_products_leave_blas_alone_and_medium_ones_take_one_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     blas = FakeBlas(2)
@@ -205,8 +205,20 @@ def test_small_products_leave_blas_alone_medium_ones_take_one_thread_large_ones_
     assert blas.asked == set(), "BLAS itself gives such a product to one thread"
     product(128)
     assert blas.asked == {1}
-    product(300)
-    assert blas.asked == {1, 2}
+
+
+def test_draws_of_one_stream_stay_in_their_order(several: Callable[[int], FakeBlas]) -> None:
+    several(2)
+    backend = NumpyBackend()
+    stream, x, a, c = backend.random_stream((1, 2)), np.ones((1, 64)), np.empty((1, 64)), np.empty((4, 64), np.float32)
+    first = np.empty((4, 64), np.float32)
+    # The first draw has to wait for what reads its place, the second for nothing but the first.
+    calls = backend.elementwise(FORMULAS[0], [x, x], [a])
+    calls += backend.elementwise(trace(lambda u: u + 1.0, "u"), [first], [first])
+    calls += [*backend.uniform(stream, first), *backend.uniform(stream, c)]
+    backend.capture(calls)()
+    wanted = np.random.Generator(np.random.Philox(key=np.array([1, 2], np.uint64))).random((8, 64), np.float32)
+    np.testing.assert_array_equal(np.concatenate([first, c]), wanted)
 
 
 def test_a_step_that_cannot_be_cut_takes_the_threads_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
