@@ -180,17 +180,26 @@ def test_imports_are_timed_in_fresh_interpreters():
         imports.measure({"no_such_module_here": sys.executable}, 1)
 
 
+def heed_ctrl_c():
+    """A shell starts what is in the background deaf to Ctrl-C, and so are the tests then, and what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @POSIX
 def test_ctrl_c_ends_the_workers_and_leaves_nothing(tmp_path):
     words = ["bench", "--cases", "4-16-3@32 tanh", "--peers", "numpy_loop", "--seconds", "5", "--out", "made"]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "nnbp", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert run.stderr is not None
-    while "training steps" not in (line := run.stderr.readline()):
-        assert line, "the run ended before it began"
-    run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=30)
+    with subprocess.Popen(
+        [sys.executable, "-m", "nnbp", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_ctrl_c,
+    ) as run:  # fmt: skip
+        try:
+            assert run.stderr is not None
+            while "training steps" not in (line := run.stderr.readline()):
+                assert line, "the run ended before it began"
+            run.send_signal(signal.SIGINT)
+            out, err = run.communicate(timeout=30)
+        finally:
+            run.kill()
     assert run.returncode == 130
     assert "ended by Ctrl-C" in err
     assert out == ""
