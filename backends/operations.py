@@ -31,7 +31,6 @@ _COSTLY = dict.fromkeys(("expm1", "log1p", "sin", "cos", "arctan", "power"), 10.
 _FLOPS = 80e3
 """Floating-point operations a microsecond of a float32 product on one core."""
 
-
 # OpenBLAS gives smaller products to one thread by itself.
 _SHARED_FLOPS = 2 * 65536 * 4
 _SHARED_VECTOR = 2304 * 4

@@ -27,7 +27,7 @@ from .threads import Workers, blas, run
 __all__ = ["MOST_THREADS", "Phase", "parts", "phases", "plan"]
 
 MOST_THREADS = 8
-"""More threads than this wait for Python's lock more than they work."""
+"""Threads at most: each has to take Python's lock for every call. Measured with two; the bound is a guess."""
 
 _NARROWEST = 64
 """Columns of a part, about, at least: narrower products are slow ones."""

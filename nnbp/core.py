@@ -28,7 +28,7 @@ from nnbp.model import Model
 from nnbp.optimizers import Optimizer
 from nnbp.sweep import OptimizerState
 
-__all__ = ["NetworkCore", "exclusive"]
+__all__ = ["NetworkCore", "alone", "exclusive"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -216,13 +216,12 @@ class NetworkCore:
     def _predicted(self, X: Array, needs: str) -> NDArray[Any]:
         """What a metric wants to see of device inputs, on the host."""
         xp, loss = self._backend.xp, self.loss_function
-        with self._backend.active():
-            h = self.model.forward(X)
-            if needs == "labels":
-                return self._backend.download(loss.decide(xp, h))
-            if needs == "probabilities":
-                return self._backend.download(loss.probabilities(xp, h))
-            values = self._backend.download(h)
+        h = self.model.forward(X)
+        if needs == "labels":
+            return self._backend.download(loss.decide(xp, h))
+        if needs == "probabilities":
+            return self._backend.download(loss.probabilities(xp, h))
+        values = self._backend.download(h)
         return values[:, 0] if values.shape[1] == 1 else values
 
     # Files.
