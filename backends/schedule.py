@@ -11,6 +11,7 @@ Parts are fixed by shapes and the number of threads, so the same number of threa
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,8 +63,9 @@ def parts(operation: Operation, threads: int) -> list[slice]:
     columns = operation.columns
     if columns < threads * _NARROWEST:
         return [slice(0, columns)]
-    # Multiples of 16: float32 rows that begin on a line of the cache are cut between two lines.
-    ends = [round(columns * k / threads / 16) * 16 for k in range(threads)] + [columns]
+    # Multiples of 16: float32 rows that begin on a line of the cache are cut between two lines. Rounded up, as the
+    # first thread is at work already while the others are still being woken.
+    ends = [-(-columns * k // (threads * 16)) * 16 for k in range(threads)] + [columns]
     return [slice(*pair) for pair in pairwise(ends)]
 
 
@@ -71,37 +73,48 @@ def phases(operations: Sequence[Operation], threads: int) -> list[Phase]:
     """The phases of operations that shall look as if they had run one after the other."""
     found: list[Phase] = []
     places: list[int] = []
+    # Arrays can overlap only where they are views of the same memory: few pairs of a step's operations have to be
+    # looked at.
+    known: defaultdict[int, list[int]] = defaultdict(list)
+    last_other = -1
     for i, operation in enumerate(operations):
-        place = 0
-        for before, at in zip(operations[:i], places, strict=True):
-            if at >= place and (meet := _meet(before, operation, threads)) is not None:
-                place = at if meet else at + 1
+        owners = {id(_owner(array)) for array in (*operation.reads, *operation.writes)}
+        if isinstance(operation, Other):
+            place, last_other = len(found), i
+        else:
+            place = places[last_other] + 1 if last_other >= 0 else 0
+            for j in {j for owner in owners for j in known[owner]}:
+                if places[j] >= place and (meet := _meet(operations[j], operation, threads)) is not None:
+                    place = places[j] if meet else places[j] + 1
         places.append(place)
-        while len(found) <= place:
+        for owner in owners:
+            known[owner].append(i)
+        if place == len(found):
             found.append(Phase())
         found[place].operations.append(operation)
     return found
 
 
+def _owner(array: Array) -> object:
+    """What holds the memory that an array shows: the array of which it is a view, or the buffer below that."""
+    owner: object = array
+    while (base := getattr(owner, "base", None)) is not None:
+        owner = base
+    return owner
+
+
 def _meet(before: Operation, after: Operation, threads: int) -> bool | None:
     """None where two operations have nothing to do with each other; else whether their parts fit each other."""
-    if isinstance(before, Other) or isinstance(after, Other):
-        return False
-    same_parts = parts(before, threads) == parts(after, threads)
-    met = None
     pairs = [(x, y) for x in before.writes for y in (*after.reads, *after.writes)]
     pairs += [(x, y) for x in before.reads for y in after.writes]
-    for x, y in pairs:
-        if not np.may_share_memory(x, y):
-            continue
-        fits = same_parts and before.cuts(x) and after.cuts(y) and _same_columns(x, y)
-        if not fits and len(parts(before, threads)) == len(parts(after, threads)) == 1:
-            # Both are the first thread's alone, which does them in order.
-            fits = True
-        if not fits:
-            return False
-        met = True
-    return met
+    pairs = [(x, y) for x, y in pairs if np.may_share_memory(x, y)]
+    if not pairs:
+        return None
+    mine, own = parts(before, threads), parts(after, threads)
+    if len(mine) == len(own) == 1:
+        # Both are the first thread's alone, which does them in order.
+        return True
+    return mine == own and all(before.cuts(x) and after.cuts(y) and _same_columns(x, y) for x, y in pairs)
 
 
 def _same_columns(x: Array, y: Array) -> bool:

@@ -77,8 +77,10 @@ class Blas:
 
     def _set(self, number: int) -> None:
         for library in self._libraries:
-            _release(library)
             library.set_num_threads(number)
+            if library.get_num_threads() != number:
+                _release(library)
+                library.set_num_threads(number)
             _release(library)
 
 

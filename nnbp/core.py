@@ -55,10 +55,10 @@ def exclusive(method: Callable[Concatenate[Core, P], T]) -> Callable[Concatenate
 
     @wraps(method)
     def active(self: Core, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._backend.active():
+        with self._lock, self._backend.active():
             return method(self, *args, **kwargs)
 
-    return alone(active)
+    return active
 
 
 class _Fixed(Generic[T]):

@@ -19,10 +19,10 @@ from nnbp.losses import Loss
 from nnbp.parameters import Parameters
 from nnbp.plan import Batch, Engine, Plan
 
-__all__ = ["CHUNK", "GradientArrays", "Model", "TraceArrays"]
+__all__ = ["GradientArrays", "Model", "TraceArrays", "pieces"]
 
-CHUNK = 4096
-"""Samples of one inference plan; larger inputs go through it piece by piece."""
+PIECE = 2**22
+"""Elements that the layers of one inference plan hold, about; larger inputs go through it piece by piece."""
 
 _PLANS_KEPT = 4
 
@@ -48,6 +48,10 @@ class Model:
     """Layers, loss and parameters on a backend.
 
     Everything runs in ``backend.active()``, in one thread at a time: plans and the gradient are shared.
+
+    Attributes:
+        sizes: of the input and of every layer.
+        piece: samples that go through an inference plan at once.
 
     Args:
         backend: where everything lives.
@@ -76,6 +80,7 @@ class Model:
         for layer in self.layers:
             self.sizes.append(layer.outputs(self.sizes[-1]))
         self.n_out = self.sizes[-1]
+        self.piece = max(1, PIECE // sum(self.sizes))
         fan_ins = list(zip(self.layers, self.sizes, strict=False))
         parameters = Parameters(backend, [layer.parameters(n) for layer, n in fan_ins], self.dtype)
         masks = [self._seed_words(_MASKS, k) for k in range(len(self.layers))]
@@ -149,10 +154,10 @@ class Model:
 
     def forward(self, X: Array) -> Array:
         """h of every sample: X (m, n_in) → (m, n_out)."""
-        if len(X) <= CHUNK:
+        if len(X) <= self.piece:
             return self._piece(X)
         out = self.backend.empty((len(X), self.n_out), self.dtype)
-        for rows in chunks(len(X)):
+        for rows in pieces(len(X), self.piece):
             out[rows] = self._piece(X[rows])
         return out
 
@@ -175,7 +180,7 @@ class Model:
     def costs(self, X: Array, y: Array) -> NDArray[np.float64]:
         """C of every sample, on the host."""
         out = np.empty(len(X))
-        for rows in chunks(len(X)):
+        for rows in pieces(len(X), self.piece):
             plan = Plan(self.engine, Batch(X[rows], y[rows]))
             plan.run_forward()
             out[rows] = self.backend.download(plan.cost)[0]
@@ -230,6 +235,6 @@ def _dense_nodes(plan: Plan) -> list[DenseNode]:
     return [node for node in plan.nodes if isinstance(node, DenseNode)]
 
 
-def chunks(samples: int, size: int = CHUNK) -> Iterator[slice]:
+def pieces(samples: int, size: int) -> Iterator[slice]:
     """Slices that cut so many samples into pieces of at most `size`."""
     return (slice(start, min(start + size, samples)) for start in range(0, samples, size))

@@ -17,7 +17,7 @@ from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState, atte
 from nnbp.errors import DivergenceError
 from nnbp.lbfgs import LBFGS
 from nnbp.metrics import Metric
-from nnbp.model import CHUNK, Model
+from nnbp.model import Model
 from nnbp.optimizers import Optimizer
 from nnbp.schedules import Constant, Schedule
 from nnbp.sweep import Data, OptimizerState, Sweep, Updater
@@ -112,7 +112,7 @@ class _Trainer:
             else:
                 self.memory = self.lbfgs.memory()
             self.sweep = Sweep(model.engine, train.data, size, training=True, update=self.updater)
-            self.check = None if validation is None else Sweep(model.engine, validation.data, CHUNK)
+            self.check = None if validation is None else Sweep(model.engine, validation.data, model.piece)
             self.good = self._theta()
 
     def _theta(self) -> Array:

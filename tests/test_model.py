@@ -1,4 +1,4 @@
-"""The model: costs, gradients and traces in one piece and in chunks, and what its seed decides."""
+"""The model: costs, gradients and traces in one piece and in several, and what its seed decides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnbp.backends.numpy_backend import NumpyBackend
 from nnbp import Dense, Dropout, Network
 from nnbp.layers import Layer
 from nnbp.losses import CrossEntropy, SquaredError
-from nnbp.model import CHUNK, Model, chunks
+from nnbp.model import PIECE, Model, pieces
 
 
 def model(*layers: Layer, **options: Any) -> Model:
@@ -36,16 +36,22 @@ def test_sizes_go_through_the_layers() -> None:
 
 @given(st.integers(1, 50), st.integers(1, 12))
 @settings(max_examples=30, deadline=None)
-def test_chunks_cut_everything_once(samples: int, size: int) -> None:
-    cut = list(chunks(samples, size))
+def test_pieces_cut_everything_once(samples: int, size: int) -> None:
+    cut = list(pieces(samples, size))
     rows = [k for part in cut for k in range(samples)[part]]
     assert rows == list(range(samples))
     assert all(part.stop - part.start == size for part in cut[:-1])
 
 
-@pytest.mark.parametrize("m", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 17])
-def test_large_inputs_go_through_in_chunks(m: int) -> None:
+def test_a_piece_is_as_large_as_its_layers_allow() -> None:
+    assert model(Dense(5, "relu"), Dense(2, "identity")).piece == PIECE // (3 + 5 + 2)
+    assert model(Dense(PIECE, "relu"), Dense(2, "identity")).piece == 1
+
+
+@pytest.mark.parametrize("m", [1, 63, 64, 65, 2 * 64 + 17])
+def test_large_inputs_go_through_in_pieces(m: int) -> None:
     made = model()
+    made.piece = 64
     X, y = data(m)
     (W1, W2), (b1, b2) = ([v[name] for v in made.parameters.views(made.parameters.theta)] for name in "Wb")
     h = np.tanh(X @ W1.T + b1) @ W2.T + b2

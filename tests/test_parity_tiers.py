@@ -212,7 +212,9 @@ def test_partial_fit_goes_on_with_its_state_bit_for_bit():
 
 def test_large_inputs_go_through_in_pieces_bit_for_bit():
     nets = on_both([4, 5, 2])
-    X = np.random.default_rng(0).normal(size=(2 * nnbp.model.CHUNK + 3, 4)).astype(np.float32)
+    for net in nets:
+        net.model.piece = 64
+    X = np.random.default_rng(0).normal(size=(2 * 64 + 3, 4)).astype(np.float32)
     same(*(net.forward(X) for net in nets))
     y = X[:, :2]
     assert len({net.evaluate(X, y)["loss"] for net in nets}) == 1
