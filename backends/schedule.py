@@ -33,15 +33,15 @@ MOST_THREADS = 8
 _NARROWEST = 64
 """Columns of a part, about, at least: narrower products are slow ones."""
 
-_HANDOVER = 60.0
-"""Microseconds that a phase on several threads costs: to wake them, to wait for the last."""
+_HANDOVER = 120.0
+"""Microseconds that a phase on several threads costs: to wake them, to wait for the last. Measured: 70 to 200."""
 
 _ALONE = 1500.0
 """Microseconds of a step for which no worker is woken."""
 
-_LARGE = 500.0
-"""Microseconds of a product that may gain from BLAS's own threads; smaller ones wait for them longer than they help,
-and where another program has the core, fifty times as long."""
+_LARGE = 250.0
+"""Microseconds of a product that gains from BLAS's own threads. They wait for each other in busy loops: where another
+program has the core, a step takes longer with them than alone, and the more so the smaller its products are."""
 
 _BLAS_SHARE = 0.8
 """What a thread of BLAS's own adds, as a share of one."""
