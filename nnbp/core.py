@@ -25,8 +25,8 @@ from nnbp.intake import Intake, sizes_unknown
 from nnbp.layers import Dense, Layer, named
 from nnbp.losses import Loss
 from nnbp.model import Model
-from nnbp.optimizers import Optimizer
 from nnbp.sweep import OptimizerState
+from nnbp.training import Ongoing
 
 __all__ = ["NetworkCore", "alone", "exclusive"]
 
@@ -120,7 +120,7 @@ class NetworkCore:
         self._architecture, self._backend = architecture, backend
         self._intake = Intake(backend, self.dtype, architecture, architecture.n_in, architecture.n_out)
         self._model: Model | None = None
-        self._ongoing: tuple[Optimizer, OptimizerState] | None = None
+        self._ongoing: Ongoing | None = None
 
     def _build(self, intake: Intake) -> Model:
         assert intake.n_in is not None, "a network is built when its sizes are known"
@@ -314,9 +314,9 @@ class NetworkCore:
                 "masks": [None if stream is None else stream.position for stream in model.engine.streams],
             }
             if self._ongoing is not None:
-                optimizer, memory = self._ongoing
+                memory = self._ongoing.state
                 slots = {name: np.array(download(slot)) for name, slot in memory.slots.items()}
-                state["ongoing"] = (optimizer, memory.steps, slots)
+                state["ongoing"] = (self._ongoing.optimizer, memory.steps, slots)
         return state
 
     def _revive(self, state: dict[str, Any], backend: Backend) -> None:
@@ -335,7 +335,7 @@ class NetworkCore:
             if state["ongoing"] is not None:
                 optimizer, steps, slots = state["ongoing"]
                 arrays = {name: backend.upload(slot, self.dtype) for name, slot in slots.items()}
-                self._ongoing = (optimizer, OptimizerState(steps, arrays))
+                self._ongoing = Ongoing(optimizer, OptimizerState(steps, arrays))
 
     def _revived(self, state: dict[str, Any], backend: Backend) -> Self:
         network = object.__new__(type(self))

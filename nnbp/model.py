@@ -178,7 +178,7 @@ class Model:
         nodes = _dense_nodes(plan)
         return TraceArrays(
             [self._rows(node.z) for node in nodes],
-            [self._copy(X), *(self._rows(node.a) for node in nodes)],
+            [self.copied(X), *(self._rows(node.a) for node in nodes)],
         )
 
     def costs(self, X: Array, y: Array) -> NDArray[np.float64]:
@@ -203,7 +203,7 @@ class Model:
         plan = Plan(self.engine, Batch(X, y, w), gradients=True, want_dx=True)
         plan.run_forward()
         plan.run_backward()
-        flat = self._copy(self.parameters.gradient)
+        flat = self.copied(self.parameters.gradient)
         total, weight = (float(self.backend.download(x)[0, 0]) for x in (plan.total, plan.weight))
         loss = total / (weight or 1.0) + self.decay()
         plan.share[...] = 1.0
@@ -225,14 +225,15 @@ class Model:
             views[k]["b"][...] = delta
         return out
 
-    def _copy(self, array: Array) -> Array:
+    def copied(self, array: Array) -> Array:
+        """A new array with the same values."""
         copy = self.backend.empty(array.shape, array.dtype)
         copy[...] = array
         return copy
 
     def _rows(self, matrix: Array) -> Array:
         """A new (m, n) array from an (n, m) buffer."""
-        return self._copy(matrix.T)
+        return self.copied(matrix.T)
 
 
 def _dense_nodes(plan: Plan) -> list[DenseNode]:

@@ -21,8 +21,7 @@ from nnbp.optimizers import Optimizer
 from nnbp.plain import table
 from nnbp.progress import reporter
 from nnbp.schedules import Schedule
-from nnbp.sweep import OptimizerState
-from nnbp.training import TrainingOptions, train
+from nnbp.training import Ongoing, TrainingOptions, train
 
 __all__ = ["Gradients", "Network", "Trace"]
 
@@ -298,17 +297,16 @@ class Network(NetworkCore):
                 f"partial_fit sees a part of the data, and {rule.name} needs all of it at every step. Use fit, or adam."
             )
         size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
-        options = TrainingOptions(1, size, rule, schedules.get(None), shuffle=False)
         intake, X, y = self._intake.sized(X, y)
         data = intake.measured(X, y, sample_weight, self._predicted)
-        before, memory = self._ongoing or (None, OptimizerState())
-        if repr(before) != repr(rule):
-            memory = OptimizerState()
+        ongoing = self._ongoing
+        if ongoing is None or repr(ongoing.optimizer) != repr(rule):
+            ongoing = Ongoing(rule)
         # All is well: from here on the network changes.
         model, self._ongoing = self._model or self._build(intake), None
-        train(model, data, None, options, network=self, state=memory)
+        ongoing.learn(model, data, size)
         # Not reached when training diverges: what the optimizer then remembers is no good any more.
-        self._ongoing = (rule, memory)
+        self._ongoing = ongoing
         return self
 
     def _optimizer(self, optimizer: str | Optimizer, learning_rate: float | None) -> Optimizer:

@@ -32,6 +32,11 @@ class Data:
     def __len__(self) -> int:
         return len(self.X)
 
+    @property
+    def arrays(self) -> list[Array]:
+        """Those that there are, in order."""
+        return [array for array in (self.X, self.y, self.w) if array is not None]
+
 
 @dataclass
 class OptimizerState:
@@ -161,7 +166,7 @@ class Sweep:
         if self.whole:
             batch = Batch(data.X, data.y, data.w)
         else:
-            batch = Batch(*(None if source is None else self._rows(op, source) for source in (data.X, data.y, data.w)))
+            batch = Batch(*(self._rows(op, source) for source in data.arrays))
         plan = Plan(self.engine, batch, training=self._training, gradients=self._training)
         tail = op.begin()
         op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=plan.total)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from strict_backend import StrictBackend
 
 import nnbp
 import nnbp.metrics
-from nnbp import DataError, DivergenceError, Network, NnbpError, ShapeError
+from nnbp import DataError, Dense, DivergenceError, Dropout, Network, NnbpError, ShapeError
+from nnbp.sweep import Sweep
 
 
 def network(*sizes: int, **options: Any) -> Network:
@@ -244,6 +246,34 @@ def test_partial_fit_goes_on() -> None:
         assert one.partial_fit(X, Y, batch_size=8) is one
     other.fit(X, Y, batch_size=8, shuffle=False, **QUIET)
     np.testing.assert_array_equal(one.parameters, other.parameters)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "strict"])
+def test_partial_fit_prepares_again_only_what_changes(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other samples and weights are taken up, whatever was prepared for those before them."""
+    made: list[Sweep] = []
+    prepare = Sweep.__init__
+    monkeypatch.setattr(
+        Sweep, "__init__", lambda self, *args, **options: made.append(self) or prepare(self, *args, **options)
+    )
+    device = StrictBackend() if backend == "strict" else "cpu"
+    net, anew = (Network([3, Dense(6, "tanh"), Dropout(0.3), 2], device=device, seed=1) for _ in range(2))
+    w = np.linspace(0.1, 2.0, 20)
+    calls: list[tuple[slice, Any, int | None]] = [
+        (slice(0, 8), None, 4), (slice(8, 16), None, 4), (slice(0, 8), w[:8], 4), (slice(8, 16), w[8:16], 4),
+        (slice(0, 5), None, None), (slice(5, 10), None, None), (slice(5, 10), None, 2), (slice(0, 5), None, 2),
+    ]  # fmt: skip
+    for rows, weights, size in calls:
+        net.partial_fit(X[rows], Y[rows], batch_size=size, sample_weight=weights)
+    assert len(made) == len(calls) / 2
+    monkeypatch.setattr("nnbp.training._KEPT", 0)
+    given = X.copy()
+    for rows, weights, size in calls:
+        anew.partial_fit(X[rows], Y[rows], batch_size=size, sample_weight=weights)
+    assert len(made) == len(calls) * 3 / 2
+    for mine, other in zip(net.copy().to("cpu").weights, anew.copy().to("cpu").weights, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    np.testing.assert_array_equal(X, given)
 
 
 def test_partial_fit_begins_anew_with_another_rule_or_after_fit() -> None:

@@ -205,9 +205,9 @@ def test_partial_fit_goes_on_with_its_state_bit_for_bit():
             net.partial_fit(POINTS[rows], CLASSES[rows], batch_size=8, sample_weight=np.arange(1.0, 54.0)[rows])
     same_parameters(*nets)
     states = [net._ongoing for net in nets]
-    assert states[0][1].steps == states[1][1].steps == 3 + 5 + 1
-    for name, slot in states[0][1].slots.items():
-        same(slot, nets[1].model.backend.download(states[1][1].slots[name]))
+    assert states[0].state.steps == states[1].state.steps == 3 + 5 + 1
+    for name, slot in states[0].state.slots.items():
+        same(slot, nets[1].model.backend.download(states[1].state.slots[name]))
 
 
 def test_large_inputs_go_through_in_pieces_bit_for_bit():
