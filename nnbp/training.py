@@ -25,7 +25,7 @@ from nnbp.sweep import Data, OptimizerState, Sweep, Updater
 __all__ = ["Measured", "Ongoing", "TrainingOptions", "train"]
 
 _KEPT = 2**20
-"""Inputs of a call, in elements, from which nothing is kept for the next one: preparing it again is little beside it."""
+"""Elements of a call's inputs from which nothing is kept for the next call: preparing it again is little beside it."""
 
 
 @dataclass(frozen=True)
