@@ -78,7 +78,7 @@ def phases(operations: Sequence[Operation], threads: int) -> list[Phase]:
     known: defaultdict[int, list[int]] = defaultdict(list)
     last_other = -1
     for i, operation in enumerate(operations):
-        owners = {id(_owner(array)) for array in (*operation.reads, *operation.writes)}
+        owners = {_owner(array) for array in (*operation.reads, *operation.writes)}
         if isinstance(operation, Other):
             place, last_other = len(found), i
         else:
@@ -95,12 +95,11 @@ def phases(operations: Sequence[Operation], threads: int) -> list[Phase]:
     return found
 
 
-def _owner(array: Array) -> object:
-    """What holds the memory that an array shows: the array of which it is a view, or the buffer below that."""
-    owner: object = array
-    while (base := getattr(owner, "base", None)) is not None:
-        owner = base
-    return owner
+def _owner(array: Array) -> int:
+    """The array of which this one is a view, by its id; 0 for memory that is not NumPy's, of which nothing is known."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return id(array) if array.base is None else 0
 
 
 def _meet(before: Operation, after: Operation, threads: int) -> bool | None:

@@ -149,7 +149,7 @@ class Model:
         plan = self._plans.pop(samples, None)
         if plan is None:
             plan = Plan(self.engine, Batch(self.backend.empty((samples, self.n_in), self.dtype)))
-            while len(self._plans) >= _PLANS_KEPT:
+            while len(self._plans) >= _PLANS_KEPT or (self._plans and sum(self._plans) + samples > 2 * self.piece):
                 del self._plans[next(iter(self._plans))]
         self._plans[samples] = plan
         return plan

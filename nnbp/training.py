@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from nnbp.sweep import Data, OptimizerState, Sweep, Updater
 __all__ = ["Measured", "Ongoing", "TrainingOptions", "train"]
 
 _KEPT = 2**20
-"""Elements of a call's inputs from which nothing is kept for the next call: preparing it again is little beside it."""
+"""Elements, of data and layers, that a call of `Ongoing` may leave prepared for the next one."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class _Trainer:
         size = samples if options.batch_size is None or optimizer.full_batch else min(options.batch_size, samples)
         self.lbfgs = optimizer if isinstance(optimizer, LBFGS) else None
         self.updater = None
+        self.weight = _weight(train)
         self.best: Array | None = None
         self.best_loss = math.inf
         with model.backend.active():
@@ -175,12 +176,12 @@ class _Trainer:
                 decay = self.model.decay()
                 self.updater.begin(eta)
                 self.sweep.run()
-                loss = self.sweep.total / _weight(self.train) + decay
+                loss = self.sweep.total / self.weight + decay
             return loss, self.model.norm(), float(eta[-1])
 
     def _evaluate(self) -> float:
         self.sweep.run()
-        return self.sweep.total / _weight(self.train) + self.model.decay()
+        return self.sweep.total / self.weight + self.model.decay()
 
     def _read(self, array: Array) -> float:
         return float(self.model.backend.download(array))
@@ -228,17 +229,20 @@ class Ongoing:
         trainer, arrays = self._trainer, measured.data.arrays
         layout = model, batch_size, *(array.shape for array in arrays)
         if trainer is not None and layout == self._layout:
-            kept = trainer.train.data
-            for array, new in zip(kept.arrays, arrays, strict=True):
+            for array, new in zip(trainer.train.data.arrays, arrays, strict=True):
                 array[...] = new
-            trainer.train = replace(measured, data=kept)
         else:
-            small = measured.data.X.size < _KEPT
-            if small:
-                measured = replace(measured, data=Data(*map(model.copied, arrays)))
+            # What was prepared before is let go first: a device may have no room for both.
+            self._trainer = trainer = None
+            samples = len(measured.data)
+            held = sum(array.size for array in arrays) + min(batch_size or samples, samples) * sum(model.sizes)
+            data = Data(*map(model.copied, arrays)) if held < _KEPT else measured.data
+            # Nothing of the caller's is kept: neither its arrays nor, through the predictions, the network.
+            unmeasured = Measured(data, np.empty(0), None, lambda X, needs: np.empty(0), ())
             options = TrainingOptions(1, batch_size, self.optimizer, Constant(), shuffle=False)
-            trainer = _Trainer(model, measured, None, options, self.state)
-            self._trainer, self._layout = trainer if small else None, layout
+            trainer = _Trainer(model, unmeasured, None, options, self.state)
+            self._trainer, self._layout = trainer if held < _KEPT else None, layout
+        trainer.weight = _weight(measured)
         trainer.once()
 
 
@@ -253,7 +257,6 @@ def train(
     options: TrainingOptions,
     *,
     network: Any = None,
-    state: OptimizerState | None = None,
 ) -> History:
     """Trains a model.
 
@@ -263,7 +266,6 @@ def train(
         validation: what to choose the best weights by, or None.
         options: how.
         network: what callbacks get to see as the network.
-        state: of the optimizer, to go on with.
 
     Raises:
         DivergenceError: a loss or a parameter is no finite number any more.
@@ -272,7 +274,7 @@ def train(
     the best epoch where there is validation, else those of the last whole one.
     """
     history = History()
-    run = _Trainer(model, data, validation, options, state or OptimizerState())
+    run = _Trainer(model, data, validation, options, OptimizerState())
     status = TrainingState(network, options.epochs, history, greater_is_better=run.greater_is_better())
     callbacks = [*([options.early_stopping] if options.early_stopping else []), *options.callbacks]
     # A metric that does not go with the data shows now, and not when the weights have changed.

@@ -69,6 +69,14 @@ def test_a_few_plans_are_kept_and_their_results_do_not_leak() -> None:
     np.testing.assert_array_equal(outputs[2], outputs[6])
 
 
+def test_plans_that_are_kept_are_small_together() -> None:
+    made = model()
+    made.piece = 10
+    for m in (10, 9, 3, 8):
+        made.forward(data(m)[0])
+    assert list(made._plans) == [9, 3, 8]
+
+
 def test_decay_and_norm() -> None:
     made = model(weight_decay=0.3)
     views = made.parameters.views(made.parameters.theta)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
 import warnings
+import weakref
 from typing import Any
 
 import numpy as np
@@ -276,6 +279,41 @@ def test_partial_fit_prepares_again_only_what_changes(backend: str, monkeypatch:
     np.testing.assert_array_equal(X, given)
 
 
+def test_partial_fit_keeps_nothing_of_the_caller_alive() -> None:
+    net, large = network(), np.zeros((1000, 2), np.float32)
+    net.partial_fit(X, large[:20], sample_weight=np.ones(20))
+    net.partial_fit(X, large[:20], sample_weight=np.ones(20))
+    alive = weakref.ref(net), weakref.ref(large)
+    gc.disable()
+    try:
+        del large
+        assert alive[1]() is None
+        del net
+        assert alive[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("first", ["set_parameters", "to", "pickle"])
+def test_partial_fit_goes_on_from_changed_parameters_and_places(first: str) -> None:
+    net, twin = network(), network()
+    net.partial_fit(X, Y)
+    net.partial_fit(X, Y)
+    for _ in range(2):
+        twin.partial_fit(X, Y)
+        twin._ongoing._trainer = None
+    for each in (net, twin):
+        if first == "set_parameters":
+            each.set_parameters([2 * W for W in each.weights], each.biases)
+        elif first == "to":
+            each.to("cpu")
+    if first == "pickle":
+        net, twin = (pickle.loads(pickle.dumps(each)) for each in (net, twin))
+    for each in (net, twin):
+        each.partial_fit(-X, Y)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
 def test_partial_fit_begins_anew_with_another_rule_or_after_fit() -> None:
     def after(*steps: Any) -> NDArray[Any]:
         net = network(dtype="float64")
@@ -323,6 +361,7 @@ def test_partial_fit_recovers_from_divergence() -> None:
     before = net.parameters.copy()
     with pytest.raises(DivergenceError):
         net.partial_fit(X, np.full((20, 2), 1e38))
+    assert net._ongoing is None
     np.testing.assert_array_equal(net.parameters, before)
     twin.fit(X, Y, epochs=1, learning_rate=0.0, progress=False)
     for each in (net, twin):
