@@ -47,8 +47,10 @@ def test_import_costs_little_more_than_numpy(tmp_path: Path) -> None:
     seconds_to_import("nnbp", tmp_path)  # the first import may have to write bytecode
     pairs = [(seconds_to_import("nnbp", tmp_path), seconds_to_import("numpy", tmp_path)) for _ in range(9)]
     # Of processor times on a busy machine the least is the one that the others disturbed least.
-    extra = min(ours for ours, _ in pairs) - min(numpys for _, numpys in pairs)
-    assert extra <= IMPORT_COST_LIMIT, f"import nnbp costs {extra:.3f} s more than import numpy"
+    numpy_alone = min(numpys for _, numpys in pairs)
+    extra = min(ours for ours, _ in pairs) - numpy_alone
+    # Where a machine is slow, NumPy takes longer, too.
+    assert extra <= max(IMPORT_COST_LIMIT, numpy_alone), f"import nnbp costs {extra:.3f} s more than import numpy"
 
 
 def test_entry_points_name_the_backends() -> None:
