@@ -208,8 +208,8 @@ class _Trainer:
 class Ongoing:
     """Training that goes on with new samples at every call.
 
-    What a call has prepared serves the next one, where that brings as many samples: a step of a small network takes a
-    hundredth of the time that it takes to prepare it.
+    What a call has prepared serves the next one, where that brings as many samples: to prepare a step of a small network
+    takes many times as long as the step.
 
     Attributes:
         optimizer, state: the rule, and what it remembers.

@@ -221,6 +221,16 @@ def test_draws_of_one_stream_stay_in_their_order(several: Callable[[int], FakeBl
     np.testing.assert_array_equal(np.concatenate([first, c]), wanted)
 
 
+def test_arrays_over_memory_that_is_not_numpys_are_taken_to_overlap_where_they_do() -> None:
+    memory = bytearray(8 * 256 * 2)
+    one, other = (np.frombuffer(memory).reshape(2, 256) for _ in range(2))
+    backend = NumpyBackend()
+    calls = backend.elementwise(FORMULAS[0], [one, one], [one])
+    calls += backend.elementwise(FORMULAS[0], [other[:, ::-1], one], [np.empty((2, 256))])
+    found = schedule.phases([call[0] for call in calls], 2)
+    assert [len(phase.operations) for phase in found] == [1, 1]
+
+
 def test_a_step_that_cannot_be_cut_takes_the_threads_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     blas = FakeBlas(2)
     monkeypatch.setattr(schedule, "blas", lambda: blas)
