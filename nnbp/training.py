@@ -208,7 +208,7 @@ class _Trainer:
 class Ongoing:
     """Training that goes on with new samples at every call.
 
-    What a call has prepared serves the next one, where that brings as many samples: to prepare a step of a small network
+    What a call has prepared serves the next one, where that brings as many samples: preparing a step of a small network
     takes many times as long as the step.
 
     Attributes:

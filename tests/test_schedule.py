@@ -226,7 +226,7 @@ def test_arrays_over_memory_that_is_not_numpys_are_taken_to_overlap_where_they_d
     one, other = (np.frombuffer(memory).reshape(2, 256) for _ in range(2))
     backend = NumpyBackend()
     calls = backend.elementwise(FORMULAS[0], [one, one], [one])
-    calls += backend.elementwise(FORMULAS[0], [other[:, ::-1], one], [np.empty((2, 256))])
+    calls += backend.elementwise(FORMULAS[0], [other[:, ::-1], other], [np.empty((2, 256))])
     found = schedule.phases([call[0] for call in calls], 2)
     assert [len(phase.operations) for phase in found] == [1, 1]
 
