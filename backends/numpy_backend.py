@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nnbp.backend import Array, Calls
+from nnbp.backend import Array, Calls, Precision
 from nnbp.errors import ShapeError
 from nnbp.expression import Formula
 
@@ -46,8 +47,15 @@ class NumpyBackend:
     def owns(self, array: object) -> bool:
         return isinstance(array, np.ndarray)
 
-    def gemm(self, a: Array, b: Array, out: Array) -> Calls:
+    def gemm(self, a: Array, b: Array, out: Array, precision: Precision | None = None) -> Calls:
+        """In the dtype of the arrays whatever the precision: no BLAS of a CPU gains from less."""
         return _calls(Gemm(a, b, out))
+
+    def sum(self, a: Array, axis: int, out: Array) -> Calls:
+        """As a product with ones, BLAS being the fastest reducer."""
+        if axis == 0:
+            return _calls(Gemm(np.ones((1, len(a)), a.dtype), a, out))
+        return _calls(Gemm(a, np.ones((a.shape[1], 1), a.dtype), out))
 
     def elementwise(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Calls:
         """Ufunc calls, tile after tile, see `chains.py`."""
@@ -71,9 +79,10 @@ class NumpyBackend:
     def uniform(self, stream: Any, out: Array) -> Calls:
         return _calls(Fill(stream, out))
 
-    def capture(self, calls: Calls) -> Callable[[], None]:
+    def capture(self, calls: Calls, times: int = 1) -> Callable[[], None]:
         """A function that runs the calls in order, large ones on as many threads as BLAS has, see `schedule.py`."""
-        return schedule.plan(calls, self._workers)
+        run = schedule.plan(calls, self._workers)
+        return run if times == 1 else partial(_repeat, run, times)
 
     def synchronize(self) -> None:
         """Nothing is ever under way on the CPU when a call has returned."""
@@ -100,6 +109,11 @@ class _Active:
 
 def _calls(operation: Operation) -> Calls:
     return [(operation, ())] if all(out.size for out in operation.writes) else []
+
+
+def _repeat(run: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        run()
 
 
 @final

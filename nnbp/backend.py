@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import DTypeLike, NDArray
 
@@ -19,7 +19,17 @@ from nnbp.expression import Formula
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Array", "Backend", "Call", "Calls", "RandomStream", "backend_class", "registered"]
+__all__ = [
+    "PRECISIONS",
+    "Array",
+    "Backend",
+    "Call",
+    "Calls",
+    "Precision",
+    "RandomStream",
+    "backend_class",
+    "registered",
+]
 
 Array: TypeAlias = Any
 """An array of the backend's own library, on its device."""
@@ -28,6 +38,11 @@ Call: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
 """A function and the arguments that it was bound to."""
 
 Calls: TypeAlias = list[Call]
+
+Precision: TypeAlias = Literal["tf32", "bf16"]
+"""To how many bits after the point the factors of a float32 product may be rounded, 10 or 7; sums are float32."""
+
+PRECISIONS: tuple[Precision, ...] = ("tf32", "bf16")
 
 
 class RandomStream(Protocol):
@@ -70,8 +85,14 @@ class Backend(Protocol):
     def owns(self, array: object) -> bool:
         """Whether this is an array of this library, on this device."""
 
-    def gemm(self, a: Array, b: Array, out: Array) -> Calls:
-        """``out = a @ b``; a (n, k) and b (k, m) may be transposes of contiguous arrays, out (n, m) is contiguous."""
+    def gemm(self, a: Array, b: Array, out: Array, precision: Precision | None = None) -> Calls:
+        """``out = a @ b``; a (n, k) and b (k, m) may be transposes of contiguous arrays, out (n, m) is contiguous.
+
+        With a precision, a and b may be rounded to it; a backend that gains nothing from that does not.
+        """
+
+    def sum(self, a: Array, axis: int, out: Array) -> Calls:
+        """``out[0, j] = Σ_i a[i, j]`` for axis 0, ``out[i, 0] = Σ_j a[i, j]`` for axis 1."""
 
     def elementwise(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Calls:
         """``outputs = formula(inputs)``, broadcast; an output may be one of the inputs, but not overlap one partly."""
@@ -88,8 +109,8 @@ class Backend(Protocol):
     def uniform(self, stream: RandomStream, out: Array) -> Calls:
         """Fills ``out`` (float32, C-contiguous) with the next numbers of the stream."""
 
-    def capture(self, calls: Calls) -> Callable[[], None]:
-        """A function that runs the calls in order; where the library can, as one recorded graph."""
+    def capture(self, calls: Calls, times: int = 1) -> Callable[[], None]:
+        """A function that runs the calls in order, all of them so many times; where the library can, as a graph."""
 
     def synchronize(self) -> None:
         """Waits until all that was asked of the device is done."""

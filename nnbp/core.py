@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from nnbp import modelfile
 from nnbp.activations import Activation
 from nnbp.architecture import Architecture
-from nnbp.backend import Array, Backend
+from nnbp.backend import Array, Backend, Precision
 from nnbp.device import open_backend, reopening
-from nnbp.errors import DTypeError, ShapeError
-from nnbp.inputs import finite, host, not_negative, whole_number
+from nnbp.errors import ShapeError
+from nnbp.inputs import finite, float_dtype, host, not_negative, reduced, whole_number
 from nnbp.intake import Intake, sizes_unknown
 from nnbp.layers import Dense, Layer, named
 from nnbp.losses import Loss
@@ -90,6 +90,7 @@ class NetworkCore:
     weight_decay = _Fixed[float]()
     dtype = _Fixed[np.dtype[Any]]()
     seed = _Fixed[int]()
+    precision = _Fixed[Precision | None]()
 
     def __init__(
         self,
@@ -103,11 +104,13 @@ class NetworkCore:
         seed: int | None = None,
         output_activation: str | Activation | None = None,
         fallback: bool = True,
+        precision: Precision | None = None,
     ) -> None:
         architecture = Architecture(layers, activation, output_activation, loss)
         fixed = {
             "weight_decay": not_negative("weight_decay, λ,", weight_decay),
-            "dtype": _float_dtype(dtype),
+            "dtype": float_dtype(dtype),
+            "precision": None if precision is None else reduced(precision, float_dtype(dtype)),
             "seed": int.from_bytes(os.urandom(4), "big") if seed is None else whole_number("seed", seed, 0),
         }
         self._begin(architecture, fixed, _opened(device, fallback))
@@ -128,7 +131,7 @@ class NetworkCore:
         with self._backend.active():
             self._model = Model(
                 self._backend, self._architecture.layers(intake.n_out), self._architecture.loss, n_in=intake.n_in,
-                weight_decay=self.weight_decay, dtype=self.dtype, seed=self.seed,
+                weight_decay=self.weight_decay, dtype=self.dtype, seed=self.seed, precision=self.precision,
             )  # fmt: skip
         self._intake = intake
         return self._model
@@ -258,19 +261,21 @@ class NetworkCore:
         *,
         device: str | Backend = "auto",
         fallback: bool = True,
+        precision: Precision | None = None,
         custom: Sequence[type] = (),
     ) -> Self:
         """The network that `save` wrote.
 
         Args:
             path: the file.
-            device, fallback: as for `Network`.
+            device, fallback, precision: as for `Network`.
             custom: your own activation and loss classes that the network uses.
 
         Raises:
             ModelFileError: the file is no nnbp model, or damaged.
         """
-        return cls.from_file(modelfile.read(path, custom), device=device, fallback=fallback, custom=custom)
+        file = modelfile.read(path, custom)
+        return cls.from_file(file, device=device, fallback=fallback, precision=precision, custom=custom)
 
     @classmethod
     def from_file(
@@ -279,6 +284,7 @@ class NetworkCore:
         *,
         device: str | Backend = "auto",
         fallback: bool = True,
+        precision: Precision | None = None,
         custom: Sequence[type] = (),
     ) -> Self:
         """The network of a model file that was read."""
@@ -287,7 +293,7 @@ class NetworkCore:
         last = layers[-1]
         net = cls(
             [architecture["n_in"], *layers], loss=loss, weight_decay=architecture["weight_decay"], device=device,
-            dtype=architecture["dtype"], seed=architecture["seed"], fallback=fallback,
+            dtype=architecture["dtype"], seed=architecture["seed"], fallback=fallback, precision=precision,
             output_activation=last.activation if isinstance(last, Dense) else None,
         )  # fmt: skip
         dense = range(1, len(net.weights) + 1)
@@ -345,7 +351,8 @@ class NetworkCore:
     def _twin(self, device: str | Backend, dtype: Any) -> Self:
         """A network of its own with the same parameters and random sequences, on a device that has to work."""
         state = self._state()
-        fixed = {**state["fixed"], "dtype": np.dtype(dtype)}
+        narrower = self.precision if np.dtype(dtype) == np.float32 else None
+        fixed = {**state["fixed"], "dtype": np.dtype(dtype), "precision": narrower}
         return self._revived({**state, "fixed": fixed, "ongoing": None}, _opened(device, fallback=False))
 
     @exclusive
@@ -379,13 +386,3 @@ _OWN = _FIXED | {"_lock", "_architecture", "_backend", "_intake", "_model", "_on
 def _opened(device: str | Backend, fallback: bool) -> Backend:
     """The backend of a device; a backend that the caller has made serves as it is."""
     return device if isinstance(device, Backend) else open_backend(device, fallback=fallback)
-
-
-def _float_dtype(dtype: Any) -> np.dtype[Any]:
-    try:
-        made = np.dtype(object if dtype is None else dtype)
-    except TypeError:
-        made = np.dtype(object)
-    if made not in (np.float32, np.float64):
-        raise DTypeError(f"dtype is float32 or float64; received {dtype!r}.")
-    return made

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.backend import Array, Backend
+from nnbp.backend import PRECISIONS, Array, Backend, Precision
 from nnbp.errors import DataError, DTypeError, ShapeError
 
 __all__ = [
@@ -19,11 +19,13 @@ __all__ = [
     "class_weights",
     "features",
     "finite",
+    "float_dtype",
     "host",
     "inside",
     "like",
     "not_negative",
     "number",
+    "reduced",
     "sample_weights",
     "whole_number",
 ]
@@ -208,3 +210,25 @@ def whole_number(name: str, value: Any, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
         raise ValueError(f"{name} is a whole number, at least {low}; received {value!r}.")
     return int(value)
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of a network, or a DTypeError."""
+    try:
+        made = np.dtype(object if dtype is None else dtype)
+    except TypeError:
+        made = np.dtype(object)
+    if made not in (np.float32, np.float64):
+        raise DTypeError(f"dtype is float32 or float64; received {dtype!r}.")
+    return made
+
+
+def reduced(precision: Any, dtype: np.dtype[Any]) -> Precision:
+    """The precision to which a network of this dtype may round the factors of products, or a ValueError."""
+    for known in PRECISIONS:
+        if precision == known and dtype == np.float32:
+            return known
+    raise ValueError(
+        f"precision is {' or '.join(map(repr, PRECISIONS))}, how float32 matrices may be multiplied, or None; received "
+        f"{precision!r} with dtype {dtype}. Leave precision out, or take dtype='float32'."
+    )

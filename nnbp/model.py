@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.backend import Array, Backend
+from nnbp.backend import Array, Backend, Precision
 from nnbp.layers import Dense, DenseNode, Layer
 from nnbp.losses import Loss
 from nnbp.parameters import Parameters
@@ -61,6 +61,7 @@ class Model:
         weight_decay: λ.
         dtype: float32 or float64.
         seed: of the initial weights, the shuffles and the dropout masks.
+        precision: of the layers' products, where it is not that of the dtype.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Model:
         weight_decay: float,
         dtype: Any,
         seed: int,
+        precision: Precision | None = None,
     ) -> None:
         self.backend, self.layers, self.loss, self.n_in, self.seed = backend, tuple(layers), loss, n_in, seed
         self.dtype = np.dtype(dtype)
@@ -86,7 +88,16 @@ class Model:
         masks = [self._seed_words(_MASKS, k) for k in range(len(self.layers))]
         streams = [layer.stream(backend, key) for layer, key in zip(self.layers, masks, strict=True)]
         self.engine = Engine(
-            backend, self.dtype, self.layers, loss, float(weight_decay), n_in, self.n_out, parameters, streams
+            backend,
+            self.dtype,
+            self.layers,
+            loss,
+            float(weight_decay),
+            n_in,
+            self.n_out,
+            parameters,
+            streams,
+            precision,
         )
         self.order_generator = np.random.default_rng(np.random.SeedSequence((seed, _ORDER)))
         self._plans: dict[int, Plan] = {}

@@ -72,6 +72,9 @@ class Network(NetworkCore):
         seed: of initial weights, shuffles and dropout masks; None takes one from the operating system.
         output_activation: of the last layer; None is what goes with the loss.
         fallback: whether a GPU that does not work is replaced by the CPU, with one warning, or is an error.
+        precision: "tf32" or "bf16" lets a GPU round the factors of the layers' products to 10 or 7 bits after the
+            point, for which it has units of their own; all else, parameters and sums, stays float32. None does not. A
+            CPU computes in float32 in any case.
 
     Raises:
         ValueError: an argument is out of its range; the message says which and what would be right.

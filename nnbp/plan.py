@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nnbp.backend import Array, Backend, RandomStream
+from nnbp.backend import Array, Backend, Precision, RandomStream
 from nnbp.layers import DenseNode, Layer, Node
 from nnbp.losses import Loss, Output
 from nnbp.parameters import Parameters
@@ -33,6 +33,11 @@ class Engine:
     n_out: int
     parameters: Parameters
     streams: Sequence[RandomStream | None]
+    precision: Precision | None = None
+
+    def recorder(self, samples: int, *, training: bool) -> Recorder:
+        """A recorder for batches of so many samples."""
+        return Recorder(self.backend, self.dtype, samples, training=training, precision=self.precision)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Plan:
         want_dx: bool = False,
     ) -> None:
         self.engine, self.batch = engine, batch
-        op = Recorder(engine.backend, engine.dtype, len(batch.x), training=training)
+        op = engine.recorder(len(batch.x), training=training)
         self.buffers = op.buffers
         self.forward = op.begin()
         self.nodes: list[Node] = []
@@ -138,7 +143,7 @@ class Plan:
         op.sum_columns(w, self.weight)
         # A batch whose weights are all 0 has loss 0 and gradient 0.
         op.map(lambda w, total: w / (total + (total == 0.0)), [self.share], w=w, total=self.weight)
-        op.gemm(self.cost, self.batch.w, self.total)
+        op.dot(self.cost, self.batch.w, self.total)
 
     def _record_backward(self, op: Recorder, *, want_dx: bool) -> None:
         engine = self.engine

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nnbp.backend import Array, Backend, Calls
+from nnbp.backend import Array, Backend, Calls, Precision
 from nnbp.expression import trace
 
 __all__ = ["Recorder"]
@@ -25,10 +25,14 @@ class Recorder:
         dtype: float32 or float64, of every buffer unless said otherwise.
         samples: m, the width of a batch.
         training: whether layers that behave differently in training (dropout) do so.
+        precision: of the layers' products, where it is not that of the dtype.
     """
 
-    def __init__(self, backend: Backend, dtype: DTypeLike, samples: int, *, training: bool) -> None:
+    def __init__(
+        self, backend: Backend, dtype: DTypeLike, samples: int, *, training: bool, precision: Precision | None = None
+    ) -> None:
         self.backend, self.dtype, self.samples, self.training = backend, np.dtype(dtype), samples, training
+        self.precision = precision
         self.calls: Calls = []
         self.buffers: list[Array] = []
 
@@ -53,7 +57,12 @@ class Recorder:
         self.calls += self.backend.elementwise(formula, list(inputs.values()), list(outputs))
 
     def gemm(self, a: Array, b: Array, out: Array) -> Array:
-        """``out = a @ b``."""
+        """``out = a @ b``, in the precision of the network."""
+        self.calls += self.backend.gemm(a, b, out, self.precision)
+        return out
+
+    def dot(self, a: Array, b: Array, out: Array) -> Array:
+        """``out = a @ b`` of a row (1, m) and a column (m, 1), in the precision of the dtype."""
         self.calls += self.backend.gemm(a, b, out)
         return out
 
@@ -63,12 +72,14 @@ class Recorder:
         return out
 
     def sum_rows(self, a: Array, out: Array) -> Array:
-        """``out[0, j] = Σ_i a[i, j]``, as a product with a row of ones: BLAS is the fastest reducer on every device."""
-        return self.gemm(self.constant(np.ones((1, a.shape[0]))), a, out)
+        """``out[0, j] = Σ_i a[i, j]``."""
+        self.calls += self.backend.sum(a, 0, out)
+        return out
 
     def sum_columns(self, a: Array, out: Array) -> Array:
         """``out[i, 0] = Σ_j a[i, j]``."""
-        return self.gemm(a, self.constant(np.ones((a.shape[1], 1))), out)
+        self.calls += self.backend.sum(a, 1, out)
+        return out
 
     def gather(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> Array:
         """``out[i] = source[order[counter * stride + i]]``."""

@@ -90,7 +90,7 @@ class Updater:
         theta, g = parameters.theta.reshape(1, -1), parameters.gradient.reshape(1, -1)
         if self.clip_norm is not None:
             square, bound = op.empty(1, 1), self.clip_norm
-            op.gemm(g, g.T, square)
+            op.dot(g, g.T, square)
             # PyTorch's clip_grad_norm_ adds the same 1e-6.
             op.map(lambda g, s: g * np.minimum(bound / (np.sqrt(s) + 1e-6), 1.0), [g], g=g, s=square)
         rates: dict[str, Array] = {}
@@ -137,9 +137,9 @@ class Sweep:
         self._total = backend.upload(np.zeros((1, 1)), np.float64)
         self._training, self._update, self._stride = training, update, size
         full, rest = divmod(samples, size)
-        self._runs: list[tuple[Callable[[], None], int]] = [(self._record(size), full)]
+        self._runs = [self._record(size, full)]
         if rest:
-            self._runs.append((self._record(rest), 1))
+            self._runs.append(self._record(rest, 1))
 
     def shuffle(self, generator: np.random.Generator) -> None:
         """A new order of the samples, drawn on the host: the same on every device."""
@@ -150,17 +150,17 @@ class Sweep:
         """Runs all steps."""
         self.counter[...] = 0
         self._total[...] = 0.0
-        for run, times in self._runs:
-            for _ in range(times):
-                run()
+        for run in self._runs:
+            run()
 
     @property
     def total(self) -> float:
         """Σ wₙ Cⁿ over the sweep; waits for the device."""
         return float(self.engine.backend.download(self._total)[0, 0])
 
-    def _record(self, size: int) -> Callable[[], None]:
-        op = Recorder(self.engine.backend, self.engine.dtype, size, training=self._training)
+    def _record(self, size: int, times: int) -> Callable[[], None]:
+        """What runs so many batches, one after the other."""
+        op = self.engine.recorder(size, training=self._training)
         gather = op.begin()
         data = self.data
         if self.whole:
@@ -174,7 +174,7 @@ class Sweep:
             self._update.record(op, self.counter)
         add: Any = self.engine.backend.xp.add
         tail.append((add, (self.counter, self._one, self.counter)))
-        return self.engine.backend.capture([*gather, *plan.forward, *plan.backward, *tail])
+        return self.engine.backend.capture([*gather, *plan.forward, *plan.backward, *tail], times)
 
     def _rows(self, op: Recorder, source: Array) -> Array:
         out = op.empty(op.samples, source.shape[1])

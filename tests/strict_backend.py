@@ -219,7 +219,7 @@ class StrictBackend:
     def owns(self, array: object) -> bool:
         return isinstance(array, StrictArray) and array._backend is self
 
-    def gemm(self, a: StrictArray, b: StrictArray, out: StrictArray) -> Any:
+    def gemm(self, a: StrictArray, b: StrictArray, out: StrictArray, precision: Any = None) -> Any:
         for operand in (a, b):
             if not (operand.flags.c_contiguous or operand.flags.f_contiguous):
                 raise ValueError(f"an operand of gemm is no (transposed) contiguous array: strides {operand.strides}")
@@ -241,6 +241,11 @@ class StrictBackend:
                     raise ValueError("an output overlaps an input partly")
         return self._numpy.elementwise(formula, read, into)
 
+    def sum(self, a: StrictArray, axis: int, out: StrictArray) -> Any:
+        if np.shares_memory(a._host, out._host):
+            raise ValueError("sum writes over its own operand")
+        return self._numpy.sum(self.host(a), axis, self.host(out))
+
     def maximum_rows(self, a: StrictArray, out: StrictArray) -> Any:
         return self._numpy.maximum_rows(self.host(a), self.host(out))
 
@@ -257,8 +262,8 @@ class StrictBackend:
     def uniform(self, stream: Any, out: StrictArray) -> Any:
         return self._numpy.uniform(stream, self.host(out))
 
-    def capture(self, calls: Any) -> Callable[[], None]:
-        run = self._numpy.capture(calls)
+    def capture(self, calls: Any, times: int = 1) -> Callable[[], None]:
+        run = self._numpy.capture(calls, times)
 
         def captured() -> None:
             self.check_active()
@@ -290,11 +295,18 @@ class OtherRoundingBackend(StrictBackend):
 
     name = "other"
 
-    def gemm(self, a: StrictArray, b: StrictArray, out: StrictArray) -> Any:
+    def gemm(self, a: StrictArray, b: StrictArray, out: StrictArray, precision: Any = None) -> Any:
         super().gemm(a, b, out)
         backwards = self.host(a)[:, ::-1], self.host(b)[::-1]
         # A copy, so that the sum really goes from the other end.
         return [(lambda x, y, into: np.copyto(into, x.copy() @ y.copy()), (*backwards, self.host(out)))]
+
+    def sum(self, a: StrictArray, axis: int, out: StrictArray) -> Any:
+        super().sum(a, axis, out)
+        backwards = self.host(a)[::-1, ::-1]
+        into = self.host(out)
+        # From the other end, and the results in the order that they had.
+        return [(lambda x, y: np.copyto(y, x.copy().sum(axis, keepdims=True)[::-1, ::-1]), (backwards, into))]
 
     def elementwise(self, formula: Any, inputs: Sequence[StrictArray], outputs: Sequence[StrictArray]) -> Any:
         super().elementwise(formula, inputs, outputs)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from strict_backend import StrictBackend
 
 from nnbp import DataError, Dense, Dropout, DTypeError, Network, NnbpError, ShapeError
 
@@ -251,3 +252,35 @@ def test_validation_samples_have_the_classes_of_the_training_samples() -> None:
     split = Network(loss="cross_entropy", device="cpu", seed=0)
     split.fit(data()[0], np.r_[np.zeros(10, int), np.arange(10)], epochs=1, progress=False, validation_split=0.5)
     assert split.model.n_out == 10
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_precision_reaches_the_products_of_the_layers_and_nothing_else(precision):
+    asked = []
+
+    class Noting(StrictBackend):
+        def gemm(self, a, b, out, precision=None):
+            asked.append((precision, a.shape, b.shape))
+            return super().gemm(a, b, out, precision)
+
+    X, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 3
+    net = Network([4, 5, 3], loss="cross_entropy", device=Noting(), seed=0, precision=precision)
+    net.fit(X, y, epochs=1, batch_size=20, clip_norm=1.0, progress=False)
+    reduced = [shapes for given, *shapes in asked if given == precision]
+    assert len(reduced) >= 5, "two products forward, three back"
+    assert all(1 not in (a[0], b[1]) for a, b in reduced)
+    assert {given for given, *_ in asked} == {precision, None}
+    assert net.precision == net.copy().precision == net.to("cpu").precision == precision
+    assert net._twin("cpu", np.float64).precision is None
+
+
+def test_a_precision_that_is_none_is_refused():
+    for precision, dtype in (("fp16", "float32"), ("tf32", "float64"), (32, "float32")):
+        with pytest.raises(ValueError, match=f"'tf32' or 'bf16'.*received {precision!r} with dtype {dtype}"):
+            Network([2, 1], device="cpu", dtype=dtype, precision=precision)
+
+
+def test_a_precision_belongs_to_the_run_and_not_to_the_file(tmp_path):
+    Network([2, 1], device="cpu", precision="bf16").save(tmp_path / "net")
+    assert Network.load(tmp_path / "net", device="cpu").precision is None
+    assert Network.load(tmp_path / "net", device="cpu", precision="tf32").precision == "tf32"

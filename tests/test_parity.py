@@ -22,14 +22,14 @@ class FaultyBackend(StrictBackend):
         super().__init__()
         self.fault = fault
 
-    def gemm(self, a, b, out):
+    def gemm(self, a, b, out, precision=None):
         return [*super().gemm(a, b, out), (self.fault, (out._host,))]
 
 
 class TensorFloatBackend(StrictBackend):
     """A device that multiplies in TF32, with 10 bits after the point, where float32 was asked for."""
 
-    def gemm(self, a, b, out):
+    def gemm(self, a, b, out, precision=None):
         super().gemm(a, b, out)
 
         def rounded(x):
