@@ -1,7 +1,8 @@
 """The engine on CuPy: every operation is bound to a CUDA kernel or a cuBLAS call, and running it is a launch.
 
-What is bound allocates nothing, waits for nothing and reads nothing on the host. Everything runs on the stream that is
-CuPy's current one, so it stays in order with what the user's own CuPy code does there.
+Operations are bound when a step is captured: only then is it known which of them share a kernel. What is bound
+allocates nothing, waits for nothing and reads nothing on the host. Everything runs on the stream that is CuPy's current
+one, so it stays in order with what the user's own CuPy code does there.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from typing import Any, final
 
 import cupy
 import numpy as np
-from cupy.cuda import device as cuda_device
 from numpy.typing import DTypeLike, NDArray
 
-from nnbp.backend import Array, Calls
+from nnbp.backend import Array, Call, Calls, Precision
 from nnbp.errors import DeviceMemoryError
 from nnbp.expression import Formula
 
-from . import kernel_source
-from .kernel_source import Launch
+from . import cublas, kernel_source
+from .cublas import Cublas
+from .fused_kernels import Map, Reduce
+from .fusion import Fixed, Foreign, Operation, Product, fused, launches, narrowed
+from .kernel_source import Launch, same_dtype
+from .recording import Recording, Streams
 
 __all__ = ["CupyBackend"]
-
-_THREADS = 128
-"""Threads of a block."""
 
 _BLOCKS = 16
 """Blocks of a multiprocessor: as many of these threads as one can hold."""
@@ -37,22 +38,25 @@ class CupyBackend:
 
     Args:
         index: of the device, as CuPy counts.
+        graphs: whether steps become CUDA graphs. Without them the same kernels are launched one by one.
 
     Raises:
+        ImportError: nvmath-python is not installed.
         cupy.cuda.runtime.CUDARuntimeError: there is no such device, or no driver.
     """
 
     name = "cupy"
     xp: Any = cupy
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, *, graphs: bool = True) -> None:
         self.index, self.device = index, f"cuda:{index}"
         # As a context, this makes the device CuPy's current one, in the thread and for the time of the block.
         self._current: Any = cupy.cuda.Device(index)
         self._most_blocks = _BLOCKS * int(self._current.attributes["MultiProcessorCount"])
         self._kernels: dict[tuple[str, str], Any] = {}
-        # α = 1 and β = 0 of every product; cuBLAS reads them on the host, at each call.
-        self._factors = {np.dtype(t): np.array([1, 0], t) for t in (np.float32, np.float64)}
+        with self._current:
+            self._cublas = Cublas(int(self._current.compute_capability))
+        self._streams = Streams(self._cublas, lambda size: self.empty(size, np.uint8), graphs=graphs)
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         with self._current:
@@ -89,55 +93,67 @@ class CupyBackend:
     def owns(self, array: object) -> bool:
         return isinstance(array, cupy.ndarray) and array.device.id == self.index
 
-    def gemm(self, a: Array, b: Array, out: Array) -> Calls:
-        """cuBLAS's sgemm or dgemm: full precision, as long as nobody asks cuBLAS itself for TF32."""
-        transb, transa, m, n, k, ldb, lda, ldc = kernel_source.gemm(a, b, out)
-        if not m or not n:
+    def gemm(self, a: Array, b: Array, out: Array, precision: Precision | None = None) -> Calls:
+        """cuBLAS, in full precision unless told otherwise, as long as nobody sets NVIDIA_TF32_OVERRIDE."""
+        same_dtype(a, out, "gemm")
+        same_dtype(b, out, "gemm")
+        found = cublas.layout(a, b, out)
+        if not out.size:
             return []
-        if not k:
+        if not found.k:
             return [(out.fill, (0,))]
-        # Here, not above: it loads cuBLAS, and this module is importable where there is none.
-        from cupy_backends.cuda.libs import cublas
+        return self._calls(Product(a, b, out, precision))
 
-        factors = self._factors[out.dtype]
-        alpha = factors.ctypes.data
-        beta = alpha + factors.itemsize
-        arguments = transb, transa, m, n, k, alpha, b.data.ptr, ldb, a.data.ptr, lda, beta, out.data.ptr, ldc
-        with self._current:
-            # The first use of cuBLAS in a thread allocates its workspace; later ones only launch.
-            cuda_device.get_cublas_handle()
-        function = cublas.sgemm if out.dtype == np.float32 else cublas.dgemm
-        return [(_multiply, (function, arguments, (a, b, out, factors)))]
-
-    def elementwise(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Calls:
-        """One kernel, compiled when first bound: once for a formula, its dtypes and the layout of its operands."""
-        return self._bind(kernel_source.elementwise(formula, inputs, outputs))
+    def sum(self, a: Array, axis: int, out: Array) -> Calls:
+        return self._calls(Reduce("sum", a, axis, out))
 
     def maximum_rows(self, a: Array, out: Array) -> Calls:
-        return self._bind(kernel_source.maximum_rows(a, out))
+        return self._calls(Reduce("maximum", a, 0, out))
+
+    def elementwise(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Calls:
+        # What cannot be a kernel is refused here, where it is asked for.
+        kernel_source.elementwise(formula, inputs, outputs)
+        return self._calls(Map(formula, tuple(inputs), tuple(outputs)))
 
     def gather(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> Calls:
-        return self._bind(kernel_source.gather(source, order, counter, stride, out))
+        launch = kernel_source.gather(source, order, counter, stride, out)
+        return self._calls(Fixed(launch, (source, order, counter), (out,)))
 
     def random_stream(self, key: tuple[int, int]) -> PhiloxStream:
         return PhiloxStream(self, key)
 
     def uniform(self, stream: Any, out: Array) -> Calls:
-        fill = self._bind(kernel_source.uniform(stream.state, stream.key, out))
-        return fill + self._bind(kernel_source.advance(stream.state, out.size))
+        fill = Fixed(kernel_source.uniform(stream.state, stream.key, out), (stream.state,), (out,))
+        move = Fixed(kernel_source.advance(stream.state, out.size), (stream.state,), (stream.state,))
+        return self._calls(fill) + self._calls(move)
 
-    def capture(self, calls: Calls) -> Callable[[], None]:
-        """A function that launches the calls one by one, in order, on the stream that is current when it runs.
+    def capture(self, calls: Calls, times: int = 1) -> Callable[[], None]:
+        """A CUDA graph of the calls, of fewer kernels than there are operations; see `fusion.py`, `recording.py`."""
+        operations = [
+            function.operation if isinstance(function, _Alone) else Foreign(function, arguments)
+            for function, arguments in calls
+        ]
+        found = fused(narrowed(operations, self.empty))
+        bound = [self._bound(item) for item in launches(found, self.empty)]
+        return Recording(bound, times, self._streams, self._current)
 
-        No CUDA graph is made of them: CuPy lets no cuBLAS call into one.
-        """
+    def _calls(self, operation: Operation) -> Calls:
+        return [(_Alone(self, operation), ())] if all(out.size for out in operation.writes) else []
 
-        def run() -> None:
+    def _bound(self, item: Launch | Product | Foreign) -> Call:
+        match item:
+            case Product(a, b, out, precision):
+                function, arguments = self._cublas.bind(a, b, out, precision, cublas.layout(a, b, out))
+                # The arrays stay alive: the call knows their addresses alone.
+                return _multiply, (function, arguments, (a, b, out))
+            case Foreign(function, arguments):
+                return function, arguments
+        key = item.name, item.source
+        if key not in self._kernels:
             with self._current:
-                for function, arguments in calls:
-                    function(*arguments)
-
-        return run
+                self._kernels[key] = cupy.RawKernel(item.source, item.name).kernel
+        blocks = min(-(-item.size // item.turns), self._most_blocks)
+        return self._kernels[key], ((blocks,), item.block, item.arguments)
 
     def synchronize(self) -> None:
         self._current.synchronize()
@@ -153,21 +169,21 @@ class CupyBackend:
         with self._current, np.errstate(all="ignore"):
             yield
 
-    def _bind(self, launch: Launch) -> Calls:
-        if not launch.size:
-            return []
-        key = launch.name, launch.source
-        if key not in self._kernels:
-            with self._current:
-                self._kernels[key] = cupy.RawKernel(launch.source, launch.name).kernel
-        blocks = min(-(-launch.size // _THREADS), self._most_blocks)
-        return [(self._kernels[key], ((blocks,), (_THREADS,), launch.arguments))]
+
+@final
+class _Alone:
+    """An operation as `capture` finds it; called, it runs by itself."""
+
+    def __init__(self, backend: CupyBackend, operation: Operation) -> None:
+        self.backend, self.operation = backend, operation
+
+    def __call__(self) -> None:
+        self.backend.capture([(self, ())])()
 
 
-def _multiply(function: Callable[..., None], arguments: tuple[int, ...], alive: tuple[Any, ...]) -> None:
+def _multiply(function: Callable[..., None], arguments: tuple[Any, ...], alive: tuple[Any, ...]) -> None:
     """Runs a product; `alive` are the arrays whose addresses stand in the arguments."""
-    # cuBLAS handles belong to a thread and a device.
-    function(cuda_device.get_cublas_handle(), *arguments)
+    function(*arguments)
 
 
 @final

@@ -88,15 +88,15 @@ class Updater:
         """Records clipping and update with the rates of the step that the counter shows."""
         parameters = self.engine.parameters
         theta, g = parameters.theta.reshape(1, -1), parameters.gradient.reshape(1, -1)
+        rates: dict[str, Array] = {}
+        if self.names:
+            row = op.gather(self.table, self.steps, counter, 1, op.empty(1, len(self.names)))
+            rates = {name: row[:, j : j + 1] for j, name in enumerate(self.names)}
         if self.clip_norm is not None:
             square, bound = op.empty(1, 1), self.clip_norm
             op.dot(g, g.T, square)
             # PyTorch's clip_grad_norm_ adds the same 1e-6.
             op.map(lambda g, s: g * np.minimum(bound / (np.sqrt(s) + 1e-6), 1.0), [g], g=g, s=square)
-        rates: dict[str, Array] = {}
-        if self.names:
-            row = op.gather(self.table, self.steps, counter, 1, op.empty(1, len(self.names)))
-            rates = {name: row[:, j : j + 1] for j, name in enumerate(self.names)}
         slots = {slot: self.state.slots[slot].reshape(1, -1) for slot in self.optimizer.slots}
         op.map(self.optimizer.update, [theta, *slots.values()], theta=theta, g=g, **slots, **rates)
 

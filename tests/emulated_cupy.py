@@ -1,5 +1,8 @@
 """The CuPy backend without CuPy: the part of CuPy that it touches, with kernels compiled by g++ and cuBLAS in NumPy.
 
+Streams and graphs are there, too: while a stream captures, launches are kept and not run, and what CUDA then forbids
+fails.
+
 What it proves is the backend's own work: kernels, arguments, launches, layouts. CuPy's and CUDA's it cannot prove.
 """
 
@@ -7,14 +10,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import nnbp.backends
+import nnbp.backends.fusion  # known before the emulation is loaded, and so the same to both
 import numpy as np
 from kernel_samples import blas, function_of
 
@@ -31,9 +36,11 @@ class EmulatedArray(np.ndarray):
         return SimpleNamespace(id=0)
 
     def get(self) -> np.ndarray:
+        Stream.forbid("a copy to the host")
         return np.array(self)
 
     def set(self, values: np.ndarray) -> None:
+        Stream.forbid("a copy from the host")
         assert type(values) is np.ndarray
         assert (values.dtype, values.shape) == (self.dtype, self.shape)
         self[...] = values
@@ -48,6 +55,7 @@ class Device:
 
     depth = 0
     attributes = {"MultiProcessorCount": 2}  # noqa: RUF012
+    compute_capability = "80"
 
     def __init__(self, index: int) -> None:
         if index != 0:
@@ -60,7 +68,73 @@ class Device:
     def __exit__(self, *_: object) -> None:
         Device.depth -= 1
 
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        Stream.forbid("waiting for the device")
+
+
+class CUDARuntimeError(RuntimeError):
+    """CuPy's own error."""
+
+
+class Graph:
+    """Launches that were captured."""
+
+    launched = 0
+
+    def __init__(self, kept: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+        self.kept = kept
+
+    def launch(self) -> None:
+        assert Device.depth, "launched where the device is not the current one"
+        Graph.launched += 1
+        for function, arguments in self.kept:
+            function(*arguments)
+
+
+class Stream:
+    """A stream; the null stream has the address 0."""
+
+    stack: list[Stream] = []  # noqa: RUF012
+    addresses = iter(range(1, 1000))
+
+    def __init__(self, non_blocking: bool = True) -> None:
+        self.ptr = next(Stream.addresses)
+        self.kept: list[Any] | None = None
+        self.broken = False
+
+    def __enter__(self) -> Stream:
+        Stream.stack.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Stream.stack.pop()
+
+    def begin_capture(self) -> None:
+        self.kept, self.broken = [], False
+
+    def end_capture(self) -> Graph:
+        kept, self.kept = self.kept, None
+        if self.broken or kept is None:
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error")
+        return Graph(kept)
+
+    def synchronize(self) -> None:
+        Stream.forbid("waiting for a stream")
+
+    @staticmethod
+    def current() -> Stream:
+        return Stream.stack[-1] if Stream.stack else _NULL
+
+    @staticmethod
+    def forbid(what: str) -> None:
+        stream = Stream.current()
+        if stream.kept is not None:
+            stream.broken = True
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream captures")
+
+
+_NULL = Stream()
+_NULL.ptr = 0
 
 
 class RawKernel:
@@ -70,24 +144,79 @@ class RawKernel:
 
     def __init__(self, code: str, name: str) -> None:
         RawKernel.compiled.append(code)
-        self.kernel: Callable[..., None] = _on_device(function_of(code, name))
+        self.kernel: Any = _on_device(function_of(code, name))
+        self.kernel.kernel_name = name
 
 
 def _on_device(function: Callable[..., None]) -> Callable[..., None]:
     def launch(*arguments: Any) -> None:
         assert Device.depth, "launched where the device is not the current one"
-        function(*arguments)
+        kept = Stream.current().kept
+        if kept is None:
+            function(*arguments)
+        else:
+            kept.append((function, arguments))
 
     return launch
 
 
+class Cublas:
+    """NVIDIA's bindings, with one handle, which remembers its stream and its workspace."""
+
+    stream: int | None = None
+    workspace: tuple[int, int] | None = None
+
+    @staticmethod
+    def create() -> int:
+        return 1
+
+    @staticmethod
+    def destroy(handle: int) -> None:
+        assert handle == 1
+
+    @staticmethod
+    def set_stream(handle: int, stream: int) -> None:
+        Cublas.stream, Cublas.workspace = stream, None
+
+    @staticmethod
+    def set_workspace(handle: int, address: int, size: int) -> None:
+        Cublas.workspace = address, size
+
+    @staticmethod
+    def _check(handle: int) -> None:
+        assert handle == 1
+        assert Cublas.stream == Stream.current().ptr, "a product on another stream"
+        assert Cublas.workspace is not None, "a product without a workspace would take memory"
+
+    @staticmethod
+    def gemm_ex(handle, transb, transa, m, n, k, alpha, b, kb, ldb, a, ka, lda, beta, c, kc, ldc, compute, algorithm):
+        Cublas._check(handle)
+        assert (ka, kc, algorithm) == (kb, 0, -1)
+        assert compute == {0: 77, 14: 68}[ka]
+        assert ctypes.c_float.from_address(alpha).value == 1
+        assert ctypes.c_float.from_address(beta).value == 0
+        dtype = np.dtype(np.uint16 if ka == 14 else np.float32)
+        rounded = _of_bfloat16 if ka == 14 else _to_tf32
+        run = partial(blas, np.dtype(np.float32), factors=dtype, read=rounded)
+        _on_device(run)(transb, transa, m, n, k, b, ldb, a, lda, c, ldc)
+
+
 def _gemm(kind: type[ctypes.c_float] | type[ctypes.c_double]) -> Callable[..., None]:
     def run(handle, transb, transa, m, n, k, alpha, b, ldb, a, lda, beta, c, ldc):
-        assert handle == 1
+        Cublas._check(handle)
         assert (kind.from_address(alpha).value, kind.from_address(beta).value) == (1, 0)
-        blas(np.dtype(kind), transb, transa, m, n, k, b, ldb, a, lda, c, ldc)
+        _on_device(partial(blas, np.dtype(kind)))(transb, transa, m, n, k, b, ldb, a, lda, c, ldc)
 
-    return _on_device(run)
+    return run
+
+
+def _of_bfloat16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _to_tf32(values: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + np.uint32(1 << 12)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 class Memory:
@@ -95,6 +224,9 @@ class Memory:
 
     limit = 2**24
     """Bytes that one array can have."""
+
+    allocator: Callable[[int], Any] | None = None
+    """What takes memory in place of the pool."""
 
     kept = 0
     """Bytes of the limit that are taken until `free_all_blocks` is called."""
@@ -106,6 +238,8 @@ class Memory:
 
 def _empty(shape: int | tuple[int, ...], dtype: Any) -> EmulatedArray:
     assert Device.depth, "allocated where the device is not the current one"
+    if Memory.allocator is not None:
+        Memory.allocator(int(np.prod(shape)) * np.dtype(dtype).itemsize)
     if np.prod(shape) * np.dtype(dtype).itemsize > Memory.limit - Memory.kept:
         raise OutOfMemoryError
     array = np.empty(shape, dtype)
@@ -113,15 +247,28 @@ def _empty(shape: int | tuple[int, ...], dtype: Any) -> EmulatedArray:
     return array.view(EmulatedArray)
 
 
+@contextmanager
+def _using_allocator(allocator: Callable[[int], Any]) -> Iterator[None]:
+    Memory.allocator = allocator
+    try:
+        yield
+    finally:
+        Memory.allocator = None
+
+
 def _modules() -> dict[str, ModuleType]:
-    names = ("cupy", "cupy.cuda", "cupy.cuda.device", "cupy_backends", "cupy_backends.cuda", "cupy_backends.cuda.libs")
+    names = ("cupy", "cupy.cuda", "nvmath", "nvmath.bindings")
     modules = {name: ModuleType(name) for name in names}
-    cupy, cuda, device = (modules[name] for name in names[:3])
+    cupy, cuda = (modules[name] for name in names[:2])
 
     def of_numpy(name: str) -> Any:
         function = getattr(np, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
+            if Stream.current().kept is not None:
+                if len(arguments) != 3 or options:
+                    Stream.forbid(f"cupy.{name} with a new array")
+                return _on_device(function)(*arguments)
             result = function(*arguments, **options)
             # What is a scalar in NumPy is an array on the device in CuPy.
             return np.asarray(result).view(EmulatedArray) if isinstance(result, np.ndarray | np.generic) else result
@@ -133,15 +280,16 @@ def _modules() -> dict[str, ModuleType]:
         cuda=cuda, ndarray=EmulatedArray, empty=_empty, RawKernel=RawKernel, get_default_memory_pool=lambda: Memory
     )
     cuda.__dict__.update(
-        device=device,
         Device=Device,
+        Stream=Stream,
+        using_allocator=_using_allocator,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(memGetInfo=lambda: (Memory.limit - Memory.kept, Memory.limit)),
-        get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
+        get_current_stream=Stream.current,
     )
-    device.__dict__.update(get_cublas_handle=lambda: 1)
-    libs = modules["cupy_backends.cuda.libs"]
-    libs.__dict__.update(cublas=SimpleNamespace(sgemm=_gemm(ctypes.c_float), dgemm=_gemm(ctypes.c_double)))
+    for name, kind in (("sgemm", ctypes.c_float), ("dgemm", ctypes.c_double)):
+        setattr(Cublas, name, staticmethod(_gemm(kind)))
+    modules["nvmath.bindings"].__dict__.update(cublas=Cublas)
     return modules
 
 
@@ -155,14 +303,16 @@ def emulated_backend_class() -> Callable[..., Any]:
     module = module_from_spec(spec)
     modules = _modules()
     with mock.patch.dict(sys.modules, modules):
+        # It uses CuPy as well; the true one comes back with the end of the block.
+        sys.modules.pop("nnbp.backends.recording", None)
         spec.loader.exec_module(module)
-    gemm = module.CupyBackend.gemm
+    opened = module.CupyBackend.__init__
 
-    def emulated_gemm(*arguments: Any) -> Any:
-        """Binding a product imports cuBLAS; here it finds the emulation."""
+    def emulated_init(*arguments: Any, **options: Any) -> None:
+        """Opening the device imports cuBLAS; here it finds the emulation."""
         with mock.patch.dict(sys.modules, modules):
-            return gemm(*arguments)
+            opened(*arguments, **options)
 
-    module.CupyBackend.gemm = emulated_gemm
+    module.CupyBackend.__init__ = emulated_init
     found: Callable[..., Any] = module.CupyBackend
     return found

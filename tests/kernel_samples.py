@@ -22,21 +22,66 @@ from nnbp.expression import OPERATIONS, Formula, trace
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to compile kernels as C++")
 
-# The words of CUDA that the kernels use, in C++. `stand` says which thread is running.
+# The words of CUDA that the kernels use, in C++. The threads of a block take turns: each has a stack of its own, and
+# runs until it waits for the others.
 _SHIM = """
+#include <ucontext.h>
 #define INFINITY __builtin_inff()
 #define NAN __builtin_nanf("")
 #define __global__
 #define __device__
-struct Dimension { int x; };
+#define __shared__ static
+struct Dimension { int x, y; };
 static Dimension gridDim, blockDim, blockIdx, threadIdx;
+static inline unsigned int __float_as_uint(float x) { unsigned int bits; __builtin_memcpy(&bits, &x, 4); return bits; }
+static ucontext_t scheduler, threads[1024];
+static char stacks[1024][16384];
+static bool done[1024];
+static int turn;
+static void __syncthreads() { swapcontext(&threads[turn], &scheduler); }
+template <int... K> struct Indices {};
+template <int N, int... K> struct Count : Count<N - 1, N - 1, K...> {};
+template <int... K> struct Count<0, K...> { typedef Indices<K...> type; };
+template <class... A, int... K> static void call(void (*kernel)(A...), void** arguments, Indices<K...>)
+{
+    kernel(*(A*)arguments[K]...);
+}
+static void* given;
+static void** values;
+template <class... A> static void thread()
+{
+    call((void (*)(A...))given, values, typename Count<sizeof...(A)>::type());
+    done[turn] = true;
+}
+template <class... A>
+static void launch(void (*kernel)(A...), void** arguments, int blocks, int width, int height, bool wait)
+{
+    gridDim.x = blocks, gridDim.y = 1, blockDim.x = width, blockDim.y = height;
+    const int size = width * height;
+    given = (void*)kernel, values = arguments;
+    for (int block = 0; block < blocks; ++block) {
+        blockIdx.x = block;
+        for (int t = 0; wait && t < size; ++t) {
+            getcontext(&threads[t]);
+            threads[t].uc_stack.ss_sp = stacks[t], threads[t].uc_stack.ss_size = sizeof stacks[t];
+            threads[t].uc_link = &scheduler;
+            makecontext(&threads[t], thread<A...>, 0);
+            done[t] = false;
+        }
+        for (bool all = false; !all;) {
+            all = true;
+            for (turn = 0; turn < size; ++turn) {
+                threadIdx.x = turn % width, threadIdx.y = turn / width;
+                if (!wait) call(kernel, arguments, typename Count<sizeof...(A)>::type());
+                else if (!done[turn]) swapcontext(&scheduler, &threads[turn]);
+                all = all && (!wait || done[turn]);
+            }
+        }
+    }
+}
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 {
     return (unsigned long long)((unsigned __int128)a * b >> 64);
-}
-extern "C" void stand(int blocks, int threads, int block, int thread)
-{
-    gridDim.x = blocks; blockDim.x = threads; blockIdx.x = block; threadIdx.x = thread;
 }
 """
 
@@ -65,6 +110,7 @@ def bundle(launches: Sequence[Launch]) -> tuple[str, list[str]]:
                 f"namespace in_{name} {{",
                 launch.source,
                 "}",
+                f"using in_{name}::{name};",
                 f"#undef {launch.name}\n",
             ]
     return "\n".join(parts), [names[launch.source] for launch in launches]
@@ -76,11 +122,20 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @cache
-def _library(source: str) -> ctypes.CDLL:
+def _library(source: str, names: tuple[str, ...]) -> ctypes.CDLL:
+    # The threads of a kernel that never wait for each other need no stacks of their own.
+    waits = "true" if "__syncthreads" in source else "false"
+    source += "".join(
+        f'extern "C" void launch_{name}(void** arguments, int blocks, int width, int height)\n'
+        f"{{ launch({name}, arguments, blocks, width, height, {waits}); }}\n"
+        for name in names
+    )
     stem = Path(_folder().name) / hashlib.sha256(source.encode()).hexdigest()[:16]
     stem.with_suffix(".cpp").write_text(_SHIM + source, encoding="utf-8")
-    # Without contraction a product and a sum round twice, as NumPy's do.
-    command = ["g++", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w", f"{stem}.cpp", "-o", f"{stem}.so"]
+    # Without contraction a product and a sum round twice, as NumPy's do. Names are the library's own: glibc has an
+    # `advance`, too.
+    options = ["-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w", "-Wl,-Bsymbolic"]
+    command = ["g++", *options, f"{stem}.cpp", "-o", f"{stem}.so"]
     subprocess.run(command, check=True)
     return ctypes.CDLL(f"{stem}.so")
 
@@ -92,16 +147,17 @@ def _c_argument(value: Any) -> Any:
     return kind(int(value))
 
 
-def function_of(source: str, name: str) -> Callable[[tuple[int], tuple[int], tuple[Any, ...]], None]:
+def function_of(
+    source: str, name: str, names: tuple[str, ...] = ()
+) -> Callable[[tuple[int], tuple[int, ...], tuple[Any, ...]], None]:
     """A kernel that is called as CuPy's are: with grid, block and arguments, here NumPy arrays and integers."""
-    library = _library(source)
+    library = _library(source, names or (name,))
 
-    def run(grid: tuple[int], block: tuple[int], arguments: tuple[Any, ...]) -> None:
+    def run(grid: tuple[int], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         values = [_c_argument(argument) for argument in arguments]
-        for b in range(grid[0]):
-            for t in range(block[0]):
-                library.stand(grid[0], block[0], b, t)
-                library[name](*values)
+        addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        width, height = (*block, 1)[:2]
+        library[f"launch_{name}"](addresses, grid[0], width, height)
 
     return run
 
@@ -110,7 +166,8 @@ def run_all(launches: Sequence[Launch]) -> None:
     """Runs the kernels, on a small grid, one after the other."""
     source, names = bundle(launches)
     for launch, name in zip(launches, names, strict=True):
-        function_of(source, name)((2,), (3,), launch.arguments)
+        block = (3,) if launch.block == (128,) else launch.block
+        function_of(source, name, tuple(dict.fromkeys(names)))((2,), block, launch.arguments)
 
 
 def _column_major(address: int, dtype: Any, rows: int, columns: int, leading: int) -> np.ndarray:
@@ -122,12 +179,17 @@ def _column_major(address: int, dtype: Any, rows: int, columns: int, leading: in
 
 
 def blas(
-    dtype: Any, transa: int, transb: int, m: int, n: int, k: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int
-) -> None:
-    """What cuBLAS's gemm does with these: c = a b, all stored column by column, a and b perhaps transposed."""
-    first = _column_major(a, dtype, k, m, lda).T if transa else _column_major(a, dtype, m, k, lda)
-    second = _column_major(b, dtype, n, k, ldb).T if transb else _column_major(b, dtype, k, n, ldb)
-    _column_major(c, dtype, m, n, ldc)[...] = first @ second
+    dtype: Any, transa: int, transb: int, m: int, n: int, k: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int,
+    *, factors: Any = None, read: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> None:  # fmt: skip
+    """What cuBLAS's gemm does with these: c = a b, all stored column by column, a and b perhaps transposed.
+
+    `factors` is the dtype of a and b where it is another one, `read` what is done to their elements.
+    """
+    kind = dtype if factors is None else factors
+    first = _column_major(a, kind, k, m, lda).T if transa else _column_major(a, kind, m, k, lda)
+    second = _column_major(b, kind, n, k, ldb).T if transb else _column_major(b, kind, k, n, ldb)
+    _column_major(c, dtype, m, n, ldc)[...] = read(first) @ read(second)
 
 
 def operation_formulas() -> dict[str, Formula]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulated_cupy import Device, Memory, RawKernel, emulated_backend_class
+from emulated_cupy import Device, EmulatedArray, Memory, RawKernel, emulated_backend_class
 from kernel_samples import bundle, library_formulas, needs_compiler, operation_formulas
-from nnbp.backends import kernel_source
+from nnbp.backends import fused_kernels, kernel_source
+from nnbp.backends.fused_kernels import Map, Reduce, row_sums
 from nnbp.backends.kernel_source import Launch
 
 from nnbp import Dense, Dropout, Network
@@ -143,13 +144,15 @@ def test_elementwise_takes_views(backend, numpy_backend):
 
 
 def test_kernels_are_compiled_once(backend):
-    array = backend.empty((3, 4), np.float32)
-    other = backend.empty((20, 2), np.float32)
-    first = trace(lambda x: x * 3.5, "x")
-    ((function, _),) = backend.elementwise(first, [array], [array])
-    assert backend.elementwise(first, [other], [other])[0][0] is function
-    different = trace(lambda x: x * 3.25, "x")
-    assert backend.elementwise(different, [array], [array])[0][0] is not function
+    arrays = [backend.upload(np.ones(shape), np.float32) for shape in ((3, 4), (20, 2))]
+
+    def kernel(number, array):
+        recording = backend.capture(backend.elementwise(trace(lambda x: x * number, "x"), [array], [array]))
+        return recording.calls[0][0]
+
+    first = kernel(3.5, arrays[0])
+    assert kernel(3.5, arrays[1]) is first
+    assert kernel(3.25, arrays[0]) is not first
 
 
 def test_binding_runs_nothing(backend):
@@ -266,34 +269,40 @@ def test_another_shape_needs_no_other_kernel():
     before = len(RawKernel.compiled)
     for rows, columns in ((2, 3), (7, 5), (100, 2)):
         x, y = backend.empty((rows, columns), np.float32), backend.empty((rows, 1), np.float32)
-        backend.elementwise(formula, [x, y], [x])
+        backend.capture(backend.elementwise(formula, [x, y], [x]))
     assert len(RawKernel.compiled) == before + 1
 
 
 def kernels(dtype: Any) -> list[Launch]:
     """Every kernel file, and kernels made of the library's formulas in several layouts, with both widths of index."""
-    m, row, column, one = (
-        np.zeros((4, 6), dtype),
-        np.zeros((1, 6), dtype),
-        np.zeros((4, 1), dtype),
-        np.zeros((1, 1), dtype),
-    )
+    m, row, column, one = (np.zeros(shape, dtype).view(EmulatedArray) for shape in ((4, 6), (1, 6), (4, 1), (1, 1)))
     position, u = np.zeros(1, np.int64), np.zeros((4, 6), np.float32)
+    long = np.zeros((1, 10_000), dtype).view(EmulatedArray)
     launches = []
     for limit in (2**30, 0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kernel_source, "_NARROW", limit)
+            patch.setattr(kernel_source, "NARROW", limit)
             launches += [
-                kernel_source.maximum_rows(m, row),
                 kernel_source.gather(m, position, position, 1, m),
                 kernel_source.uniform(position, (1, 2), u),
                 kernel_source.advance(position, 1),
+                fused_kernels.columns(
+                    [
+                        Map(trace(lambda z, b: z + b, "z", "b"), (m, column), (m,)),
+                        Reduce("maximum", m, 0, row),
+                        Map(trace(lambda z, r, s: np.exp(z - r) * s, "z", "r", "s"), (m, row, m[:, ::-1]), (m.copy(),)),
+                        Reduce("sum", m, 0, row),
+                    ]
+                ),
+                *row_sums(Map(trace(lambda a, b: a * b, "a", "b"), (m, row), (m,)), 0, column, _empty),
+                *row_sums(Map(trace(lambda a, b: a * b, "a", "b"), (long, long), ()), 0, one, _empty),
                 kernel_source.elementwise(
                     trace(lambda a, b, c, d, e, u: (a * b + c, np.where(u > 0.5, d, e)), *"abcdeu"),
                     [m, row, column, one, m[:, ::-1], u],
                     [m, m.copy()],
                 ),
             ]
+    launches += [kernel_source.elementwise(trace(lambda a: a, "a"), [m], [np.zeros((4, 6), np.uint16)])]
     limits = trace(lambda a: np.minimum(np.maximum(a, -np.inf), np.inf) * (a == np.nan), "a")
     launches += [kernel_source.elementwise(limits, [m], [m])]
     launches += [kernel_source.elementwise(f, [m] * len(f.inputs), [m]) for f in operation_formulas().values()]
@@ -302,6 +311,10 @@ def kernels(dtype: Any) -> list[Launch]:
         outputs = [m.copy() for _ in formula.results]
         launches.append(kernel_source.elementwise(formula, [m] * len(arguments), outputs))
     return launches
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> EmulatedArray:
+    return np.zeros(shape, dtype).view(EmulatedArray)
 
 
 def nvrtc_compile(source: str, *options: str, ptx: bool = False) -> bytes:

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from kernel_samples import blas, library_formulas, needs_compiler, operation_formulas, run_all
+from kernel_samples import library_formulas, needs_compiler, operation_formulas, run_all
 from nnbp.backends import kernel_source
-from numpy.lib.stride_tricks import as_strided
 
 from nnbp.errors import DTypeError, ShapeError
 from nnbp.expression import trace
@@ -167,13 +166,12 @@ def test_wide_indices_compute_the_same(monkeypatch):
     source, order = rng.normal(size=(6, 3)), np.array([5, 0, 3, 1])
     results = []
     for limit in (2**30, 0):
-        monkeypatch.setattr(kernel_source, "_NARROW", limit)
-        outputs = [np.empty((4, 7)), np.empty((1, 7)), np.empty((2, 3)), np.empty((3, 3), np.float32)]
+        monkeypatch.setattr(kernel_source, "NARROW", limit)
+        outputs = [np.empty((4, 7)), np.empty((2, 3)), np.empty((3, 3), np.float32)]
         launches = [
             kernel_source.elementwise(trace(lambda a, b: a * b, "a", "b"), [a, b], outputs[:1]),
-            kernel_source.maximum_rows(a, outputs[1]),
-            kernel_source.gather(source, order, np.array([1]), 2, outputs[2]),
-            kernel_source.uniform(np.array([5]), (1, 2), outputs[3]),
+            kernel_source.gather(source, order, np.array([1]), 2, outputs[1]),
+            kernel_source.uniform(np.array([5]), (1, 2), outputs[2]),
         ]
         assert all(("typedef long long I" in launch.source) == (limit == 0) for launch in launches)
         run_all(launches)
@@ -210,7 +208,6 @@ def test_nothing_to_compute_is_a_launch_of_no_turns():
     empty = np.empty((0, 4))
     assert kernel_source.elementwise(trace(lambda a: a + 1.0, "a"), [empty], [empty]).size == 0
     assert kernel_source.uniform(np.zeros(1, np.int64), (0, 0), np.empty((0, 4), np.float32)).size == 0
-    assert kernel_source.maximum_rows(np.empty((3, 0)), np.empty((1, 0))).size == 0
 
 
 @needs_compiler
@@ -242,18 +239,6 @@ def test_the_random_stream_can_be_entered_anywhere(position, length):
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_maximum_rows(dtype):
-    rng = np.random.default_rng(3)
-    values = rng.choice(SPECIAL, (6, 40)).astype(dtype)
-    values[:, :20] = rng.normal(size=(6, 20))
-    for a in (values, values.T.copy().T, values[::2, ::3], values[:1]):
-        out = np.zeros((1, 2 * a.shape[1]), dtype)[:, ::2]
-        run_all([kernel_source.maximum_rows(a, out)])
-        np.testing.assert_array_equal(out, np.max(a, axis=0, keepdims=True))
-
-
-@needs_compiler
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gather(dtype):
     rng = np.random.default_rng(4)
     source, order = rng.normal(size=(11, 3)).astype(dtype), rng.permutation(11)
@@ -271,46 +256,6 @@ def test_gather_stays_within_its_source():
     np.testing.assert_array_equal(out, source)
 
 
-def run_gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    transb, transa, m, n, k, ldb, lda, ldc = kernel_source.gemm(a, b, out)
-    address_a, address_b, address_out = (x.__array_interface__["data"][0] for x in (a, b, out))
-    blas(out.dtype, transb, transa, m, n, k, address_b, ldb, address_a, lda, address_out, ldc)
-
-
-FACTORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "rows": lambda x: x.copy(),
-    "columns": lambda x: x.T.copy().T,
-    "part of more rows": lambda x: np.hstack([x, x])[:, : x.shape[1]],
-    "part of more columns": lambda x: np.vstack([x, x]).T.copy().T[: len(x)],
-}
-
-
-@given(
-    sizes=st.tuples(*[st.integers(1, 5)] * 3),
-    layout_a=st.sampled_from(sorted(FACTORS)),
-    layout_b=st.sampled_from(sorted(FACTORS)),
-    padded=st.booleans(),
-)
-def test_gemm_takes_every_layout_that_blas_can(sizes, layout_a, layout_b, padded):
-    n, k, m = sizes
-    rng = np.random.default_rng(5)
-    a, b = FACTORS[layout_a](rng.normal(size=(n, k))), FACTORS[layout_b](rng.normal(size=(k, m)))
-    out = np.zeros((n, m + 2 * padded))[:, :m]
-    run_gemm(a, b, out)
-    np.testing.assert_allclose(out, a @ b, 1e-14, 1e-14)
-
-
-@pytest.mark.parametrize(("n", "k", "m"), [(1, 6, 1), (4, 6, 1), (1, 6, 4), (6, 1, 4), (3, 3, 1)])
-def test_gemm_takes_vectors_with_any_stride(n, k, m):
-    rng = np.random.default_rng(6)
-    grid = rng.normal(size=(24, 24))
-    a = grid[:1, : 2 * k : 2] if n == 1 else grid[: 3 * n : 3, :k].copy()[:, :1] if k == 1 else grid[:n, :k]
-    b = grid[: 2 * k : 2, 3:4] if m == 1 else grid[:k, :m]
-    out = np.zeros((n, m))
-    run_gemm(a, b, out)
-    np.testing.assert_allclose(out, a @ b, 1e-14)
-
-
 def test_what_a_kernel_cannot_take_is_refused_with_the_fix():
     one, f32, i64 = trace(lambda a: a + 1.0, "a"), np.zeros((2, 3), np.float32), np.zeros(1, np.int64)
     m = np.zeros((2, 3))
@@ -322,10 +267,6 @@ def test_what_a_kernel_cannot_take_is_refused_with_the_fix():
         kernel_source.elementwise(one, [m[None]], [m[None]])
     with pytest.raises(DTypeError, match=r"received int64. Cast it with .astype"):
         kernel_source.elementwise(one, [m.astype(np.int64)], [m])
-    with pytest.raises(ShapeError, match=r"maximum_rows takes .* received shapes \(2, 3\) and \(1, 2\)"):
-        kernel_source.maximum_rows(m, m[:1, :2])
-    with pytest.raises(DTypeError, match="received float32 for an output of float64"):
-        kernel_source.maximum_rows(f32, m[:1])
     with pytest.raises(ShapeError, match=r"gather takes .* received shapes \(2, 3\), \(1,\), \(1,\), \(2, 2\)"):
         kernel_source.gather(m, i64, i64, 1, m[:, :2])
     with pytest.raises(ShapeError, match="contiguous rows"):
@@ -336,20 +277,3 @@ def test_what_a_kernel_cannot_take_is_refused_with_the_fix():
         kernel_source.uniform(i64, (0, 0), m)
     with pytest.raises(ShapeError, match="C-contiguous"):
         kernel_source.uniform(i64, (0, 0), f32.T)
-
-
-def test_what_blas_cannot_take_is_refused_with_the_fix():
-    m = np.zeros((4, 4))
-    with pytest.raises(ShapeError, match=r"received the shapes \(4, 4\), \(3, 4\) and \(4, 4\)"):
-        kernel_source.gemm(m, m[:3], m)
-    with pytest.raises(ShapeError, match=r"xp\.ascontiguousarray"):
-        kernel_source.gemm(m[::2, ::2], m[:2, :2], m[:2, :2])
-    with pytest.raises(ShapeError, match="Give a C-contiguous array"):
-        kernel_source.gemm(m[:2], m, m[:, :2].copy().T)
-    with pytest.raises(DTypeError, match="received float32 for an output of float64"):
-        kernel_source.gemm(m, m.astype(np.float32), m)
-    with pytest.raises(DTypeError, match="received int64"):
-        kernel_source.gemm(m, m, m.astype(np.int64))
-    wide = as_strided(np.zeros(1, np.float32), (1, 2**31), (0, 0))
-    with pytest.raises(ShapeError, match="at most"):
-        kernel_source.gemm(np.zeros((1, 1), np.float32), wide, wide)

@@ -17,3 +17,14 @@
 __device__ inline T nnbp_sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : x == T(0) ? T(0) : x; }
 __device__ inline T nnbp_max(T x, T y) { return x >= y || x != x ? x : y; }
 __device__ inline T nnbp_min(T x, T y) { return x <= y || x != x ? x : y; }
+
+// The upper half of a float, rounded to the nearest, ties to even; NaN stays NaN.
+struct nnbp_bf16 {
+    unsigned short bits;
+    __device__ inline nnbp_bf16& operator=(float x)
+    {
+        const unsigned int all = __float_as_uint(x);
+        bits = x == x ? (unsigned short)((all + 0x7fffu + ((all >> 16) & 1u)) >> 16) : (unsigned short)0x7fffu;
+        return *this;
+    }
+};

@@ -1,0 +1,278 @@
+"""Kernels for several operations at once: on the columns of matrices, and sums along their rows.
+
+Each is written from the formulas of its operations. A column is a sample, and a loss looks at no two of them at once:
+so softmax, the cost and its derivative are one kernel, whose blocks own 32 columns each, and whose threads wait for
+each other between the operations. What one operation leaves in memory the next one reads there, from the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from nnbp.backend import Array
+from nnbp.errors import ShapeError
+from nnbp.expression import Formula, trace
+
+from . import kernel_source
+from .kernel_source import SCALARS, Launch, Operand, arithmetic, header, same_dtype
+
+__all__ = ["Map", "Reduce", "columns", "row_sums"]
+
+_ROWS = 16
+"""Threads that share a column, at most."""
+
+_SUMMANDS = 4096
+"""Terms that one block sums, at least, where a row is shared by several."""
+
+_BLOCKS = 512
+"""Blocks that a sum is worth, about."""
+
+_THREADS = 256
+"""Threads of a block that sums a row."""
+
+_FOLD = {"sum": "{0} + {1}", "maximum": "nnbp_max({0}, {1})"}
+_NEUTRAL = {"sum": "T(0)", "maximum": "-T(INFINITY)"}
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """``outputs = formula(inputs)``, as `kernel_source.elementwise` has it."""
+
+    formula: Formula
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+
+    @property
+    def reads(self) -> tuple[Array, ...]:
+        """The inputs that the formula uses."""
+        named = zip(self.formula.inputs, self.inputs, strict=True)
+        return tuple(array for name, array in named if self.formula.uses(name))
+
+    @property
+    def writes(self) -> tuple[Array, ...]:
+        """The outputs."""
+        return self.outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Reduce:
+    """``out[0, j] = fold_i a[i, j]`` for axis 0, ``out[i, 0] = fold_j a[i, j]`` for axis 1; fold is sum or maximum.
+
+    Raises:
+        ShapeError, DTypeError: the arrays do not fit.
+    """
+
+    fold: str
+    a: Array
+    axis: int
+    out: Array
+
+    def __post_init__(self) -> None:
+        a, out = self.a, self.out
+        shape = tuple(1 if axis == self.axis else size for axis, size in enumerate(a.shape))
+        if a.ndim != 2 or tuple(out.shape) != shape or (self.fold == "maximum" and a.shape[self.axis] == 0):
+            raise ShapeError(
+                f"The {self.fold} along axis {self.axis} of a matrix (n, m) is (1, m) for 0 and (n, 1) for 1, of one "
+                f"number at least where it is a maximum; received shapes {tuple(a.shape)} and {tuple(out.shape)}."
+            )
+        same_dtype(a, out, f"a {self.fold}")
+
+    @property
+    def reads(self) -> tuple[Array, ...]:
+        """The matrix."""
+        return (self.a,)
+
+    @property
+    def writes(self) -> tuple[Array, ...]:
+        """The row or the column."""
+        return (self.out,)
+
+
+class _Parameters:
+    """The parameters of a kernel: pointers, each array once, and the integers that its indices need."""
+
+    def __init__(self, count: int) -> None:
+        self.columns = count
+        self.arrays: dict[tuple[Any, ...], tuple[str, Array]] = {}
+        self.integers: dict[str, int] = {"columns": count}
+        self._written: set[str] = set()
+        self.farthest = count
+
+    def element(self, array: Array, rows: int, *, written: bool = False) -> str:
+        """The element of an array at `row` and `column`, in C."""
+        name, array = self.pointer(array, written=written)
+        x = Operand(name, array, *kernel_source.strides(array))
+        self.farthest = max(self.farthest, abs(x.row) * rows + abs(x.column) * self.columns)
+        # The layouts that steps are made of need no integers of their own, and so share their kernels.
+        simple = {(0, 0): "0", (0, 1): "column", (1, 0): "row", (self.columns, 1): "row * columns + column"}
+        index = simple.get((x.row, x.column))
+        if index is None:
+            self.integers |= {f"r{name}": x.row, f"c{name}": x.column}
+            index = x.strided
+        return f"{name}[{index}]"
+
+    def pointer(self, array: Array, *, written: bool = False) -> tuple[str, Array]:
+        """The name of the pointer to an array, and the array that it was first known by."""
+        key = array.data.ptr, array.dtype, tuple(array.shape), tuple(array.strides)
+        name, first = self.arrays.setdefault(key, (f"p{len(self.arrays)}", array))
+        if written:
+            self._written.add(name)
+        return name, first
+
+    def number(self, name: str, value: int) -> str:
+        """An integer by name."""
+        self.integers[name] = value
+        return name
+
+    def signature(self) -> str:
+        """What stands between the parentheses."""
+        pointers = [
+            f"{'' if name in self._written else 'const '}{SCALARS[array.dtype]}* {name}"
+            for name, array in self.arrays.values()
+        ]
+        return ", ".join([*pointers, *(f"I {name}" for name in self.integers)])
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What is passed, in this order."""
+        integer = np.int64 if self.wide else np.int32
+        return (*(array for _, array in self.arrays.values()), *map(integer, self.integers.values()))
+
+    @property
+    def wide(self) -> bool:
+        """Whether the indices need 64 bits."""
+        return max(self.farthest, *self.integers.values()) > kernel_source.NARROW
+
+
+def _formula(parameters: _Parameters, item: Map, rows: int) -> tuple[list[str], list[str], list[str]]:
+    """Lines of C that compute a formula at `row` and `column`, its results, and the lines that store them."""
+    formula = replace(item.formula, inputs=tuple(f"x{k}" for k in range(len(item.inputs))))
+    lines = [
+        f"const T x{k} = T({parameters.element(x, rows)});" for k, x in enumerate(item.inputs) if formula.uses(f"x{k}")
+    ]
+    steps, results = formula.c_source()
+    stores = [
+        f"{parameters.element(out, rows, written=True)} = {result};"
+        for out, result in zip(item.outputs, results, strict=False)
+    ]
+    return [*lines, *steps], results, stores
+
+
+def columns(items: Sequence[Map | Reduce]) -> Launch:
+    """One kernel for operations on matrices of as many columns, none of which looks from one column into another.
+
+    Args:
+        items: formulas on (n, m) or (1, m) matrices, and folds along axis 0; n may differ, m does not. What an
+            operation writes and another reads or writes, too, is the same array, or a row (1, m).
+    """
+    count = int(items[0].writes[0].shape[-1])
+    parameters, phases, most = _Parameters(count), [], 1
+    for k, item in enumerate(items):
+        rows = int(item.a.shape[0] if isinstance(item, Reduce) else item.outputs[0].shape[0])
+        most = max(most, rows)
+        bound = parameters.number(f"n{k}", rows)
+        loop = f"for (I row = threadIdx.y; row < {bound}; row += blockDim.y)"
+        if isinstance(item, Map):
+            steps, _, stores = _formula(parameters, item, rows)
+            body = [f"if (inside) {loop} {{", *(f"    {line}" for line in [*steps, *stores]), "}"]
+        else:
+            fold, a = _FOLD[item.fold], parameters.element(item.a, rows)
+            out = parameters.element(item.out, 1, written=True)
+            body = [
+                f"T value = {_NEUTRAL[item.fold]};",
+                f"if (inside) {loop} value = {fold.format('value', a)};",
+                "shared[threadIdx.y * 32 + threadIdx.x] = value;",
+                "__syncthreads();",
+                "if (inside && threadIdx.y == 0) {",
+                "    const I row = 0;",
+                "    for (int k = 1; k < int(blockDim.y); ++k)",
+                f"        value = {fold.format('value', 'shared[k * 32 + threadIdx.x]')};",
+                f"    {out} = value;",
+                "}",
+            ]
+        # A row is written by a part of the threads, and read by all.
+        phases += ["{", *(f"    {line}" for line in body), "}", "__syncthreads();"]
+    source = "\n".join(
+        [
+            f'extern "C" __global__ void columns({parameters.signature()})',
+            "{",
+            f"    __shared__ T shared[{32 * _ROWS}];",
+            "    for (I base = I(blockIdx.x) * 32; base < columns; base += 32 * I(gridDim.x)) {",
+            "        const I column = base + I(threadIdx.x);",
+            "        const bool inside = column < columns;",
+            *(f"        {line}" for line in phases),
+            "    }",
+            "}\n",
+        ]
+    )
+    dtype = arithmetic([array for item in items for array in item.writes])
+    height = min(_ROWS, 2 ** int(np.ceil(np.log2(most))))
+    whole = header(dtype, parameters.wide) + source
+    return Launch("columns", whole, parameters.arguments(), count, (32, height), 32)
+
+
+def row_sums(item: Map, summand: int, out: Array, empty: Callable[[tuple[int, ...], DTypeLike], Array]) -> list[Launch]:
+    """``out[i, 0] = Σ_j r[i, j]``, where r is the result `summand` of a formula whose outputs are written as well.
+
+    Sums of many terms are shared by several blocks, and what these leave is summed by a second kernel, always in the
+    same order.
+
+    Args:
+        item: the formula; of its results, the first are its outputs.
+        summand: index of the result to sum.
+        out: (n, 1), contiguous.
+        empty: makes an array for the parts of a sum.
+
+    Raises:
+        ShapeError: out is not contiguous.
+    """
+    if not out.flags.c_contiguous:
+        raise ShapeError(f"Sums of rows are written one after the other; received strides {out.strides} in bytes.")
+    rows, count = map(int, np.broadcast_shapes(*(tuple(x.shape) for x in (*item.inputs, *item.outputs))))
+    parts = max(1, min(-(-count // _SUMMANDS), -(-_BLOCKS // max(1, rows))))
+    if parts == 1:
+        return [_row_sums(item, summand, out, (rows, count, 1))]
+    partial = empty((rows, parts), out.dtype)
+    rest = Map(trace(lambda x: x, "x"), (partial,), ())
+    return [_row_sums(item, summand, partial, (rows, count, parts)), _row_sums(rest, 0, out, (rows, parts, 1))]
+
+
+def _row_sums(item: Map, summand: int, out: Array, sizes: tuple[int, int, int]) -> Launch:
+    rows, count, parts = sizes
+    parameters = _Parameters(count)
+    steps, results, stores = _formula(parameters, item, rows)
+    sums, _ = parameters.pointer(out, written=True)
+    tasks = rows * parts
+    for name, value in (("tasks", tasks), ("parts", parts), ("width", -(-count // parts))):
+        parameters.number(name, value)
+    source = "\n".join(
+        [
+            f'extern "C" __global__ void row_sums({parameters.signature()})',
+            "{",
+            f"    __shared__ T shared[{_THREADS}];",
+            "    for (I task = blockIdx.x; task < tasks; task += I(gridDim.x)) {",
+            "        const I row = task / parts, first = (task - row * parts) * width;",
+            "        const I end = first + width < columns ? first + width : columns;",
+            "        T sum = T(0);",
+            "        for (I column = first + I(threadIdx.x); column < end; column += I(blockDim.x)) {",
+            *(f"            {line}" for line in [*steps, *stores, f"sum += {results[summand]};"]),
+            "        }",
+            "        shared[threadIdx.x] = sum;",
+            "        __syncthreads();",
+            "        for (int half = int(blockDim.x) / 2; half > 0; half /= 2) {",
+            "            if (int(threadIdx.x) < half) shared[threadIdx.x] += shared[threadIdx.x + half];",
+            "            __syncthreads();",
+            "        }",
+            f"        if (threadIdx.x == 0) {sums}[task] = shared[0];",
+            "        __syncthreads();",
+            "    }",
+            "}\n",
+        ]
+    )
+    dtype = arithmetic([*item.outputs, out])
+    whole = header(dtype, parameters.wide) + source
+    return Launch("row_sums", whole, parameters.arguments(), tasks, (_THREADS,), 1)

@@ -1,0 +1,132 @@
+"""Steps as CUDA graphs: what is recorded, how often it is launched, and what happens where nothing can be."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from emulated_cupy import Graph, Stream, emulated_backend_class
+from kernel_samples import needs_compiler
+
+from nnbp import Dense, Dropout, Network
+from nnbp.backend import backend_class
+from nnbp.expression import trace
+
+DOUBLE = trace(lambda x: 2.0 * x, "x")
+
+
+def open_emulated(**options: Any) -> Any:
+    return emulated_backend_class()(**options)
+
+
+@pytest.fixture(params=[pytest.param("emulated", marks=needs_compiler), pytest.param("cupy", marks=pytest.mark.gpu)])
+def opened(request):
+    return open_emulated if request.param == "emulated" else backend_class("cupy")
+
+
+def test_the_backend_makes_graphs_unless_told_otherwise(opened):
+    assert opened()._streams.graphs
+    assert not opened(graphs=False)._streams.graphs
+
+
+@needs_compiler
+def test_a_step_is_launched_once_and_recorded_from_then_on():
+    backend = open_emulated()
+    x = backend.upload(np.ones((1, 1)), np.float64)
+    before = Graph.launched
+    once = backend.capture(backend.elementwise(DOUBLE, [x], [x]))
+    for k, launched in enumerate((0, 1, 2), start=1):
+        once()
+        assert (Graph.launched - before, backend.download(x)[0, 0]) == (launched, 2.0**k)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("times", "graphs"), [(1, 0), (2, 1), (16, 15), (17, 1), (40, 2 + 7)])
+def test_many_steps_are_few_graphs(times, graphs):
+    backend = open_emulated()
+    x = backend.upload(np.ones((1, 1)), np.float64)
+    before = Graph.launched
+    backend.capture(backend.elementwise(DOUBLE, [x], [x]), times)()
+    assert backend.download(x)[0, 0] == 2.0**times
+    assert Graph.launched - before == graphs
+
+
+@needs_compiler
+def test_every_stream_has_graphs_and_a_workspace_of_its_own():
+    backend = open_emulated()
+    x = backend.upload(np.ones((2, 2)), np.float64)
+    run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)))
+    with backend.active():
+        run()
+        run()
+        with Stream():
+            run()
+            run()
+    assert len(run._graphs) == 2
+    assert len(backend._streams._workspaces) == 2, "the stream that captures needs none"
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "classes": {"loss": "cross_entropy"},
+    "values": {"loss": "huber"},
+    "weights decay": {"loss": "squared_error", "weight_decay": 0.01},
+    "TF32": {"loss": "cross_entropy", "precision": "tf32"},
+    "bfloat16": {"loss": "cross_entropy", "precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_graph_computes_what_its_launches_compute_bit_for_bit(opened, name):
+    """With everything that a training step may have in it, and a remainder, validation and predictions beside it."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(75, 6)).astype(np.float32)
+    y = rng.integers(0, 3, 75) if NETWORKS[name]["loss"] == "cross_entropy" else rng.normal(size=(75, 3))
+    found = []
+    for graphs in (True, False):
+        layers = [6, Dense(8, "tanh"), Dropout(0.25), Dense(5, "gelu"), Dense(3)]
+        net = Network(layers, seed=0, device=opened(graphs=graphs), **NETWORKS[name])
+        history = net.fit(
+            X, y, epochs=4, batch_size=8, clip_norm=0.5, schedule="cosine", validation_split=0.2,
+            sample_weight=rng.random(75) * 0 + 1.5, early_stopping=3, progress=False,
+        )  # fmt: skip
+        outputs = [net.forward(X[:7]) for _ in range(3)]
+        found.append([*history["loss"], *history["val_loss"], *net.model.backend.download(net.parameters), *outputs])
+    for recorded, launched in zip(*found, strict=True):
+        np.testing.assert_array_equal(recorded, launched)
+
+
+@pytest.mark.parametrize("what", ["reads a value", "takes memory"])
+def test_what_cannot_be_recorded_is_launched_and_said_once(opened, what):
+    backend = opened()
+    x = backend.upload(np.ones((2, 2)), np.float64)
+
+    def layer() -> None:
+        backend.download(x) if what == "reads a value" else backend.empty((2, 2), np.float64)
+
+    def calls() -> Any:
+        return [*backend.elementwise(DOUBLE, [x], [x]), (layer, ()), *backend.elementwise(DOUBLE, [x], [x])]
+
+    with backend.active():
+        first, second = backend.capture(calls()), backend.capture(calls())
+        first()
+        with pytest.warns(RuntimeWarning, match="launched kernel by kernel.* cannot be recorded"):
+            first()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            first()
+            second()
+            second()
+        assert backend.download(x)[0, 0] == 4.0**5
+
+
+@needs_compiler
+def test_arrays_of_a_recording_stay_alive():
+    backend = open_emulated()
+    x = backend.upload(np.ones((2, 2)), np.float64)
+    out = backend.empty((2, 2), np.float64)
+    run = backend.capture(backend.gemm(x, backend.upload(np.eye(2), np.float64), out))
+    kept = [array for _, arguments in run.calls for array in arguments[2]]
+    assert any(array is out for array in kept)
+    assert len(kept) == 3
