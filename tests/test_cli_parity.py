@@ -57,7 +57,7 @@ def test_json(second_device, capsys):
 
 
 def test_devices_that_disagree_are_exit_code_1(monkeypatch, second_device, capsys):
-    def careless(self, a, b, out):
+    def careless(self, a, b, out, precision=None):
         return [(lambda x, y, into: into.__setitem__(..., 1.001 * (x @ y)), (a._host, b._host, out._host))]
 
     monkeypatch.setattr(OtherRoundingBackend, "gemm", careless)
