@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from threading import RLock
 from typing import Any
 
 import cupy
@@ -25,7 +26,10 @@ class Streams:
     """What the recordings of a backend share: where they are captured, and the workspaces of cuBLAS.
 
     Work on one stream is done in order, so products that go there can share a workspace, and those that go elsewhere
-    cannot. Attributes are used while the device is current.
+    cannot. Methods are called while the device is current, by one thread at a time.
+
+    Attributes:
+        lock: for that: networks of several threads may share a backend.
 
     Args:
         cublas: the products.
@@ -34,7 +38,7 @@ class Streams:
     """
 
     def __init__(self, cublas: Cublas, empty: Callable[[int], Any], *, graphs: bool) -> None:
-        self.cublas, self.graphs = cublas, graphs
+        self.cublas, self.graphs, self.lock = cublas, graphs, RLock()
         self._empty = empty
         self._workspaces: dict[int, Any] = {}
         self._capturing: Any = None
@@ -109,7 +113,7 @@ class Recording:
         self._launched = False
 
     def __call__(self) -> None:
-        with self._device:
+        with self._streams.lock, self._device:
             stream = int(cupy.cuda.get_current_stream().ptr)
             left = self.times
             if not self._launched:
