@@ -1,7 +1,7 @@
 """What is trained on a GPU: the CPU's networks and two larger ones, at three precisions where products are large.
 
-Epochs are long, so that the host's part of an epoch and its wait for the device weigh nothing, and their samples are not
-shuffled: drawing an order on the host takes longer than the steps of many of these epochs.
+Epochs are long, so that the host's part of an epoch and its wait for the device weigh nothing, and their samples are
+not shuffled: drawing an order on the host takes longer than the steps of many of these epochs.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _power(number: int) -> int:
 
 
 def gpu_cases(device: str) -> tuple[Case, ...]:
-    """All cases on a device, in the order in which they are measured: `FIRST`, then one kind of training, then the other.
+    """All cases on a device in the order of measurement: `FIRST`, then one kind of training, then the other.
 
     >>> [case.title for case in gpu_cases("cuda:0")][:2]
     ['4096-4096-4096-10@8192 relu adam', '4096-4096-4096-10@8192 relu adam tf32']

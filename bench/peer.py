@@ -77,7 +77,7 @@ class Peer(ABC):
         samples = len(self.problem.X)
         return self.order.permutation(samples) if self.case.shuffle else np.arange(samples)
 
-    def wait(self) -> None:
+    def wait(self) -> None:  # noqa: B027 -- most have nothing to wait for
         """Waits until the device has done all that it was asked to; a CPU has, when a call returns."""
 
     @abstractmethod

@@ -67,11 +67,12 @@ class JaxJit(Peer):
             return P, S, total + value
 
         def sweep(P: Any, S: Any, X: Any, y: Any, order: Any) -> tuple[Any, Any, Any]:
-            def body(carry: Any, start: Any) -> tuple[Any, None]:
+            def body(carry: tuple[Any, Any, Any], start: Any) -> tuple[Any, None]:
                 return step(*carry, X, y, order, start, case.batch), None
 
             starts = np_.arange(0, len(X), case.batch)
-            return jax.lax.scan(body, (P, S, np_.zeros((), case.dtype)), starts)[0]
+            carry: tuple[Any, Any, Any] = jax.lax.scan(body, (P, S, np_.zeros((), case.dtype)), starts)[0]
+            return carry
 
         jax.config.update("jax_default_matmul_precision", _MATMUL[case.precision] if case.on_gpu else None)
         self.step = jax.jit(step, donate_argnums=(0, 1, 2), static_argnums=7)
@@ -88,7 +89,7 @@ class JaxJit(Peer):
             return super().lacks(device)
         try:
             found = len(_jax(device).devices("cuda"))
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             return f'JAX sees no GPU ({error}): python -m pip install "jax[cuda13]"'
         index = int(device.partition(":")[2] or 0)
         return None if index < found else f"JAX sees {found} GPUs, and {device} is none of them"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -15,7 +15,7 @@ from ..peer import Peer
 __all__ = ["TorchEager"]
 
 _MATMUL = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
-"""PyTorch's names for the precision of products of float32 matrices; with bf16 they are cast, and it does not matter."""
+"""PyTorch's names for the precision of products of float32 matrices; with bf16 they are cast."""
 
 
 class TorchEager(Peer):
@@ -24,7 +24,7 @@ class TorchEager(Peer):
     label = "PyTorch"
     modules = ("torch",)
     distributions = ("torch",)
-    devices = ("cpu", "cuda")
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     fused = True
 
     def __init__(self, problem: Problem, threads: int) -> None:

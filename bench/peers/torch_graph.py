@@ -17,7 +17,7 @@ class TorchGraph(TorchEager):
     """A torch.cuda.CUDAGraph of the step. It finds its batch by a counter on the device.
 
     Raises:
-        ValueError: the last batch of an epoch is smaller, or samples are shuffled; the graph has one size and one order.
+        ValueError: the last batch of an epoch is smaller, or samples are shuffled: the graph has one size and order.
     """
 
     label = "PyTorch CUDA graph"
