@@ -10,8 +10,8 @@ from typing import Any
 from .cases import SEED, Case
 from .device_cases import crossover
 from .process import WorkerError
+from .steps import step_seconds
 from .team import REFERENCE, Team
-from .timing import per_step
 
 __all__ = ["batches", "cell", "measure", "thresholds"]
 
@@ -51,11 +51,7 @@ def cell(case: Case, cpu: Sequence[float], gpu: Sequence[float]) -> dict[str, An
 def _microseconds(ask: Ask, case: Case, rounds: int, seconds: float) -> list[float]:
     ask("prepare", case=case.dump(), seed=SEED)
     epochs = ask("calibrate", seconds=seconds)["epochs"]
-    found = []
-    for _ in range(rounds):
-        times = ask("measure", epochs=epochs)
-        found.append(per_step(times["short"], times["long"], epochs * case.batches) * 1e6)
-    return found
+    return [step_seconds(ask, epochs, case.batches) * 1e6 for _ in range(rounds)]
 
 
 def batches(cells: Sequence[dict[str, Any]]) -> dict[int, list[tuple[int, float]]]:

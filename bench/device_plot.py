@@ -48,7 +48,8 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
         ax.spines["right"].set_visible(False)
         ax.set_xlabel("width w of a network w-w-w-10")
         ax.set_ylabel("step on the CPU ÷ step on the GPU")
-        ax.set_title("Above 1×, the GPU is faster", loc="left", fontweight="bold")
+        card, processor = results["environment"].get("gpu", "GPU").partition(",")[0], results["environment"]["cpu"]
+        ax.set_title(f"nnbp on {card} and on {processor}: above 1×, the GPU is faster", loc="left", fontsize=10)
         handles, labels = ax.get_legend_handles_labels()
         ax.legend(handles[::-1], labels[::-1], frameon=False)
         paths = [folder / "crossover.svg", folder / "crossover.png"]

@@ -131,6 +131,8 @@ def report(results: Mapping[str, Any], speed: bool, crossover: bool) -> str:
     parts = ["# Speed of nnbp beside other libraries, on a GPU", setting(results), missing(results)]
     if results["finished"] is None:
         parts.append("The run has not come to its end: this is what it had measured.")
+    troubles = dict.fromkeys(case["limit"]["error"] for case in results["cases"] if "error" in case["limit"])
+    parts += [f"The products alone were not measured: {' '.join(trouble.split())}" for trouble in troubles]
     if results["skipped"]:
         parts.append(f"No time was left for {', '.join(results['skipped'])}.")
     parts += [

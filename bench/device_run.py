@@ -19,7 +19,6 @@ from .environment import load
 from .process import WorkerError
 from .runner import Options, Tell, line
 from .team import REFERENCE, Team
-from .timing import per_step
 
 __all__ = ["PROFILED", "Clock", "detailed", "run"]
 
@@ -171,8 +170,8 @@ def _details(team: Team, cases: Sequence[Case], seconds: float, clock: Clock) ->
             try:
                 team.ask(REFERENCE, "prepare", case=shuffled.dump(), seed=SEED)
                 epochs = team.ask(REFERENCE, "calibrate", seconds=seconds)["epochs"]
-                times = team.time(REFERENCE, "measure", epochs=epochs)
-                found[case.title]["shuffled"] = per_step(times["short"], times["long"], epochs * case.batches) * 1e6
+                seconds_a_step = steps.step_seconds(partial(team.time, REFERENCE), epochs, case.batches)
+                found[case.title]["shuffled"] = seconds_a_step * 1e6
             except (WorkerError, ValueError) as error:
                 found[case.title]["shuffled_error"] = str(error)
     return list(found.values())
@@ -209,7 +208,7 @@ def _draw(folder: Path, results: Mapping[str, Any], tell: Tell) -> None:
     """The pictures, and table.md with them."""
     try:
         if results["cases"]:
-            plot.draw(results, folder)
+            plot.draw(device_report.arranged(results), folder)
         if crossover.batches(results["crossover"]):
             device_plot.draw(results, folder)
     except ImportError as error:

@@ -132,7 +132,7 @@ def times(results: Mapping[str, Any]) -> str:
         cells = [time_text(v) if (v := case["peers"].get(n, {}).get("microseconds")) else _NONE for n in names]
         limit, best = case["limit"], fastest(case)
         fast = _NONE if best is None else f"{_label(results, best[0])} {best[1]:.2f}"
-        alone = f"{time_text(limit['microseconds'])} ({limit['way']})" if limit else _NONE
+        alone = f"{time_text(limit['microseconds'])} ({limit['way']})" if "way" in limit else _NONE
         rows.append([_case_name(case), *cells, alone, fast])
     head = ["network @ batch", *(_label(results, n) for n in names), "products alone", "fastest other"]
     return table(head, rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -11,7 +12,17 @@ from .process import WorkerError
 from .team import REFERENCE, Team, rotated
 from .timing import geometric_mean, per_step, ratio
 
-__all__ = ["CHECK_EPOCHS", "LOW_TOLERANCES", "TOLERANCES", "fastest", "means", "measure", "ratios", "summary"]
+__all__ = [
+    "CHECK_EPOCHS",
+    "LOW_TOLERANCES",
+    "TOLERANCES",
+    "fastest",
+    "means",
+    "measure",
+    "ratios",
+    "step_seconds",
+    "summary",
+]
 
 CHECK_EPOCHS = 3
 """Epochs after which the losses are compared."""
@@ -55,18 +66,29 @@ def measure(team: Team, case: Case, rounds: int, seconds: float) -> dict[str, An
             except WorkerError as error:
                 found[peer] = {"error": str(error)}
     ways: dict[str, list[float]] = {}
+    trouble = None
     for order in rotated([*team.present, None], rounds):
         for peer in order:
             if peer is None:
-                for way, value in _limit(team, case, seconds / 2).items():
+                try:
+                    spent = team.time(None, "limit", case=case.dump(), seconds=seconds / 2)
+                except WorkerError as error:
+                    # What multiplies on a GPU may be missing, and the rest is measured all the same.
+                    if not case.on_gpu:
+                        raise
+                    trouble, spent = str(error), {}
+                for way, value in spent.items():
                     ways.setdefault(way, []).append(value * 1e6)
             elif "error" not in found[peer]:
                 try:
-                    found[peer]["rounds"].append(_step(team, peer, epochs[peer], case.batches) * 1e6)
+                    found[peer]["rounds"].append(
+                        step_seconds(partial(team.time, peer), epochs[peer], case.batches) * 1e6
+                    )
                 except (WorkerError, ValueError) as error:
                     found[peer] = {"error": str(error)}
     own = {peer for peer, facts in team.facts.items() if facts["own_order"]}
-    return summary(case, found, ways, own)
+    made = summary(case, found, ways, own)
+    return made if trouble is None else made | {"limit": {"error": trouble}}
 
 
 def check_epochs(case: Case) -> int:
@@ -74,20 +96,20 @@ def check_epochs(case: Case) -> int:
     return 1 if case.on_gpu else CHECK_EPOCHS
 
 
-def _limit(team: Team, case: Case, seconds: float) -> dict[str, float]:
-    """The products alone. What multiplies on a GPU may be missing, and the rest is measured all the same."""
-    try:
-        return team.time(None, "limit", case=case.dump(), seconds=seconds)
-    except WorkerError:
-        if not case.on_gpu:
-            raise
-        return {}
+def step_seconds(ask: Callable[..., dict[str, Any]], epochs: int, batches: int) -> float:
+    """Seconds of a step; where another program slowed the short fit down beyond the long one, it is measured again.
 
+    Args:
+        ask: a worker that is at its problem.
+        epochs: between the short fit and the long one.
+        batches: steps of an epoch.
 
-def _step(team: Team, peer: str, epochs: int, batches: int) -> float:
-    """Seconds of a step; where another program slowed the short fit down beyond the long one, it is measured again."""
+    Raises:
+        ValueError: the short fit took longer every time.
+        WorkerError: of the worker.
+    """
     for _ in range(_ATTEMPTS):
-        times = team.time(peer, "measure", epochs=epochs)
+        times = ask("measure", epochs=epochs)
         if times["long"] > times["short"]:
             break
     return per_step(times["short"], times["long"], epochs * batches)
