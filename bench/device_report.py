@@ -113,7 +113,7 @@ def _recorded(details: Sequence[dict[str, Any]], results: Mapping[str, Any]) -> 
         shuffled = each.get("shuffled")
         rows.append([
             each["title"],
-            str(each.get("operations", _NONE)),
+            str(each.get("recorded", {}).get("operations", _NONE)),
             _NONE if own is None else time_text(own),
             _NONE if shuffled is None else time_text(shuffled),
         ])  # fmt: skip

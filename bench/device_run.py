@@ -110,13 +110,13 @@ def run(options: Options, folder: Path, tell: Tell) -> dict[str, Any]:
         results["crossover"] = crossover.measure(
             team, options.rounds, options.seconds / 4, lambda: clock.left > max(until, 0.0)
         )
-        keep(folder, results)
+        # A run that is killed from here on has pictures, too.
+        _draw(folder, results, tell)
         _cases(team, options, rest, results, clock, folder, tell)
         tell("kernels of a step, and what shuffles cost")
         results["details"] = _details(team, detailed(options.cases), options.seconds, clock)
     results["finished"] = time.strftime("%Y-%m-%d %H:%M:%S%z")
     results["environment"]["load_after"] = load()
-    keep(folder, results)
     _draw(folder, results, tell)
     return results
 
@@ -163,7 +163,7 @@ def _details(team: Team, cases: Sequence[Case], seconds: float, clock: Clock) ->
                 if clock.left > 0:
                     found[case.title]["kernels"][peer] = _answer(worker.ask, "kernels", case=case.dump())
                     if peer == REFERENCE:
-                        found[case.title] |= _answer(worker.ask, "recorded", case=case.dump())
+                        found[case.title]["recorded"] = _answer(worker.ask, "recorded", case=case.dump())
     for case in cases:
         if clock.left > 0 and REFERENCE in team.present:
             shuffled = replace(case, shuffle=True)
@@ -212,5 +212,7 @@ def _draw(folder: Path, results: Mapping[str, Any], tell: Tell) -> None:
         if crossover.batches(results["crossover"]):
             device_plot.draw(results, folder)
     except ImportError as error:
-        tell(f"no picture: {error}. To have one: python -m pip install matplotlib")
+        # Said once, at the end.
+        if results["finished"] is not None:
+            tell(f"no picture: {error}. To have one: python -m pip install matplotlib")
     keep(folder, results)

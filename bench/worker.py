@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -55,6 +56,8 @@ class Session:
     def prepare(self, case: dict[str, Any], seed: int) -> dict[str, Any]:
         """Makes the problem and the peer; what was prepared before is forgotten first."""
         self.peer = None
+        # Peers hold themselves, in functions of theirs; a GPU's memory shall not fill up with earlier cases.
+        gc.collect()
         self.peer = self.kind(Problem.random(Case.load(case), seed), self.threads)
         return {}
 

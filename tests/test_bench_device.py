@@ -27,8 +27,17 @@ from nnbp.bench.runner import Options
 from nnbp.bench.team import Team
 
 from nnbp.cli.main import main
+from nnbp.probe import refresh
 
 TINY = Case((4, 6, 3), 8, "relu", "adam", 4, shuffle=False)
+
+
+@pytest.fixture(autouse=True)
+def _forgets_fakes():
+    """What a fake CuPy has shown is not what other tests shall see."""
+    yield
+    refresh()
+
 
 FAKE = """
 import time
@@ -88,7 +97,7 @@ def results():
         ]
         + [{"width": 256, "batch": 32, "error": "it fell over"}],
         "details": [
-            {"title": small.title, "operations": 7, "kernels": {"nnbp": kernel}, "shuffled": 12.0},
+            {"title": small.title, "recorded": {"operations": 7}, "kernels": {"nnbp": kernel}, "shuffled": 12.0},
             {"title": wide.title, "kernels": {"nnbp": {"error": "no CUPTI"}}},
         ],
         "skipped": ["4-16-3@32 relu adam"],
@@ -189,7 +198,7 @@ def test_a_run_writes_after_each_case_and_names_what_it_left_out(tmp_path, monke
     assert kept["cases"][0]["peers"][loop]["agrees"] is False
     assert len(made["crossover"]) == 2
     assert all(cell["speedup"] > 0 for cell in made["crossover"])
-    assert all(each["operations"] > 5 and each["shuffled"] > 0 for each in made["details"])
+    assert all(each["recorded"]["operations"] > 5 and each["shuffled"] > 0 for each in made["details"])
     assert kept["finished"] is not None
     assert not list(folder.glob("*.part"))
     short = device_run.run(replace(options, budget=12.0), tmp_path / "short", said.append)
@@ -296,6 +305,25 @@ def test_without_a_gpu_the_command_says_what_would_mend_it(monkeypatch, capsys, 
     assert "CuPy is not installed" in err
     assert 'python -m pip install "nnbp[cuda13]"' in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_hands_cases_budget_and_cores_to_the_run(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    FakeCupy().install(monkeypatch)
+    given = []
+
+    def run(options, folder, tell):
+        given.append(options)
+        device_run.keep(folder, results())
+        return results()
+
+    monkeypatch.setattr(device_run, "run", run)
+    (tmp_path / "made").mkdir()
+    assert main(["bench", "--device", "cuda", "--out", "made", "--budget", "99"]) == 0
+    (options,) = given
+    assert (options.device, options.budget, len(options.cases)) == ("cuda:0", 99.0, 34)
+    assert options.peers == ["nnbp", "jax_jit", "torch_compile", "torch_eager", "torch_graph"]
+    assert capsys.readouterr().out.startswith("# Speed of nnbp beside other libraries, on a GPU")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,23 @@ def test_peers_agree_at_every_precision(name, precision):
             assert abs(losses[1] - losses[0]) > 1e-7, "products were not rounded to bf16"
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("name", peers.names("cuda"))
+def test_peers_agree_on_a_gpu(name, precision):
+    case = replace(CASE, precision=precision, device="cuda:0")
+    with Worker("numpy_loop", threads=1) as loop, Worker(name, threads=4) as worker:
+        said = worker.ask("describe", device=case.device)["missing"]
+        if said is not None:
+            pytest.skip(said)
+        losses = []
+        for each, given in ((loop, CASE), (worker, case)):
+            each.ask("prepare", case=given.dump(), seed=0)
+            losses.append(each.ask("check", epochs=3)["loss"])
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5 if precision == "fp32" else 1e-2)
+        assert worker.ask("measure", epochs=2)["long"] > 0
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_scanned_epoch_does_what_single_steps_do(optimizer):
     pytest.importorskip("jax")
