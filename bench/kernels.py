@@ -82,7 +82,7 @@ def _sum(values: Iterable[float]) -> float:
 
 
 def recorded(kind: type[Peer], case: Case, threads: int) -> dict[str, Any]:
-    """How many operations nnbp has recorded for its step, each of them a kernel on a GPU: ``operations``."""
+    """How many operations nnbp has recorded for its step, ``operations``; on a GPU several may be one kernel."""
     peer: Any = kind(Problem.random(case), threads)
     backend = peer.net.model.backend
     keep, lengths = backend.capture, [0]
