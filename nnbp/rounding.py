@@ -1,0 +1,96 @@
+"""Rounding: how far two devices that both compute rightly may be apart.
+
+The bounds are on max |p − q| / max |p|, p and q one array on two devices:
+
+- float64: 10⁻¹² for a pass forward and back, 10⁻¹⁰ for what training leaves.
+- float32: 8 √K ε + 8 ρ, and 8 √(K s) ε + 32 ρ after s updates. ε = 2⁻²³ is the rounding of float32; K the number of
+  terms of the longest sum, which errs by some √K ε (Higham and Mary, "A new approach to probabilistic rounding error
+  analysis", 2019); ρ the error of the first device itself against a run in float64, which tells how much this network
+  amplifies a rounding. TF32, bfloat16 or a wrong kernel miss this bound by far.
+- products in TF32 or bfloat16, summed in float32: 4 η more than for float32, and ρ is the error against float64 of a run
+  on the CPU whose products take factors that were rounded to that precision before. η = 2⁻¹⁰ or 2⁻⁷, by the 10 or 7
+  bits after the point, is one unit in the last place of a factor: rounded to the nearest it errs by η / 2 at most, cut
+  off, as some units do it, by η. A product of two factors so errs by 2 η at most, and a sum of K of them by 2 η of the
+  sum of their sizes; as errors of either sign cancel like the terms themselves, no √K is left. The errors that all
+  have one sign, those of cutting off, are about three times those of a nearest rounding, which ρ has seen.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.backend import Array, Backend, Calls, Precision
+from nnbp.expression import trace
+
+__all__ = ["PASS_BOUND", "TRAINING_BOUND", "bound", "relative_error", "with_rounded_factors"]
+
+PASS_BOUND, TRAINING_BOUND = 1e-12, 1e-10
+
+_BITS: dict[str, int] = {"tf32": 10, "bf16": 7}
+"""After the point, of a factor."""
+
+
+def bound(rho: float, *, terms: int, updates: int | None, precision: Precision | None) -> float:
+    """The bound of an array in float32.
+
+    Args:
+        rho: ρ of the array.
+        terms: K.
+        updates: s; None for an array of a pass.
+        precision: of the products.
+    """
+    floor = 8 * math.sqrt(terms * (updates or 1)) * float(np.finfo(np.float32).eps)
+    if precision is not None:
+        floor += 4 * 2.0 ** -_BITS[precision]
+    return floor + (8 if updates is None else 32) * rho
+
+
+def relative_error(p: NDArray[Any], q: NDArray[Any]) -> float:
+    """max |p − q| / max |p|, and infinite where that is no number."""
+    with np.errstate(all="ignore"):
+        error, size = (float(np.max(np.abs(array))) for array in (p.astype(np.float64) - q, p))
+    if error == 0:
+        return 0.0
+    return error / size if size > 0 and math.isfinite(error) else math.inf
+
+
+class _RoundedFactors:
+    """A backend like another one, but that float32 factors of less precision are rounded to it, to the nearest.
+
+    The rounding is Veltkamp's: with c = (2ˢ + 1) x, c − (c − x) is x without its last s bits (Dekker, "A floating-point
+    technique for extending the available precision", 1971). It overflows for |x| > 2¹¹⁰, where training has failed.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        # Members of its own, not looked up when asked for: so it counts as a `Backend`.
+        vars(self).update({name: getattr(backend, name) for name in dir(Backend) if name[0] != "_" and name != "gemm"})
+        vars(self).update(name=backend.name, device=backend.device, xp=backend.xp)
+
+    def gemm(self, a: Array, b: Array, out: Array, precision: Precision | None = None) -> Calls:
+        if precision is None:
+            return self._backend.gemm(a, b, out)
+        factor = 2.0 ** (23 - _BITS[precision]) + 1.0
+        veltkamp = trace(lambda x: x * factor - (x * factor - x), "x")
+        rounded, calls = [], Calls()
+        for x in (a, b):
+            rounded.append(self._backend.empty(x.shape, x.dtype))
+            calls += self._backend.elementwise(veltkamp, [x], rounded[-1:])
+        return calls + self._backend.gemm(*rounded, out)
+
+
+def with_rounded_factors(backend: Backend) -> Backend:
+    """The same device, with products as precise as TF32 or bfloat16 where the network allows it.
+
+    >>> from nnbp.device import open_backend
+    >>> backend = with_rounded_factors(open_backend("cpu"))
+    >>> a, out = np.float32([[1 + 2**-11 + 2**-20]]), np.zeros((1, 1), np.float32)
+    >>> backend.capture(backend.gemm(a, np.ones_like(a), out, "tf32"))()
+    >>> (float(out[0, 0]) - 1) * 2**10
+    1.0
+    """
+    return cast(Backend, _RoundedFactors(backend))
