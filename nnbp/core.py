@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
 from os import PathLike
 from threading import RLock
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,38 +27,11 @@ from nnbp.losses import Loss
 from nnbp.model import Model
 from nnbp.sweep import OptimizerState
 from nnbp.training import Ongoing
+from nnbp.turns import exclusive
 
-__all__ = ["NetworkCore", "alone", "exclusive"]
+__all__ = ["NetworkCore"]
 
 T = TypeVar("T")
-P = ParamSpec("P")
-Core = TypeVar("Core", bound="NetworkCore")
-
-
-def alone(method: Callable[Concatenate[Core, P], T]) -> Callable[Concatenate[Core, P], T]:
-    """Makes a method wait while another thread is in one of these methods.
-
-    For those that call what is the user's (callbacks, metrics) and enter the device's context around the rest: in it
-    NumPy does not warn.
-    """
-
-    @wraps(method)
-    def waiting(self: Core, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    return waiting
-
-
-def exclusive(method: Callable[Concatenate[Core, P], T]) -> Callable[Concatenate[Core, P], T]:
-    """Makes a method run on the network's device, and wait while another thread is in one of these methods."""
-
-    @wraps(method)
-    def active(self: Core, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._lock, self._backend.active():
-            return method(self, *args, **kwargs)
-
-    return active
 
 
 class _Fixed(Generic[T]):
@@ -135,6 +108,16 @@ class NetworkCore:
             )  # fmt: skip
         self._intake = intake
         return self._model
+
+    @contextmanager
+    def _built(self, intake: Intake) -> Iterator[Model]:
+        """The model, made where there is none yet; where the block fails, the network is then without one again."""
+        before = self._intake, self._model
+        try:
+            yield self._model or self._build(intake)
+        except BaseException:
+            self._intake, self._model = before
+            raise
 
     @property
     def model(self) -> Model:

@@ -13,7 +13,8 @@ from nnbp import metrics as known_metrics
 from nnbp import optimizers, schedules
 from nnbp.backend import Array, Backend
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
-from nnbp.core import NetworkCore, alone, exclusive
+from nnbp.core import NetworkCore
+from nnbp.errors import DeviceMemoryError
 from nnbp.inputs import finite, like, not_negative, whole_number
 from nnbp.layers import Dense
 from nnbp.metrics import Metric
@@ -21,7 +22,8 @@ from nnbp.optimizers import Optimizer
 from nnbp.plain import table
 from nnbp.progress import reporter
 from nnbp.schedules import Schedule
-from nnbp.training import Ongoing, TrainingOptions, train
+from nnbp.training import Ongoing, TrainingOptions, prepared, train
+from nnbp.turns import alone, exclusive
 
 __all__ = ["Gradients", "Network", "Trace"]
 
@@ -275,9 +277,11 @@ class Network(NetworkCore):
                     )
                 X_val, y_val, *w_val = validation_data
                 validation = measured(X_val, y_val, w_val[0] if w_val else None, reference=data.y)
-            # All is well: from here on the network changes.
-            model, self._ongoing = self._model or self._build(intake), None
-        return train(model, data, validation, options, network=self)
+        with self._built(intake) as model:
+            run = prepared(model, data, validation, options)
+        # All is well: from here on the network changes.
+        self._ongoing = None
+        return train(run, self)
 
     @exclusive
     def partial_fit(
@@ -302,13 +306,22 @@ class Network(NetworkCore):
         size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
         intake, X, y = self._intake.sized(X, y)
         data = intake.measured(X, y, sample_weight, self._predicted)
-        ongoing = self._ongoing
+        before = ongoing = self._ongoing
         if ongoing is None or repr(ongoing.optimizer) != repr(rule):
             ongoing = Ongoing(rule)
-        # All is well: from here on the network changes.
-        model, self._ongoing = self._model or self._build(intake), None
-        ongoing.learn(model, data, size)
-        # Not reached when training diverges: what the optimizer then remembers is no good any more.
+        with self._built(intake) as model:
+            trainer = ongoing.prepare(model, data, size)
+        # All is well: from here on the network changes. When training diverges, what the optimizer then remembers is no
+        # good any more.
+        self._ongoing = None
+        steps = ongoing.state.steps
+        try:
+            trainer.once()
+        except DeviceMemoryError:
+            # The device was full before the first step: the optimizer remembers what it did before.
+            if ongoing.state.steps == steps:
+                self._ongoing = before
+            raise
         self._ongoing = ongoing
         return self
 

@@ -64,8 +64,9 @@ class Updater:
         backend, theta = engine.backend, engine.parameters.theta
         for slot in optimizer.slots:
             if slot not in state.slots:
-                state.slots[slot] = backend.empty(len(theta), engine.dtype)
-                state.slots[slot][...] = optimizer.initial(slot)
+                values = backend.empty(len(theta), engine.dtype)
+                values[...] = optimizer.initial(slot)
+                state.slots[slot] = values
         self.names = list(optimizer.rates(np.ones(1), np.ones(1)))
         self.table = backend.empty((steps, max(1, len(self.names))), engine.dtype)
         self._host = np.empty((steps, len(self.names)))

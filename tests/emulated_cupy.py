@@ -231,17 +231,47 @@ class Memory:
     kept = 0
     """Bytes of the limit that are taken until `free_all_blocks` is called."""
 
+    used = 0
+    """Bytes that CuPy has handed out, as its pool tells it."""
+
+    pool_limit = 0
+    """The most that CuPy was told to hand out; 0 is no limit."""
+
+    allocations = 0
+    """How many arrays were made so far."""
+
+    refused: int | None = None
+    """The one of them, counted from 1, that finds no room."""
+
     @staticmethod
     def free_all_blocks() -> None:
         Memory.kept = 0
 
+    @staticmethod
+    def free_bytes() -> int:
+        return Memory.kept
+
+    @staticmethod
+    def used_bytes() -> int:
+        return Memory.used
+
+    @staticmethod
+    def get_limit() -> int:
+        return Memory.pool_limit
+
+    @staticmethod
+    def take(size: int) -> None:
+        """What every new array asks for."""
+        if Memory.allocator is not None:
+            Memory.allocator(size)
+        Memory.allocations += 1
+        if size > Memory.limit - Memory.kept or Memory.allocations == Memory.refused:
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
+
 
 def _empty(shape: int | tuple[int, ...], dtype: Any) -> EmulatedArray:
     assert Device.depth, "allocated where the device is not the current one"
-    if Memory.allocator is not None:
-        Memory.allocator(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-    if np.prod(shape) * np.dtype(dtype).itemsize > Memory.limit - Memory.kept:
-        raise OutOfMemoryError
+    Memory.take(int(np.prod(shape)) * np.dtype(dtype).itemsize)
     array = np.empty(shape, dtype)
     array.fill(np.nan if array.dtype.kind == "f" else 77)
     return array.view(EmulatedArray)
@@ -270,6 +300,10 @@ def _modules() -> dict[str, ModuleType]:
                     Stream.forbid(f"cupy.{name} with a new array")
                 return _on_device(function)(*arguments)
             result = function(*arguments, **options)
+            if not any(result is given for given in (*arguments, options.get("out"))) and isinstance(
+                result, np.ndarray
+            ):
+                Memory.take(result.nbytes)
             # What is a scalar in NumPy is an array on the device in CuPy.
             return np.asarray(result).view(EmulatedArray) if isinstance(result, np.ndarray | np.generic) else result
 
@@ -304,7 +338,8 @@ def emulated_backend_class() -> Callable[..., Any]:
     modules = _modules()
     with mock.patch.dict(sys.modules, modules):
         # It uses CuPy as well; the true one comes back with the end of the block.
-        sys.modules.pop("nnbp.backends.recording", None)
+        for name in ("recording", "memory"):
+            sys.modules.pop(f"nnbp.backends.{name}", None)
         spec.loader.exec_module(module)
     opened = module.CupyBackend.__init__
 
