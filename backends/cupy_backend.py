@@ -24,6 +24,7 @@ from .fused_kernels import Map, Reduce
 from .fusion import Fixed, Foreign, Operation, Product, fused, launches, narrowed
 from .kernel_source import Launch, same_dtype
 from .recording import Recording, Streams
+from .transfer import CupyTransfer
 
 __all__ = ["CupyBackend"]
 
@@ -160,6 +161,10 @@ class CupyBackend:
     def memory(self) -> tuple[int, int]:
         with self._current:
             return memory.free_and_total()
+
+    def transfer(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> CupyTransfer:
+        with self._current:
+            return CupyTransfer(self.empty, rows, columns, dtype)
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from nnbp.architecture import Architecture
 from nnbp.backend import Array, Backend, Precision
 from nnbp.device import open_backend, reopening
 from nnbp.errors import ShapeError
-from nnbp.inputs import finite, float_dtype, host, not_negative, reduced, whole_number
+from nnbp.inputs import float_dtype, host, joined, not_negative, reduced, whole_number
 from nnbp.intake import Intake, sizes_unknown
 from nnbp.layers import Dense, Layer, named
 from nnbp.losses import Loss
@@ -133,7 +133,7 @@ class NetworkCore:
     def _ready(self, X: Array) -> Model:
         """The model; where only the number of inputs is left to the data, it is that of X, which has to be finite."""
         if self._model is None and self._intake.n_out is not None:
-            finite(self._backend, X, "X")
+            self._intake.finite(X)
             self._build(replace(self._intake, n_in=X.shape[1]))
         return self.model
 
@@ -199,15 +199,15 @@ class NetworkCore:
             self.parameters[...] = self._backend.upload(flat, self.dtype)
 
     @exclusive
-    def _predicted(self, X: Array, needs: str) -> NDArray[Any]:
-        """What a metric wants to see of device inputs, on the host."""
-        xp, loss = self._backend.xp, self.loss_function
-        h = self.model.forward(X)
+    def _predicted(self, X: Array | NDArray[Any], needs: str) -> NDArray[Any]:
+        """What a metric wants to see of inputs on the device or, of the network's sizes, on the host; on the host."""
+        xp, loss, download = self._backend.xp, self.loss_function, self._backend.download
+        outputs = (h for _, h in self.model.outputs(X))
         if needs == "labels":
-            return self._backend.download(loss.decide(xp, h))
+            return joined([download(loss.decide(xp, h)) for h in outputs])
         if needs == "probabilities":
-            return self._backend.download(loss.probabilities(xp, h))
-        values = self._backend.download(h)
+            return joined([download(loss.probabilities(xp, h)) for h in outputs])
+        values = joined([download(h) for h in outputs])
         return values[:, 0] if values.shape[1] == 1 else values
 
     # Files.

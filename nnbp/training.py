@@ -230,7 +230,7 @@ class Ongoing:
             DeviceMemoryError: the device has no room for it.
         """
         trainer, arrays = self._trainer, measured.data.arrays
-        layout = model, batch_size, *(array.shape for array in arrays)
+        layout = model, batch_size, model.backend.owns(measured.data.X), *(array.shape for array in arrays)
         if trainer is not None and layout == self._layout:
             for array, new in zip(trainer.train.data.arrays, arrays, strict=True):
                 array[...] = new
@@ -239,12 +239,13 @@ class Ongoing:
             self._trainer = trainer = None
             samples = len(measured.data)
             held = sum(array.size for array in arrays) + min(batch_size or samples, samples) * sum(model.sizes)
-            data = Data(*map(model.copied, arrays)) if held < _KEPT else measured.data
+            kept = held < _KEPT and model.backend.owns(measured.data.X)
+            data = Data(*map(model.copied, arrays)) if kept else measured.data
             # Nothing of the caller's is kept: neither its arrays nor, through the predictions, the network.
             unmeasured = Measured(data, np.empty(0), None, lambda X, needs: np.empty(0), ())
             options = TrainingOptions(1, batch_size, self.optimizer, Constant(), shuffle=False)
             trainer = Trainer(model, unmeasured, None, options, self.state)
-            self._trainer, self._layout = trainer if held < _KEPT else None, layout
+            self._trainer, self._layout = trainer if kept else None, layout
         trainer.weight = _weight(measured)
         return trainer
 

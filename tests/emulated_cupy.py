@@ -17,6 +17,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
+from weakref import WeakValueDictionary
 
 import nnbp.backends
 import nnbp.backends.fusion  # known before the emulation is loaded, and so the same to both
@@ -95,12 +96,15 @@ class Stream:
     """A stream; the null stream has the address 0."""
 
     stack: list[Stream] = []  # noqa: RUF012
-    addresses = iter(range(1, 1000))
+    addresses = iter(range(1, 100_000))
+    known: WeakValueDictionary[int, Stream] = WeakValueDictionary()  # noqa: RUF012
 
     def __init__(self, non_blocking: bool = True) -> None:
         self.ptr = next(Stream.addresses)
         self.kept: list[Any] | None = None
         self.broken = False
+        self.copies: list[Callable[[], None]] = []
+        Stream.known[self.ptr] = self
 
     def __enter__(self) -> Stream:
         Stream.stack.append(self)
@@ -121,6 +125,9 @@ class Stream:
     def synchronize(self) -> None:
         Stream.forbid("waiting for a stream")
 
+    def wait_event(self, event: Event) -> None:
+        event.synchronize()
+
     @staticmethod
     def current() -> Stream:
         return Stream.stack[-1] if Stream.stack else _NULL
@@ -131,6 +138,27 @@ class Stream:
         if stream.kept is not None:
             stream.broken = True
             raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream captures")
+
+
+class Event:
+    """A place in what a stream does; copies are made as late as somebody waits for them."""
+
+    def __init__(self, disable_timing: bool = False) -> None:
+        self._copies: list[Callable[[], None]] = []
+
+    def record(self, stream: Stream) -> None:
+        self._copies, stream.copies = [*self._copies, *stream.copies], []
+
+    def synchronize(self) -> None:
+        for copy in self._copies:
+            copy()
+        self._copies = []
+
+
+def _copy_async(to: int, of: int, size: int, kind: int, stream: int) -> None:
+    assert Device.depth, "copied where the device is not the current one"
+    assert kind == 1
+    Stream.known[stream].copies.append(partial(ctypes.memmove, to, of, size))
 
 
 _NULL = Stream()
@@ -231,6 +259,9 @@ class Memory:
     kept = 0
     """Bytes of the limit that are taken until `free_all_blocks` is called."""
 
+    free = 2**24
+    """The most that is told to be free."""
+
     used = 0
     """Bytes that CuPy has handed out, as its pool tells it."""
 
@@ -318,7 +349,13 @@ def _modules() -> dict[str, ModuleType]:
         Stream=Stream,
         using_allocator=_using_allocator,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        runtime=SimpleNamespace(memGetInfo=lambda: (Memory.limit - Memory.kept, Memory.limit)),
+        runtime=SimpleNamespace(
+            memGetInfo=lambda: (min(Memory.free, Memory.limit - Memory.kept), Memory.limit),
+            memcpyAsync=_copy_async,
+            memcpyHostToDevice=1,
+        ),
+        alloc_pinned_memory=lambda size: bytearray(max(512, size)),
+        Event=Event,
         get_current_stream=Stream.current,
     )
     for name, kind in (("sgemm", ctypes.c_float), ("dgemm", ctypes.c_double)):
@@ -338,7 +375,7 @@ def emulated_backend_class() -> Callable[..., Any]:
     modules = _modules()
     with mock.patch.dict(sys.modules, modules):
         # It uses CuPy as well; the true one comes back with the end of the block.
-        for name in ("recording", "memory"):
+        for name in ("recording", "memory", "transfer"):
             sys.modules.pop(f"nnbp.backends.{name}", None)
         spec.loader.exec_module(module)
     opened = module.CupyBackend.__init__
