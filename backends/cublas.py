@@ -81,8 +81,8 @@ class Cublas:
             from nvmath.bindings import cublas
         except ImportError as error:
             raise ImportError(
-                "Products on the GPU go through NVIDIA's nvmath-python, which cannot be imported here: "
-                f"{error}. Run `python -m pip install nvmath-python`; nnbp's extras cuda12 and cuda13 bring it."
+                f"nvmath-python, which products go through, cannot be imported ({error}). Run `python -m pip install "
+                "nvmath-python`; nnbp's extras cuda12 and cuda13 bring it."
             ) from error
         self._cublas: Any = cublas
         self._handle: int = cublas.create()

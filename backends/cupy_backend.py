@@ -56,7 +56,7 @@ class CupyBackend:
         self._kernels: dict[tuple[str, str], Any] = {}
         with self._current:
             self._cublas = Cublas(int(self._current.compute_capability))
-        self._streams = Streams(self._cublas, lambda size: self.empty(size, np.uint8), graphs=graphs)
+        self._streams = Streams(self._current, self._cublas, graphs=graphs)
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         with self._current:
@@ -135,7 +135,7 @@ class CupyBackend:
         ]
         found = fused(narrowed(operations, self.empty))
         bound = [self._bound(item) for item in launches(found, self.empty)]
-        return Recording(bound, times, self._streams, self._current)
+        return Recording(bound, times, self._streams)
 
     def _calls(self, operation: Operation) -> Calls:
         return [(_Alone(self, operation), ())] if all(out.size for out in operation.writes) else []

@@ -6,10 +6,12 @@ A launch takes the processor longer than a small kernel takes the GPU; a graph o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from threading import RLock
 from typing import Any
 
 import cupy
+import numpy as np
 
 from nnbp.backend import Call
 
@@ -25,17 +27,19 @@ class Streams:
     """What the recordings of a backend share: where they are captured, and the workspaces of cuBLAS.
 
     Work on one stream is done in order, so products that go there can share a workspace, and those that go elsewhere
-    cannot. Attributes are used while the device is current.
+    cannot. Methods are called while the device is current, by one thread at a time.
+
+    Attributes:
+        lock: for that: networks of several threads may share a backend.
 
     Args:
+        device: the context in which the device is current.
         cublas: the products.
-        empty: makes an array of so many bytes.
         graphs: whether to make graphs at all.
     """
 
-    def __init__(self, cublas: Cublas, empty: Callable[[int], Any], *, graphs: bool) -> None:
-        self.cublas, self.graphs = cublas, graphs
-        self._empty = empty
+    def __init__(self, device: Any, cublas: Cublas, *, graphs: bool) -> None:
+        self.device, self.cublas, self.graphs, self.lock = device, cublas, graphs, RLock()
         self._workspaces: dict[int, Any] = {}
         self._capturing: Any = None
 
@@ -43,7 +47,7 @@ class Streams:
         """Sends products to a stream, with the workspace of that stream or of the one that a graph is made for."""
         key = stream if owner is None else owner
         if key not in self._workspaces:
-            self._workspaces[key] = self._empty(self.cublas.bytes)
+            self._workspaces[key] = cupy.empty(self.cublas.bytes, np.uint8)
         self.cublas.use(stream, self._workspaces[key].data.ptr)
 
     def captured(self, calls: Sequence[Call], times: int, stream: int) -> Any:
@@ -99,17 +103,15 @@ class Recording:
         calls: in order; they allocate nothing and wait for nothing.
         times: how often all of them run at each call.
         streams: of the backend.
-        device: the context in which the device is current.
     """
 
-    def __init__(self, calls: Sequence[Call], times: int, streams: Streams, device: Any) -> None:
-        self.calls, self.times = calls, times
-        self._streams, self._device = streams, device
+    def __init__(self, calls: Sequence[Call], times: int, streams: Streams) -> None:
+        self.calls, self.times, self._streams = calls, times, streams
         self._graphs: dict[tuple[int, int], Any] = {}
         self._launched = False
 
     def __call__(self) -> None:
-        with self._device:
+        with self._streams.lock, self._streams.device:
             stream = int(cupy.cuda.get_current_stream().ptr)
             left = self.times
             if not self._launched:

@@ -1,8 +1,11 @@
-"""What is trained: the cases, and the data, initial weights and batch orders of each, from a seed, the same for all."""
+"""What is trained: the cases, and the data, initial weights and batch orders of each, from a seed, the same for all.
+
+The cases of a GPU are in `bench.device_cases`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -10,10 +13,24 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CASES", "DIGITS", "INFERENCE", "INFERENCE_BATCHES", "SEED", "Case", "Problem", "chosen"]
+__all__ = [
+    "CASES",
+    "DIGITS",
+    "INFERENCE",
+    "INFERENCE_BATCHES",
+    "PRECISIONS",
+    "SEED",
+    "SHAPES",
+    "Case",
+    "Problem",
+    "chosen",
+]
 
 SEED = 0
 """Of all data, initial weights and batch orders."""
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+"""Of matrix products; parameters are float32 in all of them."""
 
 _RATES = {"sgd": 0.01, "adam": 0.001}
 _SLOTS = {"sgd": 0, "adam": 2}
@@ -33,6 +50,11 @@ class Case:
         optimizer: sgd (no momentum) or adam (PyTorch's defaults).
         batches: steps of an epoch.
         dtype: of data and parameters.
+        precision: of matrix products, one of `PRECISIONS`.
+        device: cpu, or cuda:0.
+        shuffle: whether every epoch has its own order of the samples, which the host draws; else they stay as they
+            are.
+        distinct: rows of the data that are drawn, a multiple of the batch, and then repeated; None is all of them.
     """
 
     sizes: tuple[int, ...]
@@ -41,6 +63,10 @@ class Case:
     optimizer: str
     batches: int
     dtype: str = "float32"
+    precision: str = "fp32"
+    device: str = "cpu"
+    shuffle: bool = True
+    distinct: int | None = None
 
     @classmethod
     def load(cls, values: Mapping[str, Any]) -> Self:
@@ -58,8 +84,14 @@ class Case:
 
     @property
     def title(self) -> str:
-        """64-64-10@64 tanh sgd."""
-        return f"{self.network} {self.activation} {self.optimizer}"
+        """64-64-10@64 tanh sgd; a precision other than fp32 stands behind it."""
+        words = [self.network, self.activation, self.optimizer]
+        return " ".join(words if self.precision == "fp32" else [*words, self.precision])
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.device.startswith("cuda")
 
     @property
     def rate(self) -> float:
@@ -87,7 +119,7 @@ class Case:
         return self.batch * sum(n_in * n_out for n_in, n_out in pairwise(self.sizes))
 
 
-_SHAPES = (
+SHAPES = (
     ((4, 16, 3), 32, 64),
     ((64, 64, 10), 64, 64),
     ((64, 128, 128, 10), 128, 64),
@@ -96,11 +128,12 @@ _SHAPES = (
     ((784, 512, 512, 10), 1024, 8),
     ((1024, 2048, 2048, 10), 1024, 4),
 )
+"""Sizes, batch and steps of an epoch."""
 
 CASES = tuple(
     Case(sizes, batch, activation, optimizer, batches)
     for activation, optimizer in (("tanh", "sgd"), ("relu", "adam"))
-    for sizes, batch, batches in _SHAPES
+    for sizes, batch, batches in SHAPES
 )
 """All cases, each shape with both kinds of training."""
 
@@ -111,18 +144,18 @@ INFERENCE = (Case((64, 64, 10), 128, "tanh", "sgd", 2), Case((784, 128, 10), 128
 INFERENCE_BATCHES = (1, 128, 10_000)
 
 
-def chosen(text: str | None) -> tuple[Case, ...]:
+def chosen(text: str | None, cases: Sequence[Case] = CASES) -> tuple[Case, ...]:
     """The cases whose title contains one of the comma-separated parts of the text; all of them for None.
 
     Raises:
         ValueError: no title does.
     """
     if text is None:
-        return CASES
+        return tuple(cases)
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    found = tuple(case for case in CASES if any(part in case.title for part in parts))
+    found = tuple(case for case in cases if any(part in case.title for part in parts))
     if not found:
-        titles = ", ".join(case.title for case in CASES)
+        titles = ", ".join(case.title for case in cases)
         raise ValueError(f"--cases is a part of a case's title, or several with commas; received {text!r}. "
                          f"The titles are {titles}.")  # fmt: skip
     return found
@@ -152,8 +185,14 @@ class Problem:
     def random(cls, case: Case, seed: int = SEED) -> Self:
         """Standard normal inputs, random labels."""
         rng = np.random.default_rng(seed)
-        X = rng.standard_normal((case.samples, case.sizes[0]), np.float32).astype(case.dtype, copy=False)
-        return cls.of(case, X, rng.integers(0, case.sizes[-1], case.samples), seed)
+        rows = case.samples if case.distinct is None else min(case.distinct, case.samples)
+        X = rng.standard_normal((rows, case.sizes[0]), np.float32).astype(case.dtype, copy=False)
+        y = rng.integers(0, case.sizes[-1], rows)
+        if rows < case.samples:
+            # Every row is read once an epoch, so that it costs the memory's time as a new one would.
+            times = case.samples // rows
+            X, y = np.tile(X, (times, 1)), np.tile(y, times)
+        return cls.of(case, X, y, seed)
 
     @classmethod
     def of(cls, case: Case, X: NDArray[Any], y: NDArray[np.int64], seed: int = SEED) -> Self:

@@ -9,8 +9,13 @@ from typing import Any
 __all__ = ["environment", "load"]
 
 
-def environment(threads: int) -> dict[str, Any]:
-    """Facts about this process's machine and libraries; asked in a worker, where BLAS has the run's threads."""
+def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Facts about this process's machine and libraries; asked in a worker, where BLAS has the run's threads.
+
+    Args:
+        threads: of each library.
+        device: where the run takes place; a GPU is then among the facts.
+    """
     from nnbp.device import devices
     from nnbp.runfolder import environment as facts
 
@@ -18,6 +23,8 @@ def environment(threads: int) -> dict[str, Any]:
     import_module("threadpoolctl")
     found = facts("cpu", ["bench"], cpu=devices()[0].description, threads=threads)
     del found["command"]
+    if device != "cpu":
+        found["gpu"] = {info.name: info.facts() for info in devices()}.get(device, device)
     found["usable_cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return found
 

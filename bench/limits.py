@@ -13,32 +13,44 @@ from numpy.typing import NDArray
 from .cases import Case
 from .timing import seconds_per_call
 
-__all__ = ["WAYS", "limit", "phases"]
+__all__ = ["WAYS", "arranged", "limit", "phases"]
 
 WAYS = ("blas", "columns", "one")
 """BLAS's own threads; columns of each product on threads of ours, BLAS with one thread each; one thread."""
 
-Product = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+Product = tuple[Any, Any, Any]
 
 
 def phases(case: Case) -> tuple[list[Product], list[Product]]:
-    """The products (a, b, out) of a step in nnbp's layout: those cut along the samples, z and dX; and dW.
-
-    Matrices are (features, samples) and contiguous but for the input, whose batch is gathered row by row. The first
-    layer's dX is no part of a step.
-    """
+    """The products (a, b, out) of a step, as `arranged` has them, in NumPy."""
     rng = np.random.default_rng(0)
 
     def matrix(rows: int, columns: int) -> NDArray[Any]:
         return rng.standard_normal((rows, columns), np.float32).astype(case.dtype, copy=False)
 
+    return arranged(case, matrix, np.empty_like)
+
+
+def arranged(
+    case: Case, matrix: Callable[[int, int], Any], like: Callable[[Any], Any]
+) -> tuple[list[Product], list[Product]]:
+    """The products (a, b, out) of a step in nnbp's layout: those cut along the samples, z and dX; and dW.
+
+    Matrices are (features, samples) and contiguous but for the input, whose batch is gathered row by row. The first
+    layer's dX is no part of a step.
+
+    Args:
+        case: the network.
+        matrix: makes a matrix of so many rows and columns.
+        like: makes one of the shape of another, in which a product goes.
+    """
     m = case.batch
     a = [matrix(m, case.sizes[0]).T, *(matrix(n, m) for n in case.sizes[1:])]
     delta = [matrix(n, m) for n in case.sizes[1:]]
     W = [matrix(n_out, n_in) for n_in, n_out in pairwise(case.sizes)]
-    samples = [(W[k], a[k], np.empty_like(delta[k])) for k in range(len(W))]
-    samples += [(W[k].T, delta[k], np.empty_like(a[k])) for k in range(len(W) - 1, 0, -1)]
-    sums = [(delta[k], a[k].T, np.empty_like(W[k])) for k in range(len(W) - 1, -1, -1)]
+    samples = [(W[k], a[k], like(delta[k])) for k in range(len(W))]
+    samples += [(W[k].T, delta[k], like(a[k])) for k in range(len(W) - 1, 0, -1)]
+    sums = [(delta[k], a[k].T, like(W[k])) for k in range(len(W) - 1, -1, -1)]
     return samples, sums
 
 

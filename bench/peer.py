@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .cases import Problem
@@ -23,6 +24,7 @@ class Peer(ABC):
         modules: what it imports.
         distributions: what pip installs for it, of which the versions are recorded.
         own_order: whether it draws batches and initial weights itself, so that its loss may differ.
+        devices: kinds of devices that it runs on, cpu and cuda.
 
     Args:
         problem: data, initial weights, batch orders.
@@ -33,6 +35,7 @@ class Peer(ABC):
     modules: ClassVar[tuple[str, ...]]
     distributions: ClassVar[tuple[str, ...]]
     own_order: ClassVar[bool] = False
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
 
     def __init__(self, problem: Problem, threads: int) -> None:
         self.problem, self.case, self.threads = problem, problem.case, threads
@@ -45,6 +48,12 @@ class Peer(ABC):
         if not absent:
             return None
         return f"{', '.join(absent)} is not installed: python -m pip install {' '.join(cls.distributions)}"
+
+    @classmethod
+    def lacks(cls, device: str) -> str | None:
+        """Why it cannot run on a device, where its library is there; None where it can."""
+        kind = device.partition(":")[0]
+        return None if kind in cls.devices else f"it runs on {' and '.join(cls.devices)}, not on {kind}"
 
     @classmethod
     def versions(cls) -> dict[str, str]:
@@ -62,6 +71,14 @@ class Peer(ABC):
         """Imports what it needs."""
         for name in cls.modules:
             import_module(name)
+
+    def epoch_order(self) -> NDArray[np.int64]:
+        """The order of the samples in the next epoch: drawn, or as they are where the case is not shuffled."""
+        samples = len(self.problem.X)
+        return self.order.permutation(samples) if self.case.shuffle else np.arange(samples)
+
+    def wait(self) -> None:  # noqa: B027 -- most have nothing to wait for
+        """Waits until the device has done all that it was asked to; a CPU has, when a call returns."""
 
     @abstractmethod
     def reset(self) -> None:

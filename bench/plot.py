@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from .cases import PRECISIONS
 from .steps import ratios
 from .team import REFERENCE
 
-__all__ = ["draw", "spread"]
+__all__ = ["COLOURS", "MARKERS", "draw", "spread"]
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart; black is nnbp's line.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_NAMES = {"sgd": "SGD", "adam": "Adam", "tanh": "tanh", "relu": "ReLU"}
 _TICKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
 
 
@@ -28,30 +30,45 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    kinds: dict[tuple[str, str], None] = {}
+    panels: dict[tuple[str, tuple[str, str]], list[dict[str, Any]]] = {}
     for case in results["cases"]:
-        kinds.setdefault((case["case"]["activation"], case["case"]["optimizer"]), []).append(case)
+        kind = case["case"]["activation"], case["case"]["optimizer"]
+        kinds[kind] = None
+        panels.setdefault((case["case"]["precision"], kind), []).append(case)
+    precisions = [name for name in PRECISIONS if any(precision == name for precision, _ in panels)]
     peers = [name for name in results["peers"] if name != REFERENCE and ratios(results["cases"], name)]
     every = [1.0, *(ratio for name in peers for ratio in ratios(results["cases"], name))]
     limits = (0.75 * min(every), 1.2 * max(every))
     with mpl.rc_context({"font.size": 10, "svg.fonttype": "none", "axes.spines.top": False}):
-        figure = Figure(figsize=(6.2 * len(kinds), 5.2), layout="constrained")
-        axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-        for ax, ((activation, optimizer), cases) in zip(axes, kinds.items(), strict=True):
-            _panel(ax, cases, peers, results["peers"], limits)
-            names = {"sgd": "SGD", "adam": "Adam", "tanh": "tanh", "relu": "ReLU"}
-            ax.set_title(f"{names[activation]}, {names[optimizer]}", loc="left", fontweight="bold")
-        threads = results["options"]["threads"]
-        axes[0].set_ylabel("time of a training step, nnbp = 1")
+        figure = Figure(figsize=(6.2 * len(kinds), 5.2 * len(precisions)), layout="constrained")
+        grid = figure.subplots(len(precisions), len(kinds), sharey=True, squeeze=False)
+        for axes, precision in zip(grid, precisions, strict=True):
+            for ax, kind in zip(axes, kinds, strict=True):
+                cases = panels.get((precision, kind), [])
+                ax.set_visible(bool(cases))
+                if cases:
+                    _panel(ax, cases, peers, results["peers"], limits)
+                    words = [_NAMES[word] for word in kind] + ([precision] if len(precisions) > 1 else [])
+                    ax.set_title(", ".join(words), loc="left", fontweight="bold")
+            axes[0].set_ylabel("time of a training step, nnbp = 1")
         figure.suptitle(
-            f"How many times as long as nnbp a training step takes: {results['environment']['cpu']}, "
-            f"{threads} thread{'s' if threads > 1 else ''}",
+            f"How many times as long as nnbp a training step takes: {_where(results)}",
             x=0.01, ha="left", fontsize=11,
         )  # fmt: skip
         paths = [folder / "speed.svg", folder / "speed.png"]
         for path in paths:
             figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
     return paths
+
+
+def _where(results: Mapping[str, Any]) -> str:
+    """The processor, or the GPU where the run took place on one."""
+    environment, threads = results["environment"], results["options"]["threads"]
+    if "gpu" in environment:
+        card: str = environment["gpu"].partition(",")[0]
+        return card
+    return f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _panel(
@@ -66,8 +83,8 @@ def _panel(
     ax.set_yscale("log")
     for k, peer in enumerate(peers):
         values = [case["peers"].get(peer, {}).get("ratio", np.nan) for case in cases]
-        colour = _COLOURS[k % len(_COLOURS)]
-        marker = _MARKERS[k % len(_MARKERS)]
+        colour = COLOURS[k % len(COLOURS)]
+        marker = MARKERS[k % len(MARKERS)]
         ax.plot(range(len(cases)), values, color=colour, marker=marker, markersize=5, linewidth=1.4)
         measured = [(x, y) for x, y in enumerate(values) if np.isfinite(y)]
         if measured:

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 __all__ = ["THREAD_VARIABLES", "Worker", "WorkerError"]
 
@@ -35,13 +37,23 @@ class Worker:
         peer: name or file of the peer, None for none.
         threads: of its libraries.
         python: the interpreter.
+        patience: seconds that an answer may take, after which the process is ended; None waits for ever.
+        deadline: the same as a moment of `time.monotonic`, for all answers.
 
     Raises:
         WorkerError: there is no such interpreter.
     """
 
-    def __init__(self, peer: str | None = None, *, threads: int, python: str = sys.executable) -> None:
-        self.peer, self.python = peer, python
+    def __init__(
+        self,
+        peer: str | None = None,
+        *,
+        threads: int,
+        python: str = sys.executable,
+        patience: float | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.peer, self.python, self.patience, self.deadline = peer, python, patience, deadline
         command = [python, str(Path(__file__).with_name("start.py")), str(threads), *([peer] if peer else [])]
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` closes it
         try:
@@ -78,14 +90,36 @@ class Worker:
         assert self._process.stdout is not None, "a worker writes into a pipe"
         with suppress(BrokenPipeError):
             print(json.dumps({"do": do, **what}), file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
+        left, asked = self._left(), time.monotonic()
+        line = self._line(self._process.stdout, left)
         if not line:
             code = self._process.wait()
+            if left is not None and time.monotonic() - asked >= left:
+                raise WorkerError(f"the process had {left:.0f} s to {do}, and was ended when they had passed")
             raise WorkerError(f"the process ended with code {code} while it was to {do}: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer
+
+    def _line(self, pipe: IO[str], left: float | None) -> str:
+        """The next line of the answers; none where the process dies, or is killed as it takes too long."""
+        if left is None:
+            return pipe.readline()
+        timer = Timer(left, self.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            return pipe.readline()
+        finally:
+            timer.cancel()
+
+    def _left(self) -> float | None:
+        """Seconds that the next answer may take."""
+        ends = [] if self.patience is None else [self.patience]
+        if self.deadline is not None:
+            ends.append(max(0.0, self.deadline - time.monotonic()))
+        return min(ends) if ends else None
 
     def _last_words(self) -> str:
         self._words.seek(0)
@@ -100,11 +134,12 @@ class Worker:
                     pipe.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
-        self._kill()
+        self.kill()
         self._process.wait()
         self._words.close()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """Ends the process and all that it has started, at once; who waits for its answer hears of it."""
         if os.name == "posix":
             # The group lives as long as any process of it.
             with suppress(ProcessLookupError, PermissionError):
@@ -119,5 +154,5 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._kill()
+            self.kill()
         self.close()

@@ -9,7 +9,21 @@ from typing import Any
 from .steps import fastest, means
 from .team import REFERENCE
 
-__all__ = ["BEGIN", "END", "around_markers", "into_readme", "report", "speed_table"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "agreement",
+    "around_markers",
+    "into_readme",
+    "markers",
+    "missing",
+    "report",
+    "setting",
+    "speed_table",
+    "table",
+    "time_text",
+    "times",
+]
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
@@ -30,7 +44,7 @@ def table(head: Row, rows: Sequence[Row], left: int = 1) -> str:
     return "\n".join([line(head), f"| {' | '.join(rule)} |", *map(line, rows)])
 
 
-def _time(microseconds: float) -> str:
+def time_text(microseconds: float) -> str:
     return f"{microseconds:,.1f}" if microseconds < 100 else f"{microseconds:,.0f}"
 
 
@@ -49,7 +63,8 @@ def _label(results: Mapping[str, Any], name: str) -> str:
 
 def _case_name(case: Mapping[str, Any]) -> str:
     case = case["case"]
-    return f"{'-'.join(map(str, case['sizes']))} @ {case['batch']}, {case['activation']}, {case['optimizer']}"
+    words = [f"{'-'.join(map(str, case['sizes']))} @ {case['batch']}", case["activation"], case["optimizer"]]
+    return ", ".join(words if case["precision"] == "fp32" else [*words, case["precision"]])
 
 
 def speed_table(results: Mapping[str, Any]) -> str:
@@ -62,14 +77,20 @@ def speed_table(results: Mapping[str, Any]) -> str:
         cells = [_ratio(case["peers"].get(name, {}).get("ratio")) for name in others]
         share = case["limit"].get("share")
         rows.append(
-            [_case_name(case), _NONE if own is None else _time(own), *cells, _NONE if share is None else f"{share:.0%}"]
+            [
+                _case_name(case),
+                _NONE if own is None else time_text(own),
+                *cells,
+                _NONE if share is None else f"{share:.0%}",
+            ]
         )
     mean = means(cases, others)
     rows.append(["geometric mean", "", *(_ratio(mean.get(name)) for name in others), ""])
     return table(head, rows)
 
 
-def _setting(results: Mapping[str, Any]) -> str:
+def setting(results: Mapping[str, Any]) -> str:
+    """The machine, versions, date and rounds, in one line."""
     facts, options = results["environment"], results["options"]
     versions: dict[str, str] = {}
     for peer in results["peers"].values():
@@ -77,14 +98,17 @@ def _setting(results: Mapping[str, Any]) -> str:
     numbers = ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
     blas = f"{facts['blas']['name']} {facts['blas']['version']}"
     threads = options["threads"]
+    gpu = f"{facts['gpu']}; " if "gpu" in facts else ""
     return (
-        f"{facts['cpu']}, {threads} thread{'s' if threads > 1 else ''} of {facts['cores']} cores; {facts['platform']}; "
+        f"{gpu}{facts['cpu']}, {threads} thread{'s' if threads > 1 else ''} of {facts['cores']} cores; "
+        f"{facts['platform']}; "
         f"Python {facts['python']}; {numbers}; NumPy's BLAS {blas}. {results['started'][:10]}, "
         f"median of {options['rounds']} rounds."
     )
 
 
-def _missing(results: Mapping[str, Any]) -> str:
+def missing(results: Mapping[str, Any]) -> str:
+    """The peers that did not run, or failed, a line each."""
     lines = [
         f"- not measured: {peer['label']}: {peer['missing']}"
         for peer in results["peers"].values()
@@ -99,21 +123,23 @@ def _missing(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _times(results: Mapping[str, Any]) -> str:
+def times(results: Mapping[str, Any]) -> str:
     """µs a step of everyone, the products alone, and the fastest other."""
     others = _others(results)
     names = [REFERENCE, *others]
     rows = []
     for case in results["cases"]:
-        cells = [_time(v) if (v := case["peers"].get(n, {}).get("microseconds")) else _NONE for n in names]
+        cells = [time_text(v) if (v := case["peers"].get(n, {}).get("microseconds")) else _NONE for n in names]
         limit, best = case["limit"], fastest(case)
         fast = _NONE if best is None else f"{_label(results, best[0])} {best[1]:.2f}"
-        rows.append([_case_name(case), *cells, f"{_time(limit['microseconds'])} ({limit['way']})", fast])
+        alone = f"{time_text(limit['microseconds'])} ({limit['way']})" if "way" in limit else _NONE
+        rows.append([_case_name(case), *cells, alone, fast])
     head = ["network @ batch", *(_label(results, n) for n in names), "products alone", "fastest other"]
     return table(head, rows)
 
 
-def _agreement(results: Mapping[str, Any]) -> str:
+def agreement(results: Mapping[str, Any]) -> str:
+    """Relative differences of the losses."""
     others = _others(results)
     rows = []
     for case in results["cases"]:
@@ -140,9 +166,9 @@ def _inference(results: Mapping[str, Any]) -> str:
         for name in others:
             values = row["peers"].get(name, {})
             times = f" ({values['ratio']:.2f})" if "ratio" in values else ""
-            cells.append(f"{_time(values['microseconds'])}{times}" if "microseconds" in values else _NONE)
+            cells.append(f"{time_text(values['microseconds'])}{times}" if "microseconds" in values else _NONE)
         title = f"{'-'.join(map(str, row['sizes']))}, {row['batch']:,} rows"
-        rows.append([title, _NONE if own is None else _time(own), *cells])
+        rows.append([title, _NONE if own is None else time_text(own), *cells])
     return table(["network", "nnbp", *(_label(results, n) for n in others)], rows)
 
 
@@ -179,8 +205,8 @@ def _profiles(results: Mapping[str, Any]) -> str:
         [kind, *(f"{p['kinds'][kind] / total:.1%}" for p, total in zip(good, busy, strict=True))]
         for kind in good[0]["kinds"]
     ]
-    rows.append(["µs of all threads", *(_time(total * 1e6) for total in busy)])
-    rows.append(["µs of the step", *(_time(p["step"] * 1e6) for p in good)])
+    rows.append(["µs of all threads", *(time_text(total * 1e6) for total in busy)])
+    rows.append(["µs of the step", *(time_text(p["step"] * 1e6) for p in good)])
     return "\n\n".join([table(["operation", *(p["title"] for p in good)], rows), *failed])
 
 
@@ -194,8 +220,8 @@ def report(results: Mapping[str, Any], picture: bool) -> str:
     environment = results["environment"]
     parts = [
         "# Speed of nnbp beside other libraries",
-        _setting(results) + f" Load average before {environment['load_before']}, after {environment['load_after']}.",
-        _missing(results),
+        setting(results) + f" Load average before {environment['load_before']}, after {environment['load_after']}.",
+        missing(results),
         "![Ratios by network](speed.svg)" if picture else "",
         "## Training steps",
         "How many times as long as nnbp's step each library's takes: above 1, nnbp is faster. (T(long fit) − T(short "
@@ -203,11 +229,11 @@ def report(results: Mapping[str, Any], picture: bool) -> str:
         "products alone, through the same BLAS, as a share of nnbp's step.",
         speed_table(results),
         "Microseconds a step:",
-        _times(results),
+        times(results),
         "## Agreement",
         f"Relative difference from nnbp's loss on the data after {results['options']['check_epochs']} epochs from the "
         "same weights, in the same order of batches.",
-        _agreement(results),
+        agreement(results),
         "## Predictions",
         "Class indices from NumPy to NumPy, tanh; microseconds a call, and how many times nnbp's.",
         _inference(results),
@@ -229,21 +255,30 @@ def into_readme(path: Path, results: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the file has no such markers.
     """
-    before, after = around_markers(path)
-    words = f"{speed_table(results)}\n\n{_setting(results)}"
-    path.write_text(f"{before}{BEGIN}\n{words}\n{END}{after}", encoding="utf-8")
+    device = results["options"].get("device", "cpu")
+    (before, after), (begin, end) = around_markers(path, device), markers(device)
+    words = f"{speed_table(results)}\n\n{setting(results)}"
+    path.write_text(f"{before}{begin}\n{words}\n{end}{after}", encoding="utf-8")
 
 
-def around_markers(path: Path) -> tuple[str, str]:
-    """What stands before and after the place of the table.
+def markers(device: str) -> tuple[str, str]:
+    """The lines between which the table of a device has its place."""
+    if device == "cpu":
+        return BEGIN, END
+    return BEGIN.replace("bench", "bench-cuda"), END.replace("bench", "bench-cuda")
+
+
+def around_markers(path: Path, device: str = "cpu") -> tuple[str, str]:
+    """What stands before and after the place of the table of a device.
 
     Raises:
         ValueError: there is no such place.
     """
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = markers(device)
+    before, begin, rest = path.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
         raise ValueError(
-            f"The table goes between two lines, {BEGIN} and {END}; {path} does not have both, in this order. Add them."
+            f"The table goes between two lines, {first} and {last}; {path} does not have both, in this order. Add them."
         )
     return before, after

@@ -19,12 +19,13 @@ from .environment import load
 from .process import WorkerError
 from .team import REFERENCE, Team
 
-__all__ = ["Options", "folder_for", "run", "sound", "usable_cores", "write"]
+__all__ = ["Options", "Tell", "folder_for", "line", "run", "sound", "usable_cores", "write"]
 
 _DIGITS_EPOCHS = 30
 _LARGE_EPOCHS = 3
 
 Tell = Callable[[str], None]
+"""Hears of the progress of a run."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Options:
         threads: of every library.
         import_runs: of each module.
         pythons: a peer's interpreter, where it is another one.
+        device: cpu, or cuda:0; `bench.device_run` is for the latter.
+        budget: seconds of a run on a GPU.
     """
 
     cases: Sequence[Case]
@@ -48,6 +51,8 @@ class Options:
     threads: int = 2
     import_runs: int = 9
     pythons: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    budget: float | None = None
 
 
 def usable_cores() -> int:
@@ -55,11 +60,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def folder_for(out: str | None) -> Path:
+def folder_for(out: str | None, kind: str = "cpu") -> Path:
     """The folder of a run's results: one that is not there yet, or empty.
 
     Args:
         out: its path; None is bench/results/cpu-<date> where there is a folder bench, else bench-<date>.
+        kind: cpu or cuda, of the device.
 
     Raises:
         FileExistsError: `out` holds files already.
@@ -72,7 +78,7 @@ def folder_for(out: str | None) -> Path:
             )
         return path
     date = time.strftime("%Y-%m-%d")
-    path = Path("bench", "results", f"cpu-{date}") if Path("bench").is_dir() else Path(f"bench-{date}")
+    path = Path("bench", "results", f"{kind}-{date}") if Path("bench").is_dir() else Path(f"bench-{date}")
     number, free = 2, path
     while free.exists():
         free, number = path.with_name(f"{path.name}-{number}"), number + 1
@@ -102,7 +108,7 @@ def run(options: Options, tell: Tell) -> dict[str, Any]:
         for number, case in enumerate(options.cases, 1):
             tell(f"{number}/{len(options.cases)} training steps of {case.title}")
             cases.append(steps.measure(team, case, options.rounds, options.seconds))
-            tell(f"    {_line(cases[-1], facts)}")
+            tell(f"    {line(cases[-1], facts)}")
         tell("predictions")
         predictions = inference.measure(team, options.rounds, options.seconds / 4)
         tell("profiles of nnbp's step")
@@ -132,7 +138,8 @@ def run(options: Options, tell: Tell) -> dict[str, Any]:
     }
 
 
-def _line(case: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+def line(case: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """What a case has shown, in one line."""
     parts = []
     for name, values in case["peers"].items():
         label = facts[name]["label"]
@@ -141,7 +148,9 @@ def _line(case: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
             continue
         remark = "" if values.get("agrees", True) else f" (its loss differs by {values['difference']:.1e})"
         parts.append(f"{label} {values['microseconds']:,.0f} µs{remark}")
-    return ", ".join([*parts, f"products alone {case['limit']['microseconds']:,.0f} µs"])
+    if "microseconds" in case["limit"]:
+        parts.append(f"products alone {case['limit']['microseconds']:,.0f} µs")
+    return ", ".join(parts)
 
 
 def _profiles(team: Team, cases: Sequence[Case], seconds: float) -> list[dict[str, Any]]:

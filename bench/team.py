@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from .process import Worker, WorkerError
 
@@ -19,6 +20,9 @@ _REST = 0.05
 """Seconds before a measurement, in which the threads that others have left waiting for work fall asleep."""
 
 
+T = TypeVar("T")
+
+
 class Team:
     """The workers of the peers, and one without a peer.
 
@@ -26,23 +30,52 @@ class Team:
         peers: names or files.
         threads: of each.
         pythons: the interpreter of a peer, where it is another one.
+        device: that all work on.
+        patience, deadline: of every worker; see `Worker`.
     """
 
-    def __init__(self, peers: Sequence[str], threads: int, pythons: Mapping[str, str]) -> None:
-        self.peers, self.threads, self.pythons = list(peers), threads, dict(pythons)
+    def __init__(
+        self,
+        peers: Sequence[str],
+        threads: int,
+        pythons: Mapping[str, str],
+        *,
+        device: str = "cpu",
+        patience: float | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.peers, self.threads, self.pythons, self.device = list(peers), threads, dict(pythons), device
+        self.patience, self.deadline = patience, deadline
         self._workers: dict[str | None, Worker] = {}
         self.facts: dict[str, dict[str, Any]] = {}
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """What each peer is; one that cannot be asked is missing."""
-        for peer in self.peers:
+
+        def asked(peer: str) -> dict[str, Any]:
             try:
-                self.facts[peer] = self.ask(peer, "describe")
+                return self.ask(peer, "describe", device=self.device)
             except WorkerError as error:
-                self.facts[peer] = {"label": peer, "missing": str(error), "versions": {}, "own_order": False}
+                return {"label": peer, "missing": str(error), "versions": {}, "own_order": False}
+
+        self.facts = self.each(self.peers, asked)
+        for peer in self.peers:
             if self.facts[peer]["missing"] is not None:
                 self.dismiss(peer)
         return self.facts
+
+    def each(self, peers: Sequence[str], ask: Callable[[str], T]) -> dict[str, T]:
+        """What each peer's worker gives: one after the other on a CPU, which they share, else all at the same time."""
+        if self.device == "cpu" or not peers:
+            return {peer: ask(peer) for peer in peers}
+        with ThreadPoolExecutor(len(peers)) as pool:
+            try:
+                return dict(zip(peers, pool.map(ask, peers), strict=True))
+            except BaseException:
+                # The pool waits for its threads, and they for answers.
+                for worker in list(self._workers.values()):
+                    worker.kill()
+                raise
 
     @property
     def present(self) -> list[str]:
@@ -68,7 +101,9 @@ class Team:
 
     def fresh(self, peer: str | None) -> Worker:
         """A new worker of a peer, for the caller to close."""
-        return Worker(peer, threads=self.threads, python=self.python(peer))
+        return Worker(
+            peer, threads=self.threads, python=self.python(peer), patience=self.patience, deadline=self.deadline
+        )
 
     def python(self, peer: str | None) -> str:
         """The interpreter of a peer."""

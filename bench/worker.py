@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -41,12 +42,12 @@ class Session:
         assert self.peer is not None, "a case is prepared before it is measured"
         return self.peer
 
-    def describe(self) -> dict[str, Any]:
-        """What the peer is, its versions, and why it cannot run if it cannot."""
+    def describe(self, device: str = "cpu") -> dict[str, Any]:
+        """What the peer is, its versions, and why it cannot run on a device if it cannot."""
         kind = self.kind
         return {
             "label": kind.label,
-            "missing": kind.missing(),
+            "missing": kind.missing() or kind.lacks(device),
             "versions": kind.versions(),
             "own_order": kind.own_order,
             "python": sys.version.split()[0],
@@ -55,6 +56,8 @@ class Session:
     def prepare(self, case: dict[str, Any], seed: int) -> dict[str, Any]:
         """Makes the problem and the peer; what was prepared before is forgotten first."""
         self.peer = None
+        # Peers hold themselves, in functions of theirs; a GPU's memory shall not fill up with earlier cases.
+        gc.collect()
         self.peer = self.kind(Problem.random(Case.load(case), seed), self.threads)
         return {}
 
@@ -79,8 +82,10 @@ class Session:
 
     def _fit(self, epochs: int) -> float:
         self.ready.reset()
+        self.ready.wait()
         started = time.perf_counter()
         self.ready.fit(epochs)
+        self.ready.wait()
         return time.perf_counter() - started
 
     def infer(self, batch: int, seconds: float) -> dict[str, Any]:
@@ -89,10 +94,15 @@ class Session:
         return {"seconds": median_seconds(lambda: self.ready.predict(X), seconds)}
 
     def limit(self, case: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Times of the products of a step alone; see `bench.limits`."""
+        """Times of the products of a step alone; see `bench.limits` and `bench.device_limits`."""
+        loaded = Case.load(case)
+        if loaded.on_gpu:
+            from .device_limits import limit as device_limit
+
+            return device_limit(loaded, seconds)
         from .limits import limit
 
-        return limit(Case.load(case), self.threads, seconds)
+        return limit(loaded, self.threads, seconds)
 
     def profile(self, case: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Shares of nnbp's step; see `bench.profile`."""
@@ -100,23 +110,35 @@ class Session:
 
         return profile(Case.load(case), self.threads, seconds)
 
+    def kernels(self, case: dict[str, Any]) -> dict[str, Any]:
+        """What the device runs in a step of the peer; see `bench.kernels`."""
+        from .kernels import kernels
+
+        return kernels(self.kind, Case.load(case), self.threads)
+
+    def recorded(self, case: dict[str, Any]) -> dict[str, Any]:
+        """How many operations nnbp's step has; see `bench.kernels`."""
+        from .kernels import recorded
+
+        return recorded(self.kind, Case.load(case), self.threads)
+
     def memory(self, case: dict[str, Any], epochs: int, data: str | None) -> dict[str, Any]:
         """Memory and time of a whole fit; see `bench.memory`."""
         from .memory import whole_fit
 
         return whole_fit(self.kind, Case.load(case), epochs, self.threads, data)
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self, device: str = "cpu") -> dict[str, Any]:
         """Facts about the machine; see `bench.environment`."""
         from .environment import environment
 
-        return environment(self.threads)
+        return environment(self.threads, device)
 
     def answer(self, do: str, **what: Any) -> dict[str, Any]:
         """Does a command; an error is an answer, too."""
         commands: tuple[Callable[..., dict[str, Any]], ...] = (
             self.describe, self.prepare, self.check, self.calibrate, self.measure, self.infer, self.limit,
-            self.profile, self.memory, self.environment,
+            self.profile, self.kernels, self.recorded, self.memory, self.environment,
         )  # fmt: skip
         try:
             return {command.__name__: command for command in commands}[do](**what)

@@ -361,13 +361,16 @@ class Network(NetworkCore):
             rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
         lines = table(rows, left=(0, 2))
         total = self.model.parameters.size
+        products = f" (products in {self.precision})" if self.precision else ""
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
         lines.append(
-            f"{total:,} parameters, {total * self.dtype.itemsize / 1e6:.3g} MB of {self.dtype.name} on {self.device}; "
+            f"{total:,} parameters, {total * self.dtype.itemsize / 1e6:.3g} MB of {self.dtype.name}{products} on "
+            f"{self.device}; "
             f"loss {self.loss_function.name}{decay}"
         )
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         sizes = "sizes from the data" if self._model is None else "-".join(map(str, self._model.sizes))
-        return f"Network({sizes}, loss={self.loss_function.name!r}, dtype={self.dtype.name!r}, device={self.device!r})"
+        dtype = f"{self.dtype.name!r}" + (f", precision={self.precision!r}" if self.precision else "")
+        return f"Network({sizes}, loss={self.loss_function.name!r}, dtype={dtype}, device={self.device!r})"

@@ -270,6 +270,8 @@ def test_a_precision_reaches_the_products_of_the_layers_and_nothing_else(precisi
     assert len(reduced) >= 5, "two products forward, three back"
     assert all(1 not in (a[0], b[1]) for a, b in reduced)
     assert {given for given, *_ in asked} == {precision, None}
+    assert f"precision={precision!r}" in repr(net)
+    assert f"of float32 (products in {precision}) on" in net.summary()
     assert net.precision == net.copy().precision == net.to("cpu").precision == precision
     assert net._twin("cpu", np.float64).precision is None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from typing import Any
 
 import numpy as np
@@ -119,6 +121,23 @@ def test_what_cannot_be_recorded_is_launched_and_said_once(opened, what):
             second()
             second()
         assert backend.download(x)[0, 0] == 4.0**5
+
+
+@needs_compiler
+def test_a_backend_goes_when_nobody_holds_it():
+    """Its graphs and workspaces are memory of the device, which is not to wait for Python's collector of cycles."""
+    backend = open_emulated()
+    x = backend.upload(np.ones((2, 2)), np.float64)
+    run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)))
+    run()
+    run()
+    gone = weakref.ref(backend)
+    gc.disable()
+    try:
+        del backend, run
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @needs_compiler

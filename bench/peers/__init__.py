@@ -13,20 +13,24 @@ from ..peer import Peer
 __all__ = ["known", "load", "names"]
 
 
-def names() -> list[str]:
-    """Names of all peers, nnbp first."""
+def names(device: str = "cpu") -> list[str]:
+    """Names of all peers that run on such a device, nnbp first."""
     found = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
-    return sorted(found, key=lambda name: name != "nnbp")
+    kind = device.partition(":")[0]
+    able = [name for name in found if kind in _class(import_module(f".{name}", __name__)).devices]
+    return sorted(able, key=lambda name: name != "nnbp")
 
 
-def known(name: str) -> None:
-    """Passes the name of a peer, or the path of a file that is there and ends in .py.
+def known(name: str, device: str = "cpu") -> None:
+    """Passes the name of a peer that runs on such a device, or the path of a file that is there and ends in .py.
 
     Raises:
         ValueError: it is neither.
     """
-    if name not in names() and not (name.endswith(".py") and Path(name).is_file()):
-        raise ValueError(f"A peer is one of {', '.join(names())}, or a file that ends in .py; received {name!r}.")
+    if name not in names(device) and not (name.endswith(".py") and Path(name).is_file()):
+        raise ValueError(
+            f"A peer on {device} is one of {', '.join(names(device))}, or a file that ends in .py; received {name!r}."
+        )
 
 
 def load(name: str) -> type[Peer]:
@@ -39,8 +43,14 @@ def load(name: str) -> type[Peer]:
     Raises:
         ValueError: there is no such peer, or not one class in its file.
     """
-    known(name)
-    module = _from_file(Path(name)) if name.endswith(".py") else import_module(f".{name}", __name__)
+    if name.endswith(".py") and Path(name).is_file():
+        return _class(_from_file(Path(name)))
+    if not (Path(__file__).parent / f"{name}.py").is_file():
+        known(name)
+    return _class(import_module(f".{name}", __name__))
+
+
+def _class(module: ModuleType) -> type[Peer]:
     found = [
         item
         for item in vars(module).values()

@@ -1,7 +1,11 @@
-"""JAX: one jitted step, which gathers its batch from resident data and gets its parameters donated."""
+"""JAX: jitted, with resident data, of which a step gathers its batch, and parameters that are donated.
+
+On a CPU every step is a call; on a GPU an epoch is one, a `lax.scan` over its steps.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -13,27 +17,34 @@ from ..peer import Peer
 __all__ = ["JaxJit"]
 
 
+_MATMUL = {"fp32": "highest", "tf32": "tensorfloat32", "bf16": "highest"}
+"""JAX's names for the precision of products of float32 matrices. Its "bfloat16" is TF32 on a GPU, so bf16 is cast by
+hand: inputs and parameters to bfloat16, as PyTorch's autocast does; the loss is float32."""
+
+
 class JaxJit(Peer):
-    """JAX jit on the CPU."""
+    """JAX jit."""
 
     label = "JAX"
     modules = ("jax",)
     distributions = ("jax", "jaxlib")
+    devices = ("cpu", "cuda")
 
     def __init__(self, problem: Problem, threads: int) -> None:
         super().__init__(problem, threads)
-        import jax
-
-        jax.config.update("jax_platforms", "cpu")
-        self.jax, case, np_ = jax, self.case, jax.numpy
+        jax, case = _jax(self.case.device), self.case
+        self.jax, np_ = jax, jax.numpy
+        self.low = np_.bfloat16 if case.precision == "bf16" else None
         f = np_.tanh if case.activation == "tanh" else jax.nn.relu
         rate = case.rate
 
         def outputs(P: Any, x: Any) -> Any:
+            if self.low is not None:
+                P, x = jax.tree.map(lambda array: array.astype(self.low), (P, x))
             for W, b in P[:-1]:
                 x = f(x @ W + b)
             W, b = P[-1]
-            return x @ W + b
+            return (x @ W + b).astype(case.dtype)
 
         def loss(P: Any, x: Any, y: Any) -> Any:
             return -np_.take_along_axis(jax.nn.log_softmax(outputs(P, x)), y[:, None], 1).mean()
@@ -55,11 +66,33 @@ class JaxJit(Peer):
                 P, S = adam(P, S, g)
             return P, S, total + value
 
+        def sweep(P: Any, S: Any, X: Any, y: Any, order: Any) -> tuple[Any, Any, Any]:
+            def body(carry: tuple[Any, Any, Any], start: Any) -> tuple[Any, None]:
+                return step(*carry, X, y, order, start, case.batch), None
+
+            starts = np_.arange(0, len(X), case.batch)
+            carry: tuple[Any, Any, Any] = jax.lax.scan(body, (P, S, np_.zeros((), case.dtype)), starts)[0]
+            return carry
+
+        jax.config.update("jax_default_matmul_precision", _MATMUL[case.precision] if case.on_gpu else None)
         self.step = jax.jit(step, donate_argnums=(0, 1, 2), static_argnums=7)
+        self.sweep = jax.jit(sweep, donate_argnums=(0, 1))
         self.loss_of = jax.jit(loss)
         self.classes = jax.jit(lambda P, x: outputs(P, x).argmax(1))
         self.X, self.y = jax.device_put(problem.X), jax.device_put(problem.y.astype(np.int32))
+        self.standing = None if case.shuffle else jax.device_put(self.epoch_order().astype(np.int32))
         self.reset()
+
+    @classmethod
+    def lacks(cls, device: str) -> str | None:
+        if device == "cpu":
+            return super().lacks(device)
+        try:
+            found = len(_jax(device).devices("cuda"))
+        except (RuntimeError, AssertionError) as error:
+            return f'JAX sees no GPU ({error}): python -m pip install "jax[cuda13]"'
+        index = int(device.partition(":")[2] or 0)
+        return None if index < found else f"JAX sees {found} GPUs, and {device} is none of them"
 
     def reset(self) -> None:
         jax, problem = self.jax, self.problem
@@ -74,19 +107,45 @@ class JaxJit(Peer):
             self.S = (*zeros, jax.numpy.zeros((), jax.numpy.float32))
 
     def fit(self, epochs: int) -> None:
-        jax, m, batch = self.jax, len(self.X), self.case.batch
-        P, S = self.P, self.S
+        jax = self.jax
         for _ in range(epochs):
-            order = jax.device_put(self.order.permutation(m).astype(np.int32))
-            total = jax.numpy.zeros((), self.case.dtype)
-            for start in range(0, m, batch):
-                size = min(batch, m - start)
-                P, S, total = self.step(P, S, total, self.X, self.y, order, start, size)
-            float(total)
+            order = self.standing
+            if order is None:
+                order = jax.device_put(self.epoch_order().astype(np.int32))
+            float(self.scanned(order) if self.case.on_gpu else self.stepped(order))
+
+    def stepped(self, order: Any) -> Any:
+        """An epoch, a call a step; the sum of the batches' losses."""
+        m, batch, total = len(self.X), self.case.batch, self.jax.numpy.zeros((), self.case.dtype)
+        P, S = self.P, self.S
+        for start in range(0, m, batch):
+            P, S, total = self.step(P, S, total, self.X, self.y, order, start, min(batch, m - start))
         self.P, self.S = P, S
+        return total
+
+    def scanned(self, order: Any) -> Any:
+        """An epoch of whole batches in one call; the sum of their losses."""
+        self.P, self.S, total = self.sweep(self.P, self.S, self.X, self.y, order)
+        return total
+
+    def wait(self) -> None:
+        self.jax.block_until_ready((self.P, self.S))
 
     def loss(self) -> float:
         return float(self.loss_of(self.P, self.X, self.y))
 
     def predict(self, X: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(self.classes(self.P, X))
+
+
+def _jax(device: str) -> Any:
+    """JAX, with this device as its default one."""
+    kind, _, index = device.partition(":")
+    # JAX would take three quarters of the GPU's memory at once, and others are at work there.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    jax.config.update("jax_platforms", kind)
+    if kind == "cuda":
+        jax.config.update("jax_default_device", jax.devices("cuda")[int(index or 0)])
+    return jax

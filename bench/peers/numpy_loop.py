@@ -44,7 +44,7 @@ class NumpyLoop(Peer):
     def fit(self, epochs: int) -> None:
         X, y, batch = self.problem.X, self.problem.y, self.case.batch
         for _ in range(epochs):
-            order, total = self.order.permutation(len(X)), 0.0
+            order, total = self.epoch_order(), 0.0
             for start in range(0, len(X), batch):
                 rows = order[start : start + batch]
                 total += self.step(X[rows], y[rows])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnbp.cli.common import Exit, arguments_checked, count, positive, say
+from nnbp.device import open_backend, parse_device
 
 __all__ = ["CHECK_FAILED", "add_parser", "run"]
 
@@ -20,6 +21,9 @@ _QUICK_ROUNDS, _QUICK_SECONDS, _QUICK_IMPORT_RUNS = 3, 0.1, 3
 _QUICK_CASES = "4-16-3@32,64-64-10@64"
 _THREADS = 2
 
+# A GPU keeps its clock, and its time is dear.
+_GPU_ROUNDS, _GPU_SECONDS, _GPU_BUDGET = 3, 0.15, 450.0
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """Adds the command `bench` to the command line."""
@@ -29,26 +33,41 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description=(
             "Times training steps, predictions, whole fits and imports of nnbp beside other libraries, each in a "
             "process of its own, in turn. Writes results.json, table.md and speed.svg to a new folder. A library that "
-            "is not installed is named and left out. Exit code 1 where one computes something else than nnbp."
+            "is not installed is named and left out. Exit code 1 where one computes something else than nnbp. With "
+            "--device cuda it times training steps on a GPU, at several precisions, and where a GPU begins to win over "
+            "the CPU, in a given time, the most important first; what was measured is written after each network."
         ),
     )
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:1 (default cpu)")
+    parser.add_argument(
+        "--budget", type=positive, metavar="S",
+        help=f"seconds of a run on a GPU; what they are too few for is left out (default {_GPU_BUDGET:g})",
+    )  # fmt: skip
     parser.add_argument(
         "--cases", metavar="TEXT", help="parts of the titles of the cases wanted, with commas: 64-64-10,adam"
     )
     parser.add_argument(
         "--peers", metavar="A,B,…", help="names, or .py files of your own (default: all; nnbp always runs)"
     )
-    parser.add_argument("--rounds", type=count, metavar="N", help=f"measurements of each (default {_ROUNDS})")
     parser.add_argument(
-        "--seconds", type=positive, metavar="S", help=f"of one measurement, about (default {_SECONDS:g})"
+        "--rounds", type=count, metavar="N", help=f"measurements of each (default {_ROUNDS}, on a GPU {_GPU_ROUNDS})"
     )
     parser.add_argument(
-        "--threads", type=count, metavar="N", help=f"of each library (default {_THREADS}, or as many as cores)"
+        "--seconds",
+        type=positive,
+        metavar="S",
+        help=f"of one measurement, about (default {_SECONDS:g}, on a GPU {_GPU_SECONDS:g})",
+    )
+    parser.add_argument(
+        "--threads",
+        type=count,
+        metavar="N",
+        help=f"of each library (default {_THREADS}, or as many as cores; on a GPU as many as cores)",
     )
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="a new folder (default bench/results/cpu-DATE, or bench-DATE without a folder bench)",
+        help="a new folder (default bench/results/cpu-DATE or cuda-DATE, or bench-DATE without a folder bench)",
     )
     parser.add_argument("--readme", metavar="FILE", help="put the table between the two bench markers of this file")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
@@ -67,14 +86,22 @@ def run(arguments: argparse.Namespace) -> int:
     with arguments_checked():
         options = _options(arguments, runner)
         if readme is not None:
-            report.around_markers(readme)
-    folder: Path = runner.folder_for(arguments.out)
+            report.around_markers(readme, options.device)
+    on_gpu = options.device != "cpu"
+    if on_gpu:
+        # Before anything starts: without a working GPU this raises, and says why and what would mend it.
+        open_backend(options.device, fallback=False)
+    folder: Path = runner.folder_for(arguments.out, "cuda" if on_gpu else "cpu")
 
     def tell(text: str) -> None:
         say("nnbp bench", text)
 
-    results = runner.run(options, tell)
-    page = runner.write(folder, results, tell)
+    if on_gpu:
+        results = import_module("nnbp.bench.device_run").run(options, folder, tell)
+        page = (folder / "table.md").read_text(encoding="utf-8")
+    else:
+        results = runner.run(options, tell)
+        page = runner.write(folder, results, tell)
     if readme is not None:
         report.into_readme(readme, results)
     print(json.dumps(results, indent=1, ensure_ascii=False) if arguments.json else page)
@@ -86,13 +113,16 @@ def _options(arguments: argparse.Namespace, runner: Any) -> Any:
     """What the words ask for.
 
     Raises:
-        ValueError: they name a case, a peer or an interpreter that there is not.
+        ValueError: they name a device, a case, a peer or an interpreter that there is not.
     """
     peers, cases, reference = (import_module(f"nnbp.bench.{name}") for name in ("peers", "cases", "team"))
-    quick = arguments.quick
-    names = peers.names() if arguments.peers is None else [name.strip() for name in arguments.peers.split(",")]
+    quick, device = arguments.quick, _device(arguments.device)
+    on_gpu = device != "cpu"
+    if arguments.budget is not None and not on_gpu:
+        raise ValueError("--budget is for a run on a GPU; on the CPU, --cases and --rounds make a run shorter.")
+    names = peers.names(device) if arguments.peers is None else [name.strip() for name in arguments.peers.split(",")]
     for name in names:
-        peers.known(name)
+        peers.known(name, device)
     # nnbp is what all are compared with.
     names = list(dict.fromkeys([reference.REFERENCE, *names]))
     pythons = {}
@@ -104,12 +134,32 @@ def _options(arguments: argparse.Namespace, runner: Any) -> Any:
             )
         pythons[name] = path
     text = arguments.cases if arguments.cases is not None or not quick else _QUICK_CASES
+    known = import_module("nnbp.bench.device_cases").gpu_cases(device) if on_gpu else cases.CASES
+    rounds, seconds, cores = (
+        (_GPU_ROUNDS, _GPU_SECONDS, runner.usable_cores())
+        if on_gpu
+        else (_ROUNDS, _SECONDS, min(_THREADS, runner.usable_cores()))
+    )
     return runner.Options(
-        cases=cases.chosen(text),
+        cases=cases.chosen(text, known),
         peers=names,
-        rounds=arguments.rounds or (_QUICK_ROUNDS if quick else _ROUNDS),
-        seconds=arguments.seconds or (_QUICK_SECONDS if quick else _SECONDS),
-        threads=arguments.threads or min(_THREADS, runner.usable_cores()),
+        rounds=arguments.rounds or (_QUICK_ROUNDS if quick else rounds),
+        seconds=arguments.seconds or (_QUICK_SECONDS if quick else seconds),
+        threads=arguments.threads or cores,
         import_runs=_QUICK_IMPORT_RUNS if quick else _IMPORT_RUNS,
         pythons=pythons,
+        device=device,
+        budget=(arguments.budget or _GPU_BUDGET) if on_gpu else None,
     )
+
+
+def _device(text: str) -> str:
+    """The device of a run: cpu, or a GPU by its number.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    spec = parse_device(text)
+    if spec.kind not in ("cpu", "cuda"):
+        raise ValueError(f"--device is cpu, cuda or cuda:N, one that is known before the run; received {text!r}.")
+    return "cpu" if spec.kind == "cpu" else f"cuda:{spec.index or 0}"
