@@ -92,6 +92,11 @@ class ParityReport:
     rows: tuple[ParityRow, ...]
 
     @property
+    def arithmetic(self) -> str:
+        """The precision of the products, where it is a lower one, else the dtype."""
+        return self.precision or self.dtype
+
+    @property
     def passed(self) -> bool:
         """Whether every row passed."""
         return all(row.passed for row in self.rows)
@@ -113,7 +118,7 @@ class ParityReport:
         lines = table(cells, left=(0, 1, 7), ruled=True)
         names = f"p on {self.devices[0]}, q on {', '.join(self.devices[1:])}"
         lines.append(
-            f"{'PASSED' if self.passed else 'FAILED'}: {names}; {self.precision or self.dtype}, {self.updates} updates by "
+            f"{'PASSED' if self.passed else 'FAILED'}: {names}; {self.arithmetic}, {self.updates} updates by "
             f"{self.optimizer.partition('(')[0]}; largest relative error {self.max_relative_error:.2g}"
         )
         if self.kinks:
@@ -185,13 +190,13 @@ def compare_devices(
     updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
     single = net.dtype == np.float32
     runs = [net._twin(backend, net.dtype) for backend in backends]
-    if single:
-        # The yardstick of the float32 bounds, ρ: it lies between the last of the runs and the one at `rounded`.
-        runs.append(net._twin("cpu", np.float64))
-    rounded = 0
+    # The yardstick of the float32 bounds, ρ: the largest error of the runs that are judged, against the last one.
+    judged = slice(1)
     if net.precision is not None:
-        rounded = len(backends)
-        runs.insert(rounded, net._twin(with_rounded_factors(open_backend("cpu")), net.dtype))
+        runs += [net._twin(backend, net.dtype) for backend in with_rounded_factors(net.precision)]
+        judged = slice(len(backends), len(runs))
+    if single:
+        runs.append(net._twin("cpu", np.float64))
     for twin in runs:
         twin._take_sizes(X, y)
     forward = [_forward(twin, X) for twin in runs]
@@ -212,7 +217,7 @@ def compare_devices(
             limit = fixed
             if single:
                 terms = width if name.startswith(_BY_SAMPLE) else max(width, batch)
-                rho = relative_error(found[-1][name], found[rounded][name])
+                rho = max(relative_error(found[-1][name], run[name]) for run in found[judged])
                 limit = bound(rho, terms=terms, updates=count, precision=net.precision)
             for k, label in enumerate(labels[1:], 1):
                 rows.append(_row(stage, name, label, p, found[k][name], limit))

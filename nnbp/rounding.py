@@ -7,12 +7,11 @@ The bounds are on max |p − q| / max |p|, p and q one array on two devices:
   terms of the longest sum, which errs by some √K ε (Higham and Mary, "A new approach to probabilistic rounding error
   analysis", 2019); ρ the error of the first device itself against a run in float64, which tells how much this network
   amplifies a rounding. TF32, bfloat16 or a wrong kernel miss this bound by far.
-- products in TF32 or bfloat16, summed in float32: 4 η more than for float32, and ρ is the error against float64 of a run
-  on the CPU whose products take factors that were rounded to that precision before. η = 2⁻¹⁰ or 2⁻⁷, by the 10 or 7
-  bits after the point, is one unit in the last place of a factor: rounded to the nearest it errs by η / 2 at most, cut
-  off, as some units do it, by η. A product of two factors so errs by 2 η at most, and a sum of K of them by 2 η of the
-  sum of their sizes; as errors of either sign cancel like the terms themselves, no √K is left. The errors that all
-  have one sign, those of cutting off, are about three times those of a nearest rounding, which ρ has seen.
+- products in TF32 or bfloat16, summed in float32: 8 √K ε + η + 2 ρ, and 8 √(K s) ε + η + 8 ρ after s updates. ρ is the
+  error against float64 of a run on the CPU whose products take factors that were rounded to that precision before. Units
+  for TF32 round to the nearest or cut off, which errs three times as much: ρ is that of the worse one. bfloat16 is rounded
+  to the nearest. η = 2⁻¹⁰ or 2⁻⁷, by the 10 or 7 bits after the point, is one unit in the last place of a factor, for
+  arrays of a few numbers whose errors cancel by chance. Products of three bits less miss this bound.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.backend import Array, Backend, Calls, Precision
-from nnbp.expression import trace
+from nnbp.device import open_backend
 
 __all__ = ["PASS_BOUND", "TRAINING_BOUND", "bound", "relative_error", "with_rounded_factors"]
 
@@ -44,9 +43,9 @@ def bound(rho: float, *, terms: int, updates: int | None, precision: Precision |
         precision: of the products.
     """
     floor = 8 * math.sqrt(terms * (updates or 1)) * float(np.finfo(np.float32).eps)
-    if precision is not None:
-        floor += 4 * 2.0 ** -_BITS[precision]
-    return floor + (8 if updates is None else 32) * rho
+    if precision is None:
+        return floor + (8 if updates is None else 32) * rho
+    return floor + 2.0 ** -_BITS[precision] + (2 if updates is None else 8) * rho
 
 
 def relative_error(p: NDArray[Any], q: NDArray[Any]) -> float:
@@ -59,14 +58,10 @@ def relative_error(p: NDArray[Any], q: NDArray[Any]) -> float:
 
 
 class _RoundedFactors:
-    """A backend like another one, but that float32 factors of less precision are rounded to it, to the nearest.
+    """The CPU, but that float32 factors of less precision are rounded to it: to the nearest, or cut off."""
 
-    The rounding is Veltkamp's: with c = (2ˢ + 1) x, c − (c − x) is x without its last s bits (Dekker, "A floating-point
-    technique for extending the available precision", 1971). It overflows for |x| > 2¹¹⁰, where training has failed.
-    """
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, *, cut: bool) -> None:
+        self._backend, self._cut = backend, cut
         # Members of its own, not looked up when asked for: so it counts as a `Backend`.
         vars(self).update({name: getattr(backend, name) for name in dir(Backend) if name[0] != "_" and name != "gemm"})
         vars(self).update(name=backend.name, device=backend.device, xp=backend.xp)
@@ -74,23 +69,24 @@ class _RoundedFactors:
     def gemm(self, a: Array, b: Array, out: Array, precision: Precision | None = None) -> Calls:
         if precision is None:
             return self._backend.gemm(a, b, out)
-        factor = 2.0 ** (23 - _BITS[precision]) + 1.0
-        veltkamp = trace(lambda x: x * factor - (x * factor - x), "x")
+        dropped = 23 - _BITS[precision]
+        half, kept = np.uint32(0 if self._cut else 1 << (dropped - 1)), np.uint32(2**32 - (1 << dropped))
         rounded, calls = [], Calls()
         for x in (a, b):
             rounded.append(self._backend.empty(x.shape, x.dtype))
-            calls += self._backend.elementwise(veltkamp, [x], rounded[-1:])
+            bits = rounded[-1].view(np.uint32)
+            calls += [(np.add, (x.view(np.uint32), half, bits)), (np.bitwise_and, (bits, kept, bits))]
         return calls + self._backend.gemm(*rounded, out)
 
 
-def with_rounded_factors(backend: Backend) -> Backend:
-    """The same device, with products as precise as TF32 or bfloat16 where the network allows it.
+def with_rounded_factors(precision: Precision) -> list[Backend]:
+    """The CPU with products as precise as TF32 or bfloat16 where a network allows it, for each way of rounding.
 
-    >>> from nnbp.device import open_backend
-    >>> backend = with_rounded_factors(open_backend("cpu"))
+    >>> nearest, cut = with_rounded_factors("tf32")
     >>> a, out = np.float32([[1 + 2**-11 + 2**-20]]), np.zeros((1, 1), np.float32)
-    >>> backend.capture(backend.gemm(a, np.ones_like(a), out, "tf32"))()
+    >>> nearest.capture(nearest.gemm(a, np.ones_like(a), out, "tf32"))()
     >>> (float(out[0, 0]) - 1) * 2**10
     1.0
     """
-    return cast(Backend, _RoundedFactors(backend))
+    ways = (False, True) if precision == "tf32" else (False,)
+    return [cast(Backend, _RoundedFactors(open_backend("cpu"), cut=cut)) for cut in ways]
