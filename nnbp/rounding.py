@@ -8,10 +8,10 @@ The bounds are on max |p − q| / max |p|, p and q one array on two devices:
   analysis", 2019); ρ the error of the first device itself against a run in float64, which tells how much this network
   amplifies a rounding. TF32, bfloat16 or a wrong kernel miss this bound by far.
 - products in TF32 or bfloat16, summed in float32: 8 √K ε + η + 2 ρ, and 8 √(K s) ε + η + 8 ρ after s updates. ρ is the
-  error against float64 of a run on the CPU whose products take factors that were rounded to that precision before. Units
-  for TF32 round to the nearest or cut off, which errs three times as much: ρ is that of the worse one. bfloat16 is rounded
-  to the nearest. η = 2⁻¹⁰ or 2⁻⁷, by the 10 or 7 bits after the point, is one unit in the last place of a factor, for
-  arrays of a few numbers whose errors cancel by chance. Products of three bits less miss this bound.
+  error against float64 of a run on the CPU whose products take factors that were rounded to that precision before.
+  Units for TF32 round to the nearest or cut off, which errs three times as much: ρ is that of the worse one. bfloat16
+  is rounded to the nearest. η = 2⁻¹⁰ or 2⁻⁷, by the 10 or 7 bits after the point, is one unit in the last place of a
+  factor, for arrays of a few numbers whose errors cancel by chance. Products of three bits less miss this bound.
 """
 
 from __future__ import annotations
@@ -71,12 +71,11 @@ class _RoundedFactors:
             return self._backend.gemm(a, b, out)
         dropped = 23 - _BITS[precision]
         half, kept = np.uint32(0 if self._cut else 1 << (dropped - 1)), np.uint32(2**32 - (1 << dropped))
-        rounded, calls = [], Calls()
-        for x in (a, b):
-            rounded.append(self._backend.empty(x.shape, x.dtype))
-            bits = rounded[-1].view(np.uint32)
+        rounded, calls = [self._backend.empty(x.shape, x.dtype) for x in (a, b)], Calls()
+        for x, into in zip((a, b), rounded, strict=True):
+            bits = into.view(np.uint32)
             calls += [(np.add, (x.view(np.uint32), half, bits)), (np.bitwise_and, (bits, kept, bits))]
-        return calls + self._backend.gemm(*rounded, out)
+        return calls + self._backend.gemm(rounded[0], rounded[1], out)
 
 
 def with_rounded_factors(precision: Precision) -> list[Backend]:

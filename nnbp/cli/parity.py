@@ -106,8 +106,8 @@ def _table(cases: list[tuple[Case, ParityReport]]) -> str:
     lines.append("─" * len(lines[0]))
     for case, report in cases:
         lines.append(
-            f"{case.activation:<11}  {case.loss:<20}  {case.optimizer:<9}  {report.arithmetic:<7}  {_worst(report, 'pass')}  "
-            f"{_worst(report, 'training')}{'' if report.passed else '  FAILED'}"
+            f"{case.activation:<11}  {case.loss:<20}  {case.optimizer:<9}  {report.arithmetic:<7}  "
+            f"{_worst(report, 'pass')}  {_worst(report, 'training')}{'' if report.passed else '  FAILED'}"
         )
     failed = sum(not report.passed for _, report in cases)
     verdict = f"FAILED: {failed} of {len(cases)} comparisons" if failed else f"PASSED: {len(cases)} comparisons"
