@@ -153,7 +153,7 @@ class CupyBackend:
             with self._current:
                 self._kernels[key] = cupy.RawKernel(item.source, item.name).kernel
         blocks = min(-(-item.size // item.turns), self._most_blocks)
-        return self._kernels[key], ((blocks,), item.block, item.arguments)
+        return self._kernels[key], ((blocks,), (item.block,), item.arguments)
 
     def synchronize(self) -> None:
         self._current.synchronize()

@@ -26,6 +26,9 @@ __all__ = ["Map", "Reduce", "columns", "row_sums"]
 _ROWS = 16
 """Threads that share a column, at most."""
 
+_WARP = 32
+"""Threads that share a row, at least, and columns of a block."""
+
 _SUMMANDS = 4096
 """Terms that one block sums, at least, where a row is shared by several."""
 
@@ -33,7 +36,7 @@ _BLOCKS = 512
 """Blocks that a sum is worth, about."""
 
 _THREADS = 256
-"""Threads of a block that sums a row."""
+"""Threads of a block that sums rows; a power of 2."""
 
 _FOLD = {"sum": "{0} + {1}", "maximum": "nnbp_max({0}, {1})"}
 _NEUTRAL = {"sum": "T(0)", "maximum": "-T(INFINITY)"}
@@ -175,7 +178,7 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
         rows = int(item.a.shape[0] if isinstance(item, Reduce) else item.outputs[0].shape[0])
         most = max(most, rows)
         bound = parameters.number(f"n{k}", rows)
-        loop = f"for (I row = threadIdx.y; row < {bound}; row += blockDim.y)"
+        loop = f"for (I row = line; row < {bound}; row += lines)"
         if isinstance(item, Map):
             steps, _, stores = _formula(parameters, item, rows)
             body = [f"if (inside) {loop} {{", *(f"    {line}" for line in [*steps, *stores]), "}"]
@@ -185,12 +188,12 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
             body = [
                 f"T value = {_NEUTRAL[item.fold]};",
                 f"if (inside) {loop} value = {fold.format('value', a)};",
-                "shared[threadIdx.y * 32 + threadIdx.x] = value;",
+                "shared[threadIdx.x] = value;",
                 "__syncthreads();",
-                "if (inside && threadIdx.y == 0) {",
+                "if (inside && line == 0) {",
                 "    const I row = 0;",
-                "    for (int k = 1; k < int(blockDim.y); ++k)",
-                f"        value = {fold.format('value', 'shared[k * 32 + threadIdx.x]')};",
+                "    for (int k = 1; k < lines; ++k)",
+                f"        value = {fold.format('value', f'shared[k * {_WARP} + lane]')};",
                 f"    {out} = value;",
                 "}",
             ]
@@ -200,9 +203,11 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
         [
             f'extern "C" __global__ void columns({parameters.signature()})',
             "{",
-            f"    __shared__ T shared[{32 * _ROWS}];",
-            "    for (I base = I(blockIdx.x) * 32; base < columns; base += 32 * I(gridDim.x)) {",
-            "        const I column = base + I(threadIdx.x);",
+            f"    NNBP_SHARED(T, shared, {_WARP * _ROWS});",
+            f"    const int lane = int(threadIdx.x) % {_WARP}, line = int(threadIdx.x) / {_WARP};",
+            f"    const int lines = int(blockDim.x) / {_WARP};",
+            f"    for (I base = I(blockIdx.x) * {_WARP}; base < columns; base += {_WARP} * I(gridDim.x)) {{",
+            "        const I column = base + lane;",
             "        const bool inside = column < columns;",
             *(f"        {line}" for line in phases),
             "    }",
@@ -210,9 +215,9 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
         ]
     )
     dtype = arithmetic([array for item in items for array in item.writes])
-    height = min(_ROWS, 2 ** int(np.ceil(np.log2(most))))
+    height = min(_ROWS, 2 ** (most - 1).bit_length())
     whole = header(dtype, parameters.wide) + source
-    return Launch("columns", whole, parameters.arguments(), count, (32, height), 32)
+    return Launch("columns", whole, parameters.arguments(), count, _WARP * height, _WARP)
 
 
 def row_sums(item: Map, summand: int, out: Array, empty: Callable[[tuple[int, ...], DTypeLike], Array]) -> list[Launch]:
@@ -247,27 +252,35 @@ def _row_sums(item: Map, summand: int, out: Array, sizes: tuple[int, int, int]) 
     steps, results, stores = _formula(parameters, item, rows)
     sums, _ = parameters.pointer(out, written=True)
     tasks = rows * parts
-    for name, value in (("tasks", tasks), ("parts", parts), ("width", -(-count // parts))):
+    width = -(-count // parts)
+    # A block sums several short rows at a time.
+    threads = min(_THREADS, max(_WARP, 2 ** (width - 1).bit_length()))
+    for name, value in (("tasks", tasks), ("parts", parts), ("width", width), ("threads", threads)):
         parameters.number(name, value)
     source = "\n".join(
         [
             f'extern "C" __global__ void row_sums({parameters.signature()})',
             "{",
-            f"    __shared__ T shared[{_THREADS}];",
-            "    for (I task = blockIdx.x; task < tasks; task += I(gridDim.x)) {",
-            "        const I row = task / parts, first = (task - row * parts) * width;",
-            "        const I end = first + width < columns ? first + width : columns;",
+            f"    NNBP_SHARED(T, shared, {_THREADS});",
+            "    const I abreast = I(blockDim.x) / threads, place = I(threadIdx.x) / threads;",
+            "    const I thread = I(threadIdx.x) - place * threads;",
+            "    for (I base = I(blockIdx.x) * abreast; base < tasks; base += abreast * I(gridDim.x)) {",
+            "        const I task = base + place;",
             "        T sum = T(0);",
-            "        for (I column = first + I(threadIdx.x); column < end; column += I(blockDim.x)) {",
-            *(f"            {line}" for line in [*steps, *stores, f"sum += {results[summand]};"]),
+            "        if (task < tasks) {",
+            "            const I row = task / parts, first = (task - row * parts) * width;",
+            "            const I end = first + width < columns ? first + width : columns;",
+            "            for (I column = first + thread; column < end; column += threads) {",
+            *(f"                {line}" for line in [*steps, *stores, f"sum += {results[summand]};"]),
+            "            }",
             "        }",
             "        shared[threadIdx.x] = sum;",
             "        __syncthreads();",
-            "        for (int half = int(blockDim.x) / 2; half > 0; half /= 2) {",
-            "            if (int(threadIdx.x) < half) shared[threadIdx.x] += shared[threadIdx.x + half];",
+            "        for (I half = threads / 2; half > 0; half /= 2) {",
+            "            if (thread < half) shared[threadIdx.x] += shared[threadIdx.x + half];",
             "            __syncthreads();",
             "        }",
-            f"        if (threadIdx.x == 0) {sums}[task] = shared[0];",
+            f"        if (thread == 0 && task < tasks) {sums}[task] = shared[threadIdx.x];",
             "        __syncthreads();",
             "    }",
             "}\n",
@@ -275,4 +288,4 @@ def _row_sums(item: Map, summand: int, out: Array, sizes: tuple[int, int, int]) 
     )
     dtype = arithmetic([*item.outputs, out])
     whole = header(dtype, parameters.wide) + source
-    return Launch("row_sums", whole, parameters.arguments(), tasks, (_THREADS,), 1)
+    return Launch("row_sums", whole, parameters.arguments(), tasks, _THREADS, _THREADS // threads)

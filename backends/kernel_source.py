@@ -61,7 +61,7 @@ class Launch:
     source: str
     arguments: tuple[Any, ...]
     size: int
-    block: tuple[int, ...] = (128,)
+    block: int = 128
     turns: int = 128
 
 

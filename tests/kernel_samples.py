@@ -23,7 +23,7 @@ from nnbp.expression import OPERATIONS, Formula, trace
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to compile kernels as C++")
 
 # The words of CUDA that the kernels use, in C++. The threads of a block take turns: each has a stack of its own, and
-# runs until it waits for the others.
+# runs until it waits for the others. Where blocks wait for each other, too, they go on one after the other.
 _SHIM = """
 #include <ucontext.h>
 #define INFINITY __builtin_inff()
@@ -31,14 +31,24 @@ _SHIM = """
 #define __global__
 #define __device__
 #define __shared__ static
-struct Dimension { int x, y; };
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __launch_bounds__(threads)
+#define __cluster_dims__(x, y, z)
+struct Dimension { int x; };
 static Dimension gridDim, blockDim, blockIdx, threadIdx;
 static inline unsigned int __float_as_uint(float x) { unsigned int bits; __builtin_memcpy(&bits, &x, 4); return bits; }
-static ucontext_t scheduler, threads[1024];
-static char stacks[1024][16384];
-static bool done[1024];
+enum State { RUNS, ENDED, WAITS };
+static ucontext_t scheduler, threads[2048];
+static char stacks[2048][16384];
+static State states[2048];
 static int turn;
 static void __syncthreads() { swapcontext(&threads[turn], &scheduler); }
+static void __cluster_barrier_arrive() {}
+static void __cluster_barrier_wait()
+{
+    states[turn] = WAITS;
+    swapcontext(&threads[turn], &scheduler);
+}
 template <int... K> struct Indices {};
 template <int N, int... K> struct Count : Count<N - 1, N - 1, K...> {};
 template <int... K> struct Count<0, K...> { typedef Indices<K...> type; };
@@ -51,31 +61,44 @@ static void** values;
 template <class... A> static void thread()
 {
     call((void (*)(A...))given, values, typename Count<sizeof...(A)>::type());
-    done[turn] = true;
+    states[turn] = ENDED;
+}
+// Runs a block until all of its threads have ended or wait for other blocks.
+static void go_on(int block, int first, int size)
+{
+    blockIdx.x = block;
+    for (bool runs = true; runs;) {
+        runs = false;
+        for (int t = 0; t < size; ++t) {
+            turn = first + t, threadIdx.x = t;
+            if (states[turn] != RUNS) continue;
+            swapcontext(&scheduler, &threads[turn]);
+            runs = true;
+        }
+    }
 }
 template <class... A>
-static void launch(void (*kernel)(A...), void** arguments, int blocks, int width, int height, bool wait)
+static void launch(void (*kernel)(A...), void** arguments, int blocks, int size, bool wait, bool together)
 {
-    gridDim.x = blocks, gridDim.y = 1, blockDim.x = width, blockDim.y = height;
-    const int size = width * height;
+    gridDim.x = blocks, blockDim.x = size;
     given = (void*)kernel, values = arguments;
-    for (int block = 0; block < blocks; ++block) {
-        blockIdx.x = block;
-        for (int t = 0; wait && t < size; ++t) {
+    for (int block = 0; !wait && block < blocks; ++block)
+        for (blockIdx.x = block, threadIdx.x = 0; threadIdx.x < size; ++threadIdx.x)
+            call(kernel, arguments, typename Count<sizeof...(A)>::type());
+    const int abreast = together ? blocks : 1;
+    for (int first = 0; wait && first < blocks; first += abreast) {
+        for (int t = 0; t < abreast * size; ++t) {
             getcontext(&threads[t]);
             threads[t].uc_stack.ss_sp = stacks[t], threads[t].uc_stack.ss_size = sizeof stacks[t];
             threads[t].uc_link = &scheduler;
             makecontext(&threads[t], thread<A...>, 0);
-            done[t] = false;
+            states[t] = RUNS;
         }
-        for (bool all = false; !all;) {
-            all = true;
-            for (turn = 0; turn < size; ++turn) {
-                threadIdx.x = turn % width, threadIdx.y = turn / width;
-                if (!wait) call(kernel, arguments, typename Count<sizeof...(A)>::type());
-                else if (!done[turn]) swapcontext(&scheduler, &threads[turn]);
-                all = all && (!wait || done[turn]);
-            }
+        for (bool left = true; left;) {
+            for (int k = 0; k < abreast; ++k) go_on(first + k, k * size, size);
+            left = false;
+            for (int t = 0; t < abreast * size; ++t)
+                if (states[t] == WAITS) states[t] = RUNS, left = true;
         }
     }
 }
@@ -124,10 +147,10 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 @cache
 def _library(source: str, names: tuple[str, ...]) -> ctypes.CDLL:
     # The threads of a kernel that never wait for each other need no stacks of their own.
-    waits = "true" if "__syncthreads" in source else "false"
+    wait, together = (str(word in source).lower() for word in ("__syncthreads", "__cluster_barrier_wait"))
     source += "".join(
-        f'extern "C" void launch_{name}(void** arguments, int blocks, int width, int height)\n'
-        f"{{ launch({name}, arguments, blocks, width, height, {waits}); }}\n"
+        f'extern "C" void launch_{name}(void** arguments, int blocks, int size)\n'
+        f"{{ launch({name}, arguments, blocks, size, {wait}, {together}); }}\n"
         for name in names
     )
     stem = Path(_folder().name) / hashlib.sha256(source.encode()).hexdigest()[:16]
@@ -156,8 +179,8 @@ def function_of(
     def run(grid: tuple[int], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         values = [_c_argument(argument) for argument in arguments]
         addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        width, height = (*block, 1)[:2]
-        library[f"launch_{name}"](addresses, grid[0], width, height)
+        assert block[0] * (grid[0] if "__cluster_barrier_wait" in source else 1) <= 2048, "as many stacks as there are"
+        library[f"launch_{name}"](addresses, grid[0], block[0])
 
     return run
 
@@ -166,8 +189,9 @@ def run_all(launches: Sequence[Launch]) -> None:
     """Runs the kernels, on a small grid, one after the other."""
     source, names = bundle(launches)
     for launch, name in zip(launches, names, strict=True):
-        block = (3,) if launch.block == (128,) else launch.block
-        function_of(source, name, tuple(dict.fromkeys(names)))((2,), block, launch.arguments)
+        # A thread a turn: then any number of threads does.
+        block = 3 if launch.block == launch.turns == 128 else launch.block
+        function_of(source, name, tuple(dict.fromkeys(names)))((2,), (block,), launch.arguments)
 
 
 def _column_major(address: int, dtype: Any, rows: int, columns: int, leading: int) -> np.ndarray:

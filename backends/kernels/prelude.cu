@@ -13,6 +13,12 @@
 #define NNBP_LOOP(i, n) \
     for (I i = I(blockIdx.x) * I(blockDim.x) + I(threadIdx.x); i < (n); i += I(blockDim.x) * I(gridDim.x))
 
+// Memory that the threads of a block share. A kernel that holds several others has one piece of it for all, and so says
+// itself what this is; whatever uses it waits for the whole block after it has read it for the last time.
+#ifndef NNBP_SHARED
+#define NNBP_SHARED(type, name, count) __shared__ __align__(16) type name[count]
+#endif
+
 // As NumPy's sign, maximum and minimum: NaN comes through. (fmax and fmin drop it.)
 __device__ inline T nnbp_sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : x == T(0) ? T(0) : x; }
 __device__ inline T nnbp_max(T x, T y) { return x >= y || x != x ? x : y; }
