@@ -5,6 +5,7 @@
 set -euo pipefail
 
 readonly steps=(environment doctor tests parity bench)
+readonly seconds_of_all=590
 
 usage() {
     cat <<'END'
@@ -42,6 +43,11 @@ refuse() {
     exit 2
 }
 
+# absolute PATH: as seen from here, for it is used elsewhere.
+absolute() {
+    [[ $1 == /* ]] && printf '%s' "$1" || printf '%s/%s' "$PWD" "$1"
+}
+
 out='' only=("${steps[@]}")
 while [ $# -gt 0 ]; do
     case $1 in
@@ -56,10 +62,13 @@ for name in "${only[@]}"; do
 done
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-out=${out:-$root/bench/results/gpu-$(date +%F)}
-[[ $out == /* ]] || out=$PWD/$out
-[ -z "$(ls -A "$out" 2>/dev/null)" ] || refuse "$out has files already, and no evidence is overwritten; name another with --out"
+out=$(absolute "${out:-$root/bench/results/gpu-$(date +%F)}")
+[ -z "$(ls -A "$out" 2>/dev/null)" ] ||
+    refuse "$out has files already, and no evidence is overwritten; name another with --out"
 python=${NNBP_PYTHON:-${PYTHON:-python3}}
+[[ $python != */* ]] || python=$(absolute "$python")
+wheels=${NNBP_WHEELS:+$(absolute "${NNBP_WHEELS%/}")}
+[ -z "$wheels" ] || [ -d "$wheels" ] || refuse "NNBP_WHEELS is no folder: $wheels"
 command -v timeout >/dev/null || refuse "the command timeout, of GNU coreutils, is missing"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || refuse "$python is no Python 3.11 or later"
 mkdir -p "$out" || refuse "the folder $out cannot be made"
@@ -85,15 +94,26 @@ replace() {
     printf 's|%s\\b|%s|g\n' "$text" "$2"
 }
 
+# Where the interpreter and its packages are.
+python_paths() {
+    dirname "$(dirname "$(command -v "$python")")"
+    "$python" -c '
+import sys
+
+print(*(path for path in sys.path if path), sys.prefix, sys.base_prefix, sep="\n")
+'
+}
+
 # What names the machine or its user is not for others to read. The longer paths go first.
 private_names() {
-    local host user interpreter
+    local host user path
     host=$(uname -n) user=$(id -un)
-    interpreter=$(command -v "$python")
     replace "$work" "(work)"
     replace "$out" "(out)"
-    [[ $interpreter == /usr/* ]] || replace "$(dirname "$(dirname "$interpreter")")" "(python)"
-    [ -z "${NNBP_WHEELS:-}" ] || replace "${NNBP_WHEELS%/}" "(wheels)"
+    python_paths | while read -r path; do
+        [[ $path == /usr* ]] || replace "$path" "(python)"
+    done
+    replace "$wheels" "(wheels)"
     replace "$root" "(nnbp)"
     replace "$(cd ~ && pwd -P)" "~"
     replace "${HOME%/}" "~"
@@ -103,8 +123,8 @@ private_names() {
 }
 private_names >"$work/private.sed"
 
-# limited LATER COMMAND…: runs a command as long as the step's time lasts, less LATER seconds for what comes after it. It
-# is interrupted then, so that it can write what it has.
+# limited LATER COMMAND…: runs a command as long as the step's time lasts, less LATER seconds for what comes after it.
+# It is interrupted then, so that it can write what it has.
 limited() {
     local left=$((deadline - SECONDS - $1)) code=0 child
     shift
@@ -144,11 +164,12 @@ summary() {
 
 failed=0
 
-# step NAME SECONDS: runs the function of this name, shows and keeps what it prints, and notes how it ended.
+# step NAME SECONDS: runs the function of this name, shows and keeps what it prints, and notes how it ended. It has less
+# time where there is less of the whole.
 step() {
-    local name=$1 started=$SECONDS code
-    deadline=$((SECONDS + $2))
-    printf '\n== %s, %d s at most\n' "$name" "$2"
+    local name=$1 limit=$2 started=$SECONDS code
+    deadline=$((SECONDS + limit < seconds_of_all ? SECONDS + limit : seconds_of_all))
+    printf '\n== %s, %d s at most\n' "$name" $((deadline - SECONDS))
     set +e
     "$name" 2>&1 | sed -u -E -f "$work/private.sed" | tee "$out/$name.txt"
     code=${PIPESTATUS[0]}
@@ -162,8 +183,8 @@ step() {
     summary >"$work/summary" || failed=1
 }
 
-# A virtual environment that has all packages of $python, which may be one of a virtual environment itself: venv knows the
-# system's alone. pip is theirs, too: not every Python can bring its own.
+# A virtual environment that has all packages of $python, which may be one of a virtual environment itself: venv knows
+# the system's alone. pip is theirs, too: not every Python can bring its own.
 make_environment() {
     local code="import sys, sysconfig as s; print(*{s.get_path('purelib'), s.get_path('platlib')}, sep='\n')" line
     "$python" -m venv --system-site-packages --without-pip "$work/venv"
@@ -173,8 +194,8 @@ make_environment() {
     python=$work/venv/bin/python
 }
 
-# nnbp as it is installed, without setuptools: its packages where pyproject.toml maps them, and its entry points, by which
-# backends are found.
+# nnbp as it is installed, without setuptools: its packages where pyproject.toml maps them, and its entry points, by
+# which backends are found.
 link_packages() {
     mkdir -p "$work/site/nnbp" "$work/site/nnbp-0.dist-info"
     ln -s "$root"/nnbp/* "$root/backends" "$root/bench" "$work/site/nnbp/"
@@ -194,16 +215,16 @@ END
 
 install() {
     local code=0
-    if [ -n "${NNBP_WHEELS:-}" ]; then
+    if [ -n "$wheels" ]; then
         limited 0 "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/wheels" \
-            "$NNBP_WHEELS"/*.whl || code=$?
+            "$wheels"/*.whl || code=$?
     fi
     [ -z "${NNBP_PYTHON:-}" ] || return "$code"
     if limited 0 "$python" -m pip install --no-index --no-deps --no-build-isolation -e . >"$work/pip" 2>&1; then
         echo "nnbp is installed from this checkout."
     else
         tail -n 5 "$work/pip"
-        echo "pip cannot install nnbp, for which it needs setuptools 77 or later: links on PYTHONPATH stand in for that."
+        echo "pip cannot install nnbp, for which it needs setuptools 77 or later: links on PYTHONPATH stand in for it."
         link_packages || code=$?
     fi
     return "$code"
@@ -262,8 +283,8 @@ doctor() {
 }
 
 tests() {
-    if ! "$python" -c 'import hypothesis'; then
-        echo "hypothesis is not installed here: the test modules that import it are errors below, not tests that passed."
+    if ! "$python" -c 'import hypothesis' 2>/dev/null; then
+        echo "hypothesis is not installed: the test modules that import it are errors below, not tests that passed."
         echo "A folder with its wheels (hypothesis, sortedcontainers) in NNBP_WHEELS brings it."
     fi
     # A module that cannot be imported must not keep the tests of the others from running.
@@ -281,11 +302,12 @@ parity() {
 }
 
 bench() {
-    limited 0 "$python" -m nnbp bench --device cuda --budget 200 --out "$out/bench"
+    # Ten seconds for what is before its clock starts, and after it has stopped.
+    limited 0 "$python" -m nnbp bench --device cuda --budget $((deadline - SECONDS - 10)) --out "$out/bench"
 }
 
 [ -n "${NNBP_PYTHON:-}" ] || make_environment
-if [ -z "${NNBP_PYTHON:-}" ] || [ -n "${NNBP_WHEELS:-}" ]; then
+if [ -z "${NNBP_PYTHON:-}" ] || [ -n "$wheels" ]; then
     step install 60
 fi
 # The checkout's own nnbp/ has no backends in it, and must not hide the one of the links.

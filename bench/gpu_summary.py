@@ -66,7 +66,7 @@ def summary(folder: Path) -> str:
     sections: list[tuple[str, Callable[[], Iterable[str]]]] = [
         ("Steps", lambda: _step_table(ended)),
         ("Machine", lambda: _machine(folder)),
-        ("Tests", lambda: _tests(folder)),
+        ("Tests", lambda: _tests(folder, ended.get("tests"))),
         ("Parity", lambda: _parity(folder)),
         ("Benchmark", lambda: _benchmark(folder)),
         ("Last words of what failed", lambda: _last_words(folder, ended)),
@@ -110,7 +110,7 @@ def _machine(folder: Path) -> list[str]:
     return [f"- {name}: {value}" for name, value in found] or ["environment.txt is missing or says nothing."]
 
 
-def _tests(folder: Path) -> list[str]:
+def _tests(folder: Path, ended: Step | None) -> list[str]:
     """Counts, and each test that failed with the first line of why."""
     try:
         suites = list(ElementTree.parse(folder / "tests.xml").getroot().iter("testsuite"))
@@ -121,20 +121,23 @@ def _tests(folder: Path) -> list[str]:
         return ["tests.xml is missing or cut off; tests.txt has what the tests printed."]
     counts = (str(total - failures - errors - skipped), str(failures), str(errors), str(skipped))
     lines = _table(("passed", "failed", "errors", "skipped"), [counts])
+    if ended is not None and ended.code in _STOPPED:
+        lines += ["", "The time was over before all of them had run."]
     bad = [(case, child) for suite in suites for case in suite.iter("testcase") for child in case]
     return [*lines, *_failures((case, child) for case, child in bad if child.tag in ("failure", "error"))]
 
 
 def _failures(found: Iterable[tuple[ElementTree.Element, ElementTree.Element]]) -> list[str]:
     """A line for each message, with the tests that say so."""
-    tests: dict[str, list[str]] = {}
+    tests: dict[str, dict[str, None]] = {}
     for case, why in found:
         name = ".".join(part for part in (case.get("classname"), case.get("name")) if part)
-        tests.setdefault(_message(why), []).append(f"`{name}`")
+        # A module that is collected twice, for its docs, fails twice.
+        tests.setdefault(_message(why), {})[f"`{name}`"] = None
     lines = []
     for message, names in list(tests.items())[:_FAILURES]:
         more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-        lines.append(f"- {', '.join(names[:_NAMES])}{more}: {message}")
+        lines.append(f"- {', '.join(list(names)[:_NAMES])}{more}: {message}")
     if len(tests) > _FAILURES:
         lines.append(f"- and {len(tests) - _FAILURES} more messages, in tests.xml")
     return ["", *lines] if lines else []
