@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nnbp.backend import Array, Call, Calls, Precision
-from nnbp.errors import DeviceMemoryError
 from nnbp.expression import Formula
 
-from . import cublas, kernel_source
+from . import cublas, kernel_source, memory
 from .cublas import Cublas
 from .fused_kernels import Map, Reduce
 from .fusion import Fixed, Foreign, Operation, Product, fused, launches, narrowed
 from .kernel_source import Launch, same_dtype
 from .recording import Recording, Streams
+from .transfer import CupyTransfer
 
 __all__ = ["CupyBackend"]
 
@@ -62,19 +62,19 @@ class CupyBackend:
         with self._current:
             try:
                 return cupy.empty(shape, dtype)
-            except cupy.cuda.memory.OutOfMemoryError:
-                # CuPy keeps freed memory for reuse, also what user code freed.
-                cupy.get_default_memory_pool().free_all_blocks()
+            except Exception as error:
+                if not memory.exhausted(error):
+                    raise
+            # CuPy keeps freed memory for reuse, also what user code freed, and that of other sizes.
+            cupy.get_default_memory_pool().free_all_blocks()
             try:
                 return cupy.empty(shape, dtype)
-            except cupy.cuda.memory.OutOfMemoryError as error:
+            except Exception as error:
+                if not memory.exhausted(error):
+                    raise
                 size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-                free, total = self.memory()
-                raise DeviceMemoryError(
-                    f"Arrays have to fit into the memory of {self.device}; received one of shape {shape} and dtype "
-                    f"{np.dtype(dtype)}, {size / 2**20:,.1f} MiB, where {free / 2**20:,.1f} of {total / 2**20:,.1f} "
-                    'MiB are free. Take a smaller batch_size or network, free arrays of your own, or use device="cpu".'
-                ) from error
+                what = f"one of shape {shape} and dtype {np.dtype(dtype)}, {size / 2**20:,.1f} MiB"
+                raise memory.full(self.device, what) from error
 
     def upload(self, host: NDArray[Any], dtype: DTypeLike) -> Array:
         values = np.ascontiguousarray(host, dtype)
@@ -159,15 +159,27 @@ class CupyBackend:
         self._current.synchronize()
 
     def memory(self) -> tuple[int, int]:
-        """Free and total memory of the GPU, in bytes."""
         with self._current:
-            free, total = cupy.cuda.runtime.memGetInfo()
-        return int(free), int(total)
+            return memory.free_and_total()
+
+    def transfer(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> CupyTransfer:
+        with self._current:
+            return CupyTransfer(self.empty, rows, columns, dtype)
 
     @contextmanager
     def active(self) -> Iterator[None]:
+        """The device is current; what CUDA and its libraries say of memory that is short becomes one error.
+
+        That covers the memory that is taken elsewhere than in `empty`: by operators and functions of CuPy, which has
+        then freed what it keeps and tried again itself, and by kernels, graphs and cuBLAS.
+        """
         with self._current, np.errstate(all="ignore"):
-            yield
+            try:
+                yield
+            except Exception as error:
+                if not memory.exhausted(error):
+                    raise
+                raise memory.full(self.device, f"an operation for which there was none: {error}") from error
 
 
 @final

@@ -27,6 +27,8 @@ __all__ = [
     "Calls",
     "Precision",
     "RandomStream",
+    "Streaming",
+    "Transfer",
     "backend_class",
     "registered",
 ]
@@ -117,6 +119,40 @@ class Backend(Protocol):
 
     def active(self) -> AbstractContextManager[object]:
         """The context in which the engine runs: the device is current, floating-point warnings are off."""
+
+
+class Transfer(Protocol):
+    """The way of batches from the host to a device, which copies one while it computes with the one before.
+
+    There are two halves, which take turns: `rows` gives the host's side of the next one to be filled, `send` copies it.
+    """
+
+    windows: Sequence[Array]
+    """The device's side: both halves, one below the other, (2 rows, columns), for each array of a batch."""
+
+    def rows(self) -> Sequence[NDArray[Any]]:
+        """The host's side of the next half, (rows, columns) each; waits until what was in it has been copied."""
+
+    def send(self, samples: int) -> int:
+        """Copies so many rows of it to the device, where all that is asked for after this call finds them.
+
+        Returns:
+            the half of the windows that they are in, 0 or 1.
+        """
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """What a backend has besides where its device has a memory of its own: what does not fit there is streamed.
+
+    To a backend without these members all data are uploaded at once.
+    """
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total memory of the device, in bytes; what the backend itself keeps for reuse is free."""
+
+    def transfer(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> Transfer:
+        """A transfer of batches of at most so many rows, of arrays with these numbers of columns."""
 
 
 def registered() -> dict[str, EntryPoint]:

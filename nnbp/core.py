@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
 from os import PathLike
 from threading import RLock
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,45 +20,18 @@ from nnbp.architecture import Architecture
 from nnbp.backend import Array, Backend, Precision
 from nnbp.device import open_backend, reopening
 from nnbp.errors import ShapeError
-from nnbp.inputs import finite, float_dtype, host, not_negative, reduced, whole_number
+from nnbp.inputs import float_dtype, host, joined, not_negative, reduced, whole_number
 from nnbp.intake import Intake, sizes_unknown
 from nnbp.layers import Dense, Layer, named
 from nnbp.losses import Loss
 from nnbp.model import Model
 from nnbp.sweep import OptimizerState
 from nnbp.training import Ongoing
+from nnbp.turns import exclusive
 
-__all__ = ["NetworkCore", "alone", "exclusive"]
+__all__ = ["NetworkCore"]
 
 T = TypeVar("T")
-P = ParamSpec("P")
-Core = TypeVar("Core", bound="NetworkCore")
-
-
-def alone(method: Callable[Concatenate[Core, P], T]) -> Callable[Concatenate[Core, P], T]:
-    """Makes a method wait while another thread is in one of these methods.
-
-    For those that call what is the user's (callbacks, metrics) and enter the device's context around the rest: in it
-    NumPy does not warn.
-    """
-
-    @wraps(method)
-    def waiting(self: Core, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    return waiting
-
-
-def exclusive(method: Callable[Concatenate[Core, P], T]) -> Callable[Concatenate[Core, P], T]:
-    """Makes a method run on the network's device, and wait while another thread is in one of these methods."""
-
-    @wraps(method)
-    def active(self: Core, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._lock, self._backend.active():
-            return method(self, *args, **kwargs)
-
-    return active
 
 
 class _Fixed(Generic[T]):
@@ -136,6 +109,16 @@ class NetworkCore:
         self._intake = intake
         return self._model
 
+    @contextmanager
+    def _built(self, intake: Intake) -> Iterator[Model]:
+        """The model, made where there is none yet; where the block fails, the network is then without one again."""
+        before = self._intake, self._model
+        try:
+            yield self._model or self._build(intake)
+        except BaseException:
+            self._intake, self._model = before
+            raise
+
     @property
     def model(self) -> Model:
         """The network with its sizes known.
@@ -150,7 +133,7 @@ class NetworkCore:
     def _ready(self, X: Array) -> Model:
         """The model; where only the number of inputs is left to the data, it is that of X, which has to be finite."""
         if self._model is None and self._intake.n_out is not None:
-            finite(self._backend, X, "X")
+            self._intake.finite(X)
             self._build(replace(self._intake, n_in=X.shape[1]))
         return self.model
 
@@ -216,15 +199,15 @@ class NetworkCore:
             self.parameters[...] = self._backend.upload(flat, self.dtype)
 
     @exclusive
-    def _predicted(self, X: Array, needs: str) -> NDArray[Any]:
-        """What a metric wants to see of device inputs, on the host."""
-        xp, loss = self._backend.xp, self.loss_function
-        h = self.model.forward(X)
+    def _predicted(self, X: Array | NDArray[Any], needs: str) -> NDArray[Any]:
+        """What a metric wants to see of inputs on the device or, of the network's sizes, on the host; on the host."""
+        xp, loss, download = self._backend.xp, self.loss_function, self._backend.download
+        outputs = (h for _, h in self.model.outputs(X))
         if needs == "labels":
-            return self._backend.download(loss.decide(xp, h))
+            return joined([download(loss.decide(xp, h)) for h in outputs])
         if needs == "probabilities":
-            return self._backend.download(loss.probabilities(xp, h))
-        values = self._backend.download(h)
+            return joined([download(loss.probabilities(xp, h)) for h in outputs])
+        values = joined([download(h) for h in outputs])
         return values[:, 0] if values.shape[1] == 1 else values
 
     # Files.

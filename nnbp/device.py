@@ -22,6 +22,7 @@ from typing import Any
 
 from nnbp.backend import Backend, backend_class, registered
 from nnbp.errors import DeviceFallbackWarning, DeviceUnavailableError, NnbpError
+from nnbp.libraries import driver_version
 from nnbp.probe import Reason, Verdict, cuda_name, probe
 
 __all__ = ["DeviceInfo", "DeviceSpec", "devices", "gpu_required", "open_backend", "parse_device", "reopening"]
@@ -154,6 +155,7 @@ class DeviceInfo:
         compute_capability: of the card, "9.0".
         cuda_driver: the newest CUDA version that the driver knows, "13.0".
         cuda_runtime: the CUDA version that CuPy brings, "12.9".
+        driver: the version of the driver, "580.65.06".
     """
 
     name: str
@@ -167,6 +169,7 @@ class DeviceInfo:
     compute_capability: str | None = None
     cuda_driver: str | None = None
     cuda_runtime: str | None = None
+    driver: str | None = None
 
     def facts(self) -> str:
         """What is known of the device, in one line."""
@@ -178,9 +181,9 @@ class DeviceInfo:
         if self.compute_capability is not None:
             parts.append(f"compute capability {self.compute_capability}")
         if self.cuda_driver is not None:
-            parts.append(f"driver for CUDA {self.cuda_driver}")
+            parts.append(f"driver {self.driver or ''} for CUDA {self.cuda_driver}".replace("  ", " "))
         if self.cuda_runtime is not None:
-            parts.append(f"runtime {self.cuda_runtime}")
+            parts.append(f"CUDA runtime {self.cuda_runtime}")
         return ", ".join(part for part in parts if part)
 
     def __str__(self) -> str:
@@ -226,7 +229,7 @@ def _gpu(index: int) -> DeviceInfo:
     """A card that was counted; a card that fails may also fail to tell about itself."""
     verdict = probe(index)
     cupy = sys.modules["cupy"]
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"driver": driver_version()}
     with suppress(Exception):
         card = cupy.cuda.Device(index)
         facts["description"] = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,28 @@ from nnbp.errors import DataError, DTypeError, ShapeError
 __all__ = [
     "all_finite",
     "class_weights",
-    "features",
     "finite",
+    "finite_on_host",
     "float_dtype",
     "host",
     "inside",
+    "joined",
     "like",
+    "matrix",
     "not_negative",
     "number",
     "reduced",
     "sample_weights",
     "whole_number",
 ]
+
+
+T = TypeVar("T")
+
+_IMPUTE = "Impute or drop missing values; scale large ones."
+
+_CHECKED = 2**20
+"""Elements of an array on the host that are looked at at once, about."""
 
 
 def host(values: Any, name: str) -> NDArray[Any]:
@@ -65,8 +75,9 @@ def _real_numbers(array: Array, name: str) -> None:
         raise DTypeError(f"{name} holds real numbers; received dtype {array.dtype}. {hint}")
 
 
-def features(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array:
-    """X on the device, (m, n_in), of the network's dtype; the same array where nothing has to change.
+def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array | NDArray[Any]:
+    """X (m, n_in): where it is on the device, of the network's dtype, the same array where nothing has to change; else
+    on the host, of its own dtype.
 
     Raises:
         ShapeError, DTypeError: X is no matrix of real numbers with n_in columns.
@@ -83,8 +94,7 @@ def features(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -
         raise ShapeError(f"X has at least one sample and one feature; received shape {tuple(X.shape)}.")
     if backend.owns(X):
         return X if X.dtype == dtype and X.flags.c_contiguous else backend.xp.ascontiguousarray(X, dtype=dtype)
-    with np.errstate(over="ignore"):
-        return backend.upload(X, dtype)
+    return X
 
 
 def all_finite(backend: Backend, array: Array) -> bool:
@@ -96,17 +106,36 @@ def all_finite(backend: Backend, array: Array) -> bool:
     return bool(backend.download(backend.xp.isfinite(flat).all()))
 
 
-def finite(
-    backend: Backend, array: Array, name: str, fix: str = "Impute or drop missing values; scale large ones."
-) -> None:
-    """Raises DataError where a value is NaN or infinite in the network's dtype, naming the first."""
-    if all_finite(backend, array):
-        return
-    values = backend.download(array)
+def finite(backend: Backend, array: Array, name: str, fix: str = _IMPUTE, first: int = 0) -> None:
+    """Raises DataError where a value is NaN or infinite in the network's dtype, naming the first.
+
+    Args:
+        backend, array: the values, on the device.
+        name: of the array.
+        fix: what the error advises.
+        first: the row of the caller's array that row 0 is.
+    """
+    if not all_finite(backend, array):
+        raise _not_finite(backend.download(array), name, fix, first)
+
+
+def finite_on_host(X: NDArray[Any], name: str, dtype: np.dtype[Any]) -> None:
+    """`finite` of an array on the host, of any dtype, piece by piece: it may be larger than the device."""
+    rows = max(1, _CHECKED // X.shape[1])
+    for first in range(0, len(X), rows):
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.ascontiguousarray(X[first : first + rows], dtype)
+            flat = values.reshape(-1)
+            good = math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all()
+        if not good:
+            raise _not_finite(values, name, _IMPUTE, first)
+
+
+def _not_finite(values: NDArray[Any], name: str, fix: str, first: int) -> DataError:
     row, column = np.argwhere(~np.isfinite(values))[0]
-    raise DataError(
+    return DataError(
         f"{name} holds finite numbers in the network's dtype, {values.dtype}; received {values[row, column]} in row "
-        f"{row}, column {column}. {fix}"
+        f"{first + row}, column {column}. {fix}"
     )
 
 
@@ -118,6 +147,14 @@ def like(X: Any, backend: Backend) -> Callable[[Array], Any]:
     if module is not None and isinstance(X, module.ndarray):
         return lambda array: module.asarray(backend.download(array))
     return backend.download
+
+
+def joined(parts: Sequence[T]) -> T:
+    """Arrays of one library, one below the other; a single one as it is."""
+    # NumPy's function hands arrays of CuPy to CuPy's.
+    if len(parts) == 1:
+        return parts[0]
+    return cast(T, np.concatenate(cast(Any, parts)))
 
 
 def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:

@@ -174,6 +174,17 @@ class Model:
             out[rows] = self._piece(X[rows])
         return out
 
+    def outputs(self, X: Array | NDArray[Any]) -> Iterator[tuple[int, Array]]:
+        """h, and the number of its first sample: of all samples where X is on the device, else piece after piece."""
+        if self.backend.owns(X):
+            yield 0, self.forward(X)
+            return
+        for rows in pieces(len(X), self.piece):
+            yield rows.start, self._piece(self._uploaded(X[rows]))
+
+    def _uploaded(self, array: Array | NDArray[Any]) -> Array:
+        return array if self.backend.owns(array) else self.backend.upload(array, self.dtype)
+
     def _piece(self, X: Array) -> Array:
         plan = self._inference_plan(len(X))
         # Not by assignment: where the two addresses differ by 16 bytes modulo a page, as those of arrays of whole pages
@@ -192,17 +203,17 @@ class Model:
             [self.copied(X), *(self._rows(node.a) for node in nodes)],
         )
 
-    def costs(self, X: Array, y: Array) -> NDArray[np.float64]:
-        """C of every sample, on the host."""
+    def costs(self, X: Array | NDArray[Any], y: Array | NDArray[Any]) -> NDArray[np.float64]:
+        """C of every sample, on the host; X and y are on the device or on the host."""
         out = np.empty(len(X))
         for rows in pieces(len(X), self.piece):
-            plan = Plan(self.engine, Batch(X[rows], y[rows]))
+            plan = Plan(self.engine, Batch(self._uploaded(X[rows]), self._uploaded(y[rows])))
             plan.run_forward()
             out[rows] = self.backend.download(plan.cost)[0]
         return out
 
-    def loss_of(self, X: Array, y: Array, w: NDArray[np.float64] | None = None) -> float:
-        """J; w (m,) on the host."""
+    def loss_of(self, X: Array | NDArray[Any], y: Array | NDArray[Any], w: NDArray[np.float64] | None = None) -> float:
+        """J; X and y are on the device or on the host, w (m,) on the host."""
         return float(np.average(self.costs(X, y), weights=w)) + self.decay()
 
     def gradients(self, X: Array, y: Array, w: Array | None = None) -> GradientArrays:

@@ -13,17 +13,21 @@ from nnbp import metrics as known_metrics
 from nnbp import optimizers, schedules
 from nnbp.backend import Array, Backend
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
-from nnbp.core import NetworkCore, alone, exclusive
-from nnbp.inputs import finite, like, not_negative, whole_number
+from nnbp.core import NetworkCore
+from nnbp.errors import DeviceMemoryError
+from nnbp.inputs import finite, joined, like, not_negative, whole_number
 from nnbp.layers import Dense
 from nnbp.metrics import Metric
 from nnbp.optimizers import Optimizer
 from nnbp.plain import table
 from nnbp.progress import reporter
 from nnbp.schedules import Schedule
-from nnbp.training import Ongoing, TrainingOptions, train
+from nnbp.training import Ongoing, TrainingOptions, prepared, train
+from nnbp.turns import alone, exclusive
 
 __all__ = ["Gradients", "Network", "Trace"]
+
+_TOO_LARGE = "X or the parameters are too large: standardise X, or use dtype='float64'."
 
 
 @dataclass(frozen=True)
@@ -90,18 +94,20 @@ class Network(NetworkCore):
     @exclusive
     def forward(self, X: Any) -> Any:
         """h of every sample, (m, n_out); a NaN in X is a NaN in h."""
-        array = self._intake.features(X)
-        return like(X, self._backend)(self._ready(array).forward(array))
+        array, back = self._intake.matrix(X), like(X, self._backend)
+        return joined([back(h) for _, h in self._ready(array).outputs(array)])
 
-    def _outputs(self, X: Any) -> Array:
-        """h on the device, of inputs that have to be finite: a decision on NaN would be made up."""
-        array = self._intake.features(X)
+    def _decided(self, X: Any, decide: Callable[[Any, Array], Array]) -> Any:
+        """A function of h, of inputs that have to be finite: a decision on NaN would be made up."""
+        array, back = self._intake.matrix(X), like(X, self._backend)
         model = self._ready(array)
-        finite(self._backend, array, "X")
-        h = model.forward(array)
-        if self.loss_function.classification:
-            finite(self._backend, h, "h", "X or the parameters are too large: standardise X, or use dtype='float64'.")
-        return h
+        self._intake.finite(array)
+        parts = []
+        for first, h in model.outputs(array):
+            if self.loss_function.classification:
+                finite(self._backend, h, "h", _TOO_LARGE, first)
+            parts.append(back(decide(self._backend.xp, h)))
+        return joined(parts)
 
     @exclusive
     def trace(self, X: Any) -> Trace:
@@ -113,7 +119,7 @@ class Network(NetworkCore):
     @exclusive
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """J(W, b) = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW²."""
-        data, _, w = self._intake.data(X, y, sample_weight)
+        data, w = self._intake.data_with_room(X, y, sample_weight)
         return self._ready(data.X).loss_of(data.X, data.y, w)
 
     @exclusive
@@ -145,7 +151,7 @@ class Network(NetworkCore):
         Raises:
             DataError: a value of X, or of the outputs that classes are decided by, is not finite.
         """
-        return like(X, self._backend)(self.loss_function.decide(self._backend.xp, self._outputs(X)))
+        return self._decided(X, self.loss_function.decide)
 
     @exclusive
     def predict_proba(self, X: Any) -> Any:
@@ -155,7 +161,7 @@ class Network(NetworkCore):
             TypeError: the loss is not one of classes.
             DataError: a value of X, or a probability, is not finite.
         """
-        return like(X, self._backend)(self.loss_function.probabilities(self._backend.xp, self._outputs(X)))
+        return self._decided(X, self.loss_function.probabilities)
 
     @alone
     def evaluate(
@@ -263,7 +269,10 @@ class Network(NetworkCore):
                 X, y, sample_weight, validation_data = intake.split(
                     X, y, sample_weight, validation_data, validation_split, self.seed
                 )
-            measured = partial(intake.measured, predict=self._predicted, class_weight=class_weight, metrics=measures)
+            measured = partial(
+                intake.measured, predict=self._predicted, class_weight=class_weight, metrics=measures,
+                training=(options.batch_size, len(rule.slots)),
+            )  # fmt: skip
             data = measured(X, y, sample_weight)
             validation = None
             if validation_data is not None:
@@ -275,9 +284,11 @@ class Network(NetworkCore):
                     )
                 X_val, y_val, *w_val = validation_data
                 validation = measured(X_val, y_val, w_val[0] if w_val else None, reference=data.y)
-            # All is well: from here on the network changes.
-            model, self._ongoing = self._model or self._build(intake), None
-        return train(model, data, validation, options, network=self)
+        with self._built(intake) as model:
+            run = prepared(model, data, validation, options)
+        # All is well: from here on the network changes.
+        self._ongoing = None
+        return train(run, self)
 
     @exclusive
     def partial_fit(
@@ -301,14 +312,23 @@ class Network(NetworkCore):
             )
         size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
         intake, X, y = self._intake.sized(X, y)
-        data = intake.measured(X, y, sample_weight, self._predicted)
-        ongoing = self._ongoing
+        data = intake.measured(X, y, sample_weight, self._predicted, training=(size, len(rule.slots)))
+        before = ongoing = self._ongoing
         if ongoing is None or repr(ongoing.optimizer) != repr(rule):
             ongoing = Ongoing(rule)
-        # All is well: from here on the network changes.
-        model, self._ongoing = self._model or self._build(intake), None
-        ongoing.learn(model, data, size)
-        # Not reached when training diverges: what the optimizer then remembers is no good any more.
+        with self._built(intake) as model:
+            trainer = ongoing.prepare(model, data, size)
+        # All is well: from here on the network changes. When training diverges, what the optimizer then remembers is no
+        # good any more.
+        self._ongoing = None
+        steps = ongoing.state.steps
+        try:
+            trainer.once()
+        except DeviceMemoryError:
+            # The device was full before the first step: the optimizer remembers what it did before.
+            if ongoing.state.steps == steps:
+                self._ongoing = before
+            raise
         self._ongoing = ongoing
         return self
 

@@ -1,13 +1,8 @@
 """Parity: the same network on two devices, compared number by number.
 
 Every z, a, delta, dW, db and ∂C/∂x, and the parameters after some updates, are held to a bound on
-max |p − q| / max |p|, p from the first device, q from another:
-
-- float64: 10⁻¹² for a pass forward and back, 10⁻¹⁰ for what training leaves.
-- float32: 8 √K ε + 8 ρ, and 8 √(K s) ε + 32 ρ after s updates. ε = 2⁻²³ is the rounding of float32; K the number of
-  terms of the longest sum, which errs by some √K ε (Higham and Mary, "A new approach to probabilistic rounding error
-  analysis", 2019); ρ the error of the first device itself against a run in float64, which tells how much this network
-  amplifies a rounding. TF32, bfloat16 or a wrong kernel miss this bound by far.
+max |p − q| / max |p|, p from the first device, q from another. `nnbp.rounding` has the bounds and where they come from:
+10⁻¹² and 10⁻¹⁰ in float64, some roundings and what the network makes of them in float32, TF32 and bfloat16.
 
 Where a z comes so close to a kink of its activation that the devices are on different sides of it, both are right, and
 differ. Such samples are left out of the comparison of deltas and gradients, and counted.
@@ -34,12 +29,11 @@ from nnbp.lbfgs import LBFGS
 from nnbp.network import Network
 from nnbp.optimizers import Optimizer
 from nnbp.plain import json_value, table
+from nnbp.rounding import PASS_BOUND, TRAINING_BOUND, bound, relative_error, with_rounded_factors
 
 __all__ = ["ParityReport", "ParityRow", "compare_devices"]
 
 Found = dict[str, NDArray[Any]]
-
-PASS_BOUND, TRAINING_BOUND = 1e-12, 1e-10
 
 _BY_SAMPLE = ("z", "a", "delta", "dX")
 """Beginnings of the names of what is no sum over the samples."""
@@ -82,6 +76,7 @@ class ParityReport:
     Attributes:
         devices: as compared, the first with every other.
         dtype: of the networks.
+        precision: of their products, where it is not that of the dtype: "tf32" or "bf16".
         optimizer: of the updates.
         updates: how many there were.
         kinks: samples that were left out of deltas and gradients because the devices were on two sides of a kink.
@@ -90,10 +85,16 @@ class ParityReport:
 
     devices: tuple[str, ...]
     dtype: str
+    precision: str | None
     optimizer: str
     updates: int
     kinks: int
     rows: tuple[ParityRow, ...]
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision of the products, where it is a lower one, else the dtype."""
+        return self.precision or self.dtype
 
     @property
     def passed(self) -> bool:
@@ -117,7 +118,7 @@ class ParityReport:
         lines = table(cells, left=(0, 1, 7), ruled=True)
         names = f"p on {self.devices[0]}, q on {', '.join(self.devices[1:])}"
         lines.append(
-            f"{'PASSED' if self.passed else 'FAILED'}: {names}; {self.dtype}, {self.updates} updates by "
+            f"{'PASSED' if self.passed else 'FAILED'}: {names}; {self.arithmetic}, {self.updates} updates by "
             f"{self.optimizer.partition('(')[0]}; largest relative error {self.max_relative_error:.2g}"
         )
         if self.kinks:
@@ -189,8 +190,12 @@ def compare_devices(
     updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
     single = net.dtype == np.float32
     runs = [net._twin(backend, net.dtype) for backend in backends]
+    # The yardstick of the float32 bounds, ρ: the largest error of the runs that are judged, against the last one.
+    judged = slice(1)
+    if net.precision is not None:
+        runs += [net._twin(backend, net.dtype) for backend in with_rounded_factors(net.precision)]
+        judged = slice(len(backends), len(runs))
     if single:
-        # The yardstick of the float32 bounds, ρ.
         runs.append(net._twin("cpu", np.float64))
     for twin in runs:
         twin._take_sizes(X, y)
@@ -204,20 +209,20 @@ def compare_devices(
     trained += [_trained_or_not(twin, X, y, w, options, trained[0]) for twin in runs[1:]]
     labels, width = _labels(backends), max(runs[0].model.sizes)
     rows = []
-    for stage, found, fixed, batch, count, factor in (
-        ("pass", passes, PASS_BOUND, len(X), 1, 8.0),
-        ("training", trained, TRAINING_BOUND, size, updates, 32.0),
+    for stage, found, fixed, batch, count in (
+        ("pass", passes, PASS_BOUND, len(X), None),
+        ("training", trained, TRAINING_BOUND, size, updates),
     ):
         for name, p in found[0].items():
-            bound = fixed
+            limit = fixed
             if single:
                 terms = width if name.startswith(_BY_SAMPLE) else max(width, batch)
-                rho = _relative(found[-1][name], p)
-                bound = 8 * math.sqrt(terms * count) * float(np.finfo(np.float32).eps) + factor * rho
+                rho = max(relative_error(found[-1][name], run[name]) for run in found[judged])
+                limit = bound(rho, terms=terms, updates=count, precision=net.precision)
             for k, label in enumerate(labels[1:], 1):
-                rows.append(_row(stage, name, label, p, found[k][name], bound))
+                rows.append(_row(stage, name, label, p, found[k][name], limit))
     kinks = int(crossed.sum()) if isinstance(keep, np.ndarray) else 0
-    return ParityReport(tuple(labels), net.dtype.name, repr(rule), updates, kinks, tuple(rows))
+    return ParityReport(tuple(labels), net.dtype.name, net.precision, repr(rule), updates, kinks, tuple(rows))
 
 
 def _open(devices: Sequence[str | Backend]) -> list[Backend]:
@@ -311,15 +316,6 @@ def _on_both_sides(twin: Network, passes: Sequence[Found], y: NDArray[Any]) -> N
     return crossed
 
 
-def _relative(p: NDArray[Any], q: NDArray[Any]) -> float:
-    """max |p − q| / max |p|, and infinite where that is no number."""
-    with np.errstate(all="ignore"):
-        error, size = (float(np.max(np.abs(array))) for array in (p.astype(np.float64) - q, p))
-    if error == 0:
-        return 0.0
-    return error / size if size > 0 and math.isfinite(error) else math.inf
-
-
 def _row(stage: str, name: str, device: str, p: NDArray[Any], q: NDArray[Any], bound: float) -> ParityRow:
     x, y = p.astype(np.float64).ravel(), q.astype(np.float64).ravel()
     with np.errstate(all="ignore"):
@@ -327,7 +323,7 @@ def _row(stage: str, name: str, device: str, p: NDArray[Any], q: NDArray[Any], b
         ulp = difference / np.spacing(np.maximum(np.abs(p), np.abs(q))).ravel()
         lengths = np.linalg.norm(x) * np.linalg.norm(y)
         cosine = min(1.0, float(x @ y / lengths)) if lengths > 0 else float(np.array_equal(x, y))
-    relative = _relative(p, q)
+    relative = relative_error(p, q)
     return ParityRow(
         stage, name, device, tuple(p.shape), float(difference.max()), relative, float(ulp.max()), cosine, bound,
         # A bound that is no number is none: float64 itself failed then.

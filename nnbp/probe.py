@@ -24,7 +24,7 @@ import numpy as np
 
 from nnbp.backend import backend_class
 
-__all__ = ["Reason", "Verdict", "cuda_name", "cuda_of_driver", "cupy_distributions", "probe", "refresh"]
+__all__ = ["Reason", "Verdict", "cuda_name", "cuda_of_driver", "cupy_distributions", "probe", "refresh", "said"]
 
 _KNOWN_CUPY = (
     *("cupy", "cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy-cuda102", "cupy-cuda110", "cupy-cuda111"),
@@ -151,7 +151,7 @@ def _probe(index: int, process: int) -> Verdict:
     try:
         backend_class("cupy")(index)
     except Exception as error:
-        message = f"CuPy works on GPU {index}, but nnbp's backend did not open: {_text(error)}"
+        message = f"CuPy works on GPU {index}, but nnbp's backend did not open: {said(error)}"
         return Verdict(Reason.BACKEND_FAILED, message, f"what the error names, or {_extra(wheels)}", count)
     return Verdict(count=count)
 
@@ -204,7 +204,7 @@ def cuda_name(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _text(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """The line of an error that says something: CuPy frames an import error with advice and rulers."""
     lines = [line.strip() for line in str(error).partition("Original error:")[2].splitlines()]
     lines += [line.strip() for line in str(error).splitlines()]
@@ -271,7 +271,7 @@ def _two_wheels(wheels: Mapping[str, str], driver: int | None) -> Verdict:
 
 def _import_failed(error: Exception, wheels: Mapping[str, str]) -> Verdict:
     return _missing_library(error, wheels) or Verdict(
-        Reason.CUPY_IMPORT_FAILED, f"CuPy is installed but cannot be imported: {_text(error)}", _reinstall(wheels)
+        Reason.CUPY_IMPORT_FAILED, f"CuPy is installed but cannot be imported: {said(error)}", _reinstall(wheels)
     )
 
 
@@ -318,7 +318,7 @@ def _missing_library(error: Exception, wheels: Mapping[str, str]) -> Verdict | N
     wheel = next(iter(wheels), "cupy")
     message = f"{library[0]} is missing: without its extra [ctk], {wheel} carries no CUDA libraries"
     if "No such file" not in text:
-        message += f" ({_text(error)})"
+        message += f" ({said(error)})"
     return Verdict(Reason.LIBRARY_MISSING, message, _extra(wheels))
 
 
@@ -333,7 +333,7 @@ def _diagnose(error: Exception, cupy: Any, wheels: Mapping[str, str]) -> Verdict
     if "cudaErrorNoDevice" in text:
         return _no_device()
     if "cudaErrorNoKernelImageForDevice" in text or "gpu-architecture" in text:
-        message = f"this CuPy has no code for so old a card, or so new a one ({_text(error)})"
+        message = f"this CuPy has no code for so old a card, or so new a one ({said(error)})"
         newest = "cupy-cuda13x" in wheels
         fix = _uninstall(wheels, _CUDA12) if newest else _uninstall(wheels or {"cupy": ""}, _CUDA13)
         return Verdict(Reason.CARD_UNSUPPORTED, message, fix)
@@ -344,4 +344,4 @@ def _diagnose(error: Exception, cupy: Any, wheels: Mapping[str, str]) -> Verdict
         (fix for name, fix in _CUDA_FIXES.items() if name in text),
         "look whether `nvidia-smi` shows the card in good health",
     )
-    return Verdict(Reason.DEVICE_ERROR, f"the GPU answered with an error: {_text(error)}", fix)
+    return Verdict(Reason.DEVICE_ERROR, f"the GPU answered with an error: {said(error)}", fix)

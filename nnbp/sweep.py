@@ -1,7 +1,8 @@
 """Sweeps: one pass through a data set in batches, each step of it a recorded list of calls.
 
 The rows of a batch are found on the device, from a permutation and a step counter that live there, so that a step is
-the same list of calls every time. What a step leaves on the device (the sum of the costs) is read after the sweep.
+the same list of calls every time. A data set that stays on the host sends its batches ahead, see `nnbp.feed`. What a
+step leaves on the device (the sum of the costs) is read after the sweep.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.backend import Array
+from nnbp.feed import Feed
 from nnbp.optimizers import Optimizer
 from nnbp.plan import Batch, Engine, Plan
 from nnbp.recorder import Recorder
@@ -23,7 +25,10 @@ __all__ = ["Data", "OptimizerState", "Sweep", "Updater"]
 
 @dataclass(frozen=True)
 class Data:
-    """A data set on the device: X (m, n_in), encoded targets y (m, columns), weights w (m, 1) or None."""
+    """A data set: X (m, n_in), encoded targets y (m, columns), weights w (m, 1) or None.
+
+    All are on the device in the network's dtype, or all on the host, of any dtype.
+    """
 
     X: Array
     y: Array
@@ -64,8 +69,9 @@ class Updater:
         backend, theta = engine.backend, engine.parameters.theta
         for slot in optimizer.slots:
             if slot not in state.slots:
-                state.slots[slot] = backend.empty(len(theta), engine.dtype)
-                state.slots[slot][...] = optimizer.initial(slot)
+                values = backend.empty(len(theta), engine.dtype)
+                values[...] = optimizer.initial(slot)
+                state.slots[slot] = values
         self.names = list(optimizer.rates(np.ones(1), np.ones(1)))
         self.table = backend.empty((steps, max(1, len(self.names))), engine.dtype)
         self._host = np.empty((steps, len(self.names)))
@@ -131,8 +137,16 @@ class Sweep:
         self.whole = size == samples
         self.steps = -(-samples // size)
         backend = engine.backend
-        self.order = backend.upload(np.arange(samples), np.int64)
         self.counter = backend.upload(np.zeros(1), np.int64)
+        self._feed: Feed | None = None
+        if not backend.owns(data.X) and self.whole:
+            self.data = data = Data(*(backend.upload(array, engine.dtype) for array in data.arrays))
+        if backend.owns(data.X):
+            self.order = backend.upload(np.arange(samples), np.int64)
+            self._rows = data.arrays, self.order, self.counter
+        else:
+            self._feed = Feed(backend, data.arrays, size, engine.dtype)
+            self._rows = self._feed.sources, self._feed.rows, self._feed.half
         self._one = backend.upload(np.ones(1), np.int64)
         self._total = backend.upload(np.zeros((1, 1)), np.float64)
         self._training, self._update, self._stride = training, update, size
@@ -143,13 +157,20 @@ class Sweep:
 
     def shuffle(self, generator: np.random.Generator) -> None:
         """A new order of the samples, drawn on the host: the same on every device."""
-        if not self.whole:
-            self.order[...] = self.engine.backend.upload(generator.permutation(len(self.data)), np.int64)
+        if self.whole:
+            return
+        order = generator.permutation(len(self.data))
+        if self._feed is None:
+            self.order[...] = self.engine.backend.upload(order, np.int64)
+        else:
+            self._feed.order = order
 
     def run(self) -> None:
         """Runs all steps."""
         self.counter[...] = 0
         self._total[...] = 0.0
+        if self._feed is not None:
+            self._feed.begin()
         for run in self._runs:
             run()
 
@@ -166,7 +187,11 @@ class Sweep:
         if self.whole:
             batch = Batch(data.X, data.y, data.w)
         else:
-            batch = Batch(*(self._rows(op, source) for source in data.arrays))
+            sources, order, counter = self._rows
+            rows = [op.empty(size, source.shape[1]) for source in sources]
+            for source, out in zip(sources, rows, strict=True):
+                op.gather(source, order, counter, self._stride, out)
+            batch = Batch(*rows)
         plan = Plan(self.engine, batch, training=self._training, gradients=self._training)
         tail = op.begin()
         op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=plan.total)
@@ -174,8 +199,7 @@ class Sweep:
             self._update.record(op, self.counter)
         add: Any = self.engine.backend.xp.add
         tail.append((add, (self.counter, self._one, self.counter)))
-        return self.engine.backend.capture([*gather, *plan.forward, *plan.backward, *tail], times)
-
-    def _rows(self, op: Recorder, source: Array) -> Array:
-        out = op.empty(op.samples, source.shape[1])
-        return op.gather(source, self.order, self.counter, self._stride, out)
+        calls = [*gather, *plan.forward, *plan.backward, *tail]
+        if self._feed is None:
+            return self.engine.backend.capture(calls, times)
+        return self._feed.feeding(self.engine.backend.capture(calls), times)

@@ -22,7 +22,7 @@ from nnbp.optimizers import Optimizer
 from nnbp.schedules import Constant, Schedule
 from nnbp.sweep import Data, OptimizerState, Sweep, Updater
 
-__all__ = ["Measured", "Ongoing", "TrainingOptions", "train"]
+__all__ = ["Measured", "Ongoing", "Trainer", "TrainingOptions", "prepared", "train"]
 
 _KEPT = 2**20
 """Elements, of data and layers, that a call of `Ongoing` may leave prepared for the next one."""
@@ -87,8 +87,10 @@ class Measured:
         return found
 
 
-class _Trainer:
+class Trainer:
     """The sweeps of a training run and the parameters that it keeps.
+
+    All device memory that training takes in every epoch is taken here: where it does not suffice, nothing has changed.
 
     The engine's part of an epoch runs in the backend's context, and what is the user's (metrics, schedules, callbacks)
     outside of it, so that NumPy warns there as it does elsewhere.
@@ -108,7 +110,6 @@ class _Trainer:
         self.lbfgs = optimizer if isinstance(optimizer, LBFGS) else None
         self.updater = None
         self.weight = _weight(train)
-        self.best: Array | None = None
         self.best_loss = math.inf
         with model.backend.active():
             if self.lbfgs is None:
@@ -118,6 +119,9 @@ class _Trainer:
             self.sweep = Sweep(model.engine, train.data, size, training=True, update=self.updater)
             self.check = None if validation is None else Sweep(model.engine, validation.data, model.piece)
             self.good = self._theta()
+            self.best = None if validation is None else self._theta()
+            # Asked for after every epoch; the first time they take memory, and so does cuBLAS.
+            model.norm(), model.decay()
 
     def _theta(self) -> Array:
         theta = self.model.parameters.theta
@@ -148,15 +152,14 @@ class _Trainer:
         with self.model.backend.active():
             self.good[...] = theta
             if -math.inf < logs.get("val_loss", math.nan) < self.best_loss:
-                if self.best is None:
-                    self.best = self._theta()
-                else:
-                    self.best[...] = theta
+                assert self.best is not None, "a validation loss comes of validation data"
+                self.best[...] = theta
                 self.best_loss, status.history.best_epoch = logs["val_loss"], number + 1
 
     def leave(self, whole: bool) -> None:
         """Leaves the network with the parameters that validation chose, else, after half an epoch, those before it."""
-        kept = self.good if self.best is None and not whole else self.best
+        chosen = self.best if self.best_loss < math.inf else None
+        kept = self.good if chosen is None and not whole else chosen
         if kept is not None:
             with self.model.backend.active():
                 self.model.parameters.theta[...] = kept
@@ -217,17 +220,17 @@ class Ongoing:
 
     def __init__(self, optimizer: Optimizer, state: OptimizerState | None = None) -> None:
         self.optimizer, self.state = optimizer, state or OptimizerState()
-        self._trainer: _Trainer | None = None
+        self._trainer: Trainer | None = None
         self._layout: tuple[object, ...] = ()
 
-    def learn(self, model: Model, measured: Measured, batch_size: int | None) -> None:
-        """One pass over a data set, in its order.
+    def prepare(self, model: Model, measured: Measured, batch_size: int | None) -> Trainer:
+        """What makes one pass over a data set, in its order, by its method `once`; nothing has changed until then.
 
         Raises:
-            DivergenceError: as `train`.
+            DeviceMemoryError: the device has no room for it.
         """
         trainer, arrays = self._trainer, measured.data.arrays
-        layout = model, batch_size, *(array.shape for array in arrays)
+        layout = model, batch_size, model.backend.owns(measured.data.X), *(array.shape for array in arrays)
         if trainer is not None and layout == self._layout:
             for array, new in zip(trainer.train.data.arrays, arrays, strict=True):
                 array[...] = new
@@ -236,35 +239,45 @@ class Ongoing:
             self._trainer = trainer = None
             samples = len(measured.data)
             held = sum(array.size for array in arrays) + min(batch_size or samples, samples) * sum(model.sizes)
-            data = Data(*map(model.copied, arrays)) if held < _KEPT else measured.data
+            kept = held < _KEPT and model.backend.owns(measured.data.X)
+            data = Data(*map(model.copied, arrays)) if kept else measured.data
             # Nothing of the caller's is kept: neither its arrays nor, through the predictions, the network.
             unmeasured = Measured(data, np.empty(0), None, lambda X, needs: np.empty(0), ())
             options = TrainingOptions(1, batch_size, self.optimizer, Constant(), shuffle=False)
-            trainer = _Trainer(model, unmeasured, None, options, self.state)
-            self._trainer, self._layout = trainer if held < _KEPT else None, layout
+            trainer = Trainer(model, unmeasured, None, options, self.state)
+            self._trainer, self._layout = trainer if kept else None, layout
         trainer.weight = _weight(measured)
-        trainer.once()
+        return trainer
 
 
 def _weight(measured: Measured) -> float:
     return float(len(measured.data)) if measured.w is None else float(np.sum(measured.w, dtype=np.float64))
 
 
-def train(
-    model: Model,
-    data: Measured,
-    validation: Measured | None,
-    options: TrainingOptions,
-    *,
-    network: Any = None,
-) -> History:
-    """Trains a model.
+def prepared(model: Model, data: Measured, validation: Measured | None, options: TrainingOptions) -> Trainer:
+    """What `train` runs; the model has not changed yet.
 
     Args:
-        model: the network; its parameters are changed in place.
+        model: the network; training changes its parameters in place.
         data: what to learn from.
         validation: what to choose the best weights by, or None.
         options: how.
+
+    Raises:
+        DeviceMemoryError: the device has no room for it.
+        Exception: a metric does not go with the data.
+    """
+    run = Trainer(model, data, validation, options, OptimizerState())
+    # Metrics are tried now, and not when the weights have changed.
+    run.measure()
+    return run
+
+
+def train(run: Trainer, network: Any) -> History:
+    """Trains a model.
+
+    Args:
+        run: what was prepared.
         network: what callbacks get to see as the network.
 
     Raises:
@@ -273,12 +286,9 @@ def train(
     Whatever ends the training, this, Ctrl-C or an error in a metric or a callback, the parameters are then those of
     the best epoch where there is validation, else those of the last whole one.
     """
-    history = History()
-    run = _Trainer(model, data, validation, options, OptimizerState())
+    history, options = History(), run.options
     status = TrainingState(network, options.epochs, history, greater_is_better=run.greater_is_better())
     callbacks = [*([options.early_stopping] if options.early_stopping else []), *options.callbacks]
-    # A metric that does not go with the data shows now, and not when the weights have changed.
-    run.measure()
     with attending(callbacks, status):
         started = time.perf_counter()
         warned, whole = False, False

@@ -17,6 +17,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
+from weakref import WeakValueDictionary
 
 import nnbp.backends
 import nnbp.backends.fusion  # known before the emulation is loaded, and so the same to both
@@ -95,12 +96,15 @@ class Stream:
     """A stream; the null stream has the address 0."""
 
     stack: list[Stream] = []  # noqa: RUF012
-    addresses = iter(range(1, 1000))
+    addresses = iter(range(1, 100_000))
+    known: WeakValueDictionary[int, Stream] = WeakValueDictionary()  # noqa: RUF012
 
     def __init__(self, non_blocking: bool = True) -> None:
         self.ptr = next(Stream.addresses)
         self.kept: list[Any] | None = None
         self.broken = False
+        self.copies: list[Callable[[], None]] = []
+        Stream.known[self.ptr] = self
 
     def __enter__(self) -> Stream:
         Stream.stack.append(self)
@@ -121,6 +125,9 @@ class Stream:
     def synchronize(self) -> None:
         Stream.forbid("waiting for a stream")
 
+    def wait_event(self, event: Event) -> None:
+        event.synchronize()
+
     @staticmethod
     def current() -> Stream:
         return Stream.stack[-1] if Stream.stack else _NULL
@@ -131,6 +138,27 @@ class Stream:
         if stream.kept is not None:
             stream.broken = True
             raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream captures")
+
+
+class Event:
+    """A place in what a stream does; copies are made as late as somebody waits for them."""
+
+    def __init__(self, disable_timing: bool = False) -> None:
+        self._copies: list[Callable[[], None]] = []
+
+    def record(self, stream: Stream) -> None:
+        self._copies, stream.copies = [*self._copies, *stream.copies], []
+
+    def synchronize(self) -> None:
+        for copy in self._copies:
+            copy()
+        self._copies = []
+
+
+def _copy_async(to: int, of: int, size: int, kind: int, stream: int) -> None:
+    assert Device.depth, "copied where the device is not the current one"
+    assert kind == 1
+    Stream.known[stream].copies.append(partial(ctypes.memmove, to, of, size))
 
 
 _NULL = Stream()
@@ -231,17 +259,50 @@ class Memory:
     kept = 0
     """Bytes of the limit that are taken until `free_all_blocks` is called."""
 
+    free = 2**24
+    """The most that is told to be free."""
+
+    used = 0
+    """Bytes that CuPy has handed out, as its pool tells it."""
+
+    pool_limit = 0
+    """The most that CuPy was told to hand out; 0 is no limit."""
+
+    allocations = 0
+    """How many arrays were made so far."""
+
+    refused: int | None = None
+    """The one of them, counted from 1, that finds no room."""
+
     @staticmethod
     def free_all_blocks() -> None:
         Memory.kept = 0
 
+    @staticmethod
+    def free_bytes() -> int:
+        return Memory.kept
+
+    @staticmethod
+    def used_bytes() -> int:
+        return Memory.used
+
+    @staticmethod
+    def get_limit() -> int:
+        return Memory.pool_limit
+
+    @staticmethod
+    def take(size: int) -> None:
+        """What every new array asks for."""
+        if Memory.allocator is not None:
+            Memory.allocator(size)
+        Memory.allocations += 1
+        if size > Memory.limit - Memory.kept or Memory.allocations == Memory.refused:
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
+
 
 def _empty(shape: int | tuple[int, ...], dtype: Any) -> EmulatedArray:
     assert Device.depth, "allocated where the device is not the current one"
-    if Memory.allocator is not None:
-        Memory.allocator(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-    if np.prod(shape) * np.dtype(dtype).itemsize > Memory.limit - Memory.kept:
-        raise OutOfMemoryError
+    Memory.take(int(np.prod(shape)) * np.dtype(dtype).itemsize)
     array = np.empty(shape, dtype)
     array.fill(np.nan if array.dtype.kind == "f" else 77)
     return array.view(EmulatedArray)
@@ -270,6 +331,10 @@ def _modules() -> dict[str, ModuleType]:
                     Stream.forbid(f"cupy.{name} with a new array")
                 return _on_device(function)(*arguments)
             result = function(*arguments, **options)
+            if not any(result is given for given in (*arguments, options.get("out"))) and isinstance(
+                result, np.ndarray
+            ):
+                Memory.take(result.nbytes)
             # What is a scalar in NumPy is an array on the device in CuPy.
             return np.asarray(result).view(EmulatedArray) if isinstance(result, np.ndarray | np.generic) else result
 
@@ -284,7 +349,13 @@ def _modules() -> dict[str, ModuleType]:
         Stream=Stream,
         using_allocator=_using_allocator,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        runtime=SimpleNamespace(memGetInfo=lambda: (Memory.limit - Memory.kept, Memory.limit)),
+        runtime=SimpleNamespace(
+            memGetInfo=lambda: (min(Memory.free, Memory.limit - Memory.kept), Memory.limit),
+            memcpyAsync=_copy_async,
+            memcpyHostToDevice=1,
+        ),
+        alloc_pinned_memory=lambda size: bytearray(max(512, size)),
+        Event=Event,
         get_current_stream=Stream.current,
     )
     for name, kind in (("sgemm", ctypes.c_float), ("dgemm", ctypes.c_double)):
@@ -304,7 +375,8 @@ def emulated_backend_class() -> Callable[..., Any]:
     modules = _modules()
     with mock.patch.dict(sys.modules, modules):
         # It uses CuPy as well; the true one comes back with the end of the block.
-        sys.modules.pop("nnbp.backends.recording", None)
+        for name in ("recording", "memory", "transfer"):
+            sys.modules.pop(f"nnbp.backends.{name}", None)
         spec.loader.exec_module(module)
     opened = module.CupyBackend.__init__
 

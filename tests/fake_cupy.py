@@ -36,6 +36,9 @@ class FakeCupy:
         count: how many GPUs there are.
         driver: CUDA version of the driver, as CuPy and libcuda tell it; 0 is none.
         runtime: CUDA version that CuPy was built for.
+        nvmath: the version of nvmath-python; None is not installed.
+        cublas_error: what it raises when it loads cuBLAS.
+        driver_name: the driver's own version.
         wrong: GPUs on which the matrix product comes back as zeros.
         entered: the GPUs that were made current, in order.
     """
@@ -50,6 +53,9 @@ class FakeCupy:
     compiler_error: Exception | None = None
     kernel_error: Exception | None = None
     gemm_error: BaseException | None = None
+    nvmath: str | None = "1.0.0"
+    cublas_error: Exception | None = None
+    driver_name: str | None = "580.65.06"
     backend_error: Exception | None = None
     kernel_is_wrong: bool = False
     wrong: tuple[int, ...] = ()
@@ -66,6 +72,12 @@ class FakeCupy:
         else:
             for module in self._modules():
                 monkeypatch.setitem(sys.modules, module.__name__, module)
+        for name in ("nvmath", "nvmath.bindings", "nvmath.bindings.cublas"):
+            monkeypatch.setitem(sys.modules, name, None)
+        if self.nvmath is not None:
+            for module in self._nvmath_modules():
+                monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(nnbp.device, "driver_version", lambda: self.driver_name)
         monkeypatch.setattr(importlib.metadata, "version", self._version)
         monkeypatch.setattr(nnbp.probe, "cuda_of_driver", lambda: self.driver or None)
         for module in (nnbp.probe, nnbp.device):
@@ -88,13 +100,10 @@ class FakeCupy:
         return {"numpy": lambda: FakeBackend("numpy", "cpu"), "cupy": cupy}[name]
 
     def _modules(self) -> list[ModuleType]:
-        cupy, cuda, runtime, nvrtc = (
-            ModuleType(name) for name in ("cupy", "cupy.cuda", "cupy.cuda.runtime", "cupy.cuda.nvrtc")
-        )
-        for module in (cupy, cuda, runtime, nvrtc):
-            module.__spec__ = ModuleSpec(module.__name__, None)
+        cupy, cuda, runtime, nvrtc = map(_module, ("cupy", "cupy.cuda", "cupy.cuda.runtime", "cupy.cuda.nvrtc"))
         members: dict[ModuleType, dict[str, Any]] = {
             cupy: {
+                "__version__": "14.2.0",
                 "cuda": cuda,
                 "asarray": np.array,
                 "asnumpy": np.array,
@@ -108,11 +117,17 @@ class FakeCupy:
                 "runtimeGetVersion": lambda: self.runtime,
                 "getDeviceProperties": lambda index: {"name": f"Fake GPU {index}".encode()},
             },
-            nvrtc: {"getVersion": lambda: _raise(self.compiler_error)},
+            nvrtc: {"getVersion": lambda: _raise(self.compiler_error) or (13, 0)},
         }
         for module, named in members.items():
             vars(module).update(named)
         return list(members)
+
+    def _nvmath_modules(self) -> list[ModuleType]:
+        modules = [_module(name) for name in ("nvmath", "nvmath.bindings", "nvmath.bindings.cublas")]
+        vars(modules[0])["__version__"] = self.nvmath
+        vars(modules[2])["get_property"] = lambda part: _raise(self.cublas_error) or (13, 1, 0)[part]
+        return modules
 
     def _get_count(self) -> int:
         _raise(self.count_error)
@@ -164,6 +179,12 @@ class _Raises:
 
     def exec_module(self, module: ModuleType) -> None:
         raise self.error
+
+
+def _module(name: str) -> ModuleType:
+    module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
+    return module
 
 
 def _raise(error: BaseException | None) -> None:

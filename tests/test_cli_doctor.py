@@ -58,11 +58,50 @@ def test_the_page_shows_each_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert run() == 0
     page = capsys.readouterr().out
     words = " ".join(page.split())
-    assert "cupy 14.2.0 (cupy-cuda13x)" in words
-    assert "cuda:0 works: Fake GPU 0, 4.0 GiB, 3.0 GiB free, compute capability 9.0, driver for CUDA 13.2" in words
+    assert (
+        "cupy 14.2.0 (cupy-cuda13x), loads NVRTC 13.0, loads cuBLAS 13.1.0, loads nvmath-python 1.0.0, loads" in words
+    )
+    assert (
+        "cuda:0 works: Fake GPU 0, 4.0 GiB, 3.0 GiB free, compute capability 9.0, "
+        "driver 580.65.06 for CUDA 13.2, CUDA runtime 13.0"
+    ) in words
     assert "cuda:1 does not work: GPU 1 computes wrongly" in words
     assert "Fake GPU 1" in words
     assert "fix: `python -m pip install --upgrade --force-reinstall" in words
+
+
+def test_the_page_says_which_cuda_library_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = RuntimeError('Failure finding "libnvrtc.so.13": No such file')
+    FakeCupy(compiler_error=missing, nvmath=None, driver_name=None).install(monkeypatch)
+    run()
+    words = " ".join(capsys.readouterr().out.split())
+    assert 'NVRTC does not load: RuntimeError: Failure finding "libnvrtc.so.13": No such file cuBLAS' in words
+    assert "cuBLAS not tried: nvmath-python loads it nvmath-python not installed; nnbp[cuda12] and [cuda13]" in words
+    assert "compute capability 9.0, driver for CUDA 13.0" in words
+    FakeCupy(cublas_error=OSError("libcublas.so.13: cannot open")).install(monkeypatch)
+    run("--json")
+    found = {library["name"]: library for library in json.loads(capsys.readouterr().out)["cuda_libraries"]}
+    assert {name: library["loads"] for name, library in found.items()} == {
+        "CuPy": True, "NVRTC": True, "cuBLAS": False, "nvmath-python": True,
+    }  # fmt: skip
+    assert found["cuBLAS"] == {
+        "name": "cuBLAS", "installed": True, "version": None, "message": "OSError: libcublas.so.13: cannot open",
+        "loads": False,
+    }  # fmt: skip
+
+
+def test_without_cupy_its_libraries_are_not_on_the_page(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FakeCupy(installed=False, wheels={}, driver=0).install(monkeypatch)
+    run()
+    page = capsys.readouterr().out
+    assert "NVRTC" not in page
+    run("--json")
+    libraries = json.loads(capsys.readouterr().out)["cuda_libraries"]
+    assert {library["name"]: library["installed"] for library in libraries}["CuPy"] is False
 
 
 def test_json_holds_what_the_page_shows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +117,17 @@ def test_json_holds_what_the_page_shows(monkeypatch: pytest.MonkeyPatch, capsys:
     assert [device["name"] for device in report["devices"]] == ["cpu", "cuda"]
     assert report["devices"][1]["reason"] == "no-device"
     assert report["devices"][1]["fix"]
+
+
+def test_json_holds_the_facts_of_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    FakeCupy().install(monkeypatch)
+    assert run("--json") == 0
+    gpu = json.loads(capsys.readouterr().out)["devices"][1]
+    assert gpu == {
+        "name": "cuda:0", "works": True, "reason": None, "message": "", "fix": "", "description": "Fake GPU 0",
+        "memory_total": 4 * 2**30, "memory_free": 3 * 2**30, "compute_capability": "9.0", "cuda_driver": "13.0",
+        "cuda_runtime": "13.0", "driver": "580.65.06",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,16 @@ def test_one_network_gets_its_whole_table(second_device, capsys):
     assert "float64, 10 updates by Rprop" in out
 
 
+def test_products_of_a_lower_precision(second_device, capsys):
+    arguments = ["parity", "--layers", "4,6,3", "--samples", "10", "--steps", "2", "--precision", "tf32"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[3] for line in lines[2:-1]} == {"tf32"}
+    assert main([*arguments, "--loss", "huber", "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)["reports"]
+    assert (report["dtype"], report["precision"]) == ("float32", "tf32")
+
+
 def test_json(second_device, capsys):
     assert main(["parity", "--loss", "poisson", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -89,6 +99,8 @@ def test_a_device_that_is_not_there_is_exit_code_6(monkeypatch, capsys):
         (["--devices", "cpu"], "two devices"),
         (["--devices", "cpu,gpu"], "received 'gpu'"),
         (["--dtype", "float16"], "float32, float64"),
+        (["--precision", "fp8"], "tf32"),
+        (["--precision", "tf32", "--dtype", "float64"], "float64"),
         (["--steps", "0"], "1 or more"),
         (["--optimizer", "adamm", "--devices", "cpu,cpu"], "Did you mean 'adam"),
     ],

@@ -170,11 +170,14 @@ def test_devices_lists_the_cpu_and_each_gpu(monkeypatch: pytest.MonkeyPatch) -> 
     cpu, first, second = devices()
     assert (cpu.name, cpu.works, cpu.reason) == ("cpu", True, None)
     assert cpu.description
-    expected = DeviceInfo("cuda:0", True, None, "", "", "Fake GPU 0", 4 * 2**30, 3 * 2**30, "9.0", "13.2", "13.0")
+    expected = DeviceInfo(
+        "cuda:0", True, None, "", "", "Fake GPU 0", 4 * 2**30, 3 * 2**30, "9.0", "13.2", "13.0", "580.65.06"
+    )
     assert first == expected
     assert (second.name, second.works, second.reason) == ("cuda:1", False, Reason.WRONG_RESULT)
     assert str(first) == (
-        "cuda:0 (Fake GPU 0, 4.0 GiB, 3.0 GiB free, compute capability 9.0, driver for CUDA 13.2, runtime 13.0) works"
+        "cuda:0 (Fake GPU 0, 4.0 GiB, 3.0 GiB free, compute capability 9.0, driver 580.65.06 for CUDA 13.2, "
+        "CUDA runtime 13.0) works"
     )
     assert "cuda:1 (Fake GPU 1" in str(second)
     assert ") does not work: GPU 1 computes wrongly" in str(second)

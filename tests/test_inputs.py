@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nnbp.backends.numpy_backend import NumpyBackend
 
 from nnbp import DataError, DTypeError, ShapeError
-from nnbp.inputs import class_weights, features, finite, host, like, not_negative, number, sample_weights, whole_number
+from nnbp.inputs import class_weights, finite, host, like, matrix, not_negative, number, sample_weights, whole_number
 
 BACKEND = NumpyBackend()
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -27,7 +27,7 @@ F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 def test_features_of_any_real_dtype(m: int, n: int, kind: str, dtype: Any) -> None:
     X = np.random.default_rng(m * n).integers(0, 2, (m, n)).astype(kind)
     kept = X.copy()
-    made = features(BACKEND, X, dtype, X.shape[1])
+    made = matrix(BACKEND, X, dtype, X.shape[1])
     assert made.dtype == dtype
     assert made.flags.c_contiguous
     np.testing.assert_array_equal(made, X.astype(dtype))
@@ -36,7 +36,7 @@ def test_features_of_any_real_dtype(m: int, n: int, kind: str, dtype: Any) -> No
 
 def test_features_that_fit_are_not_copied() -> None:
     X = np.ones((3, 2), np.float32)
-    assert features(BACKEND, X, F32, 2) is X
+    assert matrix(BACKEND, X, F32, 2) is X
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_features_that_fit_are_not_copied() -> None:
 )
 def test_features_of_any_layout(view: Callable[[Any], Any]) -> None:
     X = view(np.arange(24.0).reshape(4, 6))
-    made = features(BACKEND, X, F64, None)
+    made = matrix(BACKEND, X, F64, None)
     assert made.flags.c_contiguous
     np.testing.assert_array_equal(made, X)
 
@@ -54,7 +54,7 @@ def test_features_of_sequences_and_frames() -> None:
     pandas = pytest.importorskip("pandas")
     expected = np.array([[1, 2], [3, 4]], np.float32)
     for X in ([[1, 2], [3, 4]], ((1.0, 2), (3, 4)), pandas.DataFrame({"a": [1, 3], "b": [2.0, 4.0]})):
-        np.testing.assert_array_equal(features(BACKEND, X, F32, 2), expected)
+        np.testing.assert_array_equal(matrix(BACKEND, X, F32, 2), expected)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_features_of_sequences_and_frames() -> None:
 )
 def test_shape_of_features(X: Any, said: str) -> None:
     with pytest.raises(ShapeError, match=said):
-        features(BACKEND, X, F32, 3)
+        matrix(BACKEND, X, F32, 3)
 
 
 def test_no_features() -> None:
     with pytest.raises(ShapeError, match="at least one sample and one feature"):
-        features(BACKEND, np.ones((3, 0)), F32, None)
+        matrix(BACKEND, np.ones((3, 0)), F32, None)
 
 
 NOT_NUMBERS = [
@@ -93,22 +93,22 @@ NOT_NUMBERS = [
 def test_features_that_are_no_numbers(X: Any) -> None:
     """The same answer for an array that the backend owns and for a list, which it does not."""
     with pytest.raises(DTypeError, match=r"X holds real numbers; received dtype .*numbers first"):
-        features(BACKEND, X, F32, 2)
+        matrix(BACKEND, X, F32, 2)
 
 
 def test_masked_arrays_and_sparse_matrices() -> None:
     masked = np.ma.masked_array([[1.0, 2.0]], mask=[[True, False]])
     with pytest.raises(DTypeError, match=r"received a MaskedArray\. Pass X\.filled\(value\)"):
-        features(BACKEND, masked, F32, 2)
+        matrix(BACKEND, masked, F32, 2)
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(DTypeError, match=r"received the sparse csr_\w+\. Pass X\.toarray\(\)"):
-        features(BACKEND, sparse.csr_matrix(np.eye(2)), F32, 2)
+        matrix(BACKEND, sparse.csr_matrix(np.eye(2)), F32, 2)
 
 
 def test_frame_with_text() -> None:
     pandas = pytest.importorskip("pandas")
     with pytest.raises(DTypeError, match="received dtype object"):
-        features(BACKEND, pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}, dtype=object), F32, 2)
+        matrix(BACKEND, pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}, dtype=object), F32, 2)
 
 
 def test_finite_names_the_first_bad_value() -> None:
@@ -118,7 +118,7 @@ def test_finite_names_the_first_bad_value() -> None:
     with pytest.raises(DataError, match=r"X holds finite numbers.*float32; received nan in row 2, column 1"):
         finite(BACKEND, X, "X")
     with BACKEND.active():
-        large = features(BACKEND, np.full((1, 1), 1e300), F32, 1)
+        large = matrix(BACKEND, np.full((1, 1), 1e300), F32, 1)
     with pytest.raises(DataError, match=r"float32; received inf in row 0.*scale large ones"):
         finite(BACKEND, large, "X")
 

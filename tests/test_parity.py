@@ -10,6 +10,7 @@ import pytest
 from strict_backend import OtherRoundingBackend, StrictBackend
 
 import nnbp
+from nnbp.backend import PRECISIONS
 from nnbp.errors import DeviceUnavailableError
 from nnbp.parity import compare_devices
 from nnbp.testing import example_problem
@@ -27,13 +28,22 @@ class FaultyBackend(StrictBackend):
 
 
 class TensorFloatBackend(StrictBackend):
-    """A device that multiplies in TF32, with 10 bits after the point, where float32 was asked for."""
+    """A device that multiplies factors of so many bits after the point: rounded to them, or cut off.
+
+    TF32 has 10 and bfloat16 7.
+    """
+
+    def __init__(self, bits=10, cut=False):
+        super().__init__()
+        self.dropped = np.uint32(23 - bits)
+        self.half = np.uint32(0 if cut else 1 << (22 - bits))
 
     def gemm(self, a, b, out, precision=None):
         super().gemm(a, b, out)
 
         def rounded(x):
-            return ((x.view(np.uint32) + np.uint32(1 << 12)) & np.uint32(0xFFFFE000)).view(np.float32)
+            bits = (np.ascontiguousarray(x).view(np.uint32) + self.half) >> self.dropped << self.dropped
+            return bits.view(np.float32)
 
         def multiply(x, y, into):
             into[...] = rounded(x) @ rounded(y)
@@ -99,6 +109,52 @@ def test_reduced_precision_is_found():
     report = compare_devices(net, X, y, devices=("cpu", TensorFloatBackend()))
     failed = {row.name for row in report.rows if not row.passed}
     assert {"z1", "z2", "dW1", "dW2", "dX"} <= failed
+
+
+BITS = {"tf32": 10, "bf16": 7}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("precision", "cut"), [("tf32", False), ("tf32", True), ("bf16", False)])
+def test_the_precision_that_was_asked_for_is_within_the_bounds(precision, cut, optimizer):
+    for activation, loss in (("tanh", "cross_entropy"), ("silu", "squared_error"), ("gelu", "huber")):
+        net, X, y = example_problem(
+            [16, 32, 4], activation=activation, loss=loss, samples=50, device="cpu", precision=precision
+        )
+        devices = ("cpu", TensorFloatBackend(BITS[precision], cut))
+        report = compare_devices(net, X, y, devices=devices, steps=50, optimizer=optimizer)
+        assert report.passed, f"{activation}, {loss}\n{report}"
+        assert report.precision == report.arithmetic == precision
+        assert rows_of(report)["z1"].max_relative_error > 2.0 ** -(BITS[precision] + 4), "the device was more precise"
+        assert all(row.bound < 8 * 2.0 ** -BITS[precision] for row in report.rows if row.stage == "pass")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("precision", "bits"), [("tf32", 7), ("bf16", 4)])
+def test_a_precision_lower_than_asked_for_is_found(precision, bits, optimizer):
+    net, X, y = example_problem([16, 32, 4], samples=50, device="cpu", precision=precision)
+    report = compare_devices(net, X, y, devices=("cpu", TensorFloatBackend(bits)), optimizer=optimizer)
+    failed = {row.name for row in report.rows if not row.passed}
+    assert failed & {"z1", "z2", "dW1", "dW2", "dX"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_gpu_multiplies_as_precisely_as_asked_for(precision):
+    net, X, y = example_problem([64, 256, 64, 10], activation="tanh", samples=128, device="cpu", precision=precision)
+    report = compare_devices(net, X, y, steps=50, optimizer="adam")
+    assert report.passed, str(report)
+    assert rows_of(report)["z1"].max_relative_error > 2.0 ** -(BITS[precision] + 4), "the products are those of float32"
+
+
+def test_a_wrong_product_is_found_at_every_precision():
+    def off(out):
+        out *= 1.05
+
+    for precision in PRECISIONS:
+        net, X, y = example_problem([16, 32, 4], activation="tanh", samples=50, device="cpu", precision=precision)
+        report = compare_devices(net, X, y, devices=("cpu", FaultyBackend(off)))
+        assert not rows_of(report)["z1"].passed
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])

@@ -13,7 +13,7 @@ from test_training import data, fit, network
 from nnbp import LBFGS, SGD, DivergenceError
 from nnbp.callbacks import TrainingState
 from nnbp.sweep import Sweep
-from nnbp.training import _Trainer
+from nnbp.training import Trainer
 
 
 def test_best_weights_are_restored_after_an_interruption() -> None:
@@ -111,8 +111,8 @@ def test_error_of_a_metric_or_a_callback_leaves_the_parameters_of_a_whole_epoch(
 
 def test_best_parameters_are_kept_only_where_there_is_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[NDArray[Any]] = []
-    take = _Trainer._theta
-    monkeypatch.setattr(_Trainer, "_theta", lambda self: copies.append(take(self)) or copies[-1])  # type: ignore[func-returns-value]
+    take = Trainer._theta
+    monkeypatch.setattr(Trainer, "_theta", lambda self: copies.append(take(self)) or copies[-1])  # type: ignore[func-returns-value]
     fit(network(), *data(12))
     assert len(copies) == 1
     fit(network(), *data(12), validation_data=data(5))
@@ -138,7 +138,7 @@ def test_validation_loss_that_is_not_finite_is_said_once_and_passed_over() -> No
 
 def test_epochs_of_a_finite_validation_loss_are_chosen_from(monkeypatch: pytest.MonkeyPatch) -> None:
     net, thetas, found = network(), [], iter([math.nan, 3.0, -math.inf, 4.0])
-    monkeypatch.setattr(_Trainer, "_validation_loss", lambda self, validation: next(found))
+    monkeypatch.setattr(Trainer, "_validation_loss", lambda self, validation: next(found))
     with pytest.warns(RuntimeWarning, match="validation loss of epoch 1 is nan"):
         history = fit(
             net, *data(12), epochs=4, validation_data=data(5),

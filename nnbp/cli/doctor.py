@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nnbp.device import DeviceInfo, devices
+from nnbp.libraries import libraries
 from nnbp.probe import cupy_distributions
 
 __all__ = ["add_parser", "run"]
@@ -69,6 +70,7 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
         },
         "packages": {name: _version(name) for name in ("nnbp", "numpy", "safetensors")},
         "cupy": cupy_distributions(),
+        "cuda_libraries": [asdict(library) | {"loads": library.loads} for library in libraries()],
         "optional": {name: _version(name) for name in _OPTIONAL},
         "system": {
             "name": f"{platform.system()} {platform.release()}",
@@ -138,10 +140,28 @@ def _software(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("Python", f"{python['version']} ({python['implementation']}), {python['executable']}")]
     rows += [(name, number or "not installed") for name, number in report["packages"].items()]
     cupy = ", ".join(f"{number} ({name})" for name, number in report["cupy"].items())
-    rows.append(("cupy", cupy or "not installed"))
+    libraries = {library["name"]: library for library in report["cuda_libraries"]}
+    if cupy:
+        rows.append(("cupy", f"{cupy}, {_loading(libraries.pop('CuPy'))}"))
+        rows += [(name, _with_version(library)) for name, library in libraries.items()]
+    else:
+        rows.append(("cupy", "not installed"))
     for name, number in report["optional"].items():
         rows.append((name, number or f"not installed, optional: nnbp[{_OPTIONAL[name]}]"))
     return rows
+
+
+def _loading(library: dict[str, Any]) -> str:
+    if not library["installed"]:
+        by_another = library["name"] == "cuBLAS"
+        return (
+            "not tried: nvmath-python loads it" if by_another else "not installed; nnbp[cuda12] and [cuda13] bring it"
+        )
+    return "loads" if library["loads"] else f"does not load: {library['message']}"
+
+
+def _with_version(library: dict[str, Any]) -> str:
+    return ", ".join(part for part in (library["version"], _loading(library)) if part)
 
 
 def _machine(report: dict[str, Any], cpu: DeviceInfo) -> list[tuple[str, str]]:

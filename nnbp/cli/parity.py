@@ -7,6 +7,7 @@ import json
 from typing import NamedTuple
 
 from nnbp.activations import Activation
+from nnbp.backend import PRECISIONS
 from nnbp.cli.common import Exit, arguments_checked, count, whole
 from nnbp.cli.gradcheck import CHECK_FAILED, built_in, layer_sizes
 from nnbp.losses import Loss
@@ -39,8 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--devices", type=_words, default=["cpu", "cuda"], metavar="D,D", help="to compare (default cpu,cuda)"
     )
+    parser.add_argument("--dtype", type=_dtypes, metavar="T", help="default float64,float32")
     parser.add_argument(
-        "--dtype", type=_dtypes, default=["float64", "float32"], metavar="T", help="default float64,float32"
+        "--precision", choices=PRECISIONS, help="of the products of float32; the CPU computes in float32 all the same"
     )
     parser.add_argument("--layers", type=layer_sizes, default=[16, 32, 4], metavar="N,N,…", help="default 16,32,4")
     parser.add_argument("--samples", type=count, default=50, metavar="M", help="number of samples (default 50)")
@@ -58,14 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Compares and prints the reports; 0, or 1 where devices disagree. A device that does not work is an error: 6."""
     with arguments_checked():
         cases = [
-            (case, dtype, _compare(arguments, case, dtype)) for case in _cases(arguments) for dtype in arguments.dtype
+            (case, _compare(arguments, case, dtype)) for case in _cases(arguments) for dtype in _dtypes_of(arguments)
         ]
-    passed = all(report.passed for *_, report in cases)
+    passed = all(report.passed for _, report in cases)
     if arguments.json:
-        reports = [{"case": case._asdict(), **report.as_dict()} for case, _, report in cases]
+        reports = [{"case": case._asdict(), **report.as_dict()} for case, report in cases]
         print(json.dumps({"passed": passed, "reports": reports}, indent=2, allow_nan=False))
     elif len(_cases(arguments)) == 1:
-        print("\n\n".join(str(report) for *_, report in cases))
+        print("\n\n".join(str(report) for _, report in cases))
     else:
         print(_table(cases))
     return Exit.DONE if passed else CHECK_FAILED
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace, case: Case, dtype: str) -> ParityReport:
     net, X, y = example_problem(
         arguments.layers, activation=case.activation, loss=case.loss, samples=arguments.samples, seed=arguments.seed,
-        weight_decay=0.01, dtype=dtype, device="cpu",
+        weight_decay=0.01, dtype=dtype, precision=arguments.precision, device="cpu",
     )  # fmt: skip
     return compare_devices(net, X, y, devices=arguments.devices, steps=arguments.steps, optimizer=case.optimizer)
 
@@ -91,21 +93,26 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     return list(dict.fromkeys(cases))
 
 
-def _table(cases: list[tuple[Case, str, ParityReport]]) -> str:
+def _dtypes_of(arguments: argparse.Namespace) -> list[str]:
+    """Both dtypes, where none is named; a lower precision is one of float32."""
+    return arguments.dtype or (["float64", "float32"] if arguments.precision is None else ["float32"])
+
+
+def _table(cases: list[tuple[Case, ParityReport]]) -> str:
     lines = [
         f"{'activation':<11}  {'loss':<20}  {'optimizer':<9}  {'dtype':<7}  {'pass':>7}  {'bound':>7}  "
         f"{'trained':>7}  {'bound':>7}"
     ]
     lines.append("─" * len(lines[0]))
-    for case, dtype, report in cases:
+    for case, report in cases:
         lines.append(
-            f"{case.activation:<11}  {case.loss:<20}  {case.optimizer:<9}  {dtype}  {_worst(report, 'pass')}  "
-            f"{_worst(report, 'training')}{'' if report.passed else '  FAILED'}"
+            f"{case.activation:<11}  {case.loss:<20}  {case.optimizer:<9}  {report.arithmetic:<7}  "
+            f"{_worst(report, 'pass')}  {_worst(report, 'training')}{'' if report.passed else '  FAILED'}"
         )
-    failed = sum(not report.passed for *_, report in cases)
+    failed = sum(not report.passed for _, report in cases)
     verdict = f"FAILED: {failed} of {len(cases)} comparisons" if failed else f"PASSED: {len(cases)} comparisons"
-    devices = cases[0][2].devices
-    lines.append(f"{verdict} of {devices[0]} with {', '.join(devices[1:])}, {cases[0][2].updates} updates each")
+    first = cases[0][1]
+    lines.append(f"{verdict} of {first.devices[0]} with {', '.join(first.devices[1:])}, {first.updates} updates each")
     return "\n".join(lines)
 
 
