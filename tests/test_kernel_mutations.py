@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from emulated_cupy import emulated_backend_class
 from kernel_samples import needs_compiler
+from nnbp.backends import fused_kernels
 
 from nnbp import Dense, Dropout, Network
 from nnbp.backend import backend_class
@@ -75,10 +76,12 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
     CuPy and the emulation keep them by the source that they were given, so a wrong kernel never stands in for a right
     one. Still CuPy is left without any: it writes none to its folder, and forgets those in memory.
     """
-    if request.param == "emulated":
-        yield emulated_backend_class()
-        return
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "emulated":
+            # Threads that take turns take most of the time.
+            patch.setattr(fused_kernels, "_THREADS", 32)
+            yield emulated_backend_class()
+            return
         patch.setenv("CUPY_CACHE_IN_MEMORY", "1")
         yield backend_class("cupy")
         backend_class("cupy").xp.clear_memo()  # type: ignore[attr-defined]
