@@ -23,6 +23,7 @@ from .cublas import Cublas
 from .fused_kernels import Map, Reduce
 from .fusion import Fixed, Foreign, Operation, Product, fused, launches, narrowed
 from .kernel_source import Launch, same_dtype
+from .persistent import blocks_for, persistent_steps
 from .recording import Recording, Streams
 from .transfer import CupyTransfer
 
@@ -39,6 +40,8 @@ class CupyBackend:
     Args:
         index: of the device, as CuPy counts.
         graphs: whether steps become CUDA graphs. Without them the same kernels are launched one by one.
+        persistent: from how many steps in a row on those of small networks are one kernel, which takes a second or two
+            to compile the first time on a machine; None is never.
 
     Raises:
         ImportError: nvmath-python is not installed.
@@ -48,14 +51,16 @@ class CupyBackend:
     name = "cupy"
     xp: Any = cupy
 
-    def __init__(self, index: int = 0, *, graphs: bool = True) -> None:
+    def __init__(self, index: int = 0, *, graphs: bool = True, persistent: int | None = 32) -> None:
         self.index, self.device = index, f"cuda:{index}"
         # As a context, this makes the device CuPy's current one, in the thread and for the time of the block.
         self._current: Any = cupy.cuda.Device(index)
         self._most_blocks = _BLOCKS * int(self._current.attributes["MultiProcessorCount"])
         self._kernels: dict[tuple[str, str], Any] = {}
+        capability = int(self._current.compute_capability)
+        self._persistent, self._blocks = persistent, blocks_for(capability)
         with self._current:
-            self._cublas = Cublas(int(self._current.compute_capability))
+            self._cublas = Cublas(capability)
         self._streams = Streams(self._current, self._cublas, graphs=graphs)
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -119,23 +124,41 @@ class CupyBackend:
         launch = kernel_source.gather(source, order, counter, stride, out)
         return self._calls(Fixed(launch, (source, order, counter), (out,)))
 
+    def advance(self, counter: Array, count: int) -> Calls:
+        return self._calls(Fixed(kernel_source.advance(counter, count), (counter,), (counter,)))
+
     def random_stream(self, key: tuple[int, int]) -> PhiloxStream:
         return PhiloxStream(self, key)
 
     def uniform(self, stream: Any, out: Array) -> Calls:
         fill = Fixed(kernel_source.uniform(stream.state, stream.key, out), (stream.state,), (out,))
-        move = Fixed(kernel_source.advance(stream.state, out.size), (stream.state,), (stream.state,))
-        return self._calls(fill) + self._calls(move)
+        return self._calls(fill) + self.advance(stream.state, out.size)
 
     def capture(self, calls: Calls, times: int = 1) -> Callable[[], None]:
-        """A CUDA graph of the calls, of fewer kernels than there are operations; see `fusion.py`, `recording.py`."""
+        """A CUDA graph of the calls, of fewer kernels than there are operations; see `fusion.py`, `recording.py`.
+
+        Many runs of little work are one kernel, see `persistent.py`.
+        """
         operations = [
             function.operation if isinstance(function, _Alone) else Foreign(function, arguments)
             for function, arguments in calls
         ]
+        if self._persistent is not None and times >= self._persistent:
+            steps = persistent_steps(operations, times, self._blocks, self.empty)
+            if steps is not None:
+                return self._in_turn(steps)
         found = fused(narrowed(operations, self.empty))
         bound = [self._bound(item) for item in launches(found, self.empty)]
         return Recording(bound, times, self._streams)
+
+    def _in_turn(self, launched: Sequence[tuple[Launch, int]]) -> Callable[[], None]:
+        runs = [Recording([self._bound(launch)], count, self._streams) for launch, count in launched]
+
+        def run_all() -> None:
+            for run in runs:
+                run()
+
+        return run_all
 
     def _calls(self, operation: Operation) -> Calls:
         return [(_Alone(self, operation), ())] if all(out.size for out in operation.writes) else []

@@ -27,7 +27,7 @@ from . import kernel_source
 from .fused_kernels import Map, Reduce, columns, row_sums
 from .kernel_source import Launch, arithmetic
 
-__all__ = ["Fixed", "Foreign", "Operation", "Product", "fused", "launches", "narrowed"]
+__all__ = ["Fixed", "Foreign", "Joined", "Operation", "Product", "conflict", "fused", "launches", "narrowed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,16 @@ class _Columns:
 
     items: tuple[Map | Reduce, ...]
 
+    @property
+    def reads(self) -> tuple[Array, ...]:
+        """Of all of them."""
+        return tuple(array for item in self.items for array in item.reads)
+
+    @property
+    def writes(self) -> tuple[Array, ...]:
+        """Of all of them."""
+        return tuple(array for item in self.items for array in item.writes)
+
 
 @dataclass(frozen=True, eq=False)
 class _RowSum:
@@ -84,8 +94,19 @@ class _RowSum:
     summand: int
     out: Array
 
+    @property
+    def reads(self) -> tuple[Array, ...]:
+        """Of the formula."""
+        return self.item.reads
+
+    @property
+    def writes(self) -> tuple[Array, ...]:
+        """Of the formula, and the sums."""
+        return (*self.item.writes, self.out)
+
 
 Operation = Map | Reduce | Product | Fixed | Foreign
+Joined = Operation | _Columns | _RowSum
 Empty = Callable[[tuple[int, ...], DTypeLike], Array]
 
 
@@ -119,9 +140,9 @@ def narrowed(operations: Sequence[Operation], empty: Empty) -> list[Operation]:
     return found
 
 
-def fused(operations: Sequence[Operation]) -> list[Operation | _Columns | _RowSum]:
+def fused(operations: Sequence[Operation]) -> list[Joined]:
     """The operations, fewer of them; see the head of this module."""
-    found: list[Operation | _Columns | _RowSum] = []
+    found: list[Joined] = []
     rest = list(_merged(operations))
     while rest:
         first, *others = rest
@@ -130,7 +151,7 @@ def fused(operations: Sequence[Operation]) -> list[Operation | _Columns | _RowSu
     return found
 
 
-def launches(operations: Sequence[Operation | _Columns | _RowSum], empty: Empty) -> list[Launch | Product | Foreign]:
+def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Product | Foreign]:
     """What to launch, in order; where a sum has several parts, `empty` makes the array for them."""
     found: list[Launch | Product | Foreign] = []
     for operation in operations:
@@ -175,7 +196,7 @@ def _place(done: Sequence[Operation], late: Operation, joins: Callable[[Any, Any
     for k in range(len(done) - 1, -1, -1):
         if joins(done[k], late):
             return k
-        if _conflict(done[k], late):
+        if conflict(done[k], late):
             return None
     return None
 
@@ -227,7 +248,7 @@ def _composed(before: Map, after: Map) -> Map:
     return Map(formula, tuple(arrays), tuple(outputs))
 
 
-def _grouped(first: Operation, others: list[Operation]) -> tuple[Operation | _Columns | _RowSum, list[Operation]]:
+def _grouped(first: Operation, others: list[Operation]) -> tuple[Joined, list[Operation]]:
     """An operation with all that can join it, and the operations that are left."""
     items: list[Operation] = [first]
     left: list[Operation] = []
@@ -275,15 +296,15 @@ def _sums(item: Map, late: Reduce) -> bool:
 
 
 def _conflicts(operations: Sequence[Operation], late: Operation) -> bool:
-    return any(_conflict(operation, late) for operation in operations)
+    return any(conflict(operation, late) for operation in operations)
 
 
-def _conflict(before: Operation, after: Operation) -> bool:
+def conflict(before: Joined, after: Joined) -> bool:
     """Whether the order of two operations matters."""
     return isinstance(before, Foreign) or isinstance(after, Foreign) or bool(_meetings(before, after))
 
 
-def _meetings(before: Operation, after: Operation) -> list[tuple[Array, Array]]:
+def _meetings(before: Joined, after: Joined) -> list[tuple[Array, Array]]:
     """Pairs of arrays that share memory, one of each operation, of which at least one is written."""
     pairs = [(x, y) for x in before.writes for y in (*after.reads, *after.writes)]
     pairs += [(x, y) for x in before.reads for y in after.writes]

@@ -32,6 +32,7 @@ __all__ = [
     "gather",
     "header",
     "index_space",
+    "product",
     "same_dtype",
     "strides",
     "uniform",
@@ -42,6 +43,10 @@ SCALARS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dty
 
 # Up to here 32-bit indices do: the step of a grid's loop can be added to any of them without overflow.
 NARROW = 2**30
+
+
+_TILES = ((64, 64), (64, 32), (32, 64), (32, 32), (32, 16), (16, 32), (16, 16))
+"""Rows and columns of the result that a block computes at a time, of a product that is not cuBLAS's."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +226,26 @@ def uniform(position: Array, key: tuple[int, int], out: Array) -> Launch:
 def advance(position: Array, count: int) -> Launch:
     """The kernel for ``position[0] += count``."""
     return Launch("advance", _file("advance", np.dtype(np.float32), False), (position, np.int64(count)), 1)
+
+
+def product(a: Array, b: Array, out: Array, blocks: int, threads: int) -> Launch:
+    """The kernel for ``out = a @ b``, for matrices too small for cuBLAS.
+
+    Args:
+        a, b: (n, k) and (k, m), in any layout.
+        out: (n, m), rows contiguous.
+        blocks: that should all have something to do.
+        threads: of a block.
+    """
+    (n, k), m = map(int, a.shape), int(b.shape[1])
+    sizes = [(h, w) for h, w in _TILES if h * w <= 16 * threads]
+    high, wide = next(((h, w) for h, w in sizes if -(-n // h) * -(-m // w) >= blocks), sizes[-1])
+    steps = (*strides(a), *strides(b), strides(out)[0])
+    span = max(n * k, k * m, n * m, *(abs(step) * max(n, k, m) for step in steps))
+    integer = np.int64 if 2 * span > NARROW else np.int32
+    arguments = (a, b, out, *map(integer, (n, k, m, *steps)), np.int32(high), np.int32(wide))
+    tiles = -(-n // high) * -(-m // wide)
+    return Launch("product", _file("product", out.dtype, integer is np.int64), arguments, tiles, threads, 1)
 
 
 def index_space(inputs: Sequence[Array], outputs: Sequence[Array]) -> tuple[int, int]:

@@ -73,6 +73,9 @@ class NumpyBackend:
     def gather(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> Calls:
         return _calls(Gather(source, order, counter, stride, out))
 
+    def advance(self, counter: Array, count: int) -> Calls:
+        return [(np.add, (counter, count, counter))]
+
     def random_stream(self, key: tuple[int, int]) -> PhiloxStream:
         return PhiloxStream(key)
 

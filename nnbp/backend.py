@@ -105,6 +105,9 @@ class Backend(Protocol):
     def gather(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> Calls:
         """``out[i] = source[order[counter[0] * stride + i]]``: the rows of one batch; order and counter are int64."""
 
+    def advance(self, counter: Array, count: int) -> Calls:
+        """``counter[0] += count``; the counter is int64."""
+
     def random_stream(self, key: tuple[int, int]) -> RandomStream:
         """The stream of ``np.random.Generator(np.random.Philox(key=key)).random(dtype=np.float32)``, bit for bit."""
 

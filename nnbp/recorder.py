@@ -86,6 +86,10 @@ class Recorder:
         self.calls += self.backend.gather(source, order, counter, stride, out)
         return out
 
+    def advance(self, counter: Array, count: int = 1) -> None:
+        """``counter += count``."""
+        self.calls += self.backend.advance(counter, count)
+
     def uniform(self, stream: Any, out: Array) -> Array:
         """Fills out with the next numbers of the stream."""
         self.calls += self.backend.uniform(stream, out)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,7 +146,6 @@ class Sweep:
         else:
             self._feed = Feed(backend, data.arrays, size, engine.dtype)
             self._rows = self._feed.sources, self._feed.rows, self._feed.half
-        self._one = backend.upload(np.ones(1), np.int64)
         self._total = backend.upload(np.zeros((1, 1)), np.float64)
         self._training, self._update, self._stride = training, update, size
         full, rest = divmod(samples, size)
@@ -197,8 +195,7 @@ class Sweep:
         op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=plan.total)
         if self._update is not None:
             self._update.record(op, self.counter)
-        add: Any = self.engine.backend.xp.add
-        tail.append((add, (self.counter, self._one, self.counter)))
+        op.advance(self.counter)
         calls = [*gather, *plan.forward, *plan.backward, *tail]
         if self._feed is None:
             return self.engine.backend.capture(calls, times)

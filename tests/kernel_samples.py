@@ -30,6 +30,7 @@ _SHIM = """
 #define NAN __builtin_nanf("")
 #define __global__
 #define __device__
+#define __noinline__ __attribute__((noinline))
 #define __shared__ static
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(threads)
@@ -147,7 +148,8 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 @cache
 def _library(source: str, names: tuple[str, ...]) -> ctypes.CDLL:
     # The threads of a kernel that never wait for each other need no stacks of their own.
-    wait, together = (str(word in source).lower() for word in ("__syncthreads", "__cluster_barrier_wait"))
+    together = str("__cluster_barrier_wait" in source).lower()
+    wait = "true" if "__syncthreads" in source else together
     source += "".join(
         f'extern "C" void launch_{name}(void** arguments, int blocks, int size)\n'
         f"{{ launch({name}, arguments, blocks, size, {wait}, {together}); }}\n"

@@ -256,6 +256,11 @@ class StrictBackend:
             raise ValueError("gather wants int64 indices and a contiguous source")
         return self._numpy.gather(*map(self.host, (source, order, counter)), stride, self.host(out))
 
+    def advance(self, counter: StrictArray, count: int) -> Any:
+        if counter.dtype != np.int64 or counter.shape != (1,):
+            raise ValueError("a counter is one int64")
+        return self._numpy.advance(self.host(counter), count)
+
     def random_stream(self, key: tuple[int, int]) -> Any:
         return self._numpy.random_stream(key)
 

@@ -2,7 +2,7 @@
 
 Kernels are found, not listed: those of ``kernels/*.cu`` and those that the backends write. A new one is met here by the
 workload, which has to launch it, and by a mutation that suits any kernel: the sign of what it stores last. What is more
-subtle stands in FAULTS.
+subtle stands in FAULTS. The workload runs twice: kernel by kernel, and with whole steps in one kernel.
 
 No mutation makes a kernel read or write beyond its arrays: that would prove nothing.
 """
@@ -17,9 +17,9 @@ from typing import Any
 import nnbp.backends
 import numpy as np
 import pytest
-from emulated_cupy import emulated_backend_class
+from emulated_cupy import Device, Memory, emulated_backend_class
 from kernel_samples import needs_compiler
-from nnbp.backends import fused_kernels
+from nnbp.backends import fused_kernels, persistent
 
 from nnbp import Dense, Dropout, Network
 from nnbp.backend import backend_class
@@ -37,7 +37,7 @@ FAULTS = [
     ("columns", "takes any class for the target", "x0 == x1;", "x0 != x1;"),
     ("columns", "adds the largest", "x0 - x1;", "x0 + x1;"),
     ("columns", "leaves the last column out", "column < columns;", "column < columns - 1;"),
-    ("row_sums", "misses the first term", "column = first + I(", "column = first + 1 + I("),
+    ("row_sums", "misses the first term", "column = first + thread;", "column = first + 1 + thread;"),
     ("row_sums", "misses the sum of a thread", " + half];", " + half] * T(half > 1);"),
     ("gather", "takes the next row", "row = rows[i];", "row = rows[i] + 1;"),
     ("gather", "does not find the batch", "counter[0] * stride", "0 * counter[0] * stride"),
@@ -45,7 +45,20 @@ FAULTS = [
     ("uniform", "takes the wrong half of a word", "j % 2 ?", "j % 2 == 0 ?"),
     ("uniform", "leaves out a round", "round < 10", "round < 9"),
     ("advance", "goes one too far", "+= size;", "+= size + 1;"),
+    ("product", "misses the terms of one thread", "int s = 1; s < shares", "int s = 2; s < shares"),
+    ("product", "misses the last term", "k - begin < DEPTH ? k - begin", "k - begin < DEPTH ? k - begin - 1"),
+    (
+        "product",
+        "takes a column twice",
+        "of - above * abreast) + place % 4",
+        "of - above * abreast) + place % 4 / 2 * 2",
+    ),
+    ("steps", "leaves one out", "step < times", "step < times - 1"),
+    ("steps", "does not wait for the other blocks", "__cluster_barrier_wait();", ""),
 ]
+
+HOLDERS = {"product": "steps"}
+"""Kernels that are nothing but functions of others."""
 
 
 (FOLDER,) = map(Path, nnbp.backends.__path__)
@@ -64,14 +77,15 @@ KERNELS = sorted({name for path in FILES for name in names(path.read_text("utf-8
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_names_of_all_kernels_are_found(path):
     text = path.read_text("utf-8")
-    assert len(names(text)) == text.count("__global__"), "a kernel whose name is not read here"
+    written = re.findall(r"__global__\s+void\s+\S", text)
+    assert len(names(text)) == len(written), "a kernel whose name is not read here"
     assert names(text) or path.suffix == ".py" or text == PRELUDE, "a file of kernels without any"
 
 
 @pytest.fixture(
     scope="module", params=[pytest.param("emulated", marks=needs_compiler), pytest.param("cupy", marks=pytest.mark.gpu)]
 )
-def opened(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
+def opened(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Opens a backend. Every comparison needs one of its own: a backend keeps kernels by the source that it wrote.
 
     CuPy and the emulation keep them by the source that they were given, so a wrong kernel never stands in for a right
@@ -81,6 +95,10 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
         if request.param == "emulated":
             # Threads that take turns take most of the time.
             patch.setattr(fused_kernels, "_THREADS", 32)
+            patch.setattr(persistent, "_THREADS", 32)
+            patch.setattr(persistent, "_CLUSTER", 2)
+            patch.setattr(Device, "compute_capability", "90")
+            patch.setattr(Memory, "limit", 2**26)
             yield emulated_backend_class()
             return
         patch.setenv("CUPY_CACHE_IN_MEMORY", "1")
@@ -102,8 +120,13 @@ def compared(backend: Any, change: Change) -> ParityReport:
         return compare_devices(net, X, y, devices=("cpu", backend), steps=3)
 
 
+def options(kernel: str) -> dict[str, Any]:
+    """Of the backend that launches it."""
+    return {"persistent": 1 if HOLDERS.get(kernel, kernel) == "steps" else None}
+
+
 @pytest.fixture(scope="module")
-def launched(opened: Callable[[], Any]) -> dict[str, list[str]]:
+def launched(opened: Callable[..., Any]) -> dict[str, list[str]]:
     """The sources of all kernels of the workload, by their names; with these the devices agree."""
     found: dict[str, list[str]] = {}
 
@@ -111,15 +134,19 @@ def launched(opened: Callable[[], Any]) -> dict[str, list[str]]:
         found.setdefault(name, []).append(code)
         return code
 
-    report = compared(opened(), keep)
-    assert report.passed, f"the kernels as they are do not agree with the CPU\n{report}"
+    for kernel in ("steps", "columns"):
+        report = compared(opened(**options(kernel)), keep)
+        assert report.passed, f"the kernels as they are do not agree with the CPU\n{report}"
+    # The steps of training, and not predictions.
+    found["steps"] = [max(found["steps"], key=len)]
     return found
 
 
 def versions(kernel: str, launched: dict[str, list[str]]) -> list[str]:
     """The sources of a kernel."""
-    assert kernel in launched, f"no workload launches the kernel {kernel}: give `compared` one that does"
-    return launched[kernel]
+    holder = HOLDERS.get(kernel, kernel)
+    assert holder in launched, f"no workload launches the kernel {kernel}: give `compared` one that does"
+    return launched[holder]
 
 
 def noticed(backend: Any, right: str, wrong: str) -> bool:
@@ -149,22 +176,23 @@ def replaced(name: str, code: str, old: str, new: str) -> str:
 
 def with_other_sign(name: str, code: str) -> str:
     """The source in which the last store to an array of the arguments has the other sign."""
-    signature = re.search(rf"__global__\s+void\s+{name}\(([^)]*)\)", code)
+    signature = re.search(rf"(?:__global__|__noinline__)\s+void\s+{name}\(([^)]*)\)", code)
     assert signature, f"the source of {name} does not define it"
+    end = code.find("\n}\n", signature.end())
     pointers = re.findall(r"(?:^|,)\s*+(?!const\b)[\w ]+\* ?(\w+)", signature[1])
     store = re.compile(rf"\b(?:{'|'.join(pointers)})\[[^=;\n]*\] \+?= ([^;\n]+);")
-    stores = list(store.finditer(code, signature.end())) if pointers else []
+    stores = list(store.finditer(code, signature.end(), end if end > 0 else len(code))) if pointers else []
     assert stores, f"no store to an array was found in the kernel {name}: nothing was made wrong"
     start, end = stores[-1].span(1)
     return f"{code[:start]}-({code[start:end]}){code[end:]}"
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "steps"])
 def test_a_kernel_of_the_other_sign_is_noticed(opened, launched, kernel):
-    """Of the kernels that are written for the workload, each by itself."""
+    """Of the kernels that are written for the workload, each by itself; that of whole steps stores nothing itself."""
     for right in versions(kernel, launched):
         wrong = with_other_sign(kernel, right)
-        assert noticed(opened(), right, wrong), f"nothing notices this kernel:\n{parts(wrong)[1]}"
+        assert noticed(opened(**options(kernel)), right, wrong), f"nothing notices this kernel:\n{parts(wrong)[1]}"
 
 
 @pytest.mark.parametrize(("kernel", "old", "new"), [(kernel, old, new) for kernel, _, old, new in FAULTS],
@@ -173,7 +201,7 @@ def test_a_fault_is_noticed(opened, launched, kernel, old, new):
     """In the first kernel of this name that it can be made in."""
     right = next((code for code in versions(kernel, launched) if old in parts(code)[1]), "")
     assert right, f"{old!r} stands in none of the kernels {kernel}: the fault was not made"
-    assert noticed(opened(), right, replaced(kernel, right, old, new))
+    assert noticed(opened(**options(kernel)), right, replaced(kernel, right, old, new))
 
 
 def test_all_that_is_launched_was_found(launched):
@@ -183,8 +211,8 @@ def test_all_that_is_launched_was_found(launched):
 def test_right_kernels_are_right_again_after_wrong_ones(opened, launched):
     right = launched["gather"][0]
     wrong = with_other_sign("gather", right)
-    assert noticed(opened(), right, wrong)
-    assert not noticed(opened(), right, right)
+    assert noticed(opened(**options("gather")), right, wrong)
+    assert not noticed(opened(**options("gather")), right, right)
 
 
 def test_a_kernel_that_nothing_launches_fails():
