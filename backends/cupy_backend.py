@@ -19,12 +19,11 @@ from nnbp.backend import Array, Call, Calls, Precision
 from nnbp.expression import Formula
 
 from . import cublas, kernel_source, memory
-from .cublas import Cublas
 from .fused_kernels import Map, Reduce
 from .fusion import Fixed, Foreign, Operation, Product, fused, launches, narrowed
 from .kernel_source import Launch, same_dtype
 from .persistent import blocks_for, persistent_steps
-from .recording import Recording, Streams
+from .recording import Recording, Streams, Usage
 from .transfer import CupyTransfer
 
 __all__ = ["CupyBackend"]
@@ -57,29 +56,13 @@ class CupyBackend:
         self._current: Any = cupy.cuda.Device(index)
         self._most_blocks = _BLOCKS * int(self._current.attributes["MultiProcessorCount"])
         self._kernels: dict[tuple[str, str], Any] = {}
-        capability = int(self._current.compute_capability)
-        self._persistent, self._blocks = persistent, blocks_for(capability)
-        with self._current:
-            self._cublas = Cublas(capability)
-        self._streams = Streams(self._current, self._cublas, graphs=graphs)
+        self._capability = int(self._current.compute_capability)
+        self._persistent, self._blocks = persistent, blocks_for(self._capability)
+        self._streams, self._usage = Streams.of(index, self.device), Usage(graphs=graphs)
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         with self._current:
-            try:
-                return cupy.empty(shape, dtype)
-            except Exception as error:
-                if not memory.exhausted(error):
-                    raise
-            # CuPy keeps freed memory for reuse, also what user code freed, and that of other sizes.
-            cupy.get_default_memory_pool().free_all_blocks()
-            try:
-                return cupy.empty(shape, dtype)
-            except Exception as error:
-                if not memory.exhausted(error):
-                    raise
-                size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-                what = f"one of shape {shape} and dtype {np.dtype(dtype)}, {size / 2**20:,.1f} MiB"
-                raise memory.full(self.device, what) from error
+            return memory.empty(shape, dtype, self.device)
 
     def upload(self, host: NDArray[Any], dtype: DTypeLike) -> Array:
         values = np.ascontiguousarray(host, dtype)
@@ -107,7 +90,8 @@ class CupyBackend:
             return []
         if not found.k:
             return [(out.fill, (0,))]
-        return self._calls(Product(a, b, out, precision))
+        # Cards before Ampere have no units for less than float32.
+        return self._calls(Product(a, b, out, precision if self._capability >= 80 else None))
 
     def sum(self, a: Array, axis: int, out: Array) -> Calls:
         return self._calls(Reduce("sum", a, axis, out))
@@ -149,10 +133,10 @@ class CupyBackend:
                 return self._in_turn(steps)
         found = fused(narrowed(operations, self.empty))
         bound = [self._bound(item) for item in launches(found, self.empty)]
-        return Recording(bound, times, self._streams)
+        return Recording(bound, times, self._streams, self._usage)
 
     def _in_turn(self, launched: Sequence[tuple[Launch, int]]) -> Callable[[], None]:
-        runs = [Recording([self._bound(launch)], count, self._streams) for launch, count in launched]
+        runs = [Recording([self._bound(launch)], count, self._streams, self._usage) for launch, count in launched]
 
         def run_all() -> None:
             for run in runs:
@@ -166,7 +150,7 @@ class CupyBackend:
     def _bound(self, item: Launch | Product | Foreign) -> Call:
         match item:
             case Product(a, b, out, precision):
-                function, arguments = self._cublas.bind(a, b, out, precision, cublas.layout(a, b, out))
+                function, arguments = self._streams.cublas.bind(a, b, out, precision, cublas.layout(a, b, out))
                 # The arrays stay alive: the call knows their addresses alone.
                 return _multiply, (function, arguments, (a, b, out))
             case Foreign(function, arguments):
@@ -197,12 +181,15 @@ class CupyBackend:
         then freed what it keeps and tried again itself, and by kernels, graphs and cuBLAS.
         """
         with self._current, np.errstate(all="ignore"):
+            self._usage.follow()
             try:
                 yield
             except Exception as error:
                 if not memory.exhausted(error):
                     raise
                 raise memory.full(self.device, f"an operation for which there was none: {error}") from error
+            finally:
+                self._usage.leave()
 
 
 @final

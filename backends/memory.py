@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cupy
+import numpy as np
+from numpy.typing import DTypeLike
 
 from nnbp.errors import DeviceMemoryError
 
-__all__ = ["exhausted", "free_and_total", "full"]
+__all__ = ["empty", "exhausted", "free_and_total", "full"]
 
 _NO_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "STATUS_ALLOC_FAILED")
 """What CUDA's runtime, its driver and its libraries begin or end their messages with."""
+
+
+def empty(shape: int | tuple[int, ...], dtype: DTypeLike, device: str) -> Any:
+    """A new array on the current GPU, whose name is `device`.
+
+    Raises:
+        DeviceMemoryError: there is no room for it.
+    """
+    try:
+        return cupy.empty(shape, dtype)
+    except Exception as error:
+        if not exhausted(error):
+            raise
+    # CuPy keeps freed memory for reuse, also what user code freed, and that of other sizes.
+    cupy.get_default_memory_pool().free_all_blocks()
+    try:
+        return cupy.empty(shape, dtype)
+    except Exception as error:
+        if not exhausted(error):
+            raise
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        what = f"one of shape {shape} and dtype {np.dtype(dtype)}, {size / 2**20:,.1f} MiB"
+        raise full(device, what) from error
 
 
 def exhausted(error: BaseException) -> bool:

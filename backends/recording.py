@@ -1,61 +1,91 @@
-"""Steps on a GPU as CUDA graphs: launched once by hand, recorded from then on.
+"""Steps on a GPU as CUDA graphs: launched by hand first, recorded from then on.
 
-A launch takes the processor longer than a small kernel takes the GPU; a graph of all of a step's kernels is one launch.
+A graph of all of a step's kernels is one launch for the processor, where the kernels by themselves are one each.
 """
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import RLock
-from typing import Any
+from typing import Any, ClassVar
 
 import cupy
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nnbp.backend import Call
+from nnbp.errors import NnbpError
 
+from . import memory
 from .cublas import Cublas
 
-__all__ = ["Recording", "Streams"]
+__all__ = ["Recording", "Streams", "Usage"]
 
 _STEPS = 16
 """Steps that one graph holds, where at least as many are to be run."""
 
+_PER_THREAD = 2
+"""The handle of CUDA's stream that is another one in every thread."""
+
 
 class Streams:
-    """What the recordings of a backend share: where they are captured, and the workspaces of cuBLAS.
+    """What the recordings of a device share: cuBLAS, its workspaces, and where graphs are captured.
 
     Work on one stream is done in order, so products that go there can share a workspace, and those that go elsewhere
     cannot. Methods are called while the device is current, by one thread at a time.
 
     Attributes:
-        lock: for that: networks of several threads may share a backend.
-
-    Args:
         device: the context in which the device is current.
         cublas: the products.
-        graphs: whether to make graphs at all.
+        lock: for that: networks of several threads share a device.
+
+    Args:
+        device: of CuPy.
+        name: of the device, as users write it.
     """
 
-    def __init__(self, device: Any, cublas: Cublas, *, graphs: bool) -> None:
-        self.device, self.cublas, self.graphs, self.lock = device, cublas, graphs, RLock()
+    _of: ClassVar[weakref.WeakValueDictionary[int, Streams]] = weakref.WeakValueDictionary()
+
+    def __init__(self, device: Any, name: str) -> None:
+        self.device, self.lock, self._name = device, RLock(), name
+        with device:
+            self.cublas = Cublas(int(device.compute_capability))
         self._workspaces: dict[int, Any] = {}
         self._capturing: Any = None
+
+    @classmethod
+    def of(cls, index: int, name: str) -> Streams:
+        """Those of a device: a handle of cuBLAS and workspaces take memory of the card, and go with their last user."""
+        found = cls._of.get(index)
+        if found is None:
+            found = cls._of[index] = cls(cupy.cuda.Device(index), name)
+        return found
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+        """A new array, or the error that says what did not fit."""
+        return memory.empty(shape, dtype, self._name)
 
     def use(self, stream: int, *, owner: int | None = None) -> None:
         """Sends products to a stream, with the workspace of that stream or of the one that a graph is made for."""
         key = stream if owner is None else owner
         if key not in self._workspaces:
-            self._workspaces[key] = cupy.empty(self.cublas.bytes, np.uint8)
+            self._workspaces[key] = self.empty(self.cublas.bytes, np.uint8)
         self.cublas.use(stream, self._workspaces[key].data.ptr)
 
     def captured(self, calls: Sequence[Call], times: int, stream: int) -> Any:
-        """A graph of so many runs of the calls, to be launched on a stream; None, with a warning, where none can be."""
+        """A graph of so many runs of the calls, to be launched on a stream.
+
+        Raises:
+            CaptureError: none can be made of them.
+        """
         if self._capturing is None:
             self._capturing = cupy.cuda.Stream(non_blocking=True)
-        graph = None
-        with self._capturing as capturing:
+        graph, failed = None, None
+        with self._capturing as capturing, _no_collection():
             self.use(capturing.ptr, owner=stream)
             capturing.begin_capture()
             try:
@@ -64,29 +94,20 @@ class Streams:
                         for function, arguments in calls:
                             function(*arguments)
             except Exception as error:
-                self._told(error)
-                # What was recorded until then is of no use; to end a capture that was broken is an error, too.
-                try:
-                    capturing.end_capture()
-                except Exception as ended:
-                    error.add_note(f"The capture ended with: {ended}")
-            else:
+                failed = error
+            finally:
+                # In any case, also after Ctrl-C: the stream would capture for ever.
                 try:
                     graph = capturing.end_capture()
                 except Exception as error:
-                    self._told(error)
+                    failed = failed or error
+        if failed is not None:
+            raise CaptureError(f"{type(failed).__name__}: {failed}") from failed
         return graph
 
-    def _told(self, error: Exception) -> None:
-        """Says once why there are no graphs, and makes none from here on."""
-        self.graphs = False
-        warnings.warn(
-            f"Steps of this network are launched kernel by kernel, and not as one CUDA graph, which small networks are "
-            f"faster with: something in a step cannot be recorded ({type(error).__name__}: {error}). A layer of your "
-            "own may read values on the host, or take memory, while it runs; give it buffers when it is connected.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+
+class CaptureError(Exception):
+    """What stands in the way of a graph."""
 
 
 def _refuse(size: int) -> Any:
@@ -94,29 +115,98 @@ def _refuse(size: int) -> Any:
     raise RuntimeError(f"a call takes {size} bytes of memory while a graph is made of it")
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python collects no cycles: a handle of cuBLAS in one waits for the device when it goes, which ends a capture."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+class Usage:
+    """How one backend uses its device: as graphs or not, and on which streams.
+
+    Its networks have one set of buffers each, so the work that it asks for on several streams is kept in order.
+
+    Attributes:
+        graphs: whether to make graphs.
+    """
+
+    def __init__(self, *, graphs: bool) -> None:
+        self.graphs, self._told = graphs, False
+        self._used: dict[int, Any] = {}
+        self._lock = RLock()
+
+    def tell(self, reason: CaptureError) -> None:
+        """Says why steps are not recorded, once."""
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"Steps of this network are launched kernel by kernel, and not as one CUDA graph: something in a step "
+                f"cannot be recorded ({reason}). A layer of your own may read values on the host, or take memory, "
+                "while it runs; give it buffers when it is connected.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def follow(self) -> None:
+        """Lets the current stream wait for what was asked of other streams before.
+
+        Raises:
+            NnbpError: the stream is CUDA's own of each thread.
+        """
+        current = cupy.cuda.get_current_stream()
+        if current.ptr == _PER_THREAD:
+            raise NnbpError(
+                "Networks run on streams that all threads see; received CUDA's default stream of each thread. Unset "
+                "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM, or use a cupy.cuda.Stream()."
+            )
+        with self._lock:
+            for key, other in self._used.items():
+                if key != current.ptr:
+                    event = cupy.cuda.Event(disable_timing=True)
+                    event.record(other)
+                    current.wait_event(event)
+            # What comes after the current one comes after all of them.
+            self._used = {current.ptr: current}
+
+    def leave(self) -> None:
+        """Remembers the current stream, which may have gone on while another thread used another one."""
+        current = cupy.cuda.get_current_stream()
+        with self._lock:
+            self._used[current.ptr] = current
+
+
 class Recording:
     """Runs calls so many times, on the stream that is current then.
 
-    The first run launches one by one, which also loads what CUDA loads at first use; the graph is made after it.
+    The first run launches one by one, which also loads what CUDA loads at first use. The graph is made after it, or,
+    of what runs once at a time, after a second run: what is run twice and thrown away is not worth one.
 
     Args:
         calls: in order; they allocate nothing and wait for nothing.
         times: how often all of them run at each call.
-        streams: of the backend.
+        streams: of the device.
+        usage: of the backend.
     """
 
-    def __init__(self, calls: Sequence[Call], times: int, streams: Streams) -> None:
-        self.calls, self.times, self._streams = calls, times, streams
+    def __init__(self, calls: Sequence[Call], times: int, streams: Streams, usage: Usage) -> None:
+        self.calls, self.times, self._streams, self._usage = calls, times, streams, usage
+        self._recorded = usage.graphs
         self._graphs: dict[tuple[int, int], Any] = {}
-        self._launched = False
+        self._by_hand = 1 if times > 1 else 2
 
     def __call__(self) -> None:
         with self._streams.lock, self._streams.device:
             stream = int(cupy.cuda.get_current_stream().ptr)
             left = self.times
-            if not self._launched:
+            if self._by_hand:
                 self._launch(stream, 1)
-                self._launched = True
+                self._by_hand -= 1
                 left -= 1
             for steps in (_STEPS, 1):
                 if left >= steps and (graph := self._graph(stream, steps)) is not None:
@@ -134,6 +224,10 @@ class Recording:
 
     def _graph(self, stream: int, steps: int) -> Any:
         key = stream, steps
-        if self._streams.graphs and key not in self._graphs:
-            self._graphs[key] = self._streams.captured(self.calls, steps, stream)
+        if self._recorded and key not in self._graphs:
+            try:
+                self._graphs[key] = self._streams.captured(self.calls, steps, stream)
+            except CaptureError as reason:
+                self._recorded = False
+                self._usage.tell(reason)
         return self._graphs.get(key)

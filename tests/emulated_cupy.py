@@ -145,8 +145,10 @@ class Event:
 
     def __init__(self, disable_timing: bool = False) -> None:
         self._copies: list[Callable[[], None]] = []
+        self.recorded: Stream | None = None
 
     def record(self, stream: Stream) -> None:
+        self.recorded = stream
         self._copies, stream.copies = [*self._copies, *stream.copies], []
 
     def synchronize(self) -> None:

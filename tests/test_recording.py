@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulated_cupy import Graph, Stream, emulated_backend_class
+from emulated_cupy import Graph, Memory, Stream, emulated_backend_class
 from kernel_samples import needs_compiler
 
 from nnbp import Dense, Dropout, Network
 from nnbp.backend import backend_class
+from nnbp.errors import DeviceMemoryError, NnbpError
 from nnbp.expression import trace
 
 DOUBLE = trace(lambda x: 2.0 * x, "x")
@@ -29,17 +30,17 @@ def opened(request):
 
 
 def test_the_backend_makes_graphs_unless_told_otherwise(opened):
-    assert opened()._streams.graphs
-    assert not opened(graphs=False)._streams.graphs
+    assert opened()._usage.graphs
+    assert not opened(graphs=False)._usage.graphs
 
 
 @needs_compiler
-def test_a_step_is_launched_once_and_recorded_from_then_on():
+def test_what_runs_once_at_a_time_is_launched_twice_and_recorded_from_then_on():
     backend = open_emulated()
     x = backend.upload(np.ones((1, 1)), np.float64)
     before = Graph.launched
     once = backend.capture(backend.elementwise(DOUBLE, [x], [x]))
-    for k, launched in enumerate((0, 1, 2), start=1):
+    for k, launched in enumerate((0, 0, 1, 2), start=1):
         once()
         assert (Graph.launched - before, backend.download(x)[0, 0]) == (launched, 2.0**k)
 
@@ -47,7 +48,7 @@ def test_a_step_is_launched_once_and_recorded_from_then_on():
 @needs_compiler
 @pytest.mark.parametrize(("times", "graphs"), [(1, 0), (2, 1), (16, 15), (17, 1), (40, 2 + 7)])
 def test_many_steps_are_few_graphs(times, graphs):
-    backend = open_emulated()
+    backend = open_emulated(persistent=None)
     x = backend.upload(np.ones((1, 1)), np.float64)
     before = Graph.launched
     backend.capture(backend.elementwise(DOUBLE, [x], [x]), times)()
@@ -58,13 +59,13 @@ def test_many_steps_are_few_graphs(times, graphs):
 @needs_compiler
 def test_every_stream_has_graphs_and_a_workspace_of_its_own():
     backend = open_emulated()
+    backend._streams._workspaces.clear()
     x = backend.upload(np.ones((2, 2)), np.float64)
     run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)))
     with backend.active():
-        run()
-        run()
-        with Stream():
+        for _ in range(3):
             run()
+        with Stream():
             run()
     assert len(run._graphs) == 2
     assert len(backend._streams._workspaces) == 2, "the stream that captures needs none"
@@ -111,16 +112,90 @@ def test_what_cannot_be_recorded_is_launched_and_said_once(opened, what):
         return [*backend.elementwise(DOUBLE, [x], [x]), (layer, ()), *backend.elementwise(DOUBLE, [x], [x])]
 
     with backend.active():
-        first, second = backend.capture(calls()), backend.capture(calls())
-        first()
+        first, second = backend.capture(calls(), 2), backend.capture(calls(), 2)
         with pytest.warns(RuntimeWarning, match="launched kernel by kernel.* cannot be recorded"):
             first()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             first()
             second()
-            second()
-        assert backend.download(x)[0, 0] == 4.0**5
+        assert backend.download(x)[0, 0] == 4.0**6
+        graph = backend.capture(backend.elementwise(DOUBLE, [x], [x]), 2)
+        graph()
+        assert graph._graphs, "another step can be recorded all the same"
+
+
+@needs_compiler
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeWarning])
+def test_a_capture_ends_whatever_ends_it(error):
+    """Ctrl-C, and a warning that is an error."""
+    backend = open_emulated()
+    x = backend.upload(np.ones((1, 1)), np.float64)
+
+    def stops() -> None:
+        if Stream.current().kept is not None:
+            raise KeyboardInterrupt if error is KeyboardInterrupt else ValueError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(error):
+            backend.capture([*backend.elementwise(DOUBLE, [x], [x]), (stops, ())], 2)()
+    run = backend.capture(backend.elementwise(DOUBLE, [x], [x]), 2)
+    run()
+    assert run._graphs
+    assert gc.isenabled()
+
+
+@needs_compiler
+def test_nothing_is_collected_while_a_graph_is_made():
+    backend, collects = open_emulated(), []
+    with backend.active():
+        backend.capture([(lambda: collects.append(gc.isenabled()), ())], 2)()
+    assert collects == [True, False]
+
+
+@needs_compiler
+def test_a_stream_waits_for_the_others_that_the_backend_was_used_on():
+    """A network has one set of buffers: those that another stream still reads are not to be written."""
+    backend, waits = open_emulated(), []
+    first, second = Stream(), Stream()
+    for stream in (first, second):
+        stream.wait_event = lambda event, stream=stream: waits.append((stream, event.recorded))
+    for stream in (first, first, second, second, first):
+        with stream, backend.active():
+            pass
+    assert waits == [(second, first), (first, second)]
+    waits.clear()
+    with first, backend.active(), second, backend.active():
+        pass
+    with second, backend.active():
+        pass
+    assert waits == [(second, first), (second, first)], "the first went on after the second had begun"
+
+
+@needs_compiler
+def test_a_stream_of_each_thread_is_refused(monkeypatch):
+    backend, stream = open_emulated(), Stream()
+    stream.ptr = 2
+    with stream, pytest.raises(NnbpError, match="streams that all threads see"), backend.active():
+        pass
+
+
+@needs_compiler
+def test_backends_of_a_device_share_a_handle_and_its_workspaces():
+    backend, other = open_emulated(), open_emulated(graphs=False)
+    assert backend._streams is other._streams
+
+
+@needs_compiler
+def test_a_workspace_that_has_no_room_is_the_error_of_all_memory(monkeypatch):
+    backend = open_emulated()
+    backend._streams._workspaces.clear()
+    x = backend.upload(np.ones((2, 2)), np.float64)
+    run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)))
+    monkeypatch.setattr(Memory, "limit", 2**10)
+    with pytest.raises(DeviceMemoryError, match=r"4\.0 MiB"):
+        run()
 
 
 @needs_compiler
