@@ -1,8 +1,8 @@
 """Kernels for several operations at once: on the columns of matrices, and sums along their rows.
 
 Each is written from the formulas of its operations. A column is a sample, and a loss looks at no two of them at once:
-so softmax, the cost and its derivative are one kernel, whose blocks own 32 columns each, and whose threads wait for
-each other between the operations. What one operation leaves in memory the next one reads there, from the cache.
+so softmax, the cost and its derivative are one kernel, whose blocks own some columns each, and whose threads wait for
+each other between the operations. What one operation leaves in memory the next one reads there.
 """
 
 from __future__ import annotations
@@ -21,13 +21,24 @@ from nnbp.expression import Formula, trace
 from . import kernel_source
 from .kernel_source import SCALARS, Launch, Operand, arithmetic, header, same_dtype
 
-__all__ = ["Map", "Reduce", "columns", "row_sums"]
+__all__ = ["IDENTITY", "Map", "Reduce", "columns", "row_sums"]
 
-_ROWS = 16
-"""Threads that share a column, at most."""
+IDENTITY = trace(lambda x: x, "x")
+
+_WIDTHS = (32, 8)
+"""Columns of a block: of matrices with many columns or few rows, and of others, whose rows more threads share."""
+
+_TALL = 128
+"""Rows from which on a block of few columns is worth it."""
+
+_MANY = 2048
+"""Columns that keep a card busy with blocks of many columns."""
+
+_MOST = 512
+"""Threads of a block that owns columns."""
 
 _WARP = 32
-"""Threads that share a row, at least, and columns of a block."""
+"""Threads that share a row, at least."""
 
 _SUMMANDS = 4096
 """Terms that one block sums, at least, where a row is shared by several."""
@@ -84,6 +95,8 @@ class Reduce:
                 f"number at least where it is a maximum; received shapes {tuple(a.shape)} and {tuple(out.shape)}."
             )
         same_dtype(a, out, f"a {self.fold}")
+        if self.axis == 1 and not out.flags.c_contiguous:
+            raise ShapeError(f"Sums of rows are written one after the other; received strides {out.strides} in bytes.")
 
     @property
     def reads(self) -> tuple[Array, ...]:
@@ -193,20 +206,22 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
                 "if (inside && line == 0) {",
                 "    const I row = 0;",
                 "    for (int k = 1; k < lines; ++k)",
-                f"        value = {fold.format('value', f'shared[k * {_WARP} + lane]')};",
+                f"        value = {fold.format('value', 'shared[k * wide + lane]')};",
                 f"    {out} = value;",
                 "}",
             ]
         # A row is written by a part of the threads, and read by all.
         phases += ["{", *(f"    {line}" for line in body), "}", "__syncthreads();"]
+    wide = _WIDTHS[most >= _TALL and count < _MANY]
+    parameters.number("wide", wide)
     source = "\n".join(
         [
-            f'extern "C" __global__ void columns({parameters.signature()})',
+            f'extern "C" __launch_bounds__({_MOST}) __global__ void columns({parameters.signature()})',
             "{",
-            f"    NNBP_SHARED(T, shared, {_WARP * _ROWS});",
-            f"    const int lane = int(threadIdx.x) % {_WARP}, line = int(threadIdx.x) / {_WARP};",
-            f"    const int lines = int(blockDim.x) / {_WARP};",
-            f"    for (I base = I(blockIdx.x) * {_WARP}; base < columns; base += {_WARP} * I(gridDim.x)) {{",
+            f"    NNBP_SHARED(T, shared, {_MOST});",
+            "    const int line = int(threadIdx.x) / int(wide), lane = int(threadIdx.x) - line * int(wide);",
+            "    const int lines = int(blockDim.x) / int(wide);",
+            "    for (I base = I(blockIdx.x) * wide; base < columns; base += wide * I(gridDim.x)) {",
             "        const I column = base + lane;",
             "        const bool inside = column < columns;",
             *(f"        {line}" for line in phases),
@@ -215,9 +230,9 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
         ]
     )
     dtype = arithmetic([array for item in items for array in item.writes])
-    height = min(_ROWS, 2 ** (most - 1).bit_length())
+    lines = min(_MOST // wide, 2 ** (most - 1).bit_length())
     whole = header(dtype, parameters.wide) + source
-    return Launch("columns", whole, parameters.arguments(), count, _WARP * height, _WARP)
+    return Launch("columns", whole, parameters.arguments(), count, wide * lines, wide)
 
 
 def row_sums(item: Map, summand: int, out: Array, empty: Callable[[tuple[int, ...], DTypeLike], Array]) -> list[Launch]:
@@ -231,18 +246,13 @@ def row_sums(item: Map, summand: int, out: Array, empty: Callable[[tuple[int, ..
         summand: index of the result to sum.
         out: (n, 1), contiguous.
         empty: makes an array for the parts of a sum.
-
-    Raises:
-        ShapeError: out is not contiguous.
     """
-    if not out.flags.c_contiguous:
-        raise ShapeError(f"Sums of rows are written one after the other; received strides {out.strides} in bytes.")
     rows, count = map(int, np.broadcast_shapes(*(tuple(x.shape) for x in (*item.inputs, *item.outputs))))
     parts = max(1, min(-(-count // _SUMMANDS), -(-_BLOCKS // max(1, rows))))
     if parts == 1:
         return [_row_sums(item, summand, out, (rows, count, 1))]
     partial = empty((rows, parts), out.dtype)
-    rest = Map(trace(lambda x: x, "x"), (partial,), ())
+    rest = Map(IDENTITY, (partial,), ())
     return [_row_sums(item, summand, partial, (rows, count, parts)), _row_sums(rest, 0, out, (rows, parts, 1))]
 
 
@@ -259,7 +269,7 @@ def _row_sums(item: Map, summand: int, out: Array, sizes: tuple[int, int, int]) 
         parameters.number(name, value)
     source = "\n".join(
         [
-            f'extern "C" __global__ void row_sums({parameters.signature()})',
+            f'extern "C" __launch_bounds__({_THREADS}) __global__ void row_sums({parameters.signature()})',
             "{",
             f"    NNBP_SHARED(T, shared, {_THREADS});",
             "    const I abreast = I(blockDim.x) / threads, place = I(threadIdx.x) / threads;",

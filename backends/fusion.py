@@ -8,7 +8,8 @@ losses and optimizers whose formulas they are:
 - a sum along the rows is taken by the kernel that computes its terms: db with delta.
 
 An operation may move forward, to the first of those that it joins, where nothing in between has to do with it. All
-buffers hold what they would hold without that.
+buffers hold what they would hold without that, but for roundings: a product that is stored, and then added to in the
+same kernel, is added before it is rounded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from nnbp.backend import Array, Precision
 from nnbp.expression import Constant, Formula, Input, Instruction, Operand, Value, trace
 
 from . import kernel_source
-from .fused_kernels import Map, Reduce, columns, row_sums
+from .fused_kernels import IDENTITY, Map, Reduce, columns, row_sums
 from .kernel_source import Launch, arithmetic
 
 __all__ = ["Fixed", "Foreign", "Joined", "Operation", "Product", "conflict", "fused", "launches", "narrowed"]
@@ -127,7 +128,7 @@ def narrowed(operations: Sequence[Operation], empty: Empty) -> list[Operation]:
                 if place == len(copies):
                     copies.append((stored, empty(stored.shape, np.uint16)))
                 if place not in valid:
-                    found.append(Map(trace(lambda x: x, "x"), (stored,), (copies[place][1],)))
+                    found.append(Map(IDENTITY, (stored,), (copies[place][1],)))
                     valid.add(place)
                 factors.append(copies[place][1] if stored is factor else copies[place][1].T)
             a, b = factors
@@ -162,7 +163,7 @@ def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Produc
                 items = operation.items if isinstance(operation, _Columns) else (operation,)
                 found.append(columns(items))
             case Reduce(a=a, out=out):
-                found += row_sums(Map(trace(lambda x: x, "x"), (a,), ()), 0, out, empty)
+                found += row_sums(Map(IDENTITY, (a,), ()), 0, out, empty)
             case _RowSum(item, summand, out):
                 found += row_sums(item, summand, out, empty)
             case Fixed(launch):

@@ -8,6 +8,7 @@ those of ``kernels/product.cu``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -158,7 +159,7 @@ class _Kernel:
 
 
 def _as_function(source: str) -> str:
-    head = 'extern "C" __global__ void'
-    assert source.count(head) == 1, "a kernel is one function, and others that it calls"
-    # Where it is called several times, copies of it would only take the compiler longer.
-    return source.replace(head, "__device__ __noinline__ void")
+    # Copies of those that are called several times would only take the compiler longer.
+    found, kernels = re.subn(r'extern "C" .*?__global__ void', "__device__ __noinline__ void", source)
+    assert kernels == 1, "a kernel is one function, and others that it calls"
+    return found

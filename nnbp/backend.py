@@ -94,7 +94,7 @@ class Backend(Protocol):
         """
 
     def sum(self, a: Array, axis: int, out: Array) -> Calls:
-        """``out[0, j] = Σ_i a[i, j]`` for axis 0, ``out[i, 0] = Σ_j a[i, j]`` for axis 1."""
+        """``out[0, j] = Σ_i a[i, j]`` for axis 0, ``out[i, 0] = Σ_j a[i, j]`` for axis 1, whose out is contiguous."""
 
     def elementwise(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Calls:
         """``outputs = formula(inputs)``, broadcast; an output may be one of the inputs, but not overlap one partly."""

@@ -64,13 +64,17 @@ template <class... A> static void thread()
     call((void (*)(A...))given, values, typename Count<sizeof...(A)>::type());
     states[turn] = ENDED;
 }
-// Runs a block until all of its threads have ended or wait for other blocks.
+// Runs a block until all of its threads have ended or wait for other blocks. In every second round and launch the last
+// thread goes first: so one that does not wait for what another one writes is found out, whichever of them that is.
+static int launched;
 static void go_on(int block, int first, int size)
 {
     blockIdx.x = block;
-    for (bool runs = true; runs;) {
+    bool runs = true;
+    for (int round = launched; runs; ++round) {
         runs = false;
-        for (int t = 0; t < size; ++t) {
+        for (int k = 0; k < size; ++k) {
+            const int t = round % 2 ? size - 1 - k : k;
             turn = first + t, threadIdx.x = t;
             if (states[turn] != RUNS) continue;
             swapcontext(&scheduler, &threads[turn]);
@@ -81,7 +85,7 @@ static void go_on(int block, int first, int size)
 template <class... A>
 static void launch(void (*kernel)(A...), void** arguments, int blocks, int size, bool wait, bool together)
 {
-    gridDim.x = blocks, blockDim.x = size;
+    gridDim.x = blocks, blockDim.x = size, ++launched;
     given = (void*)kernel, values = arguments;
     for (int block = 0; !wait && block < blocks; ++block)
         for (blockIdx.x = block, threadIdx.x = 0; threadIdx.x < size; ++threadIdx.x)

@@ -244,6 +244,8 @@ class StrictBackend:
     def sum(self, a: StrictArray, axis: int, out: StrictArray) -> Any:
         if np.shares_memory(a._host, out._host):
             raise ValueError("sum writes over its own operand")
+        if axis == 1 and not out.flags.c_contiguous:
+            raise ValueError("a sum of rows wants a contiguous output")
         return self._numpy.sum(self.host(a), axis, self.host(out))
 
     def maximum_rows(self, a: StrictArray, out: StrictArray) -> Any:

@@ -66,6 +66,7 @@ def bound(drawn: Any, pool: Pool) -> Any:
             a, out = pool[name], pool[into]
             axis = {(1, a.shape[1]): 0, (a.shape[0], 1): 1}.get(out.shape)
             bad = axis is None or np.may_share_memory(a, out) or (fold == "maximum" and axis == 1)
+            bad = bad or (axis == 1 and not out.flags.c_contiguous)
             return None if bad else Reduce(fold, a, axis, out)
         case ("product", *names):
             a, b, out = (pool[name] for name in names)
@@ -213,7 +214,7 @@ STEP = (
     # The batch and its targets; the way forward; softmax, cost and delta; their sum; the way back; the update.
     *("gather", "gather", "product", "elementwise", "product", "columns", "row_sums"),
     *("product", "row_sums", "product", "product", "row_sums"),
-    *("elementwise", "gather", "elementwise", "add"),
+    *("elementwise", "gather", "elementwise", "advance"),
 )
 
 
@@ -236,4 +237,4 @@ def launch_name(call: Any) -> str:
     function, _ = call
     if function.__name__ == "_multiply":
         return "product"
-    return getattr(function, "kernel_name", "add")
+    return getattr(function, "kernel_name", "call")
