@@ -21,8 +21,9 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nnbp.backend import backend_class
+from nnbp.backend import Backend, backend_class
 
 __all__ = ["Reason", "Verdict", "cuda_name", "cuda_of_driver", "cupy_distributions", "probe", "refresh", "said"]
 
@@ -142,18 +143,21 @@ def _probe(index: int, process: int) -> Verdict:
             wrong = _wrong_result(cupy)
     except Exception as error:
         return replace(_diagnose(error, cupy, wheels), count=count)
-    if wrong:
-        fix = (
-            f"{_reinstall(wheels)}; where the result stays wrong, the card or its driver is at fault, and "
-            "`nvidia-smi -q -d ECC,ROW_REMAPPER` shows the errors of its memory"
-        )
-        return Verdict(Reason.WRONG_RESULT, f"GPU {index} computes wrongly: {wrong}", fix, count)
     try:
-        backend_class("cupy")(index)
+        if not wrong:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                wrong = _wrong_product(backend_class("cupy")(index))
     except Exception as error:
-        message = f"CuPy works on GPU {index}, but nnbp's backend did not open: {said(error)}"
+        message = f"CuPy works on GPU {index}, but nnbp's backend does not: {said(error)}"
         return Verdict(Reason.BACKEND_FAILED, message, f"what the error names, or {_extra(wheels)}", count)
-    return Verdict(count=count)
+    if not wrong:
+        return Verdict(count=count)
+    fix = (
+        f"{_reinstall(wheels)}; where the result stays wrong, the card or its driver is at fault, and "
+        "`nvidia-smi -q -d ECC,ROW_REMAPPER` shows the errors of its memory"
+    )
+    return Verdict(Reason.WRONG_RESULT, f"GPU {index} computes wrongly: {wrong}", fix, count)
 
 
 def _wrong_result(cupy: Any) -> str:
@@ -167,11 +171,30 @@ def _wrong_result(cupy: Any) -> str:
     kernel = cupy.ElementwiseKernel("float32 x", "float32 y", "y = 2 * x - 1", "nnbp_probe")
     if not np.array_equal(cupy.asnumpy(kernel(cupy.asarray(x))), 2 * x - 1):
         return "the elementwise kernel y = 2x - 1 came back with other values"
-    a = (np.arange(48 * 32, dtype=np.float32) % 7 - 3).reshape(48, 32)
-    b = (np.arange(32 * 16, dtype=np.float32) % 5 - 2).reshape(32, 16)
+    a, b = _factors()
     if not np.array_equal(cupy.asnumpy(cupy.matmul(cupy.asarray(a), cupy.asarray(b))), a @ b):
         return "the product of a (48, 32) and a (32, 16) matrix came back with other values"
     return ""
+
+
+def _wrong_product(backend: Backend) -> str:
+    """The same product as the engine has it: from cuBLAS by other bindings, launched, and from a graph."""
+    a, b = _factors()
+    with backend.active():
+        x, y, out = backend.upload(a, a.dtype), backend.upload(b, b.dtype), backend.empty((48, 16), a.dtype)
+        run = backend.capture(backend.gemm(x, y, out))
+        # A backend may record what it sees again, and run the record from then on.
+        for _ in range(4):
+            out[...] = 0
+            run()
+            if not np.array_equal(backend.download(out), a @ b):
+                return "the product of a (48, 32) and a (32, 16) matrix came back from a step with other values"
+    return ""
+
+
+def _factors() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    a = (np.arange(48 * 32, dtype=np.float32) % 7 - 3).reshape(48, 32)
+    return a, (np.arange(32 * 16, dtype=np.float32) % 5 - 2).reshape(32, 16)
 
 
 def cupy_distributions() -> dict[str, str]:

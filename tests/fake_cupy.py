@@ -15,9 +15,12 @@ import pytest
 
 import nnbp.device
 import nnbp.probe
+from nnbp.backend import backend_class
 from nnbp.probe import Reason
 
 _version_of = importlib.metadata.version
+
+_NUMPY = backend_class("numpy")()
 
 ONE_WHEEL = {"cupy-cuda13x": "14.2.0"}
 
@@ -40,6 +43,7 @@ class FakeCupy:
         cublas_error: what it raises when it loads cuBLAS.
         driver_name: the driver's own version.
         wrong: GPUs on which the matrix product comes back as zeros.
+        wrong_step: the run of a step, counted from 1, whose product comes back as zeros.
         entered: the GPUs that were made current, in order.
     """
 
@@ -59,6 +63,7 @@ class FakeCupy:
     backend_error: Exception | None = None
     kernel_is_wrong: bool = False
     wrong: tuple[int, ...] = ()
+    wrong_step: int = 0
     entered: list[int] = field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
@@ -95,7 +100,7 @@ class FakeCupy:
     def _backend_class(self, name: str) -> Callable[..., FakeBackend]:
         def cupy(index: int) -> FakeBackend:
             _raise(self.backend_error)
-            return FakeBackend("cupy", f"cuda:{index}")
+            return FakeBackend("cupy", f"cuda:{index}", self.wrong_step)
 
         return {"numpy": lambda: FakeBackend("numpy", "cpu"), "cupy": cupy}[name]
 
@@ -145,10 +150,23 @@ class FakeCupy:
 
 @dataclass
 class FakeBackend:
-    """As much of a backend as `open_backend` hands on."""
+    """As much of a backend as `open_backend` hands on and the probe tries."""
 
     name: str
     device: str
+    wrong_step: int = 0
+    runs: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_NUMPY, name)
+
+    def capture(self, calls: Any) -> Callable[[], None]:
+        def run() -> None:
+            self.runs += 1
+            if self.runs != self.wrong_step:
+                _NUMPY.capture(calls)()
+
+        return run
 
 
 @dataclass
@@ -319,7 +337,13 @@ CASES: dict[str, tuple[Reason, dict[str, Any], str, str]] = {
         Reason.WRONG_RESULT, {"wrong": (0,)}, "GPU 0 computes wrongly: the product", "`nvidia-smi -q -d ECC",
     ),
     "backend does not open": (
-        Reason.BACKEND_FAILED, {"backend_error": OSError("no workspace")}, "did not open: OSError: no workspace", PIP13,
+        Reason.BACKEND_FAILED, {"backend_error": OSError("no workspace")}, "does not: OSError: no workspace", PIP13,
     ),
+    **{
+        f"run {step} of a step wrong": (
+            Reason.WRONG_RESULT, {"wrong_step": step}, "came back from a step with other values", "`nvidia-smi -q",
+        )
+        for step in (1, 4)
+    },
 }  # fmt: skip
 """Each way to fail: its reason, the fake that shows it, a part of the message, a part of the fix."""

