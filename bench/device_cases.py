@@ -1,7 +1,7 @@
 """What is trained on a GPU: the CPU's networks and two larger ones, at three precisions where products are large.
 
 Epochs are long, so that the host's part of an epoch and its wait for the device weigh nothing, and their samples are
-not shuffled: drawing an order on the host takes longer than the steps of many of these epochs.
+not shuffled: drawing an order on the host may take longer than the steps of many of these epochs.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 # shellcheck disable=SC2329 # A step is a function that is called by its name.
 set -euo pipefail
 
-readonly steps=(environment doctor tests parity bench)
+readonly steps=(environment doctor tests parity small bench)
 readonly seconds_of_all=590
 
 usage() {
@@ -18,7 +18,8 @@ which goes on after the failure of another:
   doctor        nnbp doctor                                                 30 s
   tests         the tests marked gpu; without a GPU they fail              200 s
   parity        nnbp parity for float64, float32, tf32 and bf16             90 s
-  bench         nnbp bench --device cuda                                   210 s
+  small         steps of small networks: one kernel, or a graph of many     40 s
+  bench         nnbp bench --device cuda                                   200 s
 
 options:
   --out DIR          for the files, one that is empty or not there yet (default bench/results/gpu-DATE)
@@ -301,6 +302,10 @@ parity() {
     return "$code"
 }
 
+small() {
+    kept small.md 0 "$python" -m nnbp.bench.persistent
+}
+
 bench() {
     # Ten seconds for what is before its clock starts, and after it has stopped.
     limited 0 "$python" -m nnbp bench --device cuda --budget $((deadline - SECONDS - 10)) --out "$out/bench"
@@ -312,7 +317,7 @@ if [ -z "${NNBP_PYTHON:-}" ] || [ -n "$wheels" ]; then
 fi
 # The checkout's own nnbp/ has no backends in it, and must not hide the one of the links.
 [ ! -d "$work/site" ] || export PYTHONSAFEPATH=1
-declare -A limits=([environment]=30 [doctor]=30 [tests]=200 [parity]=90 [bench]=210)
+declare -A limits=([environment]=30 [doctor]=30 [tests]=200 [parity]=90 [small]=40 [bench]=200)
 for name in "${steps[@]}"; do
     [[ " ${only[*]} " != *" $name "* ]] || step "$name" "${limits[$name]}"
 done

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 __all__ = ["main", "summary"]
 
-STEPS = ("environment", "doctor", "tests", "parity", "bench")
+STEPS = ("environment", "doctor", "tests", "parity", "small", "bench")
 RUNS = ("float64", "float32", "tf32", "bf16")
 """Of nnbp parity."""
 
@@ -68,6 +68,7 @@ def summary(folder: Path) -> str:
         ("Machine", lambda: _machine(folder)),
         ("Tests", lambda: _tests(folder, ended.get("tests"))),
         ("Parity", lambda: _parity(folder)),
+        ("Small networks", lambda: _text(folder / "small.md").splitlines()),
         ("Benchmark", lambda: _benchmark(folder)),
         ("Last words of what failed", lambda: _last_words(folder, ended)),
     ]

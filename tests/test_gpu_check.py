@@ -17,7 +17,7 @@ import pytest
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 SCRIPT, SUMMARY = BENCH / "gpu_check.sh", BENCH / "gpu_summary.py"
-ALL = ("environment", "doctor", "tests", "parity", "bench")
+ALL = ("environment", "doctor", "tests", "parity", "small", "bench")
 TOOLS = ("bash", "timeout", "sed", "tee", "find")
 
 pytestmark = pytest.mark.skipif(
@@ -106,7 +106,7 @@ def test_the_doctor_alone(out, monkeypatch):
     assert json.loads((out / "doctor.json").read_text())["devices"][0]["name"] == "cpu"
     assert steps(out) == {"doctor": 0}
     page = (out / "summary.md").read_text()
-    assert "**INCOMPLETE.** passed: doctor; did not run: environment, tests, parity, bench." in page
+    assert "**INCOMPLETE.** passed: doctor; did not run: environment, tests, parity, small, bench." in page
     assert page in result.stdout
     assert str(Path(sys.executable).parent) not in kept(out)
 
@@ -122,8 +122,8 @@ def test_a_step_that_fails_stops_no_other(calls, home, out):
         "--dtype float64\n", "--dtype float32\n", "--dtype float32 --precision tf32\n", "--precision bf16\n",
     ):  # fmt: skip
         assert words in asked
-    assert re.search(rf"-m nnbp bench --device cuda --budget (200|199) --out {out}/bench\n", asked)
-    assert "**FAILED.** passed: doctor, parity, bench; failed: tests; did not run: environment." in result.stdout
+    assert re.search(rf"-m nnbp bench --device cuda --budget (190|189) --out {out}/bench\n", asked)
+    assert "**FAILED.** passed: doctor, parity, bench; failed: tests; did not run: environment, small." in result.stdout
 
 
 def test_nothing_that_is_kept_names_the_machine_or_its_user(calls, home, out):
@@ -173,7 +173,7 @@ def test_an_interrupt_ends_what_runs(calls, out, tmp_path):
     ("arguments", "words"),
     [
         (["--fast"], "unknown argument '--fast'"),
-        (["--only", "doctor,speed"], "no step 'speed'; there are: environment doctor tests parity bench"),
+        (["--only", "doctor,speed"], "no step 'speed'; there are: environment doctor tests parity small bench"),
         (["--only"], "--only needs steps"),
         (["--out"], "--out needs a folder"),
     ],
@@ -242,7 +242,7 @@ def evidence(out):
 
 def test_summary(evidence):
     page = summarized(evidence)
-    assert "**FAILED.** passed: environment, doctor; failed: tests, parity, bench." in page
+    assert "**FAILED.** passed: environment, doctor; failed: tests, parity, bench; did not run: small." in page
     assert "| bench | stopped, its time was over | 210 |" in page
     assert "- GPU: NVIDIA H200, 143771 MiB\n- Driver: 580.1\n" in page
     assert "- Model" not in page
@@ -259,7 +259,7 @@ def test_summary(evidence):
 def test_summary_of_nothing(out):
     out.mkdir()
     page = summarized(out)
-    assert "**INCOMPLETE.** did not run: environment, doctor, tests, parity, bench." in page
+    assert "**INCOMPLETE.** did not run: environment, doctor, tests, parity, small, bench." in page
     assert page.count("no result") == 4
     for name in ("environment.txt", "tests.xml", "bench/table.md"):
         assert f"{name} is missing" in page
@@ -294,7 +294,7 @@ def test_tests_that_were_stopped_are_not_all(evidence):
 def test_all_steps_passed(out):
     out.mkdir()
     (out / "steps.tsv").write_text("".join(f"{name}\t0\t1\n" for name in ALL))
-    assert "**PASSED.** passed: environment, doctor, tests, parity, bench." in summarized(out)
+    assert "**PASSED.** passed: environment, doctor, tests, parity, small, bench." in summarized(out)
 
 
 def test_summary_needs_a_folder(tmp_path):

@@ -32,7 +32,7 @@ class Nnbp(Peer):
             activation=case.activation,
             loss="cross_entropy",
             dtype=case.dtype,
-            device=case.device,
+            device=self.device(case.device),
             seed=problem.seed,
             fallback=False,
             **words,
@@ -40,6 +40,10 @@ class Nnbp(Peer):
         backend = self.net.model.backend
         self.X = backend.upload(problem.X, case.dtype) if case.on_gpu else problem.X
         self.reset()
+
+    def device(self, name: str) -> Any:
+        """What the network is given as its device."""
+        return name
 
     @classmethod
     def lacks(cls, device: str) -> str | None:
