@@ -139,7 +139,8 @@ def report(results: Mapping[str, Any], speed: bool, crossover: bool) -> str:
         "Data, parameters and optimizer are on the device before the clock starts, and the device has finished before "
         "it stops. Batches are gathered on the device, in an order that stays: drawing one on the host may take "
         "longer than many of these steps; what it adds to nnbp's stands below. fp32 is IEEE single precision in every "
-        "library; tf32 rounds what is multiplied to 11 bits; bf16 multiplies in bfloat16, and parameters and optimizer stay in float32.",
+        "library; tf32 rounds what is multiplied to 11 bits; bf16 multiplies in bfloat16, and parameters and optimizer "
+        "stay in float32.",
         "![Ratios by network](speed.svg)" if speed else "",
     ]
     if results["cases"]:
