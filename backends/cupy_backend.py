@@ -22,7 +22,7 @@ from . import cublas, kernel_source, memory
 from .fused_kernels import Map, Reduce
 from .fusion import Fixed, Foreign, Operation, Product, fused, launches, narrowed
 from .kernel_source import Launch, same_dtype
-from .persistent import blocks_for, persistent_steps
+from .persistent import most_blocks, persistent_steps
 from .recording import Recording, Streams, Usage
 from .transfer import CupyTransfer
 
@@ -57,7 +57,7 @@ class CupyBackend:
         self._most_blocks = _BLOCKS * int(self._current.attributes["MultiProcessorCount"])
         self._kernels: dict[tuple[str, str], Any] = {}
         self._capability = int(self._current.compute_capability)
-        self._persistent, self._blocks = persistent, blocks_for(self._capability)
+        self._persistent, self._blocks_in_step = persistent, most_blocks(self._capability)
         self._streams, self._usage = Streams.of(index, self.device), Usage(graphs=graphs)
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -128,7 +128,7 @@ class CupyBackend:
             for function, arguments in calls
         ]
         if self._persistent is not None and times >= self._persistent:
-            steps = persistent_steps(operations, times, self._blocks, self.empty)
+            steps = persistent_steps(operations, times, self._blocks_in_step, self.empty)
             if steps is not None:
                 return self._in_turn(steps)
         found = fused(narrowed(operations, self.empty))

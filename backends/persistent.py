@@ -1,9 +1,9 @@
 """Many training steps as one launch, for networks so small that the launches of a step take longer than its work.
 
 The kernels of a step become functions of one persistent kernel. Its blocks wait for each other where a function reads
-or writes what another one wrote, and go through all steps without the host. On Hopper and later GPUs these are eight
-blocks, a cluster, for which the hardware has a barrier; elsewhere it is one block. Products are not cuBLAS's then, but
-those of ``kernels/product.cu``.
+or writes what another one wrote, and go through all steps without the host. On Hopper and later GPUs these are up to
+eight blocks, a cluster, for which the hardware has a barrier; elsewhere it is one block. Products are not cuBLAS's
+then, but those of ``kernels/product.cu``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from . import kernel_source
 from .fusion import Fixed, Foreign, Joined, Operation, Product, conflict, fused, launches
 from .kernel_source import Launch
 
-__all__ = ["blocks_for", "persistent_steps"]
+__all__ = ["most_blocks", "persistent_steps"]
 
 _STEPS = 1024
 """Steps of a launch, at most: the device is to be free for other work from time to time."""
@@ -35,6 +35,9 @@ _CLUSTER = 8
 _WORK = 3 * 2**19
 """What one block does in the time that it takes to launch the kernels of a step: multiplications of products, and
 `_ELEMENT` for every other element. An estimate from clocks and widths of the units; no GPU has measured it."""
+
+_LEAST = 2**16
+"""The same that is worth another block, for all of which a barrier takes longer than for one. An estimate, too."""
 
 _ELEMENT = 8
 
@@ -50,13 +53,13 @@ _BLOCKS_WAIT = "__cluster_barrier_arrive(); __cluster_barrier_wait();"
 _THREADS_WAIT = "__syncthreads();"
 
 
-def blocks_for(capability: int) -> int:
+def most_blocks(capability: int) -> int:
     """How many blocks can wait for each other on a card; its capability is 90 for Hopper."""
     return _CLUSTER if capability >= 90 else 1
 
 
 def persistent_steps(
-    operations: Sequence[Operation], times: int, blocks: int, empty: Callable[[tuple[int, ...], DTypeLike], Array]
+    operations: Sequence[Operation], times: int, most: int, empty: Callable[[tuple[int, ...], DTypeLike], Array]
 ) -> list[tuple[Launch, int]] | None:
     """Launches that run the operations so many times, and how often each is to be launched.
 
@@ -65,11 +68,13 @@ def persistent_steps(
     Args:
         operations: as they were recorded.
         times: how often.
-        blocks: to launch.
+        most: blocks that can wait for each other.
         empty: makes an array for the parts of a sum.
     """
-    if any(isinstance(item, Foreign) for item in operations) or sum(map(_work, operations)) > _WORK * blocks:
+    work = sum(map(_work, operations))
+    if any(isinstance(item, Foreign) for item in operations) or work > _WORK * most:
         return None
+    blocks = min(most, 2 ** max(0, (work // _LEAST).bit_length() - 1))
     wait = _BLOCKS_WAIT if blocks > 1 else _THREADS_WAIT
     kernel = _Kernel()
     since: list[Joined] = []

@@ -31,6 +31,7 @@ def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
         return backend_class("cupy")
     # Threads that take turns take long.
     monkeypatch.setattr(persistent, "_THREADS", 64)
+    monkeypatch.setattr(persistent, "_LEAST", 1)
     monkeypatch.setattr("nnbp.backends.fused_kernels._THREADS", 64)
     monkeypatch.setattr(Device, "compute_capability", request.param)
     # A workspace of cuBLAS is larger on Hopper.
@@ -125,19 +126,26 @@ def array(*shape: int) -> EmulatedArray:
     return np.ones(shape, np.float32).view(EmulatedArray)
 
 
-def launched(*operations: Any, times: int = 1, blocks: int = 8) -> Any:
-    return persistent.persistent_steps(operations, times, blocks, np.empty)  # type: ignore[arg-type]
+def launched(*operations: Any, times: int = 1, most: int = 8) -> Any:
+    return persistent.persistent_steps(operations, times, most, np.empty)  # type: ignore[arg-type]
 
 
 def test_what_is_taken():
     small = Product(array(4, 5), array(5, 6), array(4, 6))
-    ((launch, count),) = launched(small, times=3, blocks=1)
+    ((launch, count),) = launched(small, times=3)
     assert (launch.name, launch.size, launch.arguments[0], count) == ("steps", 1, 3, 1)
     assert launched(small, Foreign(print, ())) is None
     wide = Product(array(256, 256), array(256, 64), array(256, 64))
-    assert launched(wide, blocks=1) is None
-    assert launched(wide, blocks=8) is not None
+    assert launched(wide, most=1) is None
+    assert launched(wide) is not None
     assert launched(*[small] * 60) is None, "more arguments than a kernel takes"
+
+
+def test_more_work_is_shared_by_more_blocks():
+    for size, blocks in ((8, 1), (40, 1), (41, 1), (52, 2), (64, 4), (81, 8), (128, 8)):
+        ((launch, _),) = launched(Product(array(size, size), array(size, size), array(size, size)))
+        assert launch.size == blocks, size
+        assert (f"__cluster_dims__({blocks}, 1, 1)" in launch.source) is (blocks > 1)
 
 
 def test_the_number_of_launches():
@@ -146,18 +154,19 @@ def test_the_number_of_launches():
         assert [(launch.arguments[0], count) for launch, count in launched(small, times=times)] == expected
 
 
-def test_functions_wait_only_for_what_they_read():
+def test_functions_wait_only_for_what_they_read(monkeypatch):
     a, b, c, d = array(4, 4), array(4, 4), array(4, 4), array(4, 4)
+    monkeypatch.setattr(persistent, "_LEAST", 1)
     ((launch, _),) = launched(Product(a, a, b), Product(a, a, c), Product(b, c, d))
     loop = launch.source[launch.source.index("for (int step") :]
     order = [word for line in loop.splitlines() for word in ("product(", "__cluster_barrier_wait") if word in line]
     assert order == ["product(", "product(", "__cluster_barrier_wait", "product(", "__cluster_barrier_wait"]
-    ((alone, _),) = launched(Product(a, a, b), blocks=1)
+    ((alone, _),) = launched(Product(a, a, b), most=1)
     assert "cluster" not in alone.source, "cards without clusters have no such word"
 
 
 def test_cards_and_their_blocks():
-    assert [persistent.blocks_for(capability) for capability in (75, 80, 89, 90, 100, 120)] == [1, 1, 1, 8, 8, 8]
+    assert [persistent.most_blocks(capability) for capability in (75, 80, 89, 90, 100, 120)] == [1, 1, 1, 8, 8, 8]
 
 
 @needs_compiler
@@ -204,6 +213,6 @@ def test_steps_of_every_kind_of_kernel_compile_for_every_architecture(architectu
     for part in parts:
         kernel.call(part)
         kernel.lines.append("__syncthreads();")
-    source = kernel.source(persistent.blocks_for(int(architecture)))
+    source = kernel.source(persistent.most_blocks(int(architecture)))
     assert len(source.split("namespace part")) > 12
     assert b"steps" in nvrtc_compile(source, f"-arch=sm_{architecture}")
