@@ -125,11 +125,9 @@ class _Parameters:
         x = Operand(name, array, *kernel_source.strides(array))
         self.farthest = max(self.farthest, abs(x.row) * rows + abs(x.column) * self.columns)
         # The layouts that steps are made of need no integers of their own, and so share their kernels.
-        simple = {(0, 0): "0", (0, 1): "column", (1, 0): "row", (self.columns, 1): "row * columns + column"}
-        index = simple.get((x.row, x.column))
-        if index is None:
+        index = "row * columns + column" if (x.row, x.column) == (self.columns, 1) else x.place
+        if index == x.strided:
             self.integers |= {f"r{name}": x.row, f"c{name}": x.column}
-            index = x.strided
         return f"{name}[{index}]"
 
     def pointer(self, array: Array, *, written: bool = False) -> tuple[str, Array]:

@@ -129,11 +129,15 @@ class Operand:
         """The index of its element in any layout."""
         return f"row * r{self.name} + column * c{self.name}"
 
-    def index(self, rows: int, columns: int) -> str:
-        """The index of its element, in C, as simple as the layout allows; i counts the elements row by row."""
-        if (rows == 1 or self.row == columns) and (columns == 1 or self.column == 1):
-            return "i"
+    @property
+    def place(self) -> str:
+        """The index of its element, in C, where one of an array of rows and columns is not needed, else `strided`."""
         return {(0, 0): "0", (0, 1): "column", (1, 0): "row"}.get((self.row, self.column), self.strided)
+
+    def index(self, rows: int, columns: int) -> str:
+        """The index of its element, as simple as the layout allows; i counts the elements row by row."""
+        whole = (rows == 1 or self.row == columns) and (columns == 1 or self.column == 1)
+        return "i" if whole else self.place
 
 
 def _elementwise_source(
