@@ -119,16 +119,16 @@ def finite(backend: Backend, array: Array, name: str, fix: str = _IMPUTE, first:
         raise _not_finite(backend.download(array), name, fix, first)
 
 
-def finite_on_host(X: NDArray[Any], name: str, dtype: np.dtype[Any]) -> None:
+def finite_on_host(X: NDArray[Any], name: str, dtype: np.dtype[Any], fix: str = _IMPUTE, first: int = 0) -> None:
     """`finite` of an array on the host, of any dtype, piece by piece: it may be larger than the device."""
     rows = max(1, _CHECKED // X.shape[1])
-    for first in range(0, len(X), rows):
+    for begin in range(0, len(X), rows):
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.ascontiguousarray(X[first : first + rows], dtype)
+            values = np.ascontiguousarray(X[begin : begin + rows], dtype)
             flat = values.reshape(-1)
             good = math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all()
         if not good:
-            raise _not_finite(values, name, _IMPUTE, first)
+            raise _not_finite(values, name, fix, first + begin)
 
 
 def _not_finite(values: NDArray[Any], name: str, fix: str, first: int) -> DataError:
@@ -140,13 +140,17 @@ def _not_finite(values: NDArray[Any], name: str, fix: str, first: int) -> DataEr
 
 
 def like(X: Any, backend: Backend) -> Callable[[Array], Any]:
-    """What turns device arrays into the kind of array that X is: NumPy for host data, CuPy for CuPy."""
+    """What turns arrays of the device or the host into the kind that X is: NumPy for host data, CuPy for CuPy."""
     if backend.owns(X):
         return lambda array: array
+
+    def on_host(array: Array) -> Any:
+        return backend.download(array) if backend.owns(array) else array
+
     module = sys.modules.get("cupy")
     if module is not None and isinstance(X, module.ndarray):
-        return lambda array: module.asarray(backend.download(array))
-    return backend.download
+        return lambda array: module.asarray(on_host(array))
+    return on_host
 
 
 def joined(parts: Sequence[T]) -> T:

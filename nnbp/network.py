@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
+import numpy as np
+
 from nnbp import callbacks as known_callbacks
 from nnbp import metrics as known_metrics
 from nnbp import optimizers, schedules
@@ -15,7 +17,7 @@ from nnbp.backend import Array, Backend
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
 from nnbp.core import NetworkCore
 from nnbp.errors import DeviceMemoryError
-from nnbp.inputs import finite, joined, like, not_negative, whole_number
+from nnbp.inputs import finite, finite_on_host, joined, like, not_negative, whole_number
 from nnbp.layers import Dense
 from nnbp.metrics import Metric
 from nnbp.optimizers import Optimizer
@@ -102,12 +104,19 @@ class Network(NetworkCore):
         array, back = self._intake.matrix(X), like(X, self._backend)
         model = self._ready(array)
         self._intake.finite(array)
-        parts = []
+        parts, classes, backend = [], self.loss_function.classification, self._backend
         for first, h in model.outputs(array):
-            if self.loss_function.classification:
-                finite(self._backend, h, "h", _TOO_LARGE, first)
-            parts.append(back(decide(self._backend.xp, h)))
-        return joined(parts)
+            if backend.owns(X):
+                if classes:
+                    finite(backend, h, "h", _TOO_LARGE, first)
+                parts.append(decide(backend.xp, h))
+            else:
+                # What goes to the host anyway is looked at there: the device is waited for once.
+                values = backend.download(h)
+                if classes:
+                    finite_on_host(values, "h", self.dtype, _TOO_LARGE, first)
+                parts.append(decide(np, values))
+        return back(joined(parts))
 
     @exclusive
     def trace(self, X: Any) -> Trace:
