@@ -39,8 +39,8 @@ class CupyBackend:
     Args:
         index: of the device, as CuPy counts.
         graphs: whether steps become CUDA graphs. Without them the same kernels are launched one by one.
-        persistent: from how many steps in a row on those of small networks are one kernel, which takes a second or two
-            to compile the first time on a machine; None is never.
+        persistent: from how many steps on those of small networks are one kernel, which has to be compiled the first
+            time on a machine; None is never.
 
     Raises:
         ImportError: nvmath-python is not installed.
@@ -50,7 +50,7 @@ class CupyBackend:
     name = "cupy"
     xp: Any = cupy
 
-    def __init__(self, index: int = 0, *, graphs: bool = True, persistent: int | None = 32) -> None:
+    def __init__(self, index: int = 0, *, graphs: bool = True, persistent: int | None = 256) -> None:
         self.index, self.device = index, f"cuda:{index}"
         # As a context, this makes the device CuPy's current one, in the thread and for the time of the block.
         self._current: Any = cupy.cuda.Device(index)
@@ -118,16 +118,16 @@ class CupyBackend:
         fill = Fixed(kernel_source.uniform(stream.state, stream.key, out), (stream.state,), (out,))
         return self._calls(fill) + self.advance(stream.state, out.size)
 
-    def capture(self, calls: Calls, times: int = 1) -> Callable[[], None]:
+    def capture(self, calls: Calls, times: int = 1, runs: int = 1) -> Callable[[], None]:
         """A CUDA graph of the calls, of fewer kernels than there are operations; see `fusion.py`, `recording.py`.
 
-        Many runs of little work are one kernel, see `persistent.py`.
+        Little work that is done many times is one kernel, see `persistent.py`.
         """
         operations = [
             function.operation if isinstance(function, _Alone) else Foreign(function, arguments)
             for function, arguments in calls
         ]
-        if self._persistent is not None and times >= self._persistent:
+        if self._persistent is not None and times * runs >= self._persistent:
             steps = persistent_steps(operations, times, self._blocks_in_step, self.empty)
             if steps is not None:
                 return self._in_turn(steps)

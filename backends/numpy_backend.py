@@ -82,7 +82,7 @@ class NumpyBackend:
     def uniform(self, stream: Any, out: Array) -> Calls:
         return _calls(Fill(stream, out))
 
-    def capture(self, calls: Calls, times: int = 1) -> Callable[[], None]:
+    def capture(self, calls: Calls, times: int = 1, runs: int = 1) -> Callable[[], None]:
         """A function that runs the calls in order, large ones on as many threads as BLAS has, see `schedule.py`."""
         run = schedule.plan(calls, self._workers)
         return run if times == 1 else partial(_repeat, run, times)

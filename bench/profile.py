@@ -34,7 +34,7 @@ def profile(case: Case, threads: int, seconds: float) -> dict[str, Any]:
     theta, layers, keep = peer.net.model.parameters.theta, len(case.sizes) - 1, backend.capture
     steps: list[tuple[list[str], list[list[float]]]] = []
 
-    def capture(calls: list[Any], times: int = 1) -> Callable[[], None]:
+    def capture(calls: list[Any], times: int = 1, runs: int = 1) -> Callable[[], None]:
         # The training step is the longest list; others are single products.
         found = kinds(calls, theta, layers) if len(calls) > layers else ["the rest"] * len(calls)
         cells: list[list[float]] = []

@@ -114,8 +114,11 @@ class Backend(Protocol):
     def uniform(self, stream: RandomStream, out: Array) -> Calls:
         """Fills ``out`` (float32, C-contiguous) with the next numbers of the stream."""
 
-    def capture(self, calls: Calls, times: int = 1) -> Callable[[], None]:
-        """A function that runs the calls in order, all of them so many times; where the library can, as a graph."""
+    def capture(self, calls: Calls, times: int = 1, runs: int = 1) -> Callable[[], None]:
+        """A function that runs the calls in order, all of them so many times; where the library can, as a graph.
+
+        `runs` is how often the function will be called, about: more of them are worth more preparation.
+        """
 
     def synchronize(self) -> None:
         """Waits until all that was asked of the device is done."""

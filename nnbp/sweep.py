@@ -119,6 +119,7 @@ class Sweep:
         batch_size: samples of a batch.
         training: whether this is a training sweep: dropout drops, and the way back is recorded.
         update: the optimizer's part, where there is one that works step by step.
+        runs: how often the pass will be made, about.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Sweep:
         *,
         training: bool = False,
         update: Updater | None = None,
+        runs: int = 1,
     ) -> None:
         self.engine, self.data = engine, data
         samples = len(data)
@@ -147,7 +149,7 @@ class Sweep:
             self._feed = Feed(backend, data.arrays, size, engine.dtype)
             self._rows = self._feed.sources, self._feed.rows, self._feed.half
         self._total = backend.upload(np.zeros((1, 1)), np.float64)
-        self._training, self._update, self._stride = training, update, size
+        self._training, self._update, self._stride, self._expected = training, update, size, runs
         full, rest = divmod(samples, size)
         self._runs = [self._record(size, full)]
         if rest:
@@ -198,5 +200,5 @@ class Sweep:
         op.advance(self.counter)
         calls = [*gather, *plan.forward, *plan.backward, *tail]
         if self._feed is None:
-            return self.engine.backend.capture(calls, times)
-        return self._feed.feeding(self.engine.backend.capture(calls), times)
+            return self.engine.backend.capture(calls, times, self._expected)
+        return self._feed.feeding(self.engine.backend.capture(calls, runs=times * self._expected), times)

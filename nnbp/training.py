@@ -116,8 +116,9 @@ class Trainer:
                 self.updater = Updater(model.engine, optimizer, -(-samples // size), options.clip_norm, state)
             else:
                 self.memory = self.lbfgs.memory()
-            self.sweep = Sweep(model.engine, train.data, size, training=True, update=self.updater)
-            self.check = None if validation is None else Sweep(model.engine, validation.data, model.piece)
+            runs = options.epochs
+            self.sweep = Sweep(model.engine, train.data, size, training=True, update=self.updater, runs=runs)
+            self.check = None if validation is None else Sweep(model.engine, validation.data, model.piece, runs=runs)
             self.good = self._theta()
             self.best = None if validation is None else self._theta()
             # Asked for after every epoch; the first time they take memory, and so does cuBLAS.

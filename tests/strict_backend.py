@@ -269,8 +269,8 @@ class StrictBackend:
     def uniform(self, stream: Any, out: StrictArray) -> Any:
         return self._numpy.uniform(stream, self.host(out))
 
-    def capture(self, calls: Any, times: int = 1) -> Callable[[], None]:
-        run = self._numpy.capture(calls, times)
+    def capture(self, calls: Any, times: int = 1, runs: int = 1) -> Callable[[], None]:
+        run = self._numpy.capture(calls, times, runs)
 
         def captured() -> None:
             self.check_active()

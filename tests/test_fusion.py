@@ -224,7 +224,7 @@ def test_a_training_step_has_as_many_launches_as_it_needs(optimizer):
     backend = emulated_backend_class()()
     seen: list[Any] = []
     keep = backend.capture
-    backend.capture = lambda calls, times=1: seen.append(keep(calls, times)) or seen[-1]
+    backend.capture = lambda calls, times=1, runs=1: seen.append(keep(calls, times)) or seen[-1]
     net = Network([6, 5, 3], activation="tanh", loss="cross_entropy", seed=0, device=backend, weight_decay=0.0)
     X, y = np.random.default_rng(0).normal(size=(64, 6)), np.arange(64) % 3
     net.fit(X, y, epochs=1, batch_size=16, optimizer=optimizer, progress=False)

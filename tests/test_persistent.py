@@ -118,8 +118,12 @@ def test_only_many_steps_are_worth_a_kernel_of_their_own(opened):
     calls = backend.elementwise(trace(lambda x: 2.0 * x, "x"), [x], [x])
     backend.capture(calls, 4)
     assert not steps_of(backend)
-    backend.capture(calls, 5)
+    backend.capture(calls, 2, runs=2)
+    assert not steps_of(backend)
+    backend.capture(calls, 2, runs=3)
     assert len(steps_of(backend)) == 1
+    backend.capture(calls, 5)
+    assert len(steps_of(backend)) == 1, "it is the same kernel"
 
 
 def array(*shape: int) -> EmulatedArray:

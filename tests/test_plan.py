@@ -59,7 +59,7 @@ class Captured:
         self.calls: list[Calls] = []
         keep = backend.capture
 
-        def capture(calls: Calls, times: int = 1) -> Callable[[], None]:
+        def capture(calls: Calls, times: int = 1, runs: int = 1) -> Callable[[], None]:
             run = keep(calls, times)
             # What the backend made of the operations: a function of lists of calls.
             self.calls.append([(run.func, run.args)])  # type: ignore[attr-defined]

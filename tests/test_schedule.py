@@ -55,7 +55,7 @@ def step_of(net: Network, m: int, batch: int, seed: int = 0) -> tuple[Sweep, Upd
     engine, backend = net.model.engine, net.model.backend
     captured: list[Calls] = []
     keep = backend.capture
-    backend.capture = lambda calls, times=1: captured.append(calls) or keep(calls)  # type: ignore[method-assign]
+    backend.capture = lambda calls, times=1, runs=1: captured.append(calls) or keep(calls)  # type: ignore[method-assign]
     updater = Updater(engine, Adam(), -(-m // batch), 1.0, OptimizerState())
     X = rng.normal(size=(m, engine.n_in)).astype(engine.dtype)
     y = rng.integers(0, engine.n_out, (m, 1)).astype(engine.dtype)
@@ -81,7 +81,7 @@ def test_samples_are_one_phase_sums_over_them_the_next_and_the_update_the_last()
     X, y = rng.normal(size=(512, 12)).astype(np.float32), np.zeros((512, 1), np.float32)
     captured: list[Calls] = []
     keep = net.model.backend.capture
-    net.model.backend.capture = lambda calls, times=1: captured.append(calls) or keep(calls)  # type: ignore[method-assign]
+    net.model.backend.capture = lambda calls, times=1, runs=1: captured.append(calls) or keep(calls)  # type: ignore[method-assign]
     Sweep(engine, Data(X, y), 256, training=True, update=Updater(engine, Adam(), 2, None, OptimizerState()))
     ops = [f if isinstance(f, operations.Operation) else operations.Other(f, a) for f, a in captured[0]]
     samples, sums, *rest = schedule.phases(ops, 2)
