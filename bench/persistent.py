@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from nnbp.backend import Backend, backend_class
 from nnbp.device import open_backend
+from nnbp.errors import DeviceUnavailableError
 
 from .cases import Case, Problem
 from .peers.nnbp import Nnbp
@@ -98,8 +99,11 @@ def _session(case: Case, backend: Backend) -> Session:
 
 
 def main() -> None:
-    """Measures and prints, on the GPU that there is."""
-    device = open_backend("cuda", fallback=False).device
+    """Measures and prints, on the GPU that there is; without one it says why not, and exits with 1."""
+    try:
+        device = open_backend("cuda", fallback=False).device
+    except DeviceUnavailableError as error:
+        sys.exit(f"nnbp.bench.persistent: error: {error}")
     index = int(device.partition(":")[2])
     print(
         report(measured(case, lambda least: backend_class("cupy")(index, persistent=least)) for case in cases(device))

@@ -48,7 +48,7 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr(
         persistent, "open_backend", lambda name, fallback: (_ for _ in ()).throw(DeviceUnavailableError(name))
     )
-    with pytest.raises(DeviceUnavailableError, match="cuda"):
+    with pytest.raises(SystemExit, match="error: cuda"):
         persistent.main()
 
 
