@@ -21,7 +21,7 @@ from nnbp.expression import Formula, trace
 from . import kernel_source
 from .kernel_source import SCALARS, Launch, Operand, arithmetic, header, same_dtype
 
-__all__ = ["IDENTITY", "Map", "Reduce", "columns", "row_sums"]
+__all__ = ["IDENTITY", "THREADS", "Map", "Reduce", "columns", "row_sums"]
 
 IDENTITY = trace(lambda x: x, "x")
 
@@ -46,8 +46,8 @@ _SUMMANDS = 4096
 _BLOCKS = 512
 """Blocks that a sum is worth, about."""
 
-_THREADS = 256
-"""Threads of a block that sums rows; a power of 2."""
+THREADS = 256
+"""Threads of a block that sums rows, and of one that does all that a step has; a power of 2."""
 
 _FOLD = {"sum": "{0} + {1}", "maximum": "nnbp_max({0}, {1})"}
 _NEUTRAL = {"sum": "T(0)", "maximum": "-T(INFINITY)"}
@@ -262,14 +262,14 @@ def _row_sums(item: Map, summand: int, out: Array, sizes: tuple[int, int, int]) 
     tasks = rows * parts
     width = -(-count // parts)
     # A block sums several short rows at a time.
-    threads = min(_THREADS, max(_WARP, 2 ** (width - 1).bit_length()))
+    threads = min(THREADS, max(_WARP, 2 ** (width - 1).bit_length()))
     for name, value in (("tasks", tasks), ("parts", parts), ("width", width), ("threads", threads)):
         parameters.number(name, value)
     source = "\n".join(
         [
-            f'extern "C" __launch_bounds__({_THREADS}) __global__ void row_sums({parameters.signature()})',
+            f'extern "C" __launch_bounds__({THREADS}) __global__ void row_sums({parameters.signature()})',
             "{",
-            f"    NNBP_SHARED(T, shared, {_THREADS});",
+            f"    NNBP_SHARED(T, shared, {THREADS});",
             "    const I abreast = I(blockDim.x) / threads, place = I(threadIdx.x) / threads;",
             "    const I thread = I(threadIdx.x) - place * threads;",
             "    for (I base = I(blockIdx.x) * abreast; base < tasks; base += abreast * I(gridDim.x)) {",
@@ -296,4 +296,4 @@ def _row_sums(item: Map, summand: int, out: Array, sizes: tuple[int, int, int]) 
     )
     dtype = arithmetic([*item.outputs, out])
     whole = header(dtype, parameters.wide) + source
-    return Launch("row_sums", whole, parameters.arguments(), tasks, _THREADS, _THREADS // threads)
+    return Launch("row_sums", whole, parameters.arguments(), tasks, THREADS, THREADS // threads)

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from nnbp.backend import Array
 
-from . import kernel_source
+from . import fused_kernels, kernel_source
 from .fusion import Fixed, Foreign, Joined, Operation, Product, conflict, fused, launches
 from .kernel_source import Launch
 
@@ -25,9 +25,6 @@ __all__ = ["most_blocks", "persistent_steps"]
 
 _STEPS = 1024
 """Steps of a launch, at most: the device is to be free for other work from time to time."""
-
-_THREADS = 256
-"""Threads of a block."""
 
 _CLUSTER = 8
 """Blocks of a cluster, as many as every GPU that has clusters allows."""
@@ -88,7 +85,7 @@ def persistent_steps(
                 kernel.lines.append(wait)
                 since = [operation]
             if isinstance(item, Product):
-                item = kernel_source.product(item.a, item.b, item.out, blocks, _THREADS)
+                item = kernel_source.product(item.a, item.b, item.out, blocks, fused_kernels.THREADS)
             assert isinstance(item, Launch), "only kernels are left"
             kernel.call(item)
     # The next step reads what this one wrote.
@@ -98,7 +95,7 @@ def persistent_steps(
     source = kernel.source(blocks)
     whole, rest = divmod(times, _STEPS)
     return [
-        (Launch("steps", source, (np.int32(steps), *kernel.arguments), blocks, _THREADS, 1), count)
+        (Launch("steps", source, (np.int32(steps), *kernel.arguments), blocks, fused_kernels.THREADS, 1), count)
         for steps, count in ((_STEPS, whole), (rest, 1))
         if steps and count
     ]
@@ -142,7 +139,9 @@ class _Kernel:
     def source(self, blocks: int) -> str:
         """All of it, in CUDA C++."""
         functions = [f"namespace {place} {{\n{_as_function(source)}\n}}\n" for source, place in self._names.items()]
-        bounds = f"__launch_bounds__({_THREADS})" + (f" __cluster_dims__({blocks}, 1, 1)" if blocks > 1 else "")
+        bounds = f"__launch_bounds__({fused_kernels.THREADS})" + (
+            f" __cluster_dims__({blocks}, 1, 1)" if blocks > 1 else ""
+        )
         return "\n".join(
             [
                 "#undef NNBP_SHARED",

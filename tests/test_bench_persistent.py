@@ -23,8 +23,7 @@ def test_the_cases_lie_on_either_side():
 
 @needs_compiler
 def test_both_ways_of_a_step_are_measured(monkeypatch):
-    monkeypatch.setattr("nnbp.backends.persistent._THREADS", 32)
-    monkeypatch.setattr("nnbp.backends.fused_kernels._THREADS", 32)
+    monkeypatch.setattr("nnbp.backends.fused_kernels.THREADS", 32)
     monkeypatch.setattr(persistent, "_ROUNDS", 2)
     case = Case((4, 3, 2), 2, "relu", "adam", 8, device="cuda:0", shuffle=False)
     backends: list[Any] = []

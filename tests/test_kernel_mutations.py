@@ -94,8 +94,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "emulated":
             # Threads that take turns take most of the time.
-            patch.setattr(fused_kernels, "_THREADS", 32)
-            patch.setattr(persistent, "_THREADS", 32)
+            patch.setattr(fused_kernels, "THREADS", 32)
             patch.setattr(persistent, "_CLUSTER", 2)
             patch.setattr(persistent, "_LEAST", 1)
             patch.setattr(Device, "compute_capability", "90")

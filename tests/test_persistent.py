@@ -30,9 +30,8 @@ def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
     if request.param == "cupy":
         return backend_class("cupy")
     # Threads that take turns take long.
-    monkeypatch.setattr(persistent, "_THREADS", 64)
     monkeypatch.setattr(persistent, "_LEAST", 1)
-    monkeypatch.setattr("nnbp.backends.fused_kernels._THREADS", 64)
+    monkeypatch.setattr("nnbp.backends.fused_kernels.THREADS", 64)
     monkeypatch.setattr(Device, "compute_capability", request.param)
     # A workspace of cuBLAS is larger on Hopper.
     monkeypatch.setattr(Memory, "limit", 2**26)
