@@ -62,10 +62,14 @@ def exclusive(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenat
 
 
 def _bare(error: DeviceMemoryError) -> DeviceMemoryError:
-    """The error without the frames that it came through.
+    """The error without the frames that it, and those that it came of, came through.
 
     They hold the half of a plan that had room. As long as the caller handles the error, and in a notebook for longer, a
     smaller batch would find the device as full as the large one left it.
     """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
     error.__context__ = None
-    return error.with_traceback(None)
+    return error
