@@ -54,10 +54,11 @@ class CupyBackend:
         self.index, self.device = index, f"cuda:{index}"
         # As a context, this makes the device CuPy's current one, in the thread and for the time of the block.
         self._current: Any = cupy.cuda.Device(index)
-        self._most_blocks = _BLOCKS * int(self._current.attributes["MultiProcessorCount"])
+        multiprocessors = int(self._current.attributes["MultiProcessorCount"])
+        self._most_blocks = _BLOCKS * multiprocessors
         self._kernels: dict[tuple[str, str], Any] = {}
         self._capability = int(self._current.compute_capability)
-        self._persistent, self._blocks_in_step = persistent, most_blocks(self._capability)
+        self._persistent, self._blocks_in_step = persistent, most_blocks(self._capability, multiprocessors)
         self._streams, self._usage = Streams.of(index, self.device), Usage(graphs=graphs)
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:

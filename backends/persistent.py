@@ -27,7 +27,7 @@ _STEPS = 1024
 """Steps of a launch, at most: the device is to be free for other work from time to time."""
 
 _CLUSTER = 8
-"""Blocks of a cluster, as many as every GPU that has clusters allows."""
+"""Blocks of a cluster, as many as every whole GPU that has clusters allows."""
 
 _WORK = 3 * 2**19
 """What one block does in the time that it takes to launch the kernels of a step: multiplications of products, and
@@ -50,9 +50,12 @@ _BLOCKS_WAIT = "__cluster_barrier_arrive(); __cluster_barrier_wait();"
 _THREADS_WAIT = "__syncthreads();"
 
 
-def most_blocks(capability: int) -> int:
-    """How many blocks can wait for each other on a card; its capability is 90 for Hopper."""
-    return _CLUSTER if capability >= 90 else 1
+def most_blocks(capability: int, multiprocessors: int) -> int:
+    """How many blocks can wait for each other on a card; its capability is 90 for Hopper.
+
+    Parts of a card with few multiprocessors may have no room for a cluster of the usual size.
+    """
+    return _CLUSTER if capability >= 90 and multiprocessors >= 2 * _CLUSTER else 1
 
 
 def persistent_steps(

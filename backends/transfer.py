@@ -9,6 +9,10 @@ import cupy
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from nnbp.errors import DeviceMemoryError
+
+from . import memory
+
 __all__ = ["CupyTransfer"]
 
 
@@ -63,5 +67,13 @@ class CupyTransfer:
 def _pinned(shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
     """A host array that the device can copy from by itself, while the host goes on."""
     size = shape[0] * shape[1]
-    memory = cupy.cuda.alloc_pinned_memory(size * dtype.itemsize)
-    return np.frombuffer(memory, dtype, size).reshape(shape)
+    try:
+        pinned = cupy.cuda.alloc_pinned_memory(size * dtype.itemsize)
+    except Exception as error:
+        if not memory.exhausted(error):
+            raise
+        raise DeviceMemoryError(
+            "Batches of data that stay on the host are sent from pinned memory of the host; received one of shape "
+            f"{shape}, {size * dtype.itemsize / 2**20:,.1f} MiB, for which it has none. Take a smaller batch_size."
+        ) from error
+    return np.frombuffer(pinned, dtype, size).reshape(shape)

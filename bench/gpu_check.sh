@@ -18,8 +18,8 @@ which goes on after the failure of another:
   doctor        nnbp doctor                                                 30 s
   tests         the tests marked gpu; without a GPU they fail              200 s
   parity        nnbp parity for float64, float32, tf32 and bf16             90 s
-  small         steps of small networks: one kernel, or a graph of many     40 s
-  bench         nnbp bench --device cuda                                   200 s
+  small         steps of small networks: one kernel, or a graph of many     60 s
+  bench         nnbp bench --device cuda                                   180 s
 
 options:
   --out DIR          for the files, one that is empty or not there yet (default bench/results/gpu-DATE)
@@ -317,7 +317,7 @@ if [ -z "${NNBP_PYTHON:-}" ] || [ -n "$wheels" ]; then
 fi
 # The checkout's own nnbp/ has no backends in it, and must not hide the one of the links.
 [ ! -d "$work/site" ] || export PYTHONSAFEPATH=1
-declare -A limits=([environment]=30 [doctor]=30 [tests]=200 [parity]=90 [small]=40 [bench]=200)
+declare -A limits=([environment]=30 [doctor]=30 [tests]=200 [parity]=90 [small]=60 [bench]=180)
 for name in "${steps[@]}"; do
     [[ " ${only[*]} " != *" $name "* ]] || step "$name" "${limits[$name]}"
 done

@@ -21,7 +21,6 @@ from nnbp.errors import DeviceUnavailableError
 
 from .cases import Case, Problem
 from .peers.nnbp import Nnbp
-from .report import table
 from .timing import per_step
 from .worker import Session
 
@@ -68,12 +67,12 @@ def measured(case: Case, opened: Opened, seconds: float = _SECONDS) -> Row:
     return Row(case.title, *(1e6 * median(found or [math.nan]) for found in times))
 
 
-def report(rows: Iterable[Row]) -> str:
-    """The table."""
-    cells = [
-        [row.title, f"{row.graph:.1f}", f"{row.one_kernel:.1f}", f"{row.graph / row.one_kernel:.2f}"] for row in rows
-    ]
-    return table(["step", "µs as a graph", "µs as one kernel", "ratio"], cells)
+def report(rows: Iterable[Row]) -> Iterator[str]:
+    """The lines of the table, each as soon as its row is there."""
+    yield "| step | µs as a graph | µs as one kernel | ratio |"
+    yield "| --- | ---: | ---: | ---: |"
+    for row in rows:
+        yield f"| {row.title} | {row.graph:.1f} | {row.one_kernel:.1f} | {row.graph / row.one_kernel:.2f} |"
 
 
 @contextmanager
@@ -105,9 +104,10 @@ def main() -> None:
     except DeviceUnavailableError as error:
         sys.exit(f"nnbp.bench.persistent: error: {error}")
     index = int(device.partition(":")[2])
-    print(
-        report(measured(case, lambda least: backend_class("cupy")(index, persistent=least)) for case in cases(device))
-    )
+    rows = (measured(case, lambda least: backend_class("cupy")(index, persistent=least)) for case in cases(device))
+    for text in report(rows):
+        # What is there is kept where the time is over before the end.
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

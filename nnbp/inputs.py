@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+_AT_ONCE = 2**24
+"""Elements of an array on the device that are looked at at once, at most."""
+
 T = TypeVar("T")
 
 _IMPUTE = "Impute or drop missing values; scale large ones."
@@ -99,11 +102,14 @@ def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> 
 
 def all_finite(backend: Backend, array: Array) -> bool:
     """Whether no value of a contiguous device array is NaN or infinite."""
-    flat = array.reshape(-1)
-    # A sum of squares that is finite has finite terms alone. It is found much faster than a mask.
-    if math.isfinite(backend.download(backend.xp.dot(flat, flat))):
-        return True
-    return bool(backend.download(backend.xp.isfinite(flat).all()))
+    flat, xp = array.reshape(-1), backend.xp
+    # Not all at once: CuPy makes the squares before it sums them, and a device may have no room for as much again.
+    for begin in range(0, flat.size, _AT_ONCE):
+        part = flat[begin : begin + _AT_ONCE]
+        # A sum of squares that is finite has finite terms alone. It is found much faster than a mask.
+        if not (math.isfinite(backend.download(xp.dot(part, part))) or backend.download(xp.isfinite(part).all())):
+            return False
+    return True
 
 
 def finite(backend: Backend, array: Array, name: str, fix: str = _IMPUTE, first: int = 0) -> None:

@@ -191,8 +191,8 @@ class Intake:
         if by_class is not None:
             w = sample_weights(by_class if w is None else w * by_class, len(by_class))
             data = Data(data.X, data.y, None if w is None else w.reshape(-1, 1))
-        data = self._placed(data, training)
         self.finite(data.X)
+        data = self._placed(data, training)
         return Measured(data, truth, w, predict, metrics)
 
     def split(

@@ -245,12 +245,13 @@ def test_a_backend_without_memory_of_its_own_streams_nothing() -> None:
 
 
 @needs_compiler
-def test_streaming_to_an_emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("persistent", [None, 1])
+def test_streaming_to_an_emulated_gpu(persistent: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """There, copies are made as late as the stream of the computation, or the host, waits for them."""
     found = []
     for free in (2**24, 2**13):
         monkeypatch.setattr(Memory, "free", free)
-        backend = emulated_backend_class()()
+        backend = emulated_backend_class()(persistent=persistent)
         assert isinstance(backend, Streaming)
         net = network(backend)
         history = net.fit(X, y, epochs=2, batch_size=8, sample_weight=W, validation_data=data(47, 9), progress=False)

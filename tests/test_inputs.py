@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnbp.backends.numpy_backend import NumpyBackend
 
-from nnbp import DataError, DTypeError, ShapeError
+from nnbp import DataError, DTypeError, ShapeError, inputs
 from nnbp.inputs import class_weights, finite, host, like, matrix, not_negative, number, sample_weights, whole_number
 
 BACKEND = NumpyBackend()
@@ -109,6 +109,16 @@ def test_frame_with_text() -> None:
     pandas = pytest.importorskip("pandas")
     with pytest.raises(DTypeError, match="received dtype object"):
         matrix(BACKEND, pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}, dtype=object), F32, 2)
+
+
+def test_a_large_array_is_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "_AT_ONCE", 4)
+    with BACKEND.active():
+        X = BACKEND.upload(np.ones((5, 3)), F32)
+        assert inputs.all_finite(BACKEND, X)
+        for row in range(5):
+            bad = BACKEND.upload(np.where(np.arange(5)[:, None] == row, np.inf, np.ones((5, 3))), F32)
+            assert not inputs.all_finite(BACKEND, bad)
 
 
 def test_finite_names_the_first_bad_value() -> None:

@@ -98,6 +98,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
             patch.setattr(persistent, "_CLUSTER", 2)
             patch.setattr(persistent, "_LEAST", 1)
             patch.setattr(Device, "compute_capability", "90")
+            patch.setitem(Device.attributes, "MultiProcessorCount", 16)
             patch.setattr(Memory, "limit", 2**26)
             yield emulated_backend_class()
             return

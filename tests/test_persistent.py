@@ -33,6 +33,7 @@ def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
     monkeypatch.setattr(persistent, "_LEAST", 1)
     monkeypatch.setattr("nnbp.backends.fused_kernels.THREADS", 64)
     monkeypatch.setattr(Device, "compute_capability", request.param)
+    monkeypatch.setitem(Device.attributes, "MultiProcessorCount", 16)
     # A workspace of cuBLAS is larger on Hopper.
     monkeypatch.setattr(Memory, "limit", 2**26)
     return emulated_backend_class()
@@ -169,7 +170,8 @@ def test_functions_wait_only_for_what_they_read(monkeypatch):
 
 
 def test_cards_and_their_blocks():
-    assert [persistent.most_blocks(capability) for capability in (75, 80, 89, 90, 100, 120)] == [1, 1, 1, 8, 8, 8]
+    assert [persistent.most_blocks(capability, 16) for capability in (75, 80, 89, 90, 100, 120)] == [1, 1, 1, 8, 8, 8]
+    assert persistent.most_blocks(90, 14) == 1, "a part of a card"
 
 
 @needs_compiler
@@ -216,6 +218,6 @@ def test_steps_of_every_kind_of_kernel_compile_for_every_architecture(architectu
     for part in parts:
         kernel.call(part)
         kernel.lines.append("__syncthreads();")
-    source = kernel.source(persistent.most_blocks(int(architecture)))
+    source = kernel.source(persistent.most_blocks(int(architecture), 132))
     assert len(source.split("namespace part")) > 12
     assert b"steps" in nvrtc_compile(source, f"-arch=sm_{architecture}")
