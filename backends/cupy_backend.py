@@ -7,8 +7,10 @@ one, so it stays in order with what the user's own CuPy code does there.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, final
 
 import cupy
@@ -129,12 +131,41 @@ class CupyBackend:
             for function, arguments in calls
         ]
         if self._persistent is not None and times * runs >= self._persistent:
-            steps = persistent_steps(operations, times, self._blocks_in_step, self.empty)
+            steps = self._persistent_steps(operations, times)
             if steps is not None:
                 return self._in_turn(steps)
         found = fused(narrowed(operations, self.empty))
         bound = [self._bound(item) for item in launches(found, self.empty)]
         return Recording(bound, times, self._streams, self._usage)
+
+    def _persistent_steps(self, operations: Sequence[Operation], times: int) -> list[tuple[Launch, int]] | None:
+        """The steps as one kernel. If the card cannot launch clusters, all later ones run on one block."""
+        steps = persistent_steps(operations, times, self._blocks_in_step, self.empty)
+        if steps is None or (refused := self._refused(steps[0][0])) is None:
+            return steps
+        warnings.warn(
+            f"{self.device} cannot run a cluster of {steps[0][0].size} blocks ({refused}), so the steps of small networks "
+            "run on one block, which may take longer; the results are as good. A part of a card (MIG), or a limit on the "
+            "multiprocessors of a process (MPS), may have no room for a cluster.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        self._blocks_in_step = 1
+        return persistent_steps(operations, times, 1, self.empty)
+
+    def _refused(self, steps: Launch) -> Exception | None:
+        """Why the blocks of a kernel cannot be launched together, or None; found by a launch of no steps."""
+        if steps.size == 1:
+            return None
+        function, arguments = self._bound(replace(steps, arguments=(np.int32(0), *steps.arguments[1:])))
+        try:
+            with self._current:
+                function(*arguments)
+        except cupy.cuda.driver.CUDADriverError as error:
+            if memory.exhausted(error):
+                raise
+            return error
+        return None
 
     def _in_turn(self, launched: Sequence[tuple[Launch, int]]) -> Callable[[], None]:
         runs = [Recording([self._bound(launch)], count, self._streams, self._usage) for launch, count in launched]

@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any, ClassVar
 
@@ -54,7 +55,7 @@ class Streams:
         self.device, self.lock, self._name = device, RLock(), name
         with device:
             self.cublas = Cublas(int(device.compute_capability))
-        self._workspaces: dict[int, Any] = {}
+        self._workspaces: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._capturing: Any = None
 
     @classmethod
@@ -69,14 +70,20 @@ class Streams:
         """A new array, or the error that says what did not fit."""
         return memory.empty(shape, dtype, self._name)
 
-    def use(self, stream: int, *, owner: int | None = None) -> None:
-        """Sends products to a stream, with the workspace of that stream or of the one that a graph is made for."""
-        key = stream if owner is None else owner
-        if key not in self._workspaces:
-            self._workspaces[key] = self.empty(self.cublas.bytes, np.uint8)
-        self.cublas.use(stream, self._workspaces[key].data.ptr)
+    def use(self, stream: Any, *, owner: Any = None) -> Any:
+        """Sends products to a stream, with the workspace of that stream or of the one that a graph is made for.
 
-    def captured(self, calls: Sequence[Call], times: int, stream: int) -> Any:
+        Returns:
+            the workspace. It is released with its stream, unless a graph still holds it.
+        """
+        key = stream if owner is None else owner
+        workspace = self._workspaces.get(key)
+        if workspace is None:
+            workspace = self._workspaces[key] = self.empty(self.cublas.bytes, np.uint8)
+        self.cublas.use(int(stream.ptr), workspace.data.ptr)
+        return workspace
+
+    def captured(self, calls: Sequence[Call], times: int, stream: Any) -> Graph:
         """A graph of so many runs of the calls, to be launched on a stream.
 
         Raises:
@@ -86,7 +93,7 @@ class Streams:
             self._capturing = cupy.cuda.Stream(non_blocking=True)
         graph, failed = None, None
         with self._capturing as capturing, _no_collection():
-            self.use(capturing.ptr, owner=stream)
+            workspace = self.use(capturing, owner=stream)
             capturing.begin_capture()
             try:
                 with cupy.cuda.using_allocator(_refuse):
@@ -103,7 +110,15 @@ class Streams:
                     failed = failed or error
         if failed is not None:
             raise CaptureError(f"{type(failed).__name__}: {failed}") from failed
-        return graph
+        return Graph(graph, workspace)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A recorded step, and the workspace whose address is recorded in its products."""
+
+    recorded: Any
+    workspace: Any
 
 
 class CaptureError(Exception):
@@ -197,12 +212,13 @@ class Recording:
     def __init__(self, calls: Sequence[Call], times: int, streams: Streams, usage: Usage) -> None:
         self.calls, self.times, self._streams, self._usage = calls, times, streams, usage
         self._recorded = usage.graphs
-        self._graphs: dict[tuple[int, int], Any] = {}
+        # By stream, and go with it; by the number of steps.
+        self._graphs: weakref.WeakKeyDictionary[Any, dict[int, Graph]] = weakref.WeakKeyDictionary()
         self._by_hand = 1 if times > 1 else 2
 
     def __call__(self) -> None:
         with self._streams.lock, self._streams.device:
-            stream = int(cupy.cuda.get_current_stream().ptr)
+            stream = cupy.cuda.get_current_stream()
             left = self.times
             if self._by_hand:
                 self._launch(stream, 1)
@@ -211,23 +227,23 @@ class Recording:
             for steps in (_STEPS, 1):
                 if left >= steps and (graph := self._graph(stream, steps)) is not None:
                     while left >= steps:
-                        graph.launch()
+                        graph.recorded.launch()
                         left -= steps
             self._launch(stream, left)
 
-    def _launch(self, stream: int, times: int) -> None:
+    def _launch(self, stream: Any, times: int) -> None:
         if times:
             self._streams.use(stream)
         for _ in range(times):
             for function, arguments in self.calls:
                 function(*arguments)
 
-    def _graph(self, stream: int, steps: int) -> Any:
-        key = stream, steps
-        if self._recorded and key not in self._graphs:
+    def _graph(self, stream: Any, steps: int) -> Graph | None:
+        graphs = self._graphs.setdefault(stream, {})
+        if self._recorded and steps not in graphs:
             try:
-                self._graphs[key] = self._streams.captured(self.calls, steps, stream)
+                graphs[steps] = self._streams.captured(self.calls, steps, stream)
             except CaptureError as reason:
                 self._recorded = False
                 self._usage.tell(reason)
-        return self._graphs.get(key)
+        return graphs.get(steps)

@@ -57,6 +57,8 @@ class Device:
     depth = 0
     attributes = {"MultiProcessorCount": 2}  # noqa: RUF012
     compute_capability = "80"
+    clusters = True
+    """Whether blocks of a cluster find room."""
 
     def __init__(self, index: int) -> None:
         if index != 0:
@@ -74,6 +76,10 @@ class Device:
 
 
 class CUDARuntimeError(RuntimeError):
+    """CuPy's own error."""
+
+
+class CUDADriverError(RuntimeError):
     """CuPy's own error."""
 
 
@@ -174,7 +180,14 @@ class RawKernel:
 
     def __init__(self, code: str, name: str) -> None:
         RawKernel.compiled.append(code)
-        self.kernel: Any = _on_device(function_of(code, name))
+        function = _on_device(function_of(code, name))
+
+        def kernel(*arguments: Any) -> None:
+            if "__cluster_dims__" in code and not Device.clusters:
+                raise CUDADriverError("CUDA_ERROR_INVALID_CLUSTER_SIZE: invalid cluster size")
+            function(*arguments)
+
+        self.kernel: Any = kernel
         self.kernel.kernel_name = name
 
 
@@ -351,6 +364,7 @@ def _modules() -> dict[str, ModuleType]:
         Stream=Stream,
         using_allocator=_using_allocator,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        driver=SimpleNamespace(CUDADriverError=CUDADriverError),
         runtime=SimpleNamespace(
             memGetInfo=lambda: (min(Memory.free, Memory.limit - Memory.kept), Memory.limit),
             memcpyAsync=_copy_async,

@@ -27,12 +27,20 @@ SIZES = st.sampled_from([1, 2, 4, 5, 16, 31, 33, 64, 65, 70])
                         pytest.param("cupy", marks=pytest.mark.gpu)])  # fmt: skip
 def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Opens a backend: of a card where one block runs, of one where a cluster does, or of the card that is there."""
-    if request.param == "cupy":
-        return backend_class("cupy")
+    return backend_class("cupy") if request.param == "cupy" else emulated(request.param, monkeypatch)
+
+
+@pytest.fixture
+def opened_90(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Opens a backend of an emulated card that has clusters."""
+    return emulated("90", monkeypatch)
+
+
+def emulated(capability: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     # Threads that take turns take long.
     monkeypatch.setattr(persistent, "_LEAST", 1)
     monkeypatch.setattr("nnbp.backends.fused_kernels.THREADS", 64)
-    monkeypatch.setattr(Device, "compute_capability", request.param)
+    monkeypatch.setattr(Device, "compute_capability", capability)
     monkeypatch.setitem(Device.attributes, "MultiProcessorCount", 16)
     # A workspace of cuBLAS is larger on Hopper.
     monkeypatch.setattr(Memory, "limit", 2**26)
@@ -124,6 +132,36 @@ def test_only_many_steps_are_worth_a_kernel_of_their_own(opened):
     assert len(steps_of(backend)) == 1
     backend.capture(calls, 5)
     assert len(steps_of(backend)) == 1, "it is the same kernel"
+
+
+@needs_compiler
+def test_a_card_without_room_for_clusters_runs_one_block_and_says_so_once(opened_90, monkeypatch):
+    monkeypatch.setattr(Device, "clusters", False)
+    X, y = problem("classes")
+    backend = opened_90(persistent=1)
+    net = Network([6, 9, 3], loss="cross_entropy", dtype="float64", seed=1, device=backend)
+    with pytest.warns(RuntimeWarning, match=r"cuda:0 cannot run a cluster of . blocks .*INVALID_CLUSTER_SIZE") as told:
+        net.fit(X, y, epochs=3, batch_size=16, progress=False)
+        net.fit(X, y, epochs=2, batch_size=20, progress=False)
+    assert len(told) == 1
+    assert [("cluster" in source) for source in steps_of(backend)] == [True, False, False]
+    expected = Network([6, 9, 3], loss="cross_entropy", dtype="float64", seed=1, device="cpu")
+    expected.fit(X, y, epochs=3, batch_size=16, progress=False)
+    expected.fit(X, y, epochs=2, batch_size=20, progress=False)
+    np.testing.assert_allclose(backend.download(net.parameters), expected.parameters, rtol=1e-11, atol=1e-12)
+
+
+@needs_compiler
+def test_a_step_too_large_for_one_block_becomes_a_graph_if_there_is_no_room_for_clusters(opened_90, monkeypatch):
+    monkeypatch.setattr(Device, "clusters", False)
+    monkeypatch.setattr(persistent, "_WORK", 2**8)
+    backend = opened_90(persistent=1)
+    x = backend.upload(np.eye(8), np.float64)
+    out = backend.empty((8, 8), np.float64)
+    with pytest.warns(RuntimeWarning, match="cannot run a cluster"):
+        backend.capture(backend.gemm(x, x, out), 2)()
+    np.testing.assert_array_equal(backend.download(out), np.eye(8))
+    assert len(steps_of(backend)) == 1
 
 
 def array(*shape: int) -> EmulatedArray:

@@ -57,18 +57,39 @@ def test_many_steps_are_few_graphs(times, graphs):
 
 
 @needs_compiler
-def test_every_stream_has_graphs_and_a_workspace_of_its_own():
+def test_every_stream_has_graphs_and_a_workspace_of_its_own_as_long_as_it_exists():
     backend = open_emulated()
-    backend._streams._workspaces.clear()
+    workspaces = backend._streams._workspaces
+    workspaces.clear()
     x = backend.upload(np.ones((2, 2)), np.float64)
     run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)))
+    other = Stream()
     with backend.active():
         for _ in range(3):
             run()
-        with Stream():
+        with other:
             run()
     assert len(run._graphs) == 2
-    assert len(backend._streams._workspaces) == 2, "the stream that captures needs none"
+    assert len(workspaces) == 2, "the stream that captures needs none"
+    workspace = weakref.ref(workspaces[other])
+    gc.disable()
+    try:
+        del other
+        assert len(run._graphs) == len(workspaces) == 1
+        assert workspace() is None, "32 MiB of the card for every stream that there ever was"
+    finally:
+        gc.enable()
+
+
+@needs_compiler
+def test_a_graph_keeps_the_workspace_that_is_recorded_in_it():
+    backend = open_emulated()
+    x = backend.upload(np.ones((2, 2)), np.float64)
+    run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)), 2)
+    run()
+    (graphs,) = run._graphs.values()
+    backend._streams._workspaces.clear()
+    assert graphs[1].workspace.nbytes == backend._streams.cublas.bytes
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
