@@ -12,6 +12,10 @@ The bounds are on max |p − q| / max |p|, p and q one array on two devices:
   Units for TF32 round to the nearest or cut off, which errs three times as much: ρ is that of the worse one. bfloat16
   is rounded to the nearest. η = 2⁻¹⁰ or 2⁻⁷, by the 10 or 7 bits after the point, is one unit in the last place of a
   factor, for arrays of a few numbers whose errors cancel by chance. Products of three bits less miss this bound.
+
+In float32 an absolute error of at most 8 K · 2⁻¹²⁶ passes as well: on a GPU numbers below 2⁻¹²⁶, denormals, are 0 in every
+kernel, and the terms of a sum can lose as much each. Optimizers that divide by the size of the gradient, such as Adam,
+can make more of them than that.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from numpy.typing import NDArray
 from nnbp.backend import Array, Backend, Calls, Precision
 from nnbp.device import open_backend
 
-__all__ = ["PASS_BOUND", "TRAINING_BOUND", "bound", "relative_error", "with_rounded_factors"]
+__all__ = ["PASS_BOUND", "TRAINING_BOUND", "bound", "flushed", "relative_error", "with_rounded_factors"]
 
 PASS_BOUND, TRAINING_BOUND = 1e-12, 1e-10
 
@@ -46,6 +50,15 @@ def bound(rho: float, *, terms: int, updates: int | None, precision: Precision |
     if precision is None:
         return floor + (8 if updates is None else 32) * rho
     return floor + 2.0 ** -_BITS[precision] + (2 if updates is None else 8) * rho
+
+
+def flushed(terms: int) -> float:
+    """The absolute error that denormals which are taken for 0 explain, in float32.
+
+    Args:
+        terms: K.
+    """
+    return 8 * terms * float(np.finfo(np.float32).tiny)
 
 
 def relative_error(p: NDArray[Any], q: NDArray[Any]) -> float:

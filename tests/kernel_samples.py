@@ -107,6 +107,18 @@ static void launch(void (*kernel)(A...), void** arguments, int blocks, int size,
         }
     }
 }
+// Denormals are 0 while it exists, if the processor can do that.
+struct Denormals {
+#ifdef __SSE__
+    unsigned before;
+    Denormals(bool flush) : before(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(before | (flush ? 0x8040 : 0)); }
+    ~Denormals() { __builtin_ia32_ldmxcsr(before); }
+#else
+    Denormals(bool) {}
+#endif
+};
+// The functions of <math.h> go by the bits of their arguments.
+static inline float flushed(float x) { return x > -0x1p-126f && x < 0x1p-126f ? 0 * x : x; }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 {
     return (unsigned long long)((unsigned __int128)a * b >> 64);
@@ -117,10 +129,10 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 # <math.h> has all of these, and takes g++ longer than the kernels do.
 _SHIM += "".join(
     f'extern "C" {{ double {name}({double}); float {name}f({single}); }}\n'
-    f"static inline float {name}({single}) {{ return {name}f({call}); }}\n"
+    f"static inline float {name}({single}) {{ return flushed({name}f({call})); }}\n"
     for names, double, single, call in (
-        ("exp expm1 log log1p tanh sqrt sin cos atan fabs", "double x", "float x", "x"),
-        ("pow", "double x, double y", "float x, float y", "x, y"),
+        ("exp expm1 log log1p tanh sqrt sin cos atan fabs", "double x", "float x", "flushed(x)"),
+        ("pow", "double x, double y", "float x, float y", "flushed(x), flushed(y)"),
     )
     for name in names.split()
 )
@@ -154,9 +166,11 @@ def _library(source: str, names: tuple[str, ...]) -> ctypes.CDLL:
     # The threads of a kernel that never wait for each other need no stacks of their own.
     together = str("__cluster_barrier_wait" in source).lower()
     wait = "true" if "__syncthreads" in source else together
+    # CuPy compiles with -ftz=true, which concerns float32 alone.
+    flush = str("typedef double T;" not in source).lower()
     source += "".join(
         f'extern "C" void launch_{name}(void** arguments, int blocks, int size)\n'
-        f"{{ launch({name}, arguments, blocks, size, {wait}, {together}); }}\n"
+        f"{{ Denormals as_on_a_gpu({flush}); launch({name}, arguments, blocks, size, {wait}, {together}); }}\n"
         for name in names
     )
     stem = Path(_folder().name) / hashlib.sha256(source.encode()).hexdigest()[:16]
