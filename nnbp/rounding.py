@@ -13,9 +13,9 @@ The bounds are on max |p − q| / max |p|, p and q one array on two devices:
   is rounded to the nearest. η = 2⁻¹⁰ or 2⁻⁷, by the 10 or 7 bits after the point, is one unit in the last place of a
   factor, for arrays of a few numbers whose errors cancel by chance. Products of three bits less miss this bound.
 
-In float32 an absolute error of at most 8 K · 2⁻¹²⁶ passes as well: on a GPU numbers below 2⁻¹²⁶, denormals, are 0 in every
-kernel, and the terms of a sum can lose as much each. Optimizers that divide by the size of the gradient, such as Adam,
-can make more of them than that.
+In float32 an absolute error of at most 8 K · 2⁻¹²⁶ passes as well: on a GPU numbers below 2⁻¹²⁶, denormals, are 0 in
+every kernel, and the terms of a sum can lose as much each. Optimizers that divide by the size of the gradient, such as
+Adam, can make more of them than that.
 """
 
 from __future__ import annotations

@@ -74,6 +74,10 @@ class Device:
     def synchronize(self) -> None:
         Stream.forbid("waiting for the device")
 
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        return _memory()
+
 
 class CUDARuntimeError(RuntimeError):
     """CuPy's own error."""
@@ -332,12 +336,20 @@ def _using_allocator(allocator: Callable[[int], Any]) -> Iterator[None]:
         Memory.allocator = None
 
 
-def _modules() -> dict[str, ModuleType]:
+def _memory() -> tuple[int, int]:
+    return min(Memory.free, Memory.limit - Memory.kept), Memory.limit
+
+
+@cache
+def modules() -> dict[str, ModuleType]:
+    """CuPy and nvmath-python as far as they are emulated, by their names in `sys.modules`."""
     names = ("cupy", "cupy.cuda", "nvmath", "nvmath.bindings")
-    modules = {name: ModuleType(name) for name in names}
-    cupy, cuda = (modules[name] for name in names[:2])
+    found = {name: ModuleType(name) for name in names}
+    cupy, cuda = (found[name] for name in names[:2])
 
     def of_numpy(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         function = getattr(np, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
@@ -357,16 +369,24 @@ def _modules() -> dict[str, ModuleType]:
 
     cupy.__getattr__ = of_numpy  # type: ignore[method-assign]
     cupy.__dict__.update(
-        cuda=cuda, ndarray=EmulatedArray, empty=_empty, RawKernel=RawKernel, get_default_memory_pool=lambda: Memory
-    )
+        cuda=cuda, ndarray=EmulatedArray, empty=_empty, RawKernel=RawKernel, get_default_memory_pool=lambda: Memory,
+        asnumpy=np.array, clear_memo=lambda: None,
+        # Of the probe.
+        ElementwiseKernel=lambda *_: lambda x: 2 * x - 1,
+    )  # fmt: skip
     cuda.__dict__.update(
         Device=Device,
         Stream=Stream,
         using_allocator=_using_allocator,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         driver=SimpleNamespace(CUDADriverError=CUDADriverError),
+        nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
         runtime=SimpleNamespace(
-            memGetInfo=lambda: (min(Memory.free, Memory.limit - Memory.kept), Memory.limit),
+            getDeviceCount=lambda: 1,
+            getDeviceProperties=lambda index: {"name": b"emulated GPU"},
+            driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13000,
+            memGetInfo=_memory,
             memcpyAsync=_copy_async,
             memcpyHostToDevice=1,
         ),
@@ -376,8 +396,8 @@ def _modules() -> dict[str, ModuleType]:
     )
     for name, kind in (("sgemm", ctypes.c_float), ("dgemm", ctypes.c_double)):
         setattr(Cublas, name, staticmethod(_gemm(kind)))
-    modules["nvmath.bindings"].__dict__.update(cublas=Cublas)
-    return modules
+    found["nvmath.bindings"].__dict__.update(cublas=Cublas)
+    return found
 
 
 @cache
@@ -388,8 +408,7 @@ def emulated_backend_class() -> Callable[..., Any]:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    modules = _modules()
-    with mock.patch.dict(sys.modules, modules):
+    with mock.patch.dict(sys.modules, modules()):
         # It uses CuPy as well; the true one comes back with the end of the block.
         for name in ("recording", "memory", "transfer"):
             sys.modules.pop(f"nnbp.backends.{name}", None)
@@ -398,7 +417,7 @@ def emulated_backend_class() -> Callable[..., Any]:
 
     def emulated_init(*arguments: Any, **options: Any) -> None:
         """Opening the device imports cuBLAS; here it finds the emulation."""
-        with mock.patch.dict(sys.modules, modules):
+        with mock.patch.dict(sys.modules, modules()):
             opened(*arguments, **options)
 
     module.CupyBackend.__init__ = emulated_init
