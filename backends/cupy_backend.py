@@ -144,9 +144,9 @@ class CupyBackend:
         if steps is None or (refused := self._refused(steps[0][0])) is None:
             return steps
         warnings.warn(
-            f"{self.device} cannot run a cluster of {steps[0][0].size} blocks ({refused}), so the steps of small networks "
-            "run on one block, which may take longer; the results are as good. A part of a card (MIG), or a limit on the "
-            "multiprocessors of a process (MPS), may have no room for a cluster.",
+            f"{self.device} cannot run a cluster of {steps[0][0].size} blocks ({refused}), so the steps of small "
+            "networks run on one block, which may take longer; the results are as good. A part of a card (MIG), or a "
+            "limit on the multiprocessors of a process (MPS), may have no room for a cluster.",
             RuntimeWarning,
             stacklevel=2,
         )

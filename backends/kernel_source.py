@@ -4,10 +4,10 @@ Nothing here needs CuPy: an array is whatever has shape, strides (in bytes), dty
 tests run the very same launches, compiled as C++, on NumPy arrays.
 
 CuPy compiles them by NVRTC with ``-fmad=true`` and ``-ftz=true``. The first makes a product and a sum one operation
-that rounds once, so results differ from NumPy's in the last bit. The second concerns float32 alone, and not the products
-of cuBLAS: a number below 2⁻¹²⁶ in magnitude (a denormal) is 0, whether a kernel reads it or computes it. So exp(−88) is
-0, the softplus of −88 too (the logarithm of one), the logarithm of a denormal is −∞, and the product of two gradients
-below 2⁻⁶³, whose sign Rprop looks at, has none.
+that rounds once, so results differ from NumPy's in the last bit. The second concerns float32 alone, and not cuBLAS: a
+number below 2⁻¹²⁶ in magnitude (a denormal) is 0, whether a kernel reads it or computes it. So exp(−88) is 0, the
+softplus of −88 too (the logarithm of one), the logarithm of a denormal is −∞, and the product of two gradients below
+2⁻⁶³, whose sign Rprop looks at, has none.
 """
 
 from __future__ import annotations
