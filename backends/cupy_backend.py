@@ -164,7 +164,8 @@ class CupyBackend:
         except cupy.cuda.driver.CUDADriverError as error:
             if memory.exhausted(error):
                 raise
-            return error
+            refused: Exception = error
+            return refused
         return None
 
     def _in_turn(self, launched: Sequence[tuple[Launch, int]]) -> Callable[[], None]:
