@@ -1,7 +1,7 @@
-"""Makes summary.md of a folder that gpu_check.sh has filled: python gpu_summary.py DIR.
+"""Makes summary.md from the evidence of gpu_check.sh: python gpu_summary.py DIR.
 
-It imports the standard library alone, and takes no file for granted: nnbp may not have been importable, a step may have
-failed, a file may end half way.
+It imports only the standard library and relies on no file: nnbp may not be importable, a step may have failed, and a
+file may be cut off.
 """
 
 from __future__ import annotations
@@ -10,25 +10,28 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-__all__ = ["main", "summary"]
+__all__ = ["BENCHMARKS", "PARITY", "TESTS", "main", "summary"]
 
-STEPS = ("environment", "doctor", "tests", "parity", "small", "bench")
-RUNS = ("float64", "float32", "tf32", "bf16")
-"""Of nnbp parity."""
+TESTS = ("backend", "tests", "peers")
+PARITY = ("parity-float64", "parity-float32", "parity-tf32", "parity-bf16")
+BENCHMARKS = ("small", "large")
+"""The steps that leave a file NAME.xml, NAME.json or NAME/table.md."""
 
 _STOPPED = (124, 137)
-"""Exit codes of `timeout`."""
+"""Exit codes of a command that `timeout` has ended."""
+
+_INTERRUPTED = 130
 
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ElementTree.ParseError)
-"""What a file that is missing, cut off or of another kind raises."""
+"""The exceptions that a missing, incomplete or wrong file raises."""
 
 _FAILURES, _NAMES, _LAST_LINES, _LETTERS = 40, 8, 8, 200
-"""Messages of tests, names of tests with each, last lines of a command, letters of a line: so many are shown."""
+"""Limits of the page: messages of failed tests, tests per message, last lines of a step, letters per line."""
 
 
 class Step(NamedTuple):
@@ -40,11 +43,18 @@ class Step(NamedTuple):
     def __str__(self) -> str:
         if self.code == 0:
             return "passed"
-        return "stopped, its time was over" if self.code in _STOPPED else f"failed, exit code {self.code}"
+        if self.cut_off:
+            return "interrupted" if self.code == _INTERRUPTED else "stopped at its time limit"
+        return f"failed, exit code {self.code}"
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the step ended before its command had finished."""
+        return self.code in (*_STOPPED, _INTERRUPTED)
 
 
 class Worst(NamedTuple):
-    """The number that came nearest to its bound, or passed it by most."""
+    """The error that is largest in proportion to its bound."""
 
     ratio: float
     error: float
@@ -60,112 +70,121 @@ def summary(folder: Path) -> str:
     """The page, in Markdown.
 
     Args:
-        folder: with steps.tsv and what the steps left; any of it may be missing.
+        folder: the evidence: plan.txt, steps.tsv and the files of the steps. Any of them may be missing.
     """
     ended = _steps(folder)
+    missing = [name for name in _planned(folder) if name not in ended]
     sections: list[tuple[str, Callable[[], Iterable[str]]]] = [
-        ("Steps", lambda: _step_table(ended)),
+        ("Steps", lambda: _step_table(ended, missing)),
         ("Machine", lambda: _machine(folder)),
-        ("Tests", lambda: _tests(folder, ended.get("tests"))),
+        ("Tests", lambda: _tests(folder, ended)),
         ("Parity", lambda: _parity(folder)),
-        ("Small networks", lambda: _text(folder / "small.md").splitlines()),
-        ("Benchmark", lambda: _benchmark(folder)),
-        ("Last words of what failed", lambda: _last_words(folder, ended)),
+        *((f"Benchmark: {name}", lambda name=name: _benchmark(folder, name)) for name in BENCHMARKS),
+        ("Persistent kernel and graph", lambda: _text(folder / "persistent.md").splitlines()),
+        ("Last lines of failed steps", lambda: _last_lines(folder, ended)),
     ]
-    lines = ["# nnbp on a GPU", "", _verdict(ended)]
+    lines = ["# nnbp on a GPU", "", _verdict(ended, missing)]
     for title, make in sections:
         if body := list(make()):
             lines += ["", f"## {title}", "", *body]
     return "\n".join(lines) + "\n"
 
 
+def _planned(folder: Path) -> list[str]:
+    """The names of all steps, in order."""
+    return re.findall(r"^([\w-]+) +\d+ s ", _text(folder / "plan.txt"), re.MULTILINE)
+
+
 def _steps(folder: Path) -> dict[str, Step]:
-    """The steps that ended, in their order; a line that is cut off is left out."""
+    """The steps that ended, in order. An incomplete line is left out."""
     found = {}
     for line in _text(folder / "steps.tsv").splitlines():
-        if match := re.fullmatch(r"(\w+)\t(\d+)\t(\d+)", line):
+        if match := re.fullmatch(r"([\w-]+)\t(\d+)\t(\d+)", line):
             found[match[1]] = Step(int(match[2]), int(match[3]))
     return found
 
 
-def _verdict(ended: Mapping[str, Step]) -> str:
+def _verdict(ended: Mapping[str, Step], missing: Sequence[str]) -> str:
     groups = {
         "passed": [name for name, step in ended.items() if step.code == 0],
         "failed": [name for name, step in ended.items() if step.code != 0],
-        "did not run": [name for name in STEPS if name not in ended],
+        "did not run": missing,
     }
-    word = "FAILED" if groups["failed"] else "INCOMPLETE" if groups["did not run"] else "PASSED"
-    return f"**{word}.** " + "; ".join(f"{what}: {', '.join(names)}" for what, names in groups.items() if names) + "."
+    word = "FAILED" if groups["failed"] else "INCOMPLETE" if missing or not ended else "PASSED"
+    parts = [f"{group}: {', '.join(names)}" for group, names in groups.items() if names]
+    return f"**{word}.** {'; '.join(parts) or 'No step has ended'}."
 
 
-def _step_table(ended: Mapping[str, Step]) -> list[str]:
+def _step_table(ended: Mapping[str, Step], missing: Iterable[str]) -> list[str]:
     rows = [(name, str(step), str(step.seconds)) for name, step in ended.items()]
-    rows += [(name, "did not run", "") for name in STEPS if name not in ended]
-    return _table(("step", "result", "seconds"), rows)
+    return _table(("step", "result", "seconds"), [*rows, *((name, "did not run", "") for name in missing)])
 
 
 def _machine(folder: Path) -> list[str]:
-    """The lines `Name: value` with which environment.txt begins."""
+    """The lines `Title: value` at the beginning of environment.txt."""
     head = re.split(r"^== ", _text(folder / "environment.txt"), maxsplit=1, flags=re.MULTILINE)[0]
-    found = re.findall(r"^([A-Z]\w+): (.*)$", head, re.MULTILINE)
-    return [f"- {name}: {value}" for name, value in found] or ["environment.txt is missing or says nothing."]
+    found = re.findall(r"^([A-Z][^:\n]*): (.*)$", head, re.MULTILINE)
+    return [f"- {title}: {value}" for title, value in found] or ["environment.txt is missing or empty."]
 
 
-def _tests(folder: Path, ended: Step | None) -> list[str]:
-    """Counts, and each test that failed with the first line of why."""
-    try:
-        suites = list(ElementTree.parse(folder / "tests.xml").getroot().iter("testsuite"))
-        total, failures, errors, skipped = (
-            sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")
-        )
-    except _UNREADABLE:
-        return ["tests.xml is missing or cut off; tests.txt has what the tests printed."]
-    counts = (str(total - failures - errors - skipped), str(failures), str(errors), str(skipped))
-    lines = _table(("passed", "failed", "errors", "skipped"), [counts])
-    if ended is not None and ended.code in _STOPPED:
-        lines += ["", "The time was over before all of them had run."]
-    bad = [(case, child) for suite in suites for case in suite.iter("testcase") for child in case]
-    return [*lines, *_failures((case, child) for case, child in bad if child.tag in ("failure", "error"))]
+def _tests(folder: Path, ended: Mapping[str, Step]) -> list[str]:
+    """The number of tests by result, and each failure with the first line of its message."""
+    rows, bad = [], []
+    for name in TESTS:
+        try:
+            suites = list(ElementTree.parse(folder / f"{name}.xml").getroot().iter("testsuite"))
+            total, failures, errors, skipped = (
+                sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")
+            )
+        except _UNREADABLE:
+            rows.append((name, *[""] * 4, f"{name}.xml is missing or cut off; see {name}.txt"))
+            continue
+        complete = "no: cut off" if name in ended and ended[name].cut_off else "yes"
+        rows.append((name, *map(str, (total - failures - errors - skipped, failures, errors, skipped)), complete))
+        bad += [(case, child) for suite in suites for case in suite.iter("testcase") for child in case]
+    return [
+        *_table(("step", "passed", "failed", "errors", "skipped", "complete"), rows),
+        *_failures((case, child) for case, child in bad if child.tag in ("failure", "error")),
+    ]
 
 
 def _failures(found: Iterable[tuple[ElementTree.Element, ElementTree.Element]]) -> list[str]:
-    """A line for each message, with the tests that say so."""
+    """A line for each message, with the tests that failed with it."""
     tests: dict[str, dict[str, None]] = {}
     for case, why in found:
         name = ".".join(part for part in (case.get("classname"), case.get("name")) if part)
-        # A module that is collected twice, for its docs, fails twice.
+        # A module that is collected twice, for its doctests, fails twice.
         tests.setdefault(_message(why), {})[f"`{name}`"] = None
     lines = []
     for message, names in list(tests.items())[:_FAILURES]:
         more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
         lines.append(f"- {', '.join(list(names)[:_NAMES])}{more}: {message}")
     if len(tests) > _FAILURES:
-        lines.append(f"- and {len(tests) - _FAILURES} more messages, in tests.xml")
+        lines.append(f"- and {len(tests) - _FAILURES} more messages, in the .xml files")
     return ["", *lines] if lines else []
 
 
 def _message(why: ElementTree.Element) -> str:
-    """One line."""
+    """The first line of a failure's message."""
     message = why.get("message", "")
-    # Of a module that cannot be imported the message says only that; its text ends with the error.
+    # For a module that cannot be imported, the message says no more than that, and the text ends with the error.
     lines = (why.text or "").splitlines()[::-1] if message == "collection failure" else message.splitlines()
-    return _cell(next((line for line in lines if line.strip()), "it said nothing"))
+    return _cell(next((line for line in lines if line.strip()), "no message"))
 
 
 def _parity(folder: Path) -> list[str]:
     head = (
-        "run", "comparisons", "failed", "worst of a pass", "bound", "where", "worst after training", "bound", "where"
+        "step", "comparisons", "failed", "worst of a pass", "bound", "case", "worst after training", "bound", "case"
     )  # fmt: skip
-    rows = [(run, *_parity_cells(folder / f"parity-{run}.json")) for run in RUNS]
     return [
-        *_table(head, rows),
+        *_table(head, [(name, *_parity_cells(folder / f"{name}.json")) for name in PARITY]),
         "",
-        "Relative errors, max |p − q| / max |p|, of the array that comes nearest to its bound.",
+        "Errors are relative, max |p − q| / max |p|. The worst is the one that is largest in proportion to its bound.",
     ]
 
 
 def _parity_cells(path: Path) -> tuple[str, ...]:
-    """Of a run: comparisons, how many failed, and the worst of both stages."""
+    """The number of comparisons, the number of failures, and the worst error of both stages."""
     try:
         reports = json.loads(path.read_text(encoding="utf-8"))["reports"]
         failed = sum(not report["passed"] for report in reports)
@@ -176,51 +195,41 @@ def _parity_cells(path: Path) -> tuple[str, ...]:
 
 
 def _worst(reports: Sequence[Mapping[str, Any]], stage: str) -> Worst:
-    """Of all rows of a stage.
+    """The worst row of a stage.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the stage has no row.
     """
     return max(_measured(report["case"], row) for report in reports for row in report["rows"] if row["stage"] == stage)
 
 
 def _measured(case: Mapping[str, str], row: Mapping[str, Any]) -> Worst:
-    # Numbers that are not finite are strings, "nan" or "inf".
+    # Numbers that are not finite are the strings "nan" and "inf".
     error, bound = float(row["max_relative_error"]), float(row["bound"])
     ratio = 0.0 if error == 0 else error / bound if bound > 0 else math.inf
     name = f"{row['name']} of {case['activation']}, {case['loss']}, {case['optimizer']}"
     return Worst(math.inf if math.isnan(ratio) else ratio, error, bound, name)
 
 
-def _benchmark(folder: Path) -> list[str]:
-    """The benchmark's own page, its headings below ours and its links into its folder; and links to its pictures."""
-    page = _text(folder / "bench" / "table.md").strip()
+def _benchmark(folder: Path, name: str) -> list[str]:
+    """The benchmark's own page with lower headings and links into its folder, and links to its pictures."""
+    page = _text(folder / name / "table.md").strip()
     if not page:
-        return ["bench/table.md is missing: the benchmark has measured nothing."]
+        return [f"{name}/table.md is missing: the benchmark has measured nothing."]
     page = re.sub(r"^#", "###", page, flags=re.MULTILINE)
-    page = re.sub(r"\]\((?![a-z]+:|#|/)", "](bench/", page)
-    pictures = sorted(path for path in (folder / "bench").iterdir() if path.suffix in (".svg", ".png"))
-    links = ", ".join(f"[{path.name}](bench/{path.name})" for path in pictures)
-    return [page, "", f"Pictures: {links or 'none'}."]
+    page = re.sub(r"\]\((?![a-z]+:|#|/)", f"]({name}/", page)
+    pictures = sorted(path.name for path in (folder / name).iterdir() if path.suffix in (".svg", ".png"))
+    return [page, "", f"Pictures: {', '.join(f'[{file}]({name}/{file})' for file in pictures) or 'none'}."]
 
 
-def _last_words(folder: Path, ended: Mapping[str, Step]) -> list[str]:
-    """Each command that failed, with the last lines that it printed."""
-    lines = []
+def _last_lines(folder: Path, ended: Mapping[str, Step]) -> Iterator[str]:
+    """The last lines that each failed step wrote to standard output and standard error."""
     for name in [name for name, step in ended.items() if step.code != 0]:
-        text = _text(folder / f"{name}.txt")
-        commands = re.split(r"^(?=\$ )", text, flags=re.MULTILINE)
-        told = [_last_lines(command) for command in commands if re.search(r"^-- ", command, re.MULTILINE)]
-        lines += [f"{name}:", "", "```text", *(told or [_last_lines(text) or "(nothing)"]), "```", ""]
-    return lines[:-1]
-
-
-def _last_lines(text: str) -> str:
-    """The first line, which is the command, and the last ones."""
-    said = [line[:_LETTERS] for line in text.splitlines() if line.strip()]
-    # What follows the exit code is of what came after the command.
-    ends = next((k for k, line in enumerate(said, 1) if line.startswith("-- ")), len(said))
-    return "\n".join([*said[:1], *said[max(1, ends - _LAST_LINES) : ends]])
+        yield from (f"{name}:", "", "```text")
+        for suffix in ("txt", "md", "log"):
+            lines = [line for line in _text(folder / f"{name}.{suffix}").splitlines() if line.strip()]
+            yield from (line[:_LETTERS] for line in lines[-_LAST_LINES:])
+        yield from ("```", "")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -229,13 +238,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Text of one line that breaks no table."""
+    """Text as one short line that does not break a table."""
     text = " ".join(text.split()).replace("|", "\\|")
     return text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…"
 
 
 def _text(path: Path) -> str:
-    """What the file has, and nothing where it is missing."""
+    """The content of a file, or nothing if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -243,9 +252,9 @@ def _text(path: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Writes summary.md into the folder, and prints it; 2 where there is no such folder."""
+    """Writes summary.md to the folder and prints it. Returns the exit code, 2 if there is no such folder."""
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-        print("usage: python gpu_summary.py DIR, a folder that gpu_check.sh has made", file=sys.stderr)
+        print("usage: python gpu_summary.py DIR, the unpacked archive of gpu_check.sh", file=sys.stderr)
         return 2
     folder = Path(arguments[0])
     page = summary(folder)
