@@ -31,8 +31,8 @@ _PATIENCE = 120.0
 _UNKNOWN = 25.0
 """Seconds that a case is thought to take, before one has been measured."""
 
-_RESERVE = 45.0
-"""Seconds that are left to the details."""
+_RESERVE_SHARE = 0.1
+"""Of the time of a run, which is left to the details."""
 
 _CROSSOVER_SHARE = 0.15
 """Of the time of a run."""
@@ -47,16 +47,19 @@ class Clock:
     """
 
     def __init__(self, budget: float, now: Callable[[], float] = time.monotonic) -> None:
-        self.now, self.end, self.spent = now, now() + budget, [_UNKNOWN]
+        self.now, self.end, self.reserve = now, now() + budget, _RESERVE_SHARE * budget
+        self.spent: list[float] = []
 
     @property
     def left(self) -> float:
         """Seconds."""
         return self.end - self.now()
 
-    def enough(self, reserve: float) -> bool:
+    def enough(self) -> bool:
         """Whether there is time for another case, and a reserve after it; cases are taken to be like the last three."""
-        return self.left >= 1.25 * max(self.spent[-3:]) + reserve
+        if not self.spent:
+            return self.left >= _UNKNOWN
+        return self.left >= 1.25 * max(self.spent[-3:]) + self.reserve
 
     def timed(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Does a case's work, and notes how long that took."""
@@ -132,7 +135,7 @@ def _cases(
 ) -> None:
     """Measures cases one after the other, and adds each to the results and the files."""
     for case in cases:
-        if not clock.enough(_RESERVE if results["cases"] else 0.0):
+        if not clock.enough():
             results["skipped"].append(case.title)
             continue
         number = len(results["cases"]) + len(results["skipped"]) + 1

@@ -161,17 +161,23 @@ def test_a_worker_that_takes_too_long_is_ended_and_says_so(tmp_path):
 def test_the_clock_starts_no_case_that_it_has_no_time_for():
     now = [0.0]
     clock = device_run.Clock(100.0, lambda: now[0])
-    assert clock.enough(0.0)
-    assert not clock.enough(90.0)
 
-    def work():
-        now[0] += 40.0
+    def work(seconds):
+        now[0] += seconds
         return {}
 
-    clock.timed(work)
-    assert clock.left == 60.0
-    assert clock.enough(10.0)
-    assert not clock.enough(10.1)
+    assert clock.enough()
+    clock.timed(lambda: work(8.0))
+    assert clock.left == 92.0
+    # A case like the first takes 10 seconds at most, and 10 are kept for the details.
+    now[0] = 80.0
+    assert clock.enough()
+    now[0] = 80.1
+    assert not clock.enough()
+    now[0] = 8.0
+    clock.timed(lambda: work(40.0))
+    assert not clock.enough(), "a case may take as long as the longest of the last three"
+    assert not device_run.Clock(10.0).enough(), "before the first it is not known how long one takes"
 
 
 def test_a_run_writes_after_each_case_and_names_what_it_left_out(tmp_path, monkeypatch):

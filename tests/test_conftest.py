@@ -1,4 +1,4 @@
-"""Tests of a GPU, where none works: skipped with the reason, or failed with it if a GPU is required."""
+"""Tests of a GPU, if none works: skipped with the reason, or failed with it if a GPU is required."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def test_tests_of_a_gpu_are_skipped_or_fail_with_the_reason(required):
         return
     assert (run.returncode, f"1 {'error' if required else 'skipped'}" in run.stdout) == (1 if required else 0, True)
     assert gpus[0].message in run.stdout
+
+
+def test_importing_the_emulation_of_a_gpu_is_no_gpu():
+    """Pytest imports every file of this folder in search of doctests."""
+    code = "import sys, emulated_gpu; sys.exit('cupy' in sys.modules)"
+    folder = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": folder}, check=True)
 
 
 def test_a_network_is_where_it_was_asked_to_be(device):
