@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nnbp.backend import Array, Calls
 from nnbp.expression import Constant, Formula, Input, Instruction, Operand, Value
+from nnbp.ops import Array
 
-__all__ = ["TILE", "Registers", "bind"]
+__all__ = ["TILE", "Calls", "Registers", "bind"]
+
+Calls: TypeAlias = list[tuple[Callable[..., object], tuple[Any, ...]]]
+"""Functions with the arguments that they are bound to, in order."""
 
 TILE = 65536
 """Elements of a tile: an elementwise chain goes over its arrays in tiles that stay in the cache of a core."""
@@ -115,7 +118,7 @@ class _Tile:
         return aside
 
     def _bind_step(self, i: int, step: Instruction) -> None:
-        boolean, ufunc = step.operation.boolean, step.operation.ufunc
+        boolean, ufunc = step.primitive.boolean, step.primitive.ufunc
         arguments = tuple(self._array(operand) for operand in step.operands)
         flag = _flag_as_number(step, arguments)
         # A value is as small as its operands allow: what depends on a row alone is computed once a row.
@@ -158,7 +161,7 @@ class _Tile:
         """
         formula = self.formula
         for out, result in zip(self.outputs, formula.results, strict=True):
-            if result != Value(i) or formula.instructions[i].operation.boolean:
+            if result != Value(i) or formula.instructions[i].primitive.boolean:
                 continue
             shared = [Input(k) for k, array in enumerate(self.inputs) if np.may_share_memory(array, out)]
             if all(formula.last_use(operand) <= i and operand not in formula.results for operand in shared):
@@ -168,7 +171,7 @@ class _Tile:
 
 def _flag_as_number(step: Instruction, arguments: Sequence[Array]) -> Array | None:
     """The comparison's result that a product with 1 makes a number of, or None: then a cast does."""
-    if step.operation.ufunc is not np.multiply or Constant(1.0) not in step.operands:
+    if step.primitive.ufunc is not np.multiply or Constant(1.0) not in step.operands:
         return None
     return next((argument for argument in arguments if argument.dtype == np.bool), None)
 

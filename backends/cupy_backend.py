@@ -1,8 +1,7 @@
-"""The engine on CuPy: every operation is bound to a CUDA kernel or a cuBLAS call, and running it is a launch.
+"""The engine on CuPy: operations become CUDA kernels and cuBLAS calls, and running them is a launch.
 
-Operations are bound when a step is captured: only then is it known which of them share a kernel. What is bound
-allocates nothing, waits for nothing and reads nothing on the host. Everything runs on the stream that is CuPy's current
-one, so it stays in order with what the user's own CuPy code does there.
+What is compiled allocates nothing, waits for nothing and reads nothing on the host. Everything runs on the stream that
+is CuPy's current one, so it stays in order with what the user's own CuPy code does there.
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ import cupy
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nnbp.backend import Array, Call, Calls, Precision
-from nnbp.expression import Formula
+from nnbp.ops import Array, Foreign, Gemm, Operation
 
-from . import cublas, kernel_source, memory
-from .fused_kernels import Map, Reduce
-from .fusion import Fixed, Foreign, Operation, Product, fused, launches, narrowed
-from .kernel_source import Launch, same_dtype
+from . import cublas, memory
+from .fusion import fused, launches, lowered, narrowed
+from .kernel_source import Launch
 from .persistent import most_blocks, persistent_steps
-from .recording import Recording, Streams, Usage
+from .recording import Call, Recording, Streams, Usage
 from .transfer import CupyTransfer
 
 __all__ = ["CupyBackend"]
@@ -84,52 +81,16 @@ class CupyBackend:
     def owns(self, array: object) -> bool:
         return isinstance(array, cupy.ndarray) and array.device.id == self.index
 
-    def gemm(self, a: Array, b: Array, out: Array, precision: Precision | None = None) -> Calls:
-        """cuBLAS, in full precision unless told otherwise, as long as nobody sets NVIDIA_TF32_OVERRIDE."""
-        same_dtype(a, out, "gemm")
-        same_dtype(b, out, "gemm")
-        found = cublas.layout(a, b, out)
-        if not out.size:
-            return []
-        if not found.k:
-            return [(out.fill, (0,))]
-        # Cards before Ampere have no units for less than float32.
-        return self._calls(Product(a, b, out, precision if self._capability >= 80 else None))
-
-    def sum(self, a: Array, axis: int, out: Array) -> Calls:
-        return self._calls(Reduce("sum", a, axis, out))
-
-    def maximum_rows(self, a: Array, out: Array) -> Calls:
-        return self._calls(Reduce("maximum", a, 0, out))
-
-    def elementwise(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Calls:
-        # What cannot be a kernel is refused here, where it is asked for.
-        kernel_source.elementwise(formula, inputs, outputs)
-        return self._calls(Map(formula, tuple(inputs), tuple(outputs)))
-
-    def gather(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> Calls:
-        launch = kernel_source.gather(source, order, counter, stride, out)
-        return self._calls(Fixed(launch, (source, order, counter), (out,)))
-
-    def advance(self, counter: Array, count: int) -> Calls:
-        return self._calls(Fixed(kernel_source.advance(counter, count), (counter,), (counter,)))
-
     def random_stream(self, key: tuple[int, int]) -> PhiloxStream:
         return PhiloxStream(self, key)
 
-    def uniform(self, stream: Any, out: Array) -> Calls:
-        fill = Fixed(kernel_source.uniform(stream.state, stream.key, out), (stream.state,), (out,))
-        return self._calls(fill) + self.advance(stream.state, out.size)
+    def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
+        """A CUDA graph of the operations, of fewer kernels than there are operations; see `fusion.py`, `recording.py`.
 
-    def capture(self, calls: Calls, times: int = 1, runs: int = 1) -> Callable[[], None]:
-        """A CUDA graph of the calls, of fewer kernels than there are operations; see `fusion.py`, `recording.py`.
-
-        Little work that is done many times is one kernel, see `persistent.py`.
+        Little work that is done many times is one kernel, see `persistent.py`. Products go through cuBLAS, in full
+        precision unless told otherwise, as long as nobody sets NVIDIA_TF32_OVERRIDE.
         """
-        operations = [
-            function.operation if isinstance(function, _Alone) else Foreign(function, arguments)
-            for function, arguments in calls
-        ]
+        operations = lowered(operations, self._capability)
         if self._persistent is not None and times * runs >= self._persistent:
             steps = self._persistent_steps(operations, times)
             if steps is not None:
@@ -177,12 +138,9 @@ class CupyBackend:
 
         return run_all
 
-    def _calls(self, operation: Operation) -> Calls:
-        return [(_Alone(self, operation), ())] if all(out.size for out in operation.writes) else []
-
-    def _bound(self, item: Launch | Product | Foreign) -> Call:
+    def _bound(self, item: Launch | Gemm | Foreign) -> Call:
         match item:
-            case Product(a, b, out, precision):
+            case Gemm(a, b, out, precision):
                 function, arguments = self._streams.cublas.bind(a, b, out, precision, cublas.layout(a, b, out))
                 # The arrays stay alive: the call knows their addresses alone.
                 return _multiply, (function, arguments, (a, b, out))
@@ -223,17 +181,6 @@ class CupyBackend:
                 raise memory.full(self.device, f"an operation for which there was none: {error}") from error
             finally:
                 self._usage.leave()
-
-
-@final
-class _Alone:
-    """An operation as `capture` finds it; called, it runs by itself."""
-
-    def __init__(self, backend: CupyBackend, operation: Operation) -> None:
-        self.backend, self.operation = backend, operation
-
-    def __call__(self) -> None:
-        self.backend.capture([(self, ())])()
 
 
 def _multiply(function: Callable[..., None], arguments: tuple[Any, ...], alive: tuple[Any, ...]) -> None:

@@ -8,20 +8,19 @@ each other between the operations. What one operation leaves in memory the next 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nnbp.backend import Array
-from nnbp.errors import ShapeError
-from nnbp.expression import Formula, trace
+from nnbp.expression import trace
+from nnbp.ops import Array, Map, Reduce
 
 from . import kernel_source
-from .kernel_source import SCALARS, Launch, Operand, arithmetic, header, same_dtype
+from .kernel_source import SCALARS, Launch, Operand, arithmetic, header
 
-__all__ = ["IDENTITY", "THREADS", "Map", "Reduce", "columns", "row_sums"]
+__all__ = ["IDENTITY", "THREADS", "columns", "row_sums"]
 
 IDENTITY = trace(lambda x: x, "x")
 
@@ -51,62 +50,6 @@ THREADS = 256
 
 _FOLD = {"sum": "{0} + {1}", "maximum": "nnbp_max({0}, {1})"}
 _NEUTRAL = {"sum": "T(0)", "maximum": "-T(INFINITY)"}
-
-
-@dataclass(frozen=True, eq=False)
-class Map:
-    """``outputs = formula(inputs)``, as `kernel_source.elementwise` has it."""
-
-    formula: Formula
-    inputs: tuple[Array, ...]
-    outputs: tuple[Array, ...]
-
-    @property
-    def reads(self) -> tuple[Array, ...]:
-        """The inputs that the formula uses."""
-        named = zip(self.formula.inputs, self.inputs, strict=True)
-        return tuple(array for name, array in named if self.formula.uses(name))
-
-    @property
-    def writes(self) -> tuple[Array, ...]:
-        """The outputs."""
-        return self.outputs
-
-
-@dataclass(frozen=True, eq=False)
-class Reduce:
-    """``out[0, j] = fold_i a[i, j]`` for axis 0, ``out[i, 0] = fold_j a[i, j]`` for axis 1; fold is sum or maximum.
-
-    Raises:
-        ShapeError, DTypeError: the arrays do not fit.
-    """
-
-    fold: str
-    a: Array
-    axis: int
-    out: Array
-
-    def __post_init__(self) -> None:
-        a, out = self.a, self.out
-        shape = tuple(1 if axis == self.axis else size for axis, size in enumerate(a.shape))
-        if a.ndim != 2 or tuple(out.shape) != shape or (self.fold == "maximum" and a.shape[self.axis] == 0):
-            raise ShapeError(
-                f"The {self.fold} along axis {self.axis} of a matrix (n, m) is (1, m) for 0 and (n, 1) for 1, of one "
-                f"number at least where it is a maximum; received shapes {tuple(a.shape)} and {tuple(out.shape)}."
-            )
-        same_dtype(a, out, f"a {self.fold}")
-        if self.axis == 1 and not out.flags.c_contiguous:
-            raise ShapeError(f"Sums of rows are written one after the other; received strides {out.strides} in bytes.")
-
-    @property
-    def reads(self) -> tuple[Array, ...]:
-        """The matrix."""
-        return (self.a,)
-
-    @property
-    def writes(self) -> tuple[Array, ...]:
-        """The row or the column."""
-        return (self.out,)
 
 
 class _Parameters:

@@ -21,53 +21,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nnbp.backend import Array, Precision
 from nnbp.expression import Constant, Formula, Input, Instruction, Operand, Value, trace
+from nnbp.ops import (
+    Advance,
+    Array,
+    Foreign,
+    Gather,
+    Gemm,
+    Map,
+    Operation,
+    Reduce,
+    Uniform,
+    conflict,
+    meetings,
+    overlap,
+    same,
+)  # fmt: skip
 
 from . import kernel_source
-from .fused_kernels import IDENTITY, Map, Reduce, columns, row_sums
-from .kernel_source import Launch, arithmetic
+from .cublas import layout
+from .fused_kernels import IDENTITY, columns, row_sums
+from .kernel_source import Launch, arithmetic, same_dtype
 
-__all__ = ["Fixed", "Foreign", "Joined", "Operation", "Product", "conflict", "fused", "launches", "narrowed"]
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """``out = a @ b``."""
-
-    a: Array
-    b: Array
-    out: Array
-    precision: Precision | None = None
-
-    @property
-    def reads(self) -> tuple[Array, ...]:
-        """The factors."""
-        return (self.a, self.b)
-
-    @property
-    def writes(self) -> tuple[Array, ...]:
-        """The product."""
-        return (self.out,)
+__all__ = ["Joined", "fused", "launches", "lowered", "narrowed"]
 
 
-@dataclass(frozen=True, eq=False)
-class Fixed:
-    """A launch that is what it is, with the arrays that it reads and writes."""
-
-    launch: Launch
-    reads: tuple[Array, ...]
-    writes: tuple[Array, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Foreign:
-    """A call that is none of the backend's own: what it reads and writes is not known, so nothing passes it."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    reads: tuple[Array, ...] = ()
-    writes: tuple[Array, ...] = ()
+_ZERO = trace(lambda: 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +85,42 @@ class _RowSum:
         return (*self.item.writes, self.out)
 
 
-Operation = Map | Reduce | Product | Fixed | Foreign
 Joined = Operation | _Columns | _RowSum
 Empty = Callable[[tuple[int, ...], DTypeLike], Array]
+
+
+def lowered(operations: Sequence[Operation], capability: int) -> list[Operation]:
+    """The operations that a GPU has something to do for, as it can do them.
+
+    Args:
+        operations: of a step.
+        capability: of the card, 90 for Hopper.
+
+    Raises:
+        DTypeError, ShapeError: an operand of a product or a sum is not of the dtype or layout that kernels take.
+    """
+    found: list[Operation] = []
+    for operation in operations:
+        if not all(out.size for out in operation.writes):
+            continue
+        match operation:
+            case Gemm(a, b, out, precision):
+                same_dtype(a, out, "gemm")
+                same_dtype(b, out, "gemm")
+                if layout(a, b, out).k == 0:
+                    found.append(Map(_ZERO, (), (out,)))
+                else:
+                    # Cards before Ampere have no units for less than float32.
+                    found.append(Gemm(a, b, out, precision if capability >= 80 else None))
+            case Reduce(fold, a, _, out):
+                same_dtype(a, out, f"a {fold}")
+                found.append(operation)
+            case Uniform(stream, out):
+                # A launch of its own moves the stream: every thread of the other has to read the position before.
+                found += [operation, Advance(stream.state, out.size)]
+            case _:
+                found.append(operation)
+    return found
 
 
 def narrowed(operations: Sequence[Operation], empty: Empty) -> list[Operation]:
@@ -120,11 +132,11 @@ def narrowed(operations: Sequence[Operation], empty: Empty) -> list[Operation]:
     copies: list[tuple[Array, Array]] = []
     valid: set[int] = set()
     for operation in operations:
-        if isinstance(operation, Product) and operation.precision == "bf16":
+        if isinstance(operation, Gemm) and operation.precision == "bf16":
             factors = []
             for factor in (operation.a, operation.b):
                 stored = factor if factor.flags.c_contiguous or not factor.flags.f_contiguous else factor.T
-                place = next((k for k, (known, _) in enumerate(copies) if _same(known, stored)), len(copies))
+                place = next((k for k, (known, _) in enumerate(copies) if same(known, stored)), len(copies))
                 if place == len(copies):
                     copies.append((stored, empty(stored.shape, np.uint16)))
                 if place not in valid:
@@ -132,12 +144,12 @@ def narrowed(operations: Sequence[Operation], empty: Empty) -> list[Operation]:
                     valid.add(place)
                 factors.append(copies[place][1] if stored is factor else copies[place][1].T)
             a, b = factors
-            found.append(Product(a, b, operation.out, "bf16"))
+            found.append(Gemm(a, b, operation.out, "bf16"))
         else:
             found.append(operation)
         if isinstance(operation, Foreign):
             valid.clear()
-        valid -= {k for k in valid for out in operation.writes if _overlap(copies[k][0], out)}
+        valid -= {k for k in valid for out in operation.writes if overlap(copies[k][0], out)}
     return found
 
 
@@ -152,9 +164,9 @@ def fused(operations: Sequence[Operation]) -> list[Joined]:
     return found
 
 
-def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Product | Foreign]:
+def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Gemm | Foreign]:
     """What to launch, in order; where a sum has several parts, `empty` makes the array for them."""
-    found: list[Launch | Product | Foreign] = []
+    found: list[Launch | Gemm | Foreign] = []
     for operation in operations:
         match operation:
             case Map(formula, inputs, outputs):
@@ -166,9 +178,13 @@ def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Produc
                 found += row_sums(Map(IDENTITY, (a,), ()), 0, out, empty)
             case _RowSum(item, summand, out):
                 found += row_sums(item, summand, out, empty)
-            case Fixed(launch):
-                found.append(launch)
-            case Product(a, b, out) if out.size == 1 and a.dtype == out.dtype:
+            case Gather(source, order, counter, stride, out):
+                found.append(kernel_source.gather(source, order, counter, stride, out))
+            case Uniform(stream, out):
+                found.append(kernel_source.uniform(stream.state, stream.key, out))
+            case Advance(counter, count):
+                found.append(kernel_source.advance(counter, count))
+            case Gemm(a, b, out) if out.size == 1 and a.dtype == out.dtype:
                 # A dot product: cuBLAS's matrix kernels would leave it to one block.
                 product = trace(lambda x, y: x * y, "x", "y")
                 found += row_sums(Map(product, (a, b.T), ()), 0, out, empty)
@@ -209,8 +225,8 @@ def _chain(before: Operation, after: Map) -> bool:
     dtype = arithmetic(before.outputs)
     if dtype != arithmetic(after.outputs) or any(out.dtype not in (dtype, np.uint16) for out in before.outputs):
         return False
-    linked = any(_same(x, out) for x in after.reads for out in before.outputs)
-    return linked and all(_same(x, y) for x, y in _meetings(before, after))
+    linked = any(same(x, out) for x in after.reads for out in before.outputs)
+    return linked and all(same(x, y) for x, y in meetings(before, after))
 
 
 def _composed(before: Map, after: Map) -> Map:
@@ -220,7 +236,7 @@ def _composed(before: Map, after: Map) -> Map:
     shift = len(before.formula.instructions)
     sources: list[Operand] = []
     for array in after.inputs:
-        written = [result for out, result in zip(outputs, results, strict=True) if _same(out, array)]
+        written = [result for out, result in zip(outputs, results, strict=True) if same(out, array)]
         if written:
             sources.append(written[-1])
         else:
@@ -236,9 +252,9 @@ def _composed(before: Map, after: Map) -> Map:
             case Constant():
                 return operand
 
-    steps = [Instruction(s.operation, tuple(map(moved, s.operands))) for s in after.formula.instructions]
+    steps = [Instruction(s.primitive, tuple(map(moved, s.operands))) for s in after.formula.instructions]
     for out, result in zip(after.outputs, after.formula.results, strict=True):
-        place = next((k for k, known in enumerate(outputs) if _same(known, out)), None)
+        place = next((k for k, known in enumerate(outputs) if same(known, out)), None)
         if place is None:
             outputs.append(out)
             results.append(moved(result))
@@ -264,7 +280,7 @@ def _grouped(first: Operation, others: list[Operation]) -> tuple[Joined, list[Op
     if isinstance(first, Map):
         for k, operation in enumerate(others):
             if isinstance(operation, Reduce) and operation.axis == 1 and operation.fold == "sum":
-                summand = next((i for i, out in enumerate(first.outputs) if _same(out, operation.a)), None)
+                summand = next((i for i, out in enumerate(first.outputs) if same(out, operation.a)), None)
                 if summand is not None and not _conflicts(others[:k], operation) and _sums(first, operation):
                     return _RowSum(first, summand, operation.out), [*others[:k], *others[k + 1 :]]
     return first, others
@@ -286,47 +302,15 @@ def _joins_columns(items: Sequence[Operation], late: Operation) -> bool:
     first = items[0].writes[0]
     if late.writes[0].shape[-1] != first.shape[-1] or late.writes[0].dtype != first.dtype:
         return False
-    return all(_same(x, y) for item in items for x, y in _meetings(item, late))
+    return all(same(x, y) for item in items for x, y in meetings(item, late))
 
 
 def _sums(item: Map, late: Reduce) -> bool:
     """Whether a sum along the rows can be taken by the kernel that computes its terms."""
     return item.outputs[0].ndim == 2 and arithmetic(item.outputs) == late.out.dtype and not any(
-        _overlap(late.out, array) for array in (*item.reads, *item.writes)
+        overlap(late.out, array) for array in (*item.reads, *item.writes)
     )  # fmt: skip
 
 
 def _conflicts(operations: Sequence[Operation], late: Operation) -> bool:
     return any(conflict(operation, late) for operation in operations)
-
-
-def conflict(before: Joined, after: Joined) -> bool:
-    """Whether the order of two operations matters."""
-    return isinstance(before, Foreign) or isinstance(after, Foreign) or bool(_meetings(before, after))
-
-
-def _meetings(before: Joined, after: Joined) -> list[tuple[Array, Array]]:
-    """Pairs of arrays that share memory, one of each operation, of which at least one is written."""
-    pairs = [(x, y) for x in before.writes for y in (*after.reads, *after.writes)]
-    pairs += [(x, y) for x in before.reads for y in after.writes]
-    return [(x, y) for x, y in pairs if _overlap(x, y)]
-
-
-def _same(x: Array, y: Array) -> bool:
-    """Whether two arrays are the same elements in the same places."""
-    return bool(x.data.ptr == y.data.ptr and x.shape == y.shape and x.strides == y.strides and x.dtype == y.dtype)
-
-
-def _span(array: Array) -> tuple[int, int]:
-    """The addresses between which an array lies."""
-    reach = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
-    start = array.data.ptr
-    return start + sum(min(0, r) for r in reach), start + sum(max(0, r) for r in reach) + array.dtype.itemsize
-
-
-def _overlap(x: Array, y: Array) -> bool:
-    """Whether two arrays may share memory."""
-    if not (x.size and y.size):
-        return False
-    (first, end), (other, other_end) = _span(x), _span(y)
-    return first < other_end and other < end

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from nnbp.backend import Array
 from nnbp.errors import DTypeError, ShapeError
 from nnbp.expression import Formula
+from nnbp.ops import Array
 
 __all__ = [
     "NARROW",
@@ -34,7 +34,6 @@ __all__ = [
     "elementwise",
     "gather",
     "header",
-    "index_space",
     "product",
     "same_dtype",
     "strides",
@@ -81,10 +80,10 @@ def elementwise(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Arr
     not read.
 
     Raises:
-        ShapeError: the shapes do not broadcast to that of the outputs, or have more than two axes.
+        ShapeError: there are more than two axes.
         DTypeError: an operand is neither float32 nor float64.
     """
-    rows, columns = index_space(inputs, outputs)
+    rows, columns = _index_space(outputs[0])
     for array in [*inputs, *(out for out in outputs if out.dtype != np.uint16)]:
         _scalar(array, "an elementwise formula")
     # The variables have names of our own: those of the formula may be words of C.
@@ -175,28 +174,13 @@ def _elementwise_source(
 
 
 def gather(source: Array, order: Array, counter: Array, stride: int, out: Array) -> Launch:
-    """The kernel for ``out[i] = source[order[counter[0] * stride + i]]``.
-
-    Args:
-        source: (N, k), float32 or float64, rows contiguous.
-        order: (N,), int64, contiguous.
-        counter: (1,), int64.
-        stride: rows of a batch.
-        out: (m, k), C-contiguous, of the dtype of the source.
+    """The kernel for ``out[i] = source[order[counter[0] * stride + i]]``; see `nnbp.ops.Gather`.
 
     Raises:
-        ShapeError, DTypeError: otherwise.
+        ShapeError: the rows of the source, the order or out are not contiguous.
+        DTypeError: out has another dtype than the source.
     """
-    columns = source.shape[1] if source.ndim == 2 else 0
-    if (
-        columns == 0 or len(source) == 0 or out.ndim != 2 or out.shape[1] != columns
-        or order.ndim != 1 or counter.shape != (1,)
-    ):  # fmt: skip
-        shapes = ", ".join(str(tuple(x.shape)) for x in (source, order, counter, out))
-        raise ShapeError(
-            "gather takes a source (N, k), an order (N,) and a counter (1,), and writes rows (m, k); received shapes "
-            f"{shapes}."
-        )
+    columns = source.shape[1]
     row_stride, column_stride = strides(source)
     if (columns > 1 and column_stride != 1) or not (order.flags.c_contiguous and out.flags.c_contiguous):
         raise ShapeError(
@@ -204,8 +188,6 @@ def gather(source: Array, order: Array, counter: Array, stride: int, out: Array)
             f"{source.strides}, {order.strides}, {out.strides} in bytes. Copy them with xp.ascontiguousarray."
         )
     same_dtype(source, out, "gather")
-    if order.dtype != np.int64 or counter.dtype != np.int64:
-        raise DTypeError(f"order and counter of gather are int64; received {order.dtype} and {counter.dtype}.")
     wide = out.size > NARROW
     integer = np.int64 if wide else np.int32
     integers = (*map(np.int64, (stride, len(source), row_stride)), integer(columns), integer(out.size))
@@ -213,16 +195,7 @@ def gather(source: Array, order: Array, counter: Array, stride: int, out: Array)
 
 
 def uniform(position: Array, key: tuple[int, int], out: Array) -> Launch:
-    """The kernel that fills out with the stream of a key from position[0] on; `advance` moves the position afterwards.
-
-    Raises:
-        DTypeError: out is not float32.
-        ShapeError: out is not C-contiguous.
-    """
-    if out.dtype != np.float32:
-        raise DTypeError(f"The random numbers are float32, in any step; received an array of {out.dtype}.")
-    if not out.flags.c_contiguous:
-        raise ShapeError(f"The random numbers fill a C-contiguous array; received strides {out.strides} in bytes.")
+    """The kernel that fills out with the stream of a key from position[0] on; `advance` then moves the position."""
     wide = out.size > NARROW
     integer = np.int64 if wide else np.int32
     arguments = (position, out, integer(out.size), np.uint64(key[0]), np.uint64(key[1]))
@@ -255,19 +228,13 @@ def product(a: Array, b: Array, out: Array, blocks: int, threads: int) -> Launch
     return Launch("product", _file("product", out.dtype, integer is np.int64), arguments, tiles, threads, 1)
 
 
-def index_space(inputs: Sequence[Array], outputs: Sequence[Array]) -> tuple[int, int]:
+def _index_space(out: Array) -> tuple[int, int]:
     """Rows and columns that all operands broadcast to."""
-    shapes = [tuple(x.shape) for x in [*inputs, *outputs]]
-    try:
-        shape = np.broadcast_shapes(*shapes)
-    except ValueError:
-        raise ShapeError(f"The operands of an elementwise formula broadcast to one shape; received {shapes}.") from None
-    if len(shape) > 2 or any(out.shape != shape for out in outputs):
+    if out.ndim > 2:
         raise ShapeError(
-            f"Every output of an elementwise formula has the shape that its operands broadcast to, {shape}, and not "
-            f"more than two axes; received outputs {[tuple(out.shape) for out in outputs]}."
+            f"An elementwise formula has at most two axes on a GPU; received an output of shape {tuple(out.shape)}."
         )
-    rows, columns = (1, 1, *shape)[-2:]
+    rows, columns = (1, 1, *out.shape)[-2:]
     return rows, columns
 
 

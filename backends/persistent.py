@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nnbp.backend import Array
+from nnbp.ops import Advance, Array, Foreign, Gather, Gemm, Operation, Uniform, conflict
 
 from . import fused_kernels, kernel_source
-from .fusion import Fixed, Foreign, Joined, Operation, Product, conflict, fused, launches
+from .fusion import Joined, fused, launches
 from .kernel_source import Launch
 
 __all__ = ["most_blocks", "persistent_steps"]
@@ -66,7 +66,7 @@ def persistent_steps(
     None where the operations are too much work, or where not all of them are kernels of ours.
 
     Args:
-        operations: as they were recorded.
+        operations: as `lowered` leaves them.
         times: how often.
         most: blocks that can wait for each other.
         empty: makes an array for the parts of a sum.
@@ -87,7 +87,7 @@ def persistent_steps(
             if k:
                 kernel.lines.append(wait)
                 since = [operation]
-            if isinstance(item, Product):
+            if isinstance(item, Gemm):
                 item = kernel_source.product(item.a, item.b, item.out, blocks, fused_kernels.THREADS)
             assert isinstance(item, Launch), "only kernels are left"
             kernel.call(item)
@@ -106,9 +106,9 @@ def persistent_steps(
 
 def _work(operation: Operation) -> int:
     match operation:
-        case Product(a=a, out=out):
+        case Gemm(a=a, out=out):
             return int(out.size * a.shape[1])
-        case Fixed():
+        case Gather() | Uniform() | Advance():
             return _ELEMENT * sum(int(out.size) for out in operation.writes)
         case _:
             return _ELEMENT * sum(int(array.size) for array in (*operation.reads, *operation.writes))

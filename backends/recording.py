@@ -8,23 +8,25 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import cupy
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nnbp.backend import Call
 from nnbp.errors import NnbpError
 
 from . import memory
 from .cublas import Cublas
 
-__all__ = ["Recording", "Streams", "Usage"]
+__all__ = ["Call", "Recording", "Streams", "Usage"]
+
+Call: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
+"""A launch: a function and the arguments that it is bound to."""
 
 _STEPS = 16
 """Steps that one graph holds, where at least as many are to be run."""

@@ -1,10 +1,10 @@
 """Which parts of a step run on which thread.
 
-The operations of a step are put into phases. Within a phase every operation is cut along its last axis, thread k does
+The tasks of a step are put into phases. Within a phase every task is cut along its last axis, thread k does
 the k-th part of each, in order, and no part needs what another thread does; between phases the threads wait for each
 other. A forward and backward pass of a batch, say, is one phase: its columns are samples, and no sample needs another.
 The products delta xᵀ, which sum over samples, are the next, the update of theta the last. That follows from the arrays
-that the operations read and write alone; no layer knows of it.
+that the tasks read and write alone; no layer knows of it.
 
 Parts are fixed by shapes and the number of threads, so the same number of threads gives the same bits.
 """
@@ -19,10 +19,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from nnbp.backend import Array, Calls
+from nnbp.ops import Array, meetings, same
 
-from .chains import Registers
-from .operations import Operation, Other
+from .chains import Calls, Registers
+from .tasks import Call, Task
 from .threads import Workers, blas, run
 
 __all__ = ["MOST_THREADS", "Phase", "parts", "phases", "plan"]
@@ -49,18 +49,18 @@ _BLAS_SHARE = 0.8
 
 @dataclass
 class Phase:
-    """Operations that no thread has to wait within."""
+    """Tasks that no thread has to wait within."""
 
-    operations: list[Operation] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
 
     def load(self, threads: int) -> float:
         """Microseconds that the busiest thread, the first, works."""
-        return sum(op.work / len(parts(op, threads)) for op in self.operations)
+        return sum(task.work / len(parts(task, threads)) for task in self.tasks)
 
 
-def parts(operation: Operation, threads: int) -> list[slice]:
-    """The columns that each thread does, the same for all operations of as many columns."""
-    columns = operation.columns
+def parts(task: Task, threads: int) -> list[slice]:
+    """The columns that each thread does, the same for all tasks of as many columns."""
+    columns = task.columns
     if columns < threads * _NARROWEST:
         return [slice(0, columns)]
     # Multiples of 16: float32 rows that begin on a line of the cache are cut between two lines. Rounded up, as the
@@ -69,29 +69,29 @@ def parts(operation: Operation, threads: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(ends)]
 
 
-def phases(operations: Sequence[Operation], threads: int) -> list[Phase]:
-    """The phases of operations that shall look as if they had run one after the other."""
+def phases(tasks: Sequence[Task], threads: int) -> list[Phase]:
+    """The phases of tasks that shall look as if they had run one after the other."""
     found: list[Phase] = []
     places: list[int] = []
-    # Arrays can overlap only where they are views of the same memory: few pairs of a step's operations have to be
+    # Arrays can overlap only where they are views of the same memory: few pairs of a step's tasks have to be
     # looked at.
     known: defaultdict[int, list[int]] = defaultdict(list)
-    last_other = -1
-    for i, operation in enumerate(operations):
-        owners = {_owner(array) for array in (*operation.reads, *operation.writes)}
-        if isinstance(operation, Other):
-            place, last_other = len(found), i
+    last_call = -1
+    for i, task in enumerate(tasks):
+        owners = {_owner(array) for array in (*task.reads, *task.writes)}
+        if isinstance(task, Call):
+            place, last_call = len(found), i
         else:
-            place = places[last_other] + 1 if last_other >= 0 else 0
+            place = places[last_call] + 1 if last_call >= 0 else 0
             for j in {j for owner in owners for j in known[owner]}:
-                if places[j] >= place and (meet := _meet(operations[j], operation, threads)) is not None:
+                if places[j] >= place and (meet := _meet(tasks[j], task, threads)) is not None:
                     place = places[j] if meet else places[j] + 1
         places.append(place)
         for owner in owners:
             known[owner].append(i)
         if place == len(found):
             found.append(Phase())
-        found[place].operations.append(operation)
+        found[place].tasks.append(task)
     return found
 
 
@@ -102,60 +102,50 @@ def _owner(array: Array) -> int:
     return id(array) if array.base is None else 0
 
 
-def _meet(before: Operation, after: Operation, threads: int) -> bool | None:
-    """None where two operations have nothing to do with each other; else whether their parts fit each other."""
-    pairs = [(x, y) for x in before.writes for y in (*after.reads, *after.writes)]
-    pairs += [(x, y) for x in before.reads for y in after.writes]
-    pairs = [(x, y) for x, y in pairs if np.may_share_memory(x, y)]
+def _meet(before: Task, after: Task, threads: int) -> bool | None:
+    """None if two tasks have nothing to do with each other; else whether their parts fit each other."""
+    pairs = list(meetings(before, after))
     if not pairs:
         return None
     mine, own = parts(before, threads), parts(after, threads)
     if len(mine) == len(own) == 1:
         # Both are the first thread's alone, which does them in order.
         return True
-    return mine == own and all(before.cuts(x) and after.cuts(y) and _same_columns(x, y) for x, y in pairs)
+    return mine == own and all(before.cuts(x) and after.cuts(y) and same(x, y) for x, y in pairs)
 
 
-def _same_columns(x: Array, y: Array) -> bool:
-    """Whether column j of one array is column j of the other."""
-    return bool(x.ctypes.data == y.ctypes.data and x.shape == y.shape and x.strides == y.strides)
-
-
-def plan(calls: Calls, workers: Workers) -> Callable[[], None]:
-    """A function that runs the calls in the fastest way that is known for them: on one thread, or on several."""
-    operations = [
-        function if isinstance(function, Operation) else Other(function, arguments) for function, arguments in calls
-    ]
+def plan(tasks: Sequence[Task], workers: Workers) -> Callable[[], None]:
+    """A function that runs the tasks in the fastest way that is known for them: on one thread, or on several."""
     most = min(blas().threads, MOST_THREADS)
-    largest = max((operation.product for operation in operations), default=0.0)
-    work = sum(operation.work for operation in operations)
+    largest = max((task.product for task in tasks), default=0.0)
+    work = sum(task.work for task in tasks)
     if most == 1 or (not largest and work < _ALONE):
-        return partial(run, _whole(operations))
+        return partial(run, _whole(tasks))
     number, expected = 1, work
     if largest >= _LARGE:
         speedup = 1 + _BLAS_SHARE * (most - 1)
-        number, expected = most, work - (1 - 1 / speedup) * sum(op.product for op in operations)
+        number, expected = most, work - (1 - 1 / speedup) * sum(task.product for task in tasks)
     if work >= _ALONE:
-        found = phases(operations, most)
+        found = phases(tasks, most)
         counts = [most if phase.load(most) + _HANDOVER < phase.load(1) else 1 for phase in found]
         loads = [phase.load(n) + (_HANDOVER if n > 1 else 0.0) for phase, n in zip(found, counts, strict=True)]
         if sum(loads) < expected:
             registers = [Registers() for _ in range(most)]
             lists = [_lists(phase, n, registers) for phase, n in zip(found, counts, strict=True)]
             return partial(_run_phases, most, lists, workers)
-    return partial(_run_with, number, _whole(operations))
+    return partial(_run_with, number, _whole(tasks))
 
 
-def _whole(operations: Sequence[Operation]) -> Calls:
+def _whole(tasks: Sequence[Task]) -> Calls:
     registers = Registers()
-    return [call for op in operations for call in op.calls(slice(0, op.columns), registers)]
+    return [call for task in tasks for call in task.calls(slice(0, task.columns), registers)]
 
 
 def _lists(phase: Phase, threads: int, registers: Sequence[Registers]) -> list[Calls]:
     lists: list[Calls] = [[] for _ in range(threads)]
-    for operation in phase.operations:
-        for calls, part, own in zip(lists, parts(operation, threads), registers, strict=False):
-            calls += operation.calls(part, own)
+    for task in phase.tasks:
+        for calls, part, own in zip(lists, parts(task, threads), registers, strict=False):
+            calls += task.calls(part, own)
     return lists
 
 

@@ -11,7 +11,7 @@ from typing import Any, final
 
 import numpy as np
 
-from nnbp.backend import Calls
+from .chains import Calls
 
 __all__ = ["Blas", "Workers", "blas"]
 

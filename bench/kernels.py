@@ -85,13 +85,13 @@ def recorded(kind: type[Peer], case: Case, threads: int) -> dict[str, Any]:
     """How many operations nnbp has recorded for its step, ``operations``; on a GPU several may be one kernel."""
     peer: Any = kind(Problem.random(case), threads)
     backend = peer.net.model.backend
-    keep, lengths = backend.capture, [0]
+    keep, lengths = backend.compile, [0]
 
-    def capture(calls: list[Any], *others: Any) -> Any:
-        lengths.append(len(calls))
-        return keep(calls, *others)
+    def compile(operations: list[Any], *others: Any) -> Any:
+        lengths.append(len(operations))
+        return keep(operations, *others)
 
-    backend.capture = capture
+    backend.compile = compile
     peer.fit(1)
-    # The training step is the longest list that is captured.
+    # The training step is the longest list that is compiled.
     return {"operations": max(lengths)}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
+
+from nnbp.ops import Gather, Gemm, Operation, Reduce
 
 from .cases import Case, Problem
 from .peers.nnbp import Nnbp
@@ -23,25 +26,35 @@ Clock = Callable[[], float]
 def profile(case: Case, threads: int, seconds: float) -> dict[str, Any]:
     """Seconds of a step by kind, summed over threads, and of the step as a whole, over about so many seconds.
 
-    What is measured is a public `fit`. Only the backend's `capture`, which receives the step as a list of operations,
-    is stood in for, so that every operation tells its time; that costs about 0.2 µs a call.
+    A public `fit` is measured. Only the backend's `compile` is stood in for: it puts a clock around each part of an
+    operation, which costs about 0.2 µs.
     """
     peer = Nnbp(Problem.random(case), threads)
     started = time.perf_counter()
     peer.fit(_LEAST_EPOCHS)
     epochs = max(_LEAST_EPOCHS, round(_LEAST_EPOCHS * seconds / (time.perf_counter() - started)))
     backend = peer.net.model.backend
-    theta, layers, keep = peer.net.model.parameters.theta, len(case.sizes) - 1, backend.capture
+    theta, layers, keep = peer.net.model.parameters.theta, len(case.sizes) - 1, backend.compile
     steps: list[tuple[list[str], list[list[float]]]] = []
 
-    def capture(calls: list[Any], times: int = 1, runs: int = 1) -> Callable[[], None]:
+    def compile(operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
         # The training step is the longest list; others are single products.
-        found = kinds(calls, theta, layers) if len(calls) > layers else ["the rest"] * len(calls)
-        cells: list[list[float]] = []
+        if len(operations) <= layers:
+            return keep(operations, times, runs)
+        found, cells = kinds(operations, theta, layers), list[list[float]]()
         steps.append((found, cells))
-        return keep([_timed(call, kind, cells) for call, kind in zip(calls, found, strict=True)], times)
+        tasks = [_timed(task(operation), kind, cells) for operation, kind in zip(operations, found, strict=True)]
+        run = plan(tasks, workers)
 
-    backend.capture = capture  # type: ignore[method-assign]
+        def run_all() -> None:
+            for _ in range(times):
+                run()
+
+        return run_all
+
+    task, plan = import_module("nnbp.backends.tasks").task, import_module("nnbp.backends.schedule").plan
+    workers = import_module("nnbp.backends.threads").Workers()
+    backend.compile = compile  # type: ignore[method-assign]
     started = time.perf_counter()
     peer.fit(epochs)
     wall = time.perf_counter() - started
@@ -53,49 +66,36 @@ def profile(case: Case, threads: int, seconds: float) -> dict[str, Any]:
     return {"kinds": totals, "step": wall / count, "operations": len(found)}
 
 
-def kinds(calls: list[Any], theta: Any, layers: int) -> list[str]:
-    """The kind of each operation of a recorded training step.
+def kinds(operations: Sequence[Operation], theta: Any, layers: int) -> list[str]:
+    """The kind of each operation of a training step.
 
-    The first products, one a layer, are the way forward; from the last of them to the next product the loss works;
+    The first products, one per layer, are the forward pass; from the last of them to the next product the loss works;
     between the others, activations.
     """
-    operations = [call[0] for call in calls]
-    products = [i for i, operation in enumerate(operations) if _is_gemm(operation) and not _is_sum(operation)]
+    products = [i for i, operation in enumerate(operations) if isinstance(operation, Gemm) and operation.out.size > 1]
     forward, last = products[:layers], products[-1]
 
-    def kind(i: int, operation: Any) -> str:
+    def kind(i: int, operation: Operation) -> str:
         if i in products:
             return "products"
-        writes = getattr(operation, "writes", ())
-        if any(np.may_share_memory(array, theta) for array in writes):
+        if any(np.may_share_memory(array, theta) for array in operation.writes):
             return "update"
-        if type(operation).__name__ == "Gather":
+        if isinstance(operation, Gather):
             return "gather"
         if forward[-1] < i < products[layers]:
             return "softmax and cost"
-        if _is_gemm(operation) and i > products[layers]:
+        if isinstance(operation, Reduce) and i > products[layers]:
             return "bias gradients"
         return "activation" if forward[0] < i < last else "the rest"
 
     return [kind(i, operation) for i, operation in enumerate(operations)]
 
 
-def _is_gemm(operation: Any) -> bool:
-    return type(operation).__name__ == "Gemm"
-
-
-def _is_sum(gemm: Any) -> bool:
-    return 1 in gemm.writes[0].shape
-
-
-def _timed(call: tuple[Any, tuple[Any, ...]], kind: str, cells: list[list[float]]) -> tuple[Any, tuple[Any, ...]]:
-    """The call, with its parts telling their time to cells of their own: threads run them side by side."""
-    operation = call[0]
-    if not hasattr(operation, "calls"):
-        return _clocked([call], kind, cells)
-    parts = operation.calls
-    operation.calls = lambda *given: [_clocked(parts(*given), kind, cells)]
-    return call
+def _timed(task: Any, kind: str, cells: list[list[float]]) -> Any:
+    """The task, with its parts telling their time to cells of their own: threads run them side by side."""
+    parts = task.calls
+    task.calls = lambda *given: [_clocked(parts(*given), kind, cells)]
+    return task
 
 
 def _clocked(calls: list[Any], kind: str, cells: list[list[float]]) -> tuple[Any, tuple[Any, ...]]:

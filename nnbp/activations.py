@@ -22,9 +22,9 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from nnbp.backend import Array
 from nnbp.expression import trace
 from nnbp.inputs import number
+from nnbp.ops import Array, Reduce
 from nnbp.recorder import Recorder
 from nnbp.registry import lookup, register
 
@@ -324,9 +324,9 @@ class Softmax(Activation):
     def forward(self, op: Recorder, z: Array, b: Array, a: Array) -> tuple[Array, ...]:
         """As for every activation; the rows are max z and Σ e^(z − max z)."""
         op.map(lambda z, b: z + b, [z], z=z, b=b)
-        largest = op.maximum_rows(z, op.empty(1))
+        largest = op.record(Reduce("maximum", z, 0, op.empty(1)))
         op.map(lambda z, largest: np.exp(z - largest), [a], z=z, largest=largest)
-        total = op.sum_rows(a, op.empty(1))
+        total = op.record(Reduce("sum", a, 0, op.empty(1)))
         op.map(lambda a, total: a / total, [a], a=a, total=total)
         return largest, total
 
@@ -334,7 +334,7 @@ class Softmax(Activation):
         """delta = a · (da − Σⱼ aⱼ daⱼ)."""
         product, row = op.empty(a.shape[0]), op.empty(1)
         op.map(lambda a, da: a * da, [product], a=a, da=da)
-        op.sum_rows(product, row)
+        op.record(Reduce("sum", product, 0, row))
         op.map(lambda a, da, mean: a * (da - mean), [da], a=a, da=da, mean=row)
         return da
 

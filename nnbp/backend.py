@@ -1,8 +1,8 @@
 """What the engine asks of an array library: the `Backend` protocol, and how backends are found.
 
-The engine never asks which backend it has. Every operation of a step is *bound* once, to the arrays that it will
-always work on, and comes back as a list of calls ``(function, arguments)``; running a step is running the list. A
-backend of one's own is one class with these members and an entry point in the group ``nnbp.backends``.
+The engine never asks which backend it has. It gives a backend the operations of a step, on buffers that already exist,
+and gets back a function that runs them: `compile` is the one member that does work. A backend of one's own is one class
+with these members and an entry point in the group ``nnbp.backends``.
 """
 
 from __future__ import annotations
@@ -10,60 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import DTypeLike, NDArray
 
-from nnbp.expression import Formula
+from nnbp.ops import Array, Operation, RandomStream
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = [
-    "PRECISIONS",
-    "Array",
-    "Backend",
-    "Call",
-    "Calls",
-    "Precision",
-    "RandomStream",
-    "Streaming",
-    "Transfer",
-    "backend_class",
-    "registered",
-]
-
-Array: TypeAlias = Any
-"""An array of the backend's own library, on its device."""
-
-Call: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
-"""A function and the arguments that it was bound to."""
-
-Calls: TypeAlias = list[Call]
-
-Precision: TypeAlias = Literal["tf32", "bf16"]
-"""To how many bits after the point the factors of a float32 product may be rounded, 10 or 7; sums are float32."""
-
-PRECISIONS: tuple[Precision, ...] = ("tf32", "bf16")
-
-
-class RandomStream(Protocol):
-    """An endless stream of uniform float32 numbers, the same bits on every device, of which a position is known."""
-
-    @property
-    def position(self) -> int:
-        """How many numbers were drawn so far."""
-
-    @position.setter
-    def position(self, position: int) -> None: ...
+__all__ = ["Backend", "Streaming", "Transfer", "backend_class", "registered"]
 
 
 @runtime_checkable
 class Backend(Protocol):
     """An array library on one device.
 
-    Shapes: matrices are 2-D; ``(n, m)`` is features by samples. Every operand of an operation has the dtype of its
-    output, float32 or float64, unless the member says otherwise.
+    Every operand of an operation has the dtype of its output, float32 or float64, unless `nnbp.ops` says otherwise.
     """
 
     name: str
@@ -87,37 +50,23 @@ class Backend(Protocol):
     def owns(self, array: object) -> bool:
         """Whether this is an array of this library, on this device."""
 
-    def gemm(self, a: Array, b: Array, out: Array, precision: Precision | None = None) -> Calls:
-        """``out = a @ b``; a (n, k) and b (k, m) may be transposes of contiguous arrays, out (n, m) is contiguous.
-
-        With a precision, a and b may be rounded to it; a backend that gains nothing from that does not.
-        """
-
-    def sum(self, a: Array, axis: int, out: Array) -> Calls:
-        """``out[0, j] = Σ_i a[i, j]`` for axis 0, ``out[i, 0] = Σ_j a[i, j]`` for axis 1, whose out is contiguous."""
-
-    def elementwise(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Calls:
-        """``outputs = formula(inputs)``, broadcast; an output may be one of the inputs, but not overlap one partly."""
-
-    def maximum_rows(self, a: Array, out: Array) -> Calls:
-        """``out[0, j] = max_i a[i, j]``; a (n, m), out (1, m)."""
-
-    def gather(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> Calls:
-        """``out[i] = source[order[counter[0] * stride + i]]``: the rows of one batch; order and counter are int64."""
-
-    def advance(self, counter: Array, count: int) -> Calls:
-        """``counter[0] += count``; the counter is int64."""
-
     def random_stream(self, key: tuple[int, int]) -> RandomStream:
         """The stream of ``np.random.Generator(np.random.Philox(key=key)).random(dtype=np.float32)``, bit for bit."""
 
-    def uniform(self, stream: RandomStream, out: Array) -> Calls:
-        """Fills ``out`` (float32, C-contiguous) with the next numbers of the stream."""
+    def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
+        """A function that runs the operations in order, all of them `times` times.
 
-    def capture(self, calls: Calls, times: int = 1, runs: int = 1) -> Callable[[], None]:
-        """A function that runs the calls in order, all of them so many times; where the library can, as a graph.
+        It works on the arrays of the operations: running it allocates nothing, waits for nothing and looks at no value,
+        unless a `Foreign` operation does. A backend is free to reorder and join operations as long as every array then
+        holds what it would hold, up to rounding. Operations without elements do nothing.
 
-        `runs` is how often the function will be called, about: more of them are worth more preparation.
+        Args:
+            operations: of `nnbp.ops`.
+            times: how often all of them run at each call.
+            runs: how often the function will be called, about; more of them are worth more preparation.
+
+        Raises:
+            ShapeError, DTypeError: the device cannot have such an operand.
         """
 
     def synchronize(self) -> None:

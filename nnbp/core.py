@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from nnbp import modelfile
 from nnbp.activations import Activation
 from nnbp.architecture import Architecture
-from nnbp.backend import Array, Backend, Precision
+from nnbp.backend import Backend
 from nnbp.device import open_backend, reopening
 from nnbp.errors import ShapeError
 from nnbp.inputs import float_dtype, host, joined, not_negative, reduced, whole_number
@@ -25,6 +25,7 @@ from nnbp.intake import Intake, sizes_unknown
 from nnbp.layers import Dense, Layer, named
 from nnbp.losses import Loss
 from nnbp.model import Model
+from nnbp.ops import Array, Precision
 from nnbp.sweep import OptimizerState
 from nnbp.training import Ongoing
 from nnbp.turns import exclusive

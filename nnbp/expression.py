@@ -25,13 +25,13 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 __all__ = [
-    "OPERATIONS",
+    "PRIMITIVES",
     "Constant",
     "Formula",
     "Input",
     "Instruction",
     "Operand",
-    "Operation",
+    "Primitive",
     "Symbol",
     "Value",
     "trace",
@@ -39,8 +39,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One elementwise operation: its NumPy ufunc (None for `where`) and its scalar expression in C."""
+class Primitive:
+    """An elementwise function that formulas are made of: its ufunc (None for `where`), and the same in C."""
 
     name: str
     ufunc: np.ufunc | None
@@ -48,7 +48,7 @@ class Operation:
     boolean: bool = False
 
 
-def _operations() -> dict[str, Operation]:
+def _primitives() -> dict[str, Primitive]:
     unary = {
         name: f"{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "tanh", "sqrt", "sin", "cos", "arctan")
     }
@@ -64,41 +64,41 @@ def _operations() -> dict[str, Operation]:
         "equal": "==",
         "not_equal": "!=",
     }
-    table = [Operation(name, getattr(np, name), c) for name, c in (unary | binary).items()]
-    table += [Operation(name, getattr(np, name), f"{{0}} {c} {{1}}", boolean=True) for name, c in compare.items()]
-    table.append(Operation("where", None, "{0} ? {1} : {2}"))
-    return {operation.name: operation for operation in table}
+    table = [Primitive(name, getattr(np, name), c) for name, c in (unary | binary).items()]
+    table += [Primitive(name, getattr(np, name), f"{{0}} {c} {{1}}", boolean=True) for name, c in compare.items()]
+    table.append(Primitive("where", None, "{0} ? {1} : {2}"))
+    return {primitive.name: primitive for primitive in table}
 
 
-OPERATIONS = _operations()
-"""Every operation that a formula may use, by the name of its NumPy function."""
+PRIMITIVES = _primitives()
+"""Every primitive that a formula may use, by the name of its NumPy function."""
 
 
 class Symbol(NDArrayOperatorsMixin):
-    """A value that is not known yet: an input of a formula, a constant, or the result of an operation on symbols."""
+    """A value that is not known yet: an input of a formula, a constant, or the result of a primitive on symbols."""
 
-    __slots__ = ("arguments", "constant", "name", "operation")
+    __slots__ = ("arguments", "constant", "name", "primitive")
 
     def __init__(
         self,
-        operation: Operation | None = None,
+        primitive: Primitive | None = None,
         arguments: tuple[Symbol, ...] = (),
         *,
         name: str | None = None,
         constant: float | None = None,
     ) -> None:
-        self.operation, self.arguments, self.name, self.constant = operation, arguments, name, constant
+        self.primitive, self.arguments, self.name, self.constant = primitive, arguments, name, constant
 
     @property
     def is_boolean(self) -> bool:
         """Whether this is the result of a comparison."""
-        return self.operation is not None and self.operation.boolean
+        return self.primitive is not None and self.primitive.boolean
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Symbol:
-        operation = OPERATIONS.get(ufunc.__name__)
-        if method != "__call__" or kwargs or operation is None:
+        primitive = PRIMITIVES.get(ufunc.__name__)
+        if method != "__call__" or kwargs or primitive is None:
             _refuse(f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else ""), kwargs)
-        return _apply(operation, *inputs)
+        return _apply(primitive, *inputs)
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Symbol:
         if function is not np.where or len(args) != 3 or kwargs:
@@ -107,13 +107,13 @@ class Symbol(NDArrayOperatorsMixin):
         if condition.constant is not None:
             return if_true if condition.constant else if_false
         if not condition.is_boolean:
-            condition = _apply(OPERATIONS["not_equal"], condition, 0.0)
-        return _apply(OPERATIONS["where"], condition, if_true, if_false)
+            condition = _apply(PRIMITIVES["not_equal"], condition, 0.0)
+        return _apply(PRIMITIVES["where"], condition, if_true, if_false)
 
     def __pow__(self, exponent: Any) -> Symbol:
         if isinstance(exponent, int | float) and exponent in _EXACT_POWERS:
-            return _apply(OPERATIONS[_EXACT_POWERS[exponent]], self)
-        return _apply(OPERATIONS["power"], self, exponent)
+            return _apply(PRIMITIVES[_EXACT_POWERS[exponent]], self)
+        return _apply(PRIMITIVES["power"], self, exponent)
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
@@ -137,7 +137,7 @@ def _refuse(function: str, options: dict[str, Any]) -> NoReturn:
         )
     raise TypeError(
         f"A formula may use elementwise NumPy functions alone, one value in and one value out; received {function}"
-        f"{''.join(f' with {option}=' for option in options)}. Those that are known: {', '.join(sorted(OPERATIONS))}."
+        f"{''.join(f' with {option}=' for option in options)}. Those that are known: {', '.join(sorted(PRIMITIVES))}."
     )
 
 
@@ -152,34 +152,34 @@ def _symbol(value: Any) -> Symbol:
     )
 
 
-# Powers that have an operation of their own, which is faster and rounds once.
+# Powers that have a primitive of their own, which is faster and rounds once.
 _EXACT_POWERS = {2: "square", 0.5: "sqrt", -1: "reciprocal"}
-# Operations that mean the same of truth values as of the numbers 0 and 1.
+# Primitives that mean the same of truth values as of the numbers 0 and 1.
 _ON_COMPARISONS = {"multiply", "maximum", "minimum", "where"}
 _LEFT_NEUTRAL = {"add": 0.0, "multiply": 1.0}
 _RIGHT_NEUTRAL = {"add": 0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0}
 
 
-def _apply(operation: Operation, *arguments: Any) -> Symbol:
-    """The result of an operation; constants are folded, and what changes nothing (``x * 1``, ``x + 0``) is left out."""
+def _apply(primitive: Primitive, *arguments: Any) -> Symbol:
+    """The result of a primitive; constants are folded, and what changes nothing (``x * 1``, ``x + 0``) is left out."""
     symbols = tuple(_symbol(argument) for argument in arguments)
     constants = [symbol.constant for symbol in symbols]
-    if operation.ufunc is not None and None not in constants:
-        return Symbol(constant=float(operation.ufunc(*constants)))
+    if primitive.ufunc is not None and None not in constants:
+        return Symbol(constant=float(primitive.ufunc(*constants)))
     comparisons = [symbol.is_boolean for symbol in symbols]
-    if all(comparisons) and not (operation.boolean or operation.name in _ON_COMPARISONS):
+    if all(comparisons) and not (primitive.boolean or primitive.name in _ON_COMPARISONS):
         raise TypeError(
             "NumPy does not compute with comparisons as with numbers (True + True is True), so a formula does not, "
-            f"either; received np.{operation.name} of comparisons alone. Make numbers of them first: "
+            f"either; received np.{primitive.name} of comparisons alone. Make numbers of them first: "
             "np.where(condition, 1.0, 0.0)."
         )
     # A comparison becomes a number by `1.0 * (z > 0)`, which therefore stays.
     if len(symbols) == 2 and not any(comparisons):
-        if constants[1] is not None and constants[1] == _RIGHT_NEUTRAL.get(operation.name):
+        if constants[1] is not None and constants[1] == _RIGHT_NEUTRAL.get(primitive.name):
             return symbols[0]
-        if constants[0] is not None and constants[0] == _LEFT_NEUTRAL.get(operation.name):
+        if constants[0] is not None and constants[0] == _LEFT_NEUTRAL.get(primitive.name):
             return symbols[1]
-    return Symbol(operation, symbols)
+    return Symbol(primitive, symbols)
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,9 @@ Operand = Input | Constant | Value
 
 @dataclass(frozen=True)
 class Instruction:
-    """One operation on operands; its result is the `Value` of its own place in the list."""
+    """One primitive on operands; its result is the `Value` of its own place in the list."""
 
-    operation: Operation
+    primitive: Primitive
     operands: tuple[Operand, ...]
 
 
@@ -254,19 +254,19 @@ class Formula:
 
         lines = []
         for i, step in enumerate(self.instructions):
-            kind = "bool" if step.operation.boolean else "T"
+            kind = "bool" if step.primitive.boolean else "T"
             # A comparison that is used as a number is 0 or 1; outside `where` it has to be said.
             takes = [
                 f"T({text(operand)})"
-                if self._is_boolean(operand) and not (step.operation.ufunc is None and k == 0)
+                if self._is_boolean(operand) and not (step.primitive.ufunc is None and k == 0)
                 else text(operand)
                 for k, operand in enumerate(step.operands)
             ]
-            lines.append(f"const {kind} v{i} = {step.operation.c.format(*takes)};")
+            lines.append(f"const {kind} v{i} = {step.primitive.c.format(*takes)};")
         return lines, [f"T({text(result)})" for result in self.results]
 
     def _is_boolean(self, operand: Operand) -> bool:
-        return isinstance(operand, Value) and self.instructions[operand.index].operation.boolean
+        return isinstance(operand, Value) and self.instructions[operand.index].primitive.boolean
 
     def __str__(self) -> str:
         def text(operand: Operand) -> str:
@@ -279,7 +279,7 @@ class Formula:
                     return repr(number)
 
         lines = [
-            f"v{i} = {step.operation.name}({', '.join(map(text, step.operands))})"
+            f"v{i} = {step.primitive.name}({', '.join(map(text, step.operands))})"
             for i, step in enumerate(self.instructions)
         ]
         return "\n".join([*lines, "-> " + ", ".join(map(text, self.results))])
@@ -311,10 +311,10 @@ def trace(function: Callable[..., Any], *inputs: str) -> Formula:
         if id(symbol) in seen:
             return seen[id(symbol)]
         found: Operand
-        if symbol.operation is None:
+        if symbol.primitive is None:
             found = Input(inputs.index(symbol.name)) if symbol.name is not None else Constant(symbol.constant or 0.0)
         else:
-            step = Instruction(symbol.operation, tuple(operand(argument) for argument in symbol.arguments))
+            step = Instruction(symbol.primitive, tuple(operand(argument) for argument in symbol.arguments))
             if step not in known:
                 known[step] = Value(len(instructions))
                 instructions.append(step)

@@ -165,7 +165,7 @@ class _Probe:
         self.theta, self.decayed, self.decay = net.parameters, engine.parameters.decayed, engine.weight_decay
         self.X, self.loss = X, engine.loss
         self.plan = Plan(engine, Batch(X, data.y, data.w), keep_z=True)
-        self.run = engine.backend.capture(self.plan.forward)
+        self.run = engine.backend.compile(self.plan.forward)
         self.run()
         self.share: Floats = np.broadcast_to(self.plan.share[0], len(X))
         self.nodes = [node for node in self.plan.nodes if isinstance(node, DenseNode) and node.f.kinks]

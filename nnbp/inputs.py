@@ -11,8 +11,9 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.backend import PRECISIONS, Array, Backend, Precision
+from nnbp.backend import Backend
 from nnbp.errors import DataError, DTypeError, ShapeError
+from nnbp.ops import PRECISIONS, Array, Precision
 
 __all__ = [
     "all_finite",

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.architecture import Architecture
-from nnbp.backend import Array, Backend, Streaming
+from nnbp.backend import Backend, Streaming
 from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.inputs import class_weights, finite, finite_on_host, host, matrix, sample_weights
 from nnbp.losses import Loss
 from nnbp.metrics import Metric
+from nnbp.ops import Array
 from nnbp.sweep import Data
 from nnbp.training import Measured
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from nnbp import activations, initializers
 from nnbp.activations import Activation
-from nnbp.backend import Array, Backend, RandomStream
+from nnbp.backend import Backend
 from nnbp.initializers import Initializer
 from nnbp.inputs import number, whole_number
+from nnbp.ops import Array, RandomStream, Reduce, Uniform
 from nnbp.parameters import ParameterSpec
 from nnbp.recorder import Recorder
 from nnbp.registry import register
@@ -181,7 +182,7 @@ class DenseNode(Node):
         """From delta: ∂C/∂W = delta xᵀ, ∂C/∂b = Σ delta, ∂C/∂x = Wᵀ delta."""
         self.delta = delta
         op.gemm(delta, self.x.T, self.gradient["W"])
-        op.sum_columns(delta, self.gradient["b"].reshape(-1, 1))
+        op.record(Reduce("sum", delta, 1, self.gradient["b"].reshape(-1, 1)))
         return op.gemm(self.W.T, delta, op.empty(self.W.shape[1])) if want_dx else None
 
 
@@ -227,7 +228,8 @@ class DropoutNode(Node):
     def __init__(self, op: Recorder, x: Array, rate: float, stream: RandomStream | None) -> None:
         self.rate = min(round(rate * 2**24), 2**24 - 1) / 2**24
         self.scale = 1.0 / (1.0 - self.rate)
-        self.u = op.uniform(stream, op.empty(x.shape[0], dtype=np.float32))
+        assert stream is not None, "a layer that drops has a stream"
+        self.u = op.record(Uniform(stream, op.empty(x.shape[0], dtype=np.float32)))
         self.a = op.empty(x.shape[0])
         self._mask(op, x, self.a)
 

@@ -15,8 +15,8 @@ from typing import Any, final
 
 import numpy as np
 
-from nnbp.backend import Array
 from nnbp.inputs import number, whole_number
+from nnbp.ops import Array
 from nnbp.optimizers import Optimizer
 
 __all__ = ["LBFGS", "LBFGSMemory", "Read"]

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.activations import Activation
-from nnbp.backend import Array
 from nnbp.errors import DataError, ShapeError
 from nnbp.inputs import number
+from nnbp.ops import Array, Reduce
 from nnbp.recorder import Recorder
 from nnbp.registry import lookup, register
 
@@ -151,7 +151,7 @@ class Loss:
         else:
             op.map(self.cost, [terms], h=out.h, y=y)
         if terms is not cost:
-            op.sum_rows(terms, cost)
+            op.record(Reduce("sum", terms, 0, cost))
 
     def record_delta(self, op: Recorder, out: Output, y: Array, c: Array) -> Array:
         """Records delta = c · ∂C/∂z of the output layer and returns it.
@@ -373,7 +373,7 @@ class CrossEntropy(Loss):
             [terms],
             z=out.z, y=y, largest=largest, total=total,
         )  # fmt: skip
-        op.sum_rows(terms, cost)
+        op.record(Reduce("sum", terms, 0, cost))
 
 
 def _at_least_zero(loss: Loss, y: NDArray[Any]) -> NDArray[Any]:

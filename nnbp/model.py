@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.backend import Array, Backend, Precision
+from nnbp.backend import Backend
 from nnbp.layers import Dense, DenseNode, Layer
 from nnbp.losses import Loss
+from nnbp.ops import Array, Gemm, Precision
 from nnbp.parameters import Parameters
 from nnbp.plan import Batch, Engine, Plan
 
@@ -147,7 +148,7 @@ class Model:
     def _square(self, vector: Array) -> Callable[[], float]:
         """What computes Σ vector², bound once: every epoch asks for it."""
         out = self.backend.empty((1, 1), self.dtype)
-        run = self.backend.capture(self.backend.gemm(vector.reshape(1, -1), vector.reshape(-1, 1), out))
+        run = self.backend.compile([Gemm(vector.reshape(1, -1), vector.reshape(-1, 1), out)])
 
         def square() -> float:
             run()

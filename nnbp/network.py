@@ -13,13 +13,14 @@ import numpy as np
 from nnbp import callbacks as known_callbacks
 from nnbp import metrics as known_metrics
 from nnbp import optimizers, schedules
-from nnbp.backend import Array, Backend
+from nnbp.backend import Backend
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
 from nnbp.core import NetworkCore
 from nnbp.errors import DeviceMemoryError
 from nnbp.inputs import finite, finite_on_host, joined, like, not_negative, whole_number
 from nnbp.layers import Dense
 from nnbp.metrics import Metric
+from nnbp.ops import Array
 from nnbp.optimizers import Optimizer
 from nnbp.plain import table
 from nnbp.progress import reporter

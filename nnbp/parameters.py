@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nnbp.backend import Array, Backend
+from nnbp.backend import Backend
+from nnbp.ops import Array
 
 __all__ = ["ParameterSpec", "Parameters"]
 

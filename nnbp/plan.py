@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nnbp.backend import Array, Backend, Precision, RandomStream
+from nnbp.backend import Backend
 from nnbp.layers import DenseNode, Layer, Node
 from nnbp.losses import Loss, Output
+from nnbp.ops import Array, Gemm, Precision, RandomStream, Reduce
 from nnbp.parameters import Parameters
 from nnbp.recorder import Recorder
 
@@ -111,12 +112,12 @@ class Plan:
     @cached_property
     def run_forward(self) -> Callable[[], None]:
         """Runs the forward pass."""
-        return self.engine.backend.capture(self.forward)
+        return self.engine.backend.compile(self.forward)
 
     @cached_property
     def run_backward(self) -> Callable[[], None]:
         """Runs the way back; the forward pass has to have run."""
-        return self.engine.backend.capture(self.backward)
+        return self.engine.backend.compile(self.backward)
 
     @property
     def _last(self) -> DenseNode:
@@ -137,13 +138,13 @@ class Plan:
         self.y = loss.record_targets(op, y.T, self.engine.n_out)
         loss.record_cost(op, out, self.y, self.cost)
         if self.batch.w is None:
-            op.sum_columns(self.cost, self.total)
+            op.record(Reduce("sum", self.cost, 1, self.total))
             return
         w, self.share = self.batch.w.T, op.empty(1)
-        op.sum_columns(w, self.weight)
+        op.record(Reduce("sum", w, 1, self.weight))
         # A batch whose weights are all 0 has loss 0 and gradient 0.
         op.map(lambda w, total: w / (total + (total == 0.0)), [self.share], w=w, total=self.weight)
-        op.dot(self.cost, self.batch.w, self.total)
+        op.record(Gemm(self.cost, self.batch.w, self.total))
 
     def _record_backward(self, op: Recorder, *, want_dx: bool) -> None:
         engine = self.engine

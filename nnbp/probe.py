@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.backend import Backend, backend_class
+from nnbp.ops import Gemm
 
 __all__ = ["Reason", "Verdict", "cuda_name", "cuda_of_driver", "cupy_distributions", "probe", "refresh", "said"]
 
@@ -182,7 +183,7 @@ def _wrong_product(backend: Backend) -> str:
     a, b = _factors()
     with backend.active():
         x, y, out = backend.upload(a, a.dtype), backend.upload(b, b.dtype), backend.empty((48, 16), a.dtype)
-        run = backend.capture(backend.gemm(x, y, out))
+        run = backend.compile([Gemm(x, y, out)])
         # A backend may record what it sees again, and run the record from then on.
         for _ in range(4):
             out[...] = 0

@@ -21,13 +21,15 @@ Adam, can make more of them than that.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.backend import Array, Backend, Calls, Precision
+from nnbp.backend import Backend
 from nnbp.device import open_backend
+from nnbp.ops import Foreign, Gemm, Operation, Precision
 
 __all__ = ["PASS_BOUND", "TRAINING_BOUND", "bound", "flushed", "relative_error", "with_rounded_factors"]
 
@@ -76,19 +78,25 @@ class _RoundedFactors:
     def __init__(self, backend: Backend, *, cut: bool) -> None:
         self._backend, self._cut = backend, cut
         # Members of its own, not looked up when asked for: so it counts as a `Backend`.
-        vars(self).update({name: getattr(backend, name) for name in dir(Backend) if name[0] != "_" and name != "gemm"})
+        own = [name for name in dir(Backend) if name[0] != "_" and name != "compile"]
+        vars(self).update({name: getattr(backend, name) for name in own})
         vars(self).update(name=backend.name, device=backend.device, xp=backend.xp)
 
-    def gemm(self, a: Array, b: Array, out: Array, precision: Precision | None = None) -> Calls:
-        if precision is None:
-            return self._backend.gemm(a, b, out)
-        dropped = 23 - _BITS[precision]
+    def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
+        found = [rounded for operation in operations for rounded in self._rounded(operation)]
+        return self._backend.compile(found, times, runs)
+
+    def _rounded(self, operation: Operation) -> list[Operation]:
+        if not isinstance(operation, Gemm) or operation.precision is None:
+            return [operation]
+        dropped = 23 - _BITS[operation.precision]
         half, kept = np.uint32(0 if self._cut else 1 << (dropped - 1)), np.uint32(2**32 - (1 << dropped))
-        rounded, calls = [self._backend.empty(x.shape, x.dtype) for x in (a, b)], Calls()
-        for x, into in zip((a, b), rounded, strict=True):
+        a, b = (self._backend.empty(x.shape, x.dtype) for x in operation.reads)
+        found: list[Operation] = []
+        for x, into in zip(operation.reads, (a, b), strict=True):
             bits = into.view(np.uint32)
-            calls += [(np.add, (x.view(np.uint32), half, bits)), (np.bitwise_and, (bits, kept, bits))]
-        return calls + self._backend.gemm(rounded[0], rounded[1], out)
+            found += [Foreign(np.add, (x.view(np.uint32), half, bits)), Foreign(np.bitwise_and, (bits, kept, bits))]
+        return [*found, Gemm(a, b, operation.out)]
 
 
 def with_rounded_factors(precision: Precision) -> list[Backend]:
@@ -96,7 +104,7 @@ def with_rounded_factors(precision: Precision) -> list[Backend]:
 
     >>> nearest, cut = with_rounded_factors("tf32")
     >>> a, out = np.float32([[1 + 2**-11 + 2**-20]]), np.zeros((1, 1), np.float32)
-    >>> nearest.capture(nearest.gemm(a, np.ones_like(a), out, "tf32"))()
+    >>> nearest.compile([Gemm(a, np.ones_like(a), out, "tf32")])()
     >>> (float(out[0, 0]) - 1) * 2**10
     1.0
     """

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.backend import Array
 from nnbp.feed import Feed
+from nnbp.ops import Advance, Array, Gather, Gemm
 from nnbp.optimizers import Optimizer
 from nnbp.plan import Batch, Engine, Plan
 from nnbp.recorder import Recorder
@@ -95,11 +95,11 @@ class Updater:
         theta, g = parameters.theta.reshape(1, -1), parameters.gradient.reshape(1, -1)
         rates: dict[str, Array] = {}
         if self.names:
-            row = op.gather(self.table, self.steps, counter, 1, op.empty(1, len(self.names)))
+            row = op.record(Gather(self.table, self.steps, counter, 1, op.empty(1, len(self.names))))
             rates = {name: row[:, j : j + 1] for j, name in enumerate(self.names)}
         if self.clip_norm is not None:
             square, bound = op.empty(1, 1), self.clip_norm
-            op.dot(g, g.T, square)
+            op.record(Gemm(g, g.T, square))
             # PyTorch's clip_grad_norm_ adds the same 1e-6.
             op.map(lambda g, s: g * np.minimum(bound / (np.sqrt(s) + 1e-6), 1.0), [g], g=g, s=square)
         slots = {slot: self.state.slots[slot].reshape(1, -1) for slot in self.optimizer.slots}
@@ -190,15 +190,15 @@ class Sweep:
             sources, order, counter = self._rows
             rows = [op.empty(size, source.shape[1]) for source in sources]
             for source, out in zip(sources, rows, strict=True):
-                op.gather(source, order, counter, self._stride, out)
+                op.record(Gather(source, order, counter, self._stride, out))
             batch = Batch(*rows)
         plan = Plan(self.engine, batch, training=self._training, gradients=self._training)
         tail = op.begin()
         op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=plan.total)
         if self._update is not None:
             self._update.record(op, self.counter)
-        op.advance(self.counter)
-        calls = [*gather, *plan.forward, *plan.backward, *tail]
+        op.record(Advance(self.counter))
+        operations = [*gather, *plan.forward, *plan.backward, *tail]
         if self._feed is None:
-            return self.engine.backend.capture(calls, times, self._expected)
-        return self._feed.feeding(self.engine.backend.capture(calls, runs=times * self._expected), times)
+            return self.engine.backend.compile(operations, times, self._expected)
+        return self._feed.feeding(self.engine.backend.compile(operations, runs=times * self._expected), times)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.backend import Array
 from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState, attending
 from nnbp.errors import DivergenceError
 from nnbp.lbfgs import LBFGS
 from nnbp.metrics import Metric
 from nnbp.model import Model
+from nnbp.ops import Array
 from nnbp.optimizers import Optimizer
 from nnbp.schedules import Constant, Schedule
 from nnbp.sweep import Data, OptimizerState, Sweep, Updater

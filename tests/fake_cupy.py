@@ -160,11 +160,11 @@ class FakeBackend:
     def __getattr__(self, name: str) -> Any:
         return getattr(_NUMPY, name)
 
-    def capture(self, calls: Any) -> Callable[[], None]:
+    def compile(self, operations: Any) -> Callable[[], None]:
         def run() -> None:
             self.runs += 1
             if self.runs != self.wrong_step:
-                _NUMPY.capture(calls)()
+                _NUMPY.compile(operations)()
 
         return run
 

@@ -18,7 +18,7 @@ from nnbp.backends.kernel_source import Launch
 from numpy.lib.stride_tricks import as_strided
 
 from nnbp import activations, losses, optimizers
-from nnbp.expression import OPERATIONS, Formula, trace
+from nnbp.expression import PRIMITIVES, Formula, trace
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to compile kernels as C++")
 
@@ -239,7 +239,7 @@ def blas(
 def operation_formulas() -> dict[str, Formula]:
     """One formula for each operation, on inputs a, b and c as many as it takes."""
     formulas = {}
-    for name, operation in OPERATIONS.items():
+    for name, operation in PRIMITIVES.items():
         inputs = "abc"[: operation.ufunc.nin if operation.ufunc else 3]
         apply: Callable[..., Any] = operation.ufunc or (lambda a, b, c: np.where(a > b, b, c))
         formulas[name] = trace(apply, *inputs)

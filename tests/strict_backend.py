@@ -11,12 +11,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import Any, NoReturn
 
 import numpy as np
 
 from nnbp.backend import backend_class
 from nnbp.expression import Input, Value
+from nnbp.ops import Foreign, Gather, Gemm, Map, Operation, Reduce, same
 
 
 def _never(what: str) -> Callable[..., NoReturn]:
@@ -219,60 +221,13 @@ class StrictBackend:
     def owns(self, array: object) -> bool:
         return isinstance(array, StrictArray) and array._backend is self
 
-    def gemm(self, a: StrictArray, b: StrictArray, out: StrictArray, precision: Any = None) -> Any:
-        for operand in (a, b):
-            if not (operand.flags.c_contiguous or operand.flags.f_contiguous):
-                raise ValueError(f"an operand of gemm is no (transposed) contiguous array: strides {operand.strides}")
-            if np.shares_memory(operand._host, out._host):
-                raise ValueError("gemm writes over its own operand")
-        if not out.flags.c_contiguous or len({a.dtype, b.dtype, out.dtype}) > 1:
-            raise ValueError(
-                f"gemm wants a contiguous output and one dtype; received {a.dtype}, {b.dtype}, {out.dtype}"
-            )
-        return self._numpy.gemm(*map(self.host, (a, b, out)))
-
-    def elementwise(self, formula: Any, inputs: Sequence[StrictArray], outputs: Sequence[StrictArray]) -> Any:
-        into = [self.host(out) for out in outputs]
-        read = [self.host(array) for array in inputs]
-        for out in into:
-            for array in read:
-                same = (out.ctypes.data, out.shape, out.strides) == (array.ctypes.data, array.shape, array.strides)
-                if np.shares_memory(array, out) and not same:
-                    raise ValueError("an output overlaps an input partly")
-        return self._numpy.elementwise(formula, read, into)
-
-    def sum(self, a: StrictArray, axis: int, out: StrictArray) -> Any:
-        if np.shares_memory(a._host, out._host):
-            raise ValueError("sum writes over its own operand")
-        if axis == 1 and not out.flags.c_contiguous:
-            raise ValueError("a sum of rows wants a contiguous output")
-        return self._numpy.sum(self.host(a), axis, self.host(out))
-
-    def maximum_rows(self, a: StrictArray, out: StrictArray) -> Any:
-        return self._numpy.maximum_rows(self.host(a), self.host(out))
-
-    def gather(
-        self, source: StrictArray, order: StrictArray, counter: StrictArray, stride: int, out: StrictArray
-    ) -> Any:
-        if order.dtype != np.int64 or counter.dtype != np.int64 or not source.flags.c_contiguous:
-            raise ValueError("gather wants int64 indices and a contiguous source")
-        return self._numpy.gather(*map(self.host, (source, order, counter)), stride, self.host(out))
-
-    def advance(self, counter: StrictArray, count: int) -> Any:
-        if counter.dtype != np.int64 or counter.shape != (1,):
-            raise ValueError("a counter is one int64")
-        return self._numpy.advance(self.host(counter), count)
-
     def random_stream(self, key: tuple[int, int]) -> Any:
         return self._numpy.random_stream(key)
 
-    def uniform(self, stream: Any, out: StrictArray) -> Any:
-        return self._numpy.uniform(stream, self.host(out))
+    def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
+        run = self._numpy.compile([on_host for one in operations for on_host in self.lowered(one)], times, runs)
 
-    def capture(self, calls: Any, times: int = 1, runs: int = 1) -> Callable[[], None]:
-        run = self._numpy.capture(calls, times, runs)
-
-        def captured() -> None:
+        def step() -> None:
             self.check_active()
             self._capturing = True
             try:
@@ -281,7 +236,35 @@ class StrictBackend:
                 self._capturing = False
             self.captured_runs += 1
 
-        return captured
+        return step
+
+    def lowered(self, operation: Operation) -> list[Operation]:
+        """Operations on NumPy arrays for one on arrays of this device, which has to be one that a GPU can do."""
+        match operation:
+            case Gemm(a, b, out):
+                for factor in (a, b):
+                    if not (factor.flags.c_contiguous or factor.flags.f_contiguous):
+                        raise ValueError(f"a factor of gemm is no (transposed) contiguous array: {factor.strides}")
+                    if np.shares_memory(factor._host, out._host):
+                        raise ValueError("gemm writes over its own operand")
+                if not out.flags.c_contiguous or len({a.dtype, b.dtype, out.dtype}) > 1:
+                    raise ValueError(
+                        f"gemm wants a contiguous output and one dtype; received {a.dtype}, {b.dtype}, {out.dtype}"
+                    )
+            case Map(_, inputs, outputs):
+                for out in outputs:
+                    for array in inputs:
+                        if np.shares_memory(array._host, out._host) and not same(array._host, out._host):
+                            raise ValueError("an output overlaps an input partly")
+            case Reduce(_, a, _, out):
+                if np.shares_memory(a._host, out._host):
+                    raise ValueError("sum writes over its own operand")
+            case Gather(source):
+                if not source.flags.c_contiguous:
+                    raise ValueError("gather wants a contiguous source")
+        members = [(member.name, getattr(operation, member.name)) for member in fields(operation)]
+        arrays = {name: self.host(value) for name, value in members if isinstance(value, StrictArray | tuple)}
+        return [operation if isinstance(operation, Foreign) else replace(operation, **arrays)]
 
     def synchronize(self) -> None:
         if self._capturing:
@@ -302,22 +285,19 @@ class OtherRoundingBackend(StrictBackend):
 
     name = "other"
 
-    def gemm(self, a: StrictArray, b: StrictArray, out: StrictArray, precision: Any = None) -> Any:
-        super().gemm(a, b, out)
-        backwards = self.host(a)[:, ::-1], self.host(b)[::-1]
-        # A copy, so that the sum really goes from the other end.
-        return [(lambda x, y, into: np.copyto(into, x.copy() @ y.copy()), (*backwards, self.host(out)))]
-
-    def sum(self, a: StrictArray, axis: int, out: StrictArray) -> Any:
-        super().sum(a, axis, out)
-        backwards = self.host(a)[::-1, ::-1]
-        into = self.host(out)
-        # From the other end, and the results in the order that they had.
-        return [(lambda x, y: np.copyto(y, x.copy().sum(axis, keepdims=True)[::-1, ::-1]), (backwards, into))]
-
-    def elementwise(self, formula: Any, inputs: Sequence[StrictArray], outputs: Sequence[StrictArray]) -> Any:
-        super().elementwise(formula, inputs, outputs)
-        return [(_wide, (formula, [self.host(array) for array in inputs], [self.host(out) for out in outputs]))]
+    def lowered(self, operation: Operation) -> list[Operation]:
+        (on_host,) = super().lowered(operation)
+        match on_host:
+            case Gemm(a, b, out):
+                # A copy, so that the sum really goes from the other end.
+                return [Foreign(lambda: np.copyto(out, a[:, ::-1].copy() @ b[::-1].copy()))]
+            case Reduce("sum", a, axis, out):
+                # From the other end, and the results in the order that they had.
+                backwards = a[::-1, ::-1]
+                return [Foreign(lambda: np.copyto(out, backwards.copy().sum(axis, keepdims=True)[::-1, ::-1]))]
+            case Map(formula, inputs, outputs):
+                return [Foreign(_wide, (formula, inputs, outputs))]
+        return [on_host]
 
 
 def _wide(formula: Any, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
@@ -332,7 +312,7 @@ def _wide(formula: Any, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarr
         return values[item.index] if isinstance(item, Value) else wide(dtype.type(item.number))
 
     for step in formula.instructions:
-        function = np.where if step.operation.ufunc is None else step.operation.ufunc
+        function = np.where if step.primitive.ufunc is None else step.primitive.ufunc
         values.append(function(*map(operand, step.operands)))
     for out, result in zip(outputs, formula.results, strict=True):
         out[...] = operand(result)

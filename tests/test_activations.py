@@ -124,7 +124,7 @@ def test_compiled_equals_plain_numpy_bit_for_bit(f: Activation, dtype: Any) -> N
     a, da = op.empty(5), op.empty(5)
     op.map(f.f, [a], z=z)
     op.map(f.df, [da], z=z, a=a)
-    op.backend.capture(op.calls)()
+    op.backend.compile(op.operations)()
     with np.errstate(all="ignore"):
         plain = np.asarray(f.f(z))
         assert plain.dtype == dtype
@@ -150,7 +150,7 @@ def test_forward_and_backward_in_place_and_beside(f: Activation, dtype: Any) -> 
         f.forward(op, z, b, a)
         delta = f.backward(op, z, a, da)
         assert delta is da
-        op.backend.capture(op.calls)()
+        op.backend.compile(op.operations)()
         if keep:
             assert np.array_equal(z, z0 + b)
         results.append((a.copy(), da.copy()))
@@ -254,7 +254,7 @@ def test_softmax_forward_and_backward(n: int, m: int, seed: int) -> None:
     z, a, da = z0.copy(), op.empty(n), da0.copy()
     Softmax().forward(op, z, b, a)
     delta = Softmax().backward(op, z, a, da)
-    op.backend.capture(op.calls)()
+    op.backend.compile(op.operations)()
     np.testing.assert_allclose(a.sum(axis=0), 1, rtol=1e-14)
     np.testing.assert_allclose(a.T, Softmax().f((z0 + b).T), rtol=1e-13)
     for j in range(m):

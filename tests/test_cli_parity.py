@@ -12,6 +12,7 @@ from nnbp.activations import Activation
 from nnbp.cli.main import main
 from nnbp.errors import DeviceUnavailableError
 from nnbp.losses import Loss
+from nnbp.ops import Foreign, Gemm
 from nnbp.optimizers import Optimizer
 
 
@@ -67,10 +68,16 @@ def test_json(second_device, capsys):
 
 
 def test_devices_that_disagree_are_exit_code_1(monkeypatch, second_device, capsys):
-    def careless(self, a, b, out, precision=None):
-        return [(lambda x, y, into: into.__setitem__(..., 1.001 * (x @ y)), (a._host, b._host, out._host))]
+    right = OtherRoundingBackend.lowered
 
-    monkeypatch.setattr(OtherRoundingBackend, "gemm", careless)
+    def careless(self, operation):
+        found = right(self, operation)
+        return [*found, Foreign(scale, (operation.out._host,))] if isinstance(operation, Gemm) else found
+
+    def scale(product):
+        product *= 1.001
+
+    monkeypatch.setattr(OtherRoundingBackend, "lowered", careless)
     assert main(["parity", "--layers", "4,6,3", "--samples", "10", "--steps", "2", "--dtype", "float32"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert all(line.endswith("FAILED") for line in lines[2:-1])

@@ -9,6 +9,7 @@ import pytest
 from strict_backend import StrictBackend
 
 from nnbp import DataError, Dense, Dropout, DTypeError, Network, NnbpError, ShapeError
+from nnbp.ops import Gemm
 
 
 def network(*sizes: int, **options: Any) -> Network:
@@ -259,9 +260,10 @@ def test_a_precision_reaches_the_products_of_the_layers_and_nothing_else(precisi
     asked = []
 
     class Noting(StrictBackend):
-        def gemm(self, a, b, out, precision=None):
-            asked.append((precision, a.shape, b.shape))
-            return super().gemm(a, b, out, precision)
+        def lowered(self, operation):
+            if isinstance(operation, Gemm):
+                asked.append((operation.precision, operation.a.shape, operation.b.shape))
+            return super().lowered(operation)
 
     X, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 3
     net = Network([4, 5, 3], loss="cross_entropy", device=Noting(), seed=0, precision=precision)

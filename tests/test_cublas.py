@@ -58,8 +58,6 @@ def test_gemm_takes_vectors_with_any_stride(n, k, m):
 
 def test_what_blas_cannot_take_is_refused_with_the_fix():
     m = np.zeros((4, 4))
-    with pytest.raises(ShapeError, match=r"received the shapes \(4, 4\), \(3, 4\) and \(4, 4\)"):
-        layout(m, m[:3], m)
     with pytest.raises(ShapeError, match=r"xp\.ascontiguousarray"):
         layout(m[::2, ::2], m[:2, :2], m[:2, :2])
     with pytest.raises(ShapeError, match="Give a C-contiguous array"):

@@ -12,13 +12,14 @@ import pytest
 from emulated_cupy import Device, EmulatedArray, Memory, RawKernel, emulated_backend_class
 from kernel_samples import bundle, library_formulas, needs_compiler, operation_formulas
 from nnbp.backends import fused_kernels, kernel_source
-from nnbp.backends.fused_kernels import Map, Reduce, row_sums
+from nnbp.backends.fused_kernels import row_sums
 from nnbp.backends.kernel_source import Launch
 
 from nnbp import Dense, Dropout, Network
 from nnbp.backend import Backend, backend_class
 from nnbp.errors import DeviceMemoryError, NnbpError
 from nnbp.expression import trace
+from nnbp.ops import Gather, Gemm, Map, Reduce, Uniform
 from nnbp.parity import compare_devices
 
 ARCHITECTURES = ("75", "80", "90", "100", "120")
@@ -48,7 +49,7 @@ def both(
     results = []
     for one in (backend, numpy_backend):
         on_device = [one.upload(array.copy(), array.dtype) for array in arrays]
-        run = one.capture(operation(one, *on_device))
+        run = one.compile(operation(one, *on_device))
         for _ in range(runs):
             run()
         results.append([one.download(array) for array in on_device])
@@ -98,7 +99,7 @@ def test_gemm(backend, numpy_backend, dtype, n, k, m):
             arrays = a.T if transpose_a else a, b.T if transpose_b else b, np.full_like(out, np.nan)
 
             def product(one, x, y, z, ta=transpose_a, tb=transpose_b):
-                return one.gemm(x.T if ta else x, y.T if tb else y, z)
+                return [Gemm(x.T if ta else x, y.T if tb else y, z)]
 
             got, expected = both(backend, numpy_backend, product, *map(np.ascontiguousarray, arrays))
             np.testing.assert_allclose(got[2], expected[2], **close)
@@ -115,7 +116,7 @@ def test_a_product_is_as_precise_as_was_asked_for(backend, precision, bits):
     a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((64, 256), (256, 128)))
     on_device = [backend.upload(x, np.float32) for x in (a, b)]
     out = backend.empty((64, 128), np.float32)
-    backend.capture(backend.gemm(*on_device, out, precision))()
+    backend.compile([Gemm(*on_device, out, precision)])()
     exact, size = (
         x.astype(np.float64) @ y for x, y in ((a, b.astype(np.float64)), (abs(a), abs(b.astype(np.float64))))
     )
@@ -144,7 +145,7 @@ def test_a_network_of_less_precision_trains_nearly_as_well(backend, precision):
 def test_an_empty_product_and_a_product_over_nothing(backend, numpy_backend):
     for n, k, m in ((0, 3, 2), (2, 3, 0), (2, 0, 3)):
         arrays = np.ones((n, k)), np.ones((k, m)), np.full((n, m), 7.0)
-        got, _ = both(backend, numpy_backend, lambda one, *x: one.gemm(*x), *arrays)
+        got, _ = both(backend, numpy_backend, lambda one, *x: [Gemm(*x)], *arrays)
         np.testing.assert_array_equal(got[2], np.zeros((n, m)))
 
 
@@ -158,7 +159,7 @@ def test_elementwise_broadcasts_and_works_in_place(backend, numpy_backend, dtype
         formula = trace(
             lambda z, b, s, c, u: (np.tanh(z + b) * s, np.where(u >= 0.25, z * c, 0.0)), "z", "b", "s", "c", "u"
         )
-        return backend.elementwise(formula, [z, column, row, one, uniform], [z, out])
+        return [Map(formula, [z, column, row, one, uniform], [z, out])]
 
     arrays = z, row, column, one, uniform, np.full_like(z, np.nan)
     got, expected = both(backend, numpy_backend, operation, *arrays, runs=2)
@@ -172,9 +173,11 @@ def test_elementwise_takes_views(backend, numpy_backend):
 
     def operation(backend, x, flat, out, part):
         difference = trace(lambda x, y: x - y, "x", "y")
-        calls = backend.elementwise(difference, [x.T, flat[:24].reshape(4, 6)], [out])
-        calls += backend.elementwise(difference, [out[:2], flat[3:4].reshape(1, 1)], [out[:2]])
-        return calls + backend.elementwise(difference, [flat[:10], part[5:15]], [part[5:15]])
+        return [
+            Map(difference, [x.T, flat[:24].reshape(4, 6)], [out]),
+            Map(difference, [out[:2], flat[3:4].reshape(1, 1)], [out[:2]]),
+            Map(difference, [flat[:10], part[5:15]], [part[5:15]]),
+        ]
 
     got, expected = both(backend, numpy_backend, operation, x, flat, np.zeros((4, 6)), np.ones(20))
     for a, b in zip(got, expected, strict=True):
@@ -185,7 +188,7 @@ def test_kernels_are_compiled_once(backend):
     arrays = [backend.upload(np.ones(shape), np.float32) for shape in ((3, 4), (20, 2))]
 
     def kernel(number, array):
-        recording = backend.capture(backend.elementwise(trace(lambda x: x * number, "x"), [array], [array]))
+        recording = backend.compile([Map(trace(lambda x: x * number, "x"), [array], [array])])
         return recording.calls[0][0]
 
     first = kernel(3.5, arrays[0])
@@ -195,7 +198,7 @@ def test_kernels_are_compiled_once(backend):
 
 def test_binding_runs_nothing(backend):
     array = backend.upload(np.ones((2, 2)), np.float64)
-    run = backend.capture(backend.elementwise(trace(lambda x: x + 1.0, "x"), [array], [array]))
+    run = backend.compile([Map(trace(lambda x: x + 1.0, "x"), [array], [array])])
     assert backend.download(array)[0, 0] == 1.0
     run()
     run()
@@ -209,9 +212,9 @@ def test_denormals_are_0_in_float32_and_kept_in_float64(backend, numpy_backend, 
     values = np.array([[tiny, tiny / 4, -tiny / 4, 1.0]], dtype)
     got, expected = both(
         backend, numpy_backend,
-        lambda one, x, half, log, sign: one.elementwise(
+        lambda one, x, half, log, sign: [Map(
             trace(lambda x: (x * 0.5, np.log(np.abs(x)), np.sign(x * x)), "x"), [x], [half, log, sign]
-        ),
+        )],
         values, *(np.full_like(values, np.nan) for _ in range(3)),
     )  # fmt: skip
     if dtype == np.float64:
@@ -240,7 +243,7 @@ def test_maximum_rows(backend, numpy_backend, dtype, shape):
     a = np.random.default_rng(3).normal(size=shape).astype(dtype)
     a[0, 0] = np.nan
     out = np.zeros((1, shape[1]), dtype)
-    got, expected = both(backend, numpy_backend, lambda one, a, out: one.maximum_rows(a, out), a, out)
+    got, expected = both(backend, numpy_backend, lambda one, a, out: [Reduce("maximum", a, 0, out)], a, out)
     np.testing.assert_array_equal(got[1], expected[1])
 
 
@@ -251,7 +254,7 @@ def test_gather(backend, numpy_backend, dtype):
     counter, out = np.array([2]), np.zeros((16, 7), dtype)
 
     def operation(one, source, order, counter, out):
-        return one.gather(source, order, counter, 16, out)
+        return [Gather(source, order, counter, 16, out)]
 
     got, expected = both(backend, numpy_backend, operation, source, order, counter, out)
     np.testing.assert_array_equal(got[3], expected[3])
@@ -265,7 +268,7 @@ def test_random_streams_are_the_same_bits_as_on_the_cpu(backend, numpy_backend):
     for one, stream in zip((backend, numpy_backend), streams, strict=True):
         out = [one.empty(shape, np.float32) for shape in ((3, 5), (1, 1), (4, 64))]
         outputs.append(out)
-        runs.append(one.capture([call for array in out for call in one.uniform(stream, array)]))
+        runs.append(one.compile([call for array in out for call in [Uniform(stream, array)]]))
 
     def compare():
         for run in runs:
@@ -325,7 +328,7 @@ def test_the_device_is_current_within_active_and_not_after():
         assert Device.depth == 2
         assert np.geterr()["divide"] == "ignore"
     array = backend.upload(np.ones((2, 2)), np.float32)
-    backend.capture(backend.gemm(array, array, backend.empty((2, 2), np.float32)))()
+    backend.compile([Gemm(array, array, backend.empty((2, 2), np.float32))])()
     with pytest.raises(ZeroDivisionError), backend.active():
         _ = 1 / 0
     assert Device.depth == 0
@@ -339,7 +342,7 @@ def test_another_shape_needs_no_other_kernel():
     before = len(RawKernel.compiled)
     for rows, columns in ((2, 3), (7, 5), (100, 2)):
         x, y = backend.empty((rows, columns), np.float32), backend.empty((rows, 1), np.float32)
-        backend.capture(backend.elementwise(formula, [x, y], [x]))
+        backend.compile([Map(formula, [x, y], [x])])
     assert len(RawKernel.compiled) == before + 1
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from nnbp.backend import backend_class
 from nnbp.errors import ShapeError
-from nnbp.expression import OPERATIONS, Formula, trace
+from nnbp.expression import PRIMITIVES, Formula, trace
+from nnbp.ops import Map
 
 backend = backend_class("numpy")()
 chains = importlib.import_module("nnbp.backends.chains")
@@ -26,7 +27,7 @@ chains = importlib.import_module("nnbp.backends.chains")
 
 def compute(formula: Formula, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     with backend.active():
-        backend.capture(backend.elementwise(formula, inputs, outputs))()
+        backend.compile([Map(formula, inputs, outputs)])()
 
 
 def lines(function: Callable[..., Any], *names: str) -> list[str]:
@@ -203,16 +204,16 @@ class Program:
             if step.operation == "where":
                 values.append(np.where(condition, *[(a, b), (number, b), (a, number)][step.which]))
                 continue
-            ufunc: Any = OPERATIONS[step.operation].ufunc
+            ufunc: Any = PRIMITIVES[step.operation].ufunc
             operands = [(a, b), (a, number), (number, a)][step.which] if ufunc.nin == 2 else (a,)
-            (conditions if OPERATIONS[step.operation].boolean else values).append(ufunc(*operands))
+            (conditions if PRIMITIVES[step.operation].boolean else values).append(ufunc(*operands))
         return tuple(values[-1 - k % len(values)] for k in self.results)
 
 
 small = st.integers(0, 50)
 steps = st.builds(
     Step,
-    st.sampled_from([*OPERATIONS, "**", "condition * a"]),
+    st.sampled_from([*PRIMITIVES, "**", "condition * a"]),
     st.tuples(small, small, small),
     small,
     st.integers(0, 2),
@@ -326,18 +327,18 @@ def test_in_place(function: Callable[..., Any], expected: list[Any]) -> None:
 
 def test_no_samples_is_no_work() -> None:
     z = np.empty((3, 0))
-    assert backend.elementwise(trace(np.exp, "z"), [z], [z]) == []
+    compute(trace(np.exp, "z"), [z], [z])
 
 
 def test_an_output_that_is_not_the_broadcast_shape() -> None:
     with pytest.raises(ShapeError, match=r"\(3, 4\).*received outputs \[\(3, 1\)\]"):
-        backend.elementwise(trace(lambda a, b: a + b, "a", "b"), [np.ones((3, 1)), np.ones((1, 4))], [np.ones((3, 1))])
+        [Map(trace(lambda a, b: a + b, "a", "b"), [np.ones((3, 1)), np.ones((1, 4))], [np.ones((3, 1))])]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("name", list(PRIMITIVES))
 def test_running_allocates_nothing_of_the_size_of_a_batch(name: str, dtype: str) -> None:
-    operation = OPERATIONS[name]
+    operation = PRIMITIVES[name]
     count = 2 if operation.ufunc is None else operation.ufunc.nin
 
     def function(a: Any, b: Any) -> Any:
@@ -350,7 +351,7 @@ def test_running_allocates_nothing_of_the_size_of_a_batch(name: str, dtype: str)
     b = np.full((20, 1), 2.0, dtype)
     formula = trace(function, "a", "b")
     with backend.active():
-        run = backend.capture(backend.elementwise(formula, [a, b], [out]))
+        run = backend.compile([Map(formula, [a, b], [out])])
         run()
         tracemalloc.start()
         run()

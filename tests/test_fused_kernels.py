@@ -11,10 +11,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from kernel_samples import needs_compiler, run_all
 from nnbp.backends import fused_kernels, kernel_source
-from nnbp.backends.fused_kernels import Map, Reduce, columns, row_sums
+from nnbp.backends.fused_kernels import columns, row_sums
 
-from nnbp.errors import DTypeError, ShapeError
 from nnbp.expression import trace
+from nnbp.ops import Map, Reduce
 
 DTYPES = [np.float32, np.float64]
 
@@ -161,16 +161,3 @@ def test_bfloat16_is_rounded_to_the_nearest_with_ties_to_even():
     expected = (((below + up).astype(np.uint32)) << 16).view(np.float32)
     np.testing.assert_array_equal(back[good], expected[good])
     np.testing.assert_array_equal(back[~good & ~np.isnan(x)], x[~good & ~np.isnan(x)])
-
-
-def test_what_a_fold_cannot_take_is_refused():
-    a = array((4, 6))
-    for axis, shape, fold in ((0, (4, 1), "sum"), (1, (1, 6), "sum"), (0, (1, 5), "maximum"), (1, (6, 1), "sum")):
-        with pytest.raises(ShapeError, match=f"The {fold} along axis {axis} .* received shapes"):
-            Reduce(fold, a, axis, empty(shape, np.float64))
-    with pytest.raises(ShapeError, match="one number at least where it is a maximum"):
-        Reduce("maximum", a[:0], 0, empty((1, 6), np.float64))
-    with pytest.raises(DTypeError, match="received float64 for an output of float32"):
-        Reduce("sum", a, 0, empty((1, 6), np.float32))
-    with pytest.raises(ShapeError, match="one after the other; received strides"):
-        Reduce("sum", a, 1, empty((8, 1), np.float64)[::2])

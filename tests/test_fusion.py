@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_samples import needs_compiler
 from nnbp.backends import fusion
-from nnbp.backends.fused_kernels import Map, Reduce
-from nnbp.backends.fusion import Foreign, Product, fused, narrowed
+from nnbp.backends.fusion import fused, narrowed
 
 from nnbp import Network
 from nnbp.expression import Formula, Input, Value, trace
+from nnbp.ops import Foreign, Gemm, Map, Reduce, same
 
 # A pool of memory: matrices of several sizes, rows, columns and numbers, some of them views of the same elements.
 SIZES = {"A": (4, 6), "B": (4, 6), "C": (3, 6), "D": (4, 3), "r": (1, 6), "s": (1, 6), "c": (4, 1), "n": (1, 1)}
@@ -59,7 +59,7 @@ def bound(drawn: Any, pool: Pool) -> Any:
             apart = len(outputs) == 1 or not np.shares_memory(*outputs)
             fits = all(out.shape == shape for out in outputs) and apart
             clean = all(
-                fusion._same(x, out) or not np.may_share_memory(x, out) for x in inputs for out in outputs
+                same(x, out) or not np.may_share_memory(x, out) for x in inputs for out in outputs
             )  # fmt: skip
             return Map(formula, tuple(inputs), tuple(outputs)) if fits and clean else None
         case ("reduce", fold, name, into):
@@ -72,7 +72,7 @@ def bound(drawn: Any, pool: Pool) -> Any:
             a, b, out = (pool[name] for name in names)
             fits = a.shape[1] == b.shape[0] and out.shape == (a.shape[0], b.shape[1])
             apart = not (np.may_share_memory(a, out) or np.may_share_memory(b, out))
-            return Product(a, b, out) if fits and apart else None
+            return Gemm(a, b, out) if fits and apart else None
     return Foreign(np.negative, (pool[drawn[1]], pool[drawn[1]]))
 
 
@@ -105,7 +105,7 @@ def compute(formula: Formula, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return values[item.index] if isinstance(item, Value) else item.number
 
     for step in formula.instructions:
-        function = np.where if step.operation.ufunc is None else step.operation.ufunc
+        function = np.where if step.primitive.ufunc is None else step.primitive.ufunc
         values.append(function(*map(operand, step.operands)))
     return [operand(result) for result in formula.results]
 
@@ -122,7 +122,7 @@ def execute(operation: Any, part: slice | None = None) -> None:
                 cut(out)[...] = result
         case Reduce(fold, a, axis, out):
             cut(out)[...] = (np.sum if fold == "sum" else np.max)(np.array(cut(a)), axis=axis, keepdims=True)
-        case Product(a, b, out):
+        case Gemm(a, b, out):
             out[...] = np.array(a) @ np.array(b)
         case Foreign(function, arguments):
             function(*arguments)
@@ -165,7 +165,7 @@ def test_the_drawn_programs_are_fused_at_all():
         groups = fused(operations)
         counts += Counter(kinds(groups))
         counts["merged"] += len(operations) - sum(len(g.items) if hasattr(g, "items") else 1 for g in groups)
-    assert min(counts[kind] for kind in ("Columns", "RowSum", "merged", "Map", "Product")) > 10
+    assert min(counts[kind] for kind in ("Columns", "RowSum", "merged", "Map", "Gemm")) > 10
 
 
 def pool_of(*shapes: tuple[int, int], dtype: Any = np.float32) -> list[Any]:
@@ -198,10 +198,10 @@ def test_factors_in_bfloat16_are_rounded_once_and_again_when_they_change():
         return made[-1]
 
     double = Map(trace(lambda x: 2.0 * x, "x"), (a,), (a,))
-    first, last = Product(a, b, c, "bf16"), Product(a, b, d, "tf32")
-    program = [first, Product(a.T, b, d, "bf16"), double, Product(a, b, c, "bf16"), last]
+    first, last = Gemm(a, b, c, "bf16"), Gemm(a, b, d, "tf32")
+    program = [first, Gemm(a.T, b, d, "bf16"), double, Gemm(a, b, c, "bf16"), last]
     found = narrowed(program, empty)
-    assert kinds(found) == ["Map", "Map", "Product", "Product", "Map", "Map", "Product", "Product"]
+    assert kinds(found) == ["Map", "Map", "Gemm", "Gemm", "Map", "Map", "Gemm", "Gemm"]
     assert len(made) == 2
     assert found[3].a.dtype == np.uint16
     assert found[3].a.strides == made[0].T.strides
@@ -223,8 +223,8 @@ STEP = (
 def test_a_training_step_has_as_many_launches_as_it_needs(optimizer):
     backend = emulated_backend_class()()
     seen: list[Any] = []
-    keep = backend.capture
-    backend.capture = lambda calls, times=1, runs=1: seen.append(keep(calls, times)) or seen[-1]
+    keep = backend.compile
+    backend.compile = lambda operations, times=1, runs=1: seen.append(keep(operations, times)) or seen[-1]
     net = Network([6, 5, 3], activation="tanh", loss="cross_entropy", seed=0, device=backend, weight_decay=0.0)
     X, y = np.random.default_rng(0).normal(size=(64, 6)), np.arange(64) % 3
     net.fit(X, y, epochs=1, batch_size=16, optimizer=optimizer, progress=False)

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from kernel_samples import needs_compiler
 from strict_backend import StrictBackend
 
-from nnbp.backend import PRECISIONS, backend_class
+from nnbp.backend import backend_class
+from nnbp.ops import PRECISIONS, Foreign, Gemm
 
 UNIT = {np.float32: Fraction(1, 2**24), np.float64: Fraction(1, 2**53)}
 ROUNDING = {"tf32": Fraction(1, 2**10), "bf16": Fraction(1, 2**8)}
@@ -70,7 +71,7 @@ def multiplied(
         x = theta[before:].reshape(*stored[0].shape), backend.upload(stored[1], a.dtype)
         gradient = backend.upload(np.full(before + n * m + 3, np.nan), a.dtype)
         factors = (one.T if other else one for one, other in zip(x, turned, strict=True))
-        backend.capture(backend.gemm(*factors, gradient[before:-3].reshape(n, m), precision))()
+        backend.compile([Gemm(*factors, gradient[before:-3].reshape(n, m), precision)])()
         found = np.array(backend.download(gradient))
     assert np.isnan([*found[:before], *found[-3:]]).all(), "written beside the product"
     return found[before:-3].reshape(n, m)
@@ -189,13 +190,13 @@ class WrongBackend(StrictBackend):
         super().__init__()
         self.change = change
 
-    def gemm(self, a: Any, b: Any, out: Any, precision: Any = None) -> Any:
+    def lowered(self, operation: Any) -> Any:
         def multiply(x: Any, y: Any, into: Any) -> None:
             x, y = self.change(x, y)
             into[...] = x @ y
 
-        super().gemm(a, b, out)
-        return [(multiply, tuple(map(self.host, (a, b, out))))]
+        (on_host,) = super().lowered(operation)
+        return [Foreign(multiply, (on_host.a, on_host.b, on_host.out))]
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_a_forgotten_weight_decay_fails(monkeypatch):
 
     def forgetful(self, op, *, want_dx):
         right(self, op, want_dx=want_dx)
-        del op.calls[-1:]
+        del op.operations[-1:]
 
     monkeypatch.setattr(Plan, "_record_backward", forgetful)
     rows = by_name(check_gradients(net, X, y))

@@ -257,23 +257,12 @@ def test_gather_stays_within_its_source():
 
 
 def test_what_a_kernel_cannot_take_is_refused_with_the_fix():
-    one, f32, i64 = trace(lambda a: a + 1.0, "a"), np.zeros((2, 3), np.float32), np.zeros(1, np.int64)
-    m = np.zeros((2, 3))
-    with pytest.raises(ShapeError, match=r"broadcast to, \(2, 3\).*received outputs \[\(1, 3\)\]"):
-        kernel_source.elementwise(one, [m], [m[:1]])
-    with pytest.raises(ShapeError, match=r"broadcast to one shape; received \[\(2, 3\), \(2, 2\)\]"):
-        kernel_source.elementwise(one, [m], [m[:, :2]])
-    with pytest.raises(ShapeError, match="not more than two axes"):
+    one, i64, m = trace(lambda a: a + 1.0, "a"), np.zeros(1, np.int64), np.zeros((2, 3))
+    with pytest.raises(ShapeError, match=r"at most two axes on a GPU; received an output of shape \(1, 2, 3\)"):
         kernel_source.elementwise(one, [m[None]], [m[None]])
     with pytest.raises(DTypeError, match=r"received int64. Cast it with .astype"):
         kernel_source.elementwise(one, [m.astype(np.int64)], [m])
-    with pytest.raises(ShapeError, match=r"gather takes .* received shapes \(2, 3\), \(1,\), \(1,\), \(2, 2\)"):
-        kernel_source.gather(m, i64, i64, 1, m[:, :2])
     with pytest.raises(ShapeError, match="contiguous rows"):
         kernel_source.gather(np.zeros((3, 2)).T, i64, i64, 1, m)
-    with pytest.raises(DTypeError, match="received int32 and int64"):
-        kernel_source.gather(m, i64.astype(np.int32), i64, 1, m)
-    with pytest.raises(DTypeError, match="float32, in any step"):
-        kernel_source.uniform(i64, (0, 0), m)
-    with pytest.raises(ShapeError, match="C-contiguous"):
-        kernel_source.uniform(i64, (0, 0), f32.T)
+    with pytest.raises(DTypeError, match="received float64 for an output of float32"):
+        kernel_source.gather(m, i64, i64, 1, m.astype(np.float32))

@@ -33,7 +33,7 @@ def test_dense_forward_and_backward(n_in: int, n_out: int, m: int, keep_z: bool,
     node = Dense(n_out, "tanh").connect(op, x, theta, gradient, None, keep_z=keep_z)
     assert isinstance(node, DenseNode)
     dx = node.backward(op, da.copy(), want_dx=True)
-    op.backend.capture(op.calls)()
+    op.backend.compile(op.operations)()
     z = theta["W"] @ x + theta["b"][:, None]
     delta = (1 - np.tanh(z) ** 2) * da
     np.testing.assert_allclose(node.a, np.tanh(z), rtol=1e-13)
@@ -105,7 +105,7 @@ def dropped(rate: float, dtype: Any = np.float64, key: tuple[int, int] = (1, 2),
     node = layer.connect(op, np.ones((4, m), dtype), {}, {}, layer.stream(op.backend, key), keep_z=False)
     da = np.ones((4, m), dtype)
     assert node.backward(op, da, want_dx=True) is da
-    op.backend.capture(op.calls)()
+    op.backend.compile(op.operations)()
     return node.a, da
 
 
@@ -141,7 +141,7 @@ def test_dropout_does_nothing_in_inference_or_at_rate_0(rate: float) -> None:
     assert isinstance(node, IdentityNode)
     assert node.a is x
     assert node.backward(op, x, want_dx=True) is x
-    assert op.calls == []
+    assert op.operations == []
 
 
 def test_dropout_keeps_the_size() -> None:

@@ -75,7 +75,7 @@ class Run:
 
 
 def assert_equal_to_torch(optimizer: LBFGS, problem: Problem, steps: int, start: Vector) -> None:
-    """J before each step, theta after it, to 1e-9, and what it took: further steps would show how rounding grows."""
+    """J before each step, theta after it, to 1e-7, and what it took: further steps would show how rounding grows."""
     torch = pytest.importorskip("torch")
     run = Run(optimizer, problem, start)
     theta = torch.tensor(start)
@@ -95,8 +95,8 @@ def assert_equal_to_torch(optimizer: LBFGS, problem: Problem, steps: int, start:
 
     for step in range(steps):
         expected = float(theirs.step(closure))
-        assert run.step() == pytest.approx(expected, rel=1e-9, abs=1e-9), f"step {step}"
-        np.testing.assert_allclose(run.theta, theta.numpy(), rtol=1e-9, atol=1e-9, err_msg=f"step {step}")
+        assert run.step() == pytest.approx(expected, rel=1e-7, abs=1e-7), f"step {step}"
+        np.testing.assert_allclose(run.theta, theta.numpy(), rtol=1e-7, atol=1e-7, err_msg=f"step {step}")
     assert run.evaluations == count
     assert run.memory.n_iter == theirs.state_dict()["state"][0]["n_iter"]
 

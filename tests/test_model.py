@@ -14,6 +14,7 @@ from nnbp import Dense, Dropout, Network
 from nnbp.layers import Layer
 from nnbp.losses import CrossEntropy, SquaredError
 from nnbp.model import PIECE, Model, pieces
+from nnbp.ops import Uniform
 
 
 def model(*layers: Layer, **options: Any) -> Model:
@@ -178,8 +179,7 @@ def test_dropout_layers_have_streams_of_their_own() -> None:
     drawn = []
     for stream in streams:
         out = np.empty((2, 8), np.float32)
-        [(function, arguments)] = made.backend.uniform(stream, out)
-        function(*arguments)
+        made.backend.compile([Uniform(stream, out)])()
         drawn.append(out)
     assert not np.array_equal(*drawn)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nnbp.backend import Backend, Calls, backend_class
+from nnbp.backend import Backend, backend_class
 from nnbp.expression import trace
+from nnbp.ops import Advance, Gather, Gemm, Map, Operation, Reduce, Uniform
 
 backend = backend_class("numpy")()
 module = importlib.import_module(type(backend).__module__)
 
 
-def run(calls: Calls) -> None:
-    backend.capture(calls)()
+def run(operations: Sequence[Operation]) -> None:
+    backend.compile(operations)()
 
 
 def reference(key: tuple[int, int], count: int) -> NDArray[np.float32]:
@@ -80,15 +82,15 @@ def test_gemm_takes_transposed_views(transpose_a: bool, transpose_b: bool, dtype
     left = np.ascontiguousarray(a.T).T if transpose_a else a
     right = np.ascontiguousarray(b.T).T if transpose_b else b
     out = np.full((4, 5), np.nan, dtype)
-    calls = backend.gemm(left, right, out)
-    assert np.isnan(out).all(), "binding computes nothing"
-    run(calls)
+    product = backend.compile([Gemm(left, right, out)])
+    assert np.isnan(out).all(), "compiling computes nothing"
+    product()
     wanted = np.einsum("nk,km->nm", a.astype(np.float64), b.astype(np.float64))
     np.testing.assert_allclose(out, wanted, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-5)
     a[...] = 0.0
     left[...] = 0.0
-    run(calls)
-    np.testing.assert_array_equal(out, 0.0, err_msg="a bound call reads what its operands hold when it runs")
+    product()
+    np.testing.assert_array_equal(out, 0.0, err_msg="it reads what its operands hold when it runs")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -96,7 +98,7 @@ def test_gemm_takes_transposed_views(transpose_a: bool, transpose_b: bool, dtype
 def test_maximum_rows(shape: tuple[int, int], dtype: str) -> None:
     a = np.random.default_rng(1).normal(size=shape).astype(dtype)
     out = np.empty((1, shape[1]), dtype)
-    run(backend.maximum_rows(a, out))
+    run([Reduce("maximum", a, 0, out)])
     np.testing.assert_array_equal(out, a.max(axis=0, keepdims=True))
 
 
@@ -106,7 +108,7 @@ def test_gather_takes_the_rows_of_each_batch_and_of_the_remainder(columns: int) 
     order = np.random.default_rng(2).permutation(10)
     counter = np.zeros(1, np.int64)
     full, rest = np.empty((4, columns)), np.empty((2, columns))
-    batch, remainder = (backend.gather(source, order, counter, 4, out) for out in (full, rest))
+    batch, remainder = ([Gather(source, order, counter, 4, out)] for out in (full, rest))
     for step in range(2):
         counter[0] = step
         run(batch)
@@ -127,7 +129,7 @@ def test_a_stream_goes_on_where_it_was_in_pieces_of_any_size(key: tuple[int, int
     stream = backend.random_stream(key)
     received = [backend.empty((1, size), np.float32) for size in pieces]
     for out in received:
-        run(backend.uniform(stream, out))
+        run([Uniform(stream, out)])
     assert stream.position == sum(pieces)
     joined = np.concatenate([np.zeros(0, np.float32), *(out[0] for out in received)])
     np.testing.assert_array_equal(joined, reference(key, sum(pieces)))
@@ -137,11 +139,11 @@ def test_a_stream_goes_on_where_it_was_in_pieces_of_any_size(key: tuple[int, int
 @given(KEYS, st.integers(0, 200), st.integers(0, 200))
 def test_a_stream_can_be_set_to_any_position(key: tuple[int, int], first: int, position: int) -> None:
     stream = backend.random_stream(key)
-    run(backend.uniform(stream, backend.empty(first, np.float32)))
+    run([Uniform(stream, backend.empty(first, np.float32))])
     stream.position = position
     assert stream.position == position
     out = backend.empty((3, 7), np.float32)
-    run(backend.uniform(stream, out))
+    run([Uniform(stream, out)])
     np.testing.assert_array_equal(out.ravel(), reference(key, position + 21)[position:])
     assert stream.position == position + 21
 
@@ -152,25 +154,21 @@ def test_a_position_far_out_is_reached_at_once() -> None:
     far = np.random.Philox(key=np.array((1, 2), np.uint64)).advance(10**15)
     expected = np.random.Generator(far).random(13, np.float32)[3:]
     out = backend.empty(10, np.float32)
-    run(backend.uniform(stream, out))
+    run([Uniform(stream, out)])
     np.testing.assert_array_equal(out, expected)
 
 
 def test_streams_of_two_keys_differ() -> None:
     out = backend.empty((2, 50), np.float32)
     for row, key in zip(out, [(1, 2), (2, 1)], strict=True):
-        run(backend.uniform(backend.random_stream(key), row))
+        run([Uniform(backend.random_stream(key), row)])
     assert not np.array_equal(out[0], out[1])
     assert ((out >= 0) & (out < 1)).all()
 
 
-def test_capture_runs_the_calls_in_order_every_time() -> None:
+def test_operations_run_in_order_every_time() -> None:
     x = np.ones((1, 3))
-    calls = [
-        *backend.elementwise(trace(lambda x: x + 1.0, "x"), [x], [x]),
-        *backend.elementwise(trace(lambda x: x * 3.0, "x"), [x], [x]),
-    ]
-    step = backend.capture(calls)
+    step = backend.compile([Map(trace(lambda x: x + 1.0, "x"), [x], [x]), Map(trace(lambda x: x * 3.0, "x"), [x], [x])])
     np.testing.assert_array_equal(x, 1.0)
     step()
     np.testing.assert_array_equal(x, 6.0)
@@ -179,13 +177,25 @@ def test_capture_runs_the_calls_in_order_every_time() -> None:
     np.testing.assert_array_equal(x, 21.0)
 
 
+def test_operations_run_as_often_as_asked_and_a_counter_advances() -> None:
+    x, counter = np.ones((1, 3)), np.zeros(1, np.int64)
+    backend.compile([Map(trace(lambda x: 2.0 * x, "x"), [x], [x]), Advance(counter, 3)], times=5)()
+    np.testing.assert_array_equal(x, 32.0)
+    assert counter[0] == 15
+
+
+def test_operations_without_elements_do_nothing() -> None:
+    nothing, out = np.ones((0, 3)), np.full((0, 3), np.nan)
+    run([Map(trace(lambda x: 2.0 * x, "x"), [nothing], [out]), Gemm(np.ones((0, 2)), np.ones((2, 3)), out)])
+
+
 def test_two_formulas_may_share_registers() -> None:
     a, b = np.linspace(-1, 1, 12).reshape(3, 4), np.linspace(1, 2, 8).reshape(2, 4)
     out_a, out_b = np.empty_like(a), np.empty_like(b)
-    one = backend.elementwise(trace(lambda x: np.exp(x) * np.tanh(x) + x, "x"), [a], [out_a])
-    two = backend.elementwise(trace(lambda x: np.log(x) - np.sqrt(x) * x, "x"), [b], [out_b])
-    for calls in (one, two, one):
-        run(calls)
+    one = [Map(trace(lambda x: np.exp(x) * np.tanh(x) + x, "x"), [a], [out_a])]
+    two = [Map(trace(lambda x: np.log(x) - np.sqrt(x) * x, "x"), [b], [out_b])]
+    for operations in (one, two, one):
+        run(operations)
     np.testing.assert_array_equal(out_a, np.exp(a) * np.tanh(a) + a)
     np.testing.assert_array_equal(out_b, np.log(b) - np.sqrt(b) * b)
 
@@ -193,10 +203,10 @@ def test_two_formulas_may_share_registers() -> None:
 def test_active_silences_floating_point_warnings_and_only_inside() -> None:
     z = np.array([[-1.0, 0.0, 1e4]])
     out = np.empty_like(z)
-    calls = backend.elementwise(trace(lambda z: np.log(z) * np.exp(z) / z, "z"), [z], [out])
+    operations = [Map(trace(lambda z: np.log(z) * np.exp(z) / z, "z"), [z], [out])]
     with warnings.catch_warnings(), backend.active():
         warnings.simplefilter("error")
-        run(calls)
+        run(operations)
     np.testing.assert_array_equal(out, [[np.nan, -np.inf, np.inf]])
     with pytest.warns(RuntimeWarning, match="divide by zero|invalid value|overflow"):
-        run(calls)
+        run(operations)

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from nnbp import optimizers
-from nnbp.backend import Array, backend_class
+from nnbp.backend import backend_class
+from nnbp.ops import Array
 from nnbp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
 from nnbp.recorder import Recorder
 
@@ -66,7 +67,7 @@ class Bound:
         self.recorder = Recorder(backend, dtype, 1, training=True)
         outputs = [self.theta, *self.slots.values()]
         self.recorder.map(optimizer.update, outputs, theta=self.theta, g=self.g, **self.slots, **self.rates)
-        self.run = backend.capture(self.recorder.calls)
+        self.run = backend.compile(self.recorder.operations)
 
     def step(self, g: NDArray[Any]) -> None:
         self.t += 1

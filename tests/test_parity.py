@@ -10,8 +10,8 @@ import pytest
 from strict_backend import OtherRoundingBackend, StrictBackend
 
 import nnbp
-from nnbp.backend import PRECISIONS
 from nnbp.errors import DeviceUnavailableError
+from nnbp.ops import PRECISIONS, Foreign, Gemm
 from nnbp.parity import compare_devices
 from nnbp.testing import example_problem
 
@@ -23,8 +23,9 @@ class FaultyBackend(StrictBackend):
         super().__init__()
         self.fault = fault
 
-    def gemm(self, a, b, out, precision=None):
-        return [*super().gemm(a, b, out), (self.fault, (out._host,))]
+    def lowered(self, operation):
+        found = super().lowered(operation)
+        return [*found, Foreign(self.fault, (found[0].out,))] if isinstance(operation, Gemm) else found
 
 
 class TensorFloatBackend(StrictBackend):
@@ -38,8 +39,10 @@ class TensorFloatBackend(StrictBackend):
         self.dropped = np.uint32(23 - bits)
         self.half = np.uint32(0 if cut else 1 << (22 - bits))
 
-    def gemm(self, a, b, out, precision=None):
-        super().gemm(a, b, out)
+    def lowered(self, operation):
+        found = super().lowered(operation)
+        if not isinstance(operation, Gemm):
+            return found
 
         def rounded(x):
             bits = (np.ascontiguousarray(x).view(np.uint32) + self.half) >> self.dropped << self.dropped
@@ -48,7 +51,7 @@ class TensorFloatBackend(StrictBackend):
         def multiply(x, y, into):
             into[...] = rounded(x) @ rounded(y)
 
-        return [(multiply, (a._host, b._host, out._host))]
+        return [Foreign(multiply, (*found[0].reads, found[0].out))]
 
 
 def rows_of(report):

@@ -11,12 +11,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from kernel_samples import function_of, needs_compiler
 from nnbp.backends import kernel_source, persistent
-from nnbp.backends.fusion import Foreign, Product
 from test_cupy_backend import ARCHITECTURES, kernels, nvrtc_compile
 
 from nnbp import Dense, Dropout, Network
 from nnbp.backend import backend_class
 from nnbp.expression import trace
+from nnbp.ops import Foreign, Gemm, Map
 from nnbp.parity import compare_devices
 
 DTYPES = [np.float32, np.float64]
@@ -113,24 +113,24 @@ def test_more_steps_than_one_launch_has(opened, monkeypatch):
     monkeypatch.setattr(persistent, "_STEPS", 7)
     backend = opened(persistent=1)
     x = backend.upload(np.zeros((1, 3)), np.float64)
-    calls = backend.elementwise(trace(lambda x: 2.0 * x + 1.0, "x"), [x], [x])
+    step = [Map(trace(lambda x: 2.0 * x + 1.0, "x"), [x], [x])]
     for times in (6, 7, 8, 21, 22):
         x[...] = 0.0
-        backend.capture(calls, times)()
+        backend.compile(step, times)()
         np.testing.assert_array_equal(backend.download(x), np.full((1, 3), 2.0**times - 1))
 
 
 def test_only_many_steps_are_worth_a_kernel_of_their_own(opened):
     backend = opened(persistent=5)
     x = backend.upload(np.ones((1, 3)), np.float64)
-    calls = backend.elementwise(trace(lambda x: 2.0 * x, "x"), [x], [x])
-    backend.capture(calls, 4)
+    step = [Map(trace(lambda x: 2.0 * x, "x"), [x], [x])]
+    backend.compile(step, 4)
     assert not steps_of(backend)
-    backend.capture(calls, 2, runs=2)
+    backend.compile(step, 2, runs=2)
     assert not steps_of(backend)
-    backend.capture(calls, 2, runs=3)
+    backend.compile(step, 2, runs=3)
     assert len(steps_of(backend)) == 1
-    backend.capture(calls, 5)
+    backend.compile(step, 5)
     assert len(steps_of(backend)) == 1, "it is the same kernel"
 
 
@@ -158,7 +158,7 @@ def test_a_step_too_large_for_one_block_becomes_a_graph_if_there_is_no_room_for_
     x = backend.upload(np.eye(8), np.float64)
     out = backend.empty((8, 8), np.float64)
     with pytest.warns(RuntimeWarning, match="cannot run a cluster"):
-        backend.capture(backend.gemm(x, x, out), 2)()
+        backend.compile([Gemm(x, x, out)], 2)()
     np.testing.assert_array_equal(backend.download(out), np.eye(8))
     assert len(steps_of(backend)) == 1
 
@@ -172,11 +172,11 @@ def launched(*operations: Any, times: int = 1, most: int = 8) -> Any:
 
 
 def test_what_is_taken():
-    small = Product(array(4, 5), array(5, 6), array(4, 6))
+    small = Gemm(array(4, 5), array(5, 6), array(4, 6))
     ((launch, count),) = launched(small, times=3)
     assert (launch.name, launch.size, launch.arguments[0], count) == ("steps", 1, 3, 1)
     assert launched(small, Foreign(print, ())) is None
-    wide = Product(array(256, 256), array(256, 64), array(256, 64))
+    wide = Gemm(array(256, 256), array(256, 64), array(256, 64))
     assert launched(wide, most=1) is None
     assert launched(wide) is not None
     assert launched(*[small] * 60) is None, "more arguments than a kernel takes"
@@ -184,13 +184,13 @@ def test_what_is_taken():
 
 def test_more_work_is_shared_by_more_blocks():
     for size, blocks in ((8, 1), (40, 1), (41, 1), (52, 2), (64, 4), (81, 8), (128, 8)):
-        ((launch, _),) = launched(Product(array(size, size), array(size, size), array(size, size)))
+        ((launch, _),) = launched(Gemm(array(size, size), array(size, size), array(size, size)))
         assert launch.size == blocks, size
         assert (f"__cluster_dims__({blocks}, 1, 1)" in launch.source) is (blocks > 1)
 
 
 def test_the_number_of_launches():
-    small = Product(array(4, 5), array(5, 6), array(4, 6))
+    small = Gemm(array(4, 5), array(5, 6), array(4, 6))
     for times, expected in ((1023, [(1023, 1)]), (1024, [(1024, 1)]), (2050, [(1024, 2), (2, 1)])):
         assert [(launch.arguments[0], count) for launch, count in launched(small, times=times)] == expected
 
@@ -198,11 +198,11 @@ def test_the_number_of_launches():
 def test_functions_wait_only_for_what_they_read(monkeypatch):
     a, b, c, d = array(4, 4), array(4, 4), array(4, 4), array(4, 4)
     monkeypatch.setattr(persistent, "_LEAST", 1)
-    ((launch, _),) = launched(Product(a, a, b), Product(a, a, c), Product(b, c, d))
+    ((launch, _),) = launched(Gemm(a, a, b), Gemm(a, a, c), Gemm(b, c, d))
     loop = launch.source[launch.source.index("for (int step") :]
     order = [word for line in loop.splitlines() for word in ("product(", "__cluster_barrier_wait") if word in line]
     assert order == ["product(", "product(", "__cluster_barrier_wait", "product(", "__cluster_barrier_wait"]
-    ((alone, _),) = launched(Product(a, a, b), most=1)
+    ((alone, _),) = launched(Gemm(a, a, b), most=1)
     assert "cluster" not in alone.source, "cards without clusters have no such word"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from nnbp import SGD, Adam, Dense, Dropout, Network, RMSprop
 from nnbp.activations import Activation
-from nnbp.backend import Calls
 from nnbp.layers import DenseNode
+from nnbp.ops import Operation
 from nnbp.plan import Batch, Plan
 from nnbp.sweep import Data, OptimizerState, Sweep, Updater
 
@@ -43,7 +43,7 @@ def data(net: Network, m: int, weights: bool, n_out: int = 3) -> Data:
 
 
 class Captured:
-    """The sweep of a network, with the calls that it captured."""
+    """The sweep of a network, with what its steps were compiled to."""
 
     def __init__(
         self,
@@ -56,17 +56,17 @@ class Captured:
         clip: float | None = None,
     ) -> None:
         engine, backend = net.model.engine, net.model.backend
-        self.calls: list[Calls] = []
-        keep = backend.capture
+        self.compiled: list[Any] = []
+        keep = backend.compile
 
-        def capture(calls: Calls, times: int = 1, runs: int = 1) -> Callable[[], None]:
-            run = keep(calls, times)
+        def compile(operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
+            run = keep(operations, times)
             # What the backend made of the operations: a function of lists of calls.
-            self.calls.append([(run.func, run.args)])  # type: ignore[attr-defined]
+            self.compiled.append((run.func, run.args))  # type: ignore[attr-defined]
             return run
 
         patch = pytest.MonkeyPatch()
-        patch.setattr(backend, "capture", capture)
+        patch.setattr(backend, "compile", compile)
         rule = optimizer or Adam()
         self.steps = -(-m // batch)
         self.updater = Updater(engine, rule, self.steps, clip, OptimizerState())
@@ -161,7 +161,7 @@ def test_whole_batch_and_remainder_allocate_nothing() -> None:
         assert lives < 1000
 
 
-def arrays(calls: Calls) -> Iterator[NDArray[Any]]:
+def arrays(compiled: Any) -> Iterator[NDArray[Any]]:
     """Every array that a call reads or writes: its arguments, what it was bound to, what belongs to its object."""
 
     def of(value: Any) -> Iterator[NDArray[Any]]:
@@ -173,13 +173,13 @@ def arrays(calls: Calls) -> Iterator[NDArray[Any]]:
         elif isinstance(value, partial):
             yield from of((*value.args, *value.keywords.values()))
 
-    yield from of(calls)
+    yield from of(compiled)
 
 
 def test_every_buffer_of_a_float32_step_is_float32(variant: dict[str, Any]) -> None:
     run = captured(variant, 50, 20)
-    assert len(run.calls) == 2
-    seen = [array for calls in run.calls for array in arrays(calls)]
+    assert len(run.compiled) == 2
+    seen = list(arrays(run.compiled))
     assert len(seen) > 50
     # The one float64 number is the running sum of the losses.
     wide = [array for array in seen if array.dtype == np.float64]
@@ -191,26 +191,26 @@ def test_every_buffer_of_a_float32_step_is_float32(variant: dict[str, Any]) -> N
 
 def test_every_buffer_of_a_float64_step_is_float64(variant: dict[str, Any]) -> None:
     run = captured(variant, 50, 20, dtype="float64")
-    floats = {array.dtype for calls in run.calls for array in arrays(calls) if array.dtype.kind == "f"}
+    floats = {array.dtype for array in arrays(run.compiled) if array.dtype.kind == "f"}
     # The uniform numbers of dropout are float32 in every network.
     dropout = any(isinstance(layer, Dropout) for layer in variant["hidden"])
     assert floats == {np.dtype(np.float64)} | ({np.dtype(np.float32)} if dropout else set())
 
 
 def test_steps_run_the_same_list_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once built, a sweep asks its backend for nothing: no buffer, no binding, no capture, no look at a value."""
+    """Once built, a sweep asks its backend for nothing: no buffer, nothing to compile, no look at a value."""
     run = captured(VARIANTS["everything"], 50, 20)
-    before = [list(calls) for calls in run.calls]
+    before = list(run.compiled)
     backend = run.sweep.engine.backend
 
     def refuse(*_: Any) -> None:
         pytest.fail("a step asked the backend for something new")
 
-    for name in ("empty", "upload", "download", "gemm", "elementwise", "gather", "uniform", "maximum_rows", "capture"):
+    for name in ("empty", "upload", "download", "random_stream", "compile"):
         monkeypatch.setattr(backend, name, refuse)
     run.sweep.run()
     run.sweep.run()
-    assert [list(calls) for calls in run.calls] == before
+    assert run.compiled == before
 
 
 def test_repeated_runs_give_the_same_bits() -> None:

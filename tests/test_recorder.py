@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nnbp.backends.numpy_backend import NumpyBackend
 from numpy.typing import NDArray
 
+from nnbp.ops import Gather, Reduce, Uniform
 from nnbp.recorder import Recorder
 
 
@@ -19,7 +20,7 @@ def recorder(samples: int = 7, dtype: Any = np.float64, training: bool = False) 
 
 
 def run(op: Recorder) -> None:
-    op.backend.capture(op.calls)()
+    op.backend.compile(op.operations)()
 
 
 def test_buffers_are_kept_and_have_the_dtype_of_the_plan() -> None:
@@ -48,9 +49,9 @@ def test_begin_starts_another_list() -> None:
     op.map(lambda x: x * 10.0, [x], x=x)
     assert first
     assert second
-    assert op.calls is second
-    op.backend.capture(second)()
-    op.backend.capture(first)()
+    assert op.operations is second
+    op.backend.compile(second)()
+    op.backend.compile(first)()
     np.testing.assert_array_equal(x, 11)
 
 
@@ -74,9 +75,9 @@ def test_products_and_sums(n: int, k: int, m: int, seed: int, transposed: bool) 
     out = op.empty(n)
     assert op.gemm(W, x, out) is out
     columns, rows, largest = op.empty(n, 1), op.empty(1), op.empty(1)
-    op.sum_columns(out, columns)
-    op.sum_rows(out, rows)
-    op.maximum_rows(out, largest)
+    op.record(Reduce("sum", out, 1, columns))
+    op.record(Reduce("sum", out, 0, rows))
+    op.record(Reduce("maximum", out, 0, largest))
     run(op)
     np.testing.assert_array_equal(out, W @ x)
     np.testing.assert_allclose(columns, out.sum(axis=1, keepdims=True), atol=1e-13)
@@ -119,7 +120,7 @@ def test_gather_takes_the_rows_of_a_batch() -> None:
     op = recorder(2)
     source, order = np.arange(15.0).reshape(5, 3), np.array([4, 2, 0, 1, 3])
     counter, out = np.array([1]), op.empty(2, 3)
-    op.gather(source, order, counter, 2, out)
+    op.record(Gather(source, order, counter, 2, out))
     run(op)
     np.testing.assert_array_equal(out, source[[0, 1]])
     counter[0] = 0
@@ -130,7 +131,7 @@ def test_gather_takes_the_rows_of_a_batch() -> None:
 def test_uniform_draws_on() -> None:
     op = recorder(8, np.float32)
     stream = op.backend.random_stream((1, 2))
-    out = op.uniform(stream, op.empty(3))
+    out = op.record(Uniform(stream, op.empty(3)))
     expected = np.random.Generator(np.random.Philox(key=np.array([1, 2], np.uint64))).random(48, np.float32)
     run(op)
     np.testing.assert_array_equal(out.ravel(), expected[:24])

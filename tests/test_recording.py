@@ -16,6 +16,7 @@ from nnbp import Dense, Dropout, Network
 from nnbp.backend import backend_class
 from nnbp.errors import DeviceMemoryError, NnbpError
 from nnbp.expression import trace
+from nnbp.ops import Foreign, Gemm, Map
 
 DOUBLE = trace(lambda x: 2.0 * x, "x")
 
@@ -39,7 +40,7 @@ def test_what_runs_once_at_a_time_is_launched_twice_and_recorded_from_then_on():
     backend = open_emulated()
     x = backend.upload(np.ones((1, 1)), np.float64)
     before = Graph.launched
-    once = backend.capture(backend.elementwise(DOUBLE, [x], [x]))
+    once = backend.compile([Map(DOUBLE, [x], [x])])
     for k, launched in enumerate((0, 0, 1, 2), start=1):
         once()
         assert (Graph.launched - before, backend.download(x)[0, 0]) == (launched, 2.0**k)
@@ -51,7 +52,7 @@ def test_many_steps_are_few_graphs(times, graphs):
     backend = open_emulated(persistent=None)
     x = backend.upload(np.ones((1, 1)), np.float64)
     before = Graph.launched
-    backend.capture(backend.elementwise(DOUBLE, [x], [x]), times)()
+    backend.compile([Map(DOUBLE, [x], [x])], times)()
     assert backend.download(x)[0, 0] == 2.0**times
     assert Graph.launched - before == graphs
 
@@ -62,7 +63,7 @@ def test_every_stream_has_graphs_and_a_workspace_of_its_own_as_long_as_it_exists
     workspaces = backend._streams._workspaces
     workspaces.clear()
     x = backend.upload(np.ones((2, 2)), np.float64)
-    run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)))
+    run = backend.compile([Gemm(x, x, backend.empty((2, 2), np.float64))])
     other = Stream()
     with backend.active():
         for _ in range(3):
@@ -85,7 +86,7 @@ def test_every_stream_has_graphs_and_a_workspace_of_its_own_as_long_as_it_exists
 def test_a_graph_keeps_the_workspace_that_is_recorded_in_it():
     backend = open_emulated()
     x = backend.upload(np.ones((2, 2)), np.float64)
-    run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)), 2)
+    run = backend.compile([Gemm(x, x, backend.empty((2, 2), np.float64))], 2)
     run()
     (graphs,) = run._graphs.values()
     backend._streams._workspaces.clear()
@@ -129,11 +130,9 @@ def test_what_cannot_be_recorded_is_launched_and_said_once(opened, what):
     def layer() -> None:
         backend.download(x) if what == "reads a value" else backend.empty((2, 2), np.float64)
 
-    def calls() -> Any:
-        return [*backend.elementwise(DOUBLE, [x], [x]), (layer, ()), *backend.elementwise(DOUBLE, [x], [x])]
-
+    step = [Map(DOUBLE, [x], [x]), Foreign(layer), Map(DOUBLE, [x], [x])]
     with backend.active():
-        first, second = backend.capture(calls(), 2), backend.capture(calls(), 2)
+        first, second = backend.compile(step, 2), backend.compile(step, 2)
         with pytest.warns(RuntimeWarning, match="launched kernel by kernel.* cannot be recorded"):
             first()
         with warnings.catch_warnings():
@@ -141,7 +140,7 @@ def test_what_cannot_be_recorded_is_launched_and_said_once(opened, what):
             first()
             second()
         assert backend.download(x)[0, 0] == 4.0**6
-        graph = backend.capture(backend.elementwise(DOUBLE, [x], [x]), 2)
+        graph = backend.compile([Map(DOUBLE, [x], [x])], 2)
         graph()
         assert graph._graphs, "another step can be recorded all the same"
 
@@ -160,8 +159,8 @@ def test_a_capture_ends_whatever_ends_it(error):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(error):
-            backend.capture([*backend.elementwise(DOUBLE, [x], [x]), (stops, ())], 2)()
-    run = backend.capture(backend.elementwise(DOUBLE, [x], [x]), 2)
+            backend.compile([Map(DOUBLE, [x], [x]), Foreign(stops)], 2)()
+    run = backend.compile([Map(DOUBLE, [x], [x])], 2)
     run()
     assert run._graphs
     assert gc.isenabled()
@@ -171,7 +170,7 @@ def test_a_capture_ends_whatever_ends_it(error):
 def test_nothing_is_collected_while_a_graph_is_made():
     backend, collects = open_emulated(), []
     with backend.active():
-        backend.capture([(lambda: collects.append(gc.isenabled()), ())], 2)()
+        backend.compile([Foreign(lambda: collects.append(gc.isenabled()))], 2)()
     assert collects == [True, False]
 
 
@@ -213,7 +212,7 @@ def test_a_workspace_that_has_no_room_is_the_error_of_all_memory(monkeypatch):
     backend = open_emulated()
     backend._streams._workspaces.clear()
     x = backend.upload(np.ones((2, 2)), np.float64)
-    run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)))
+    run = backend.compile([Gemm(x, x, backend.empty((2, 2), np.float64))])
     monkeypatch.setattr(Memory, "limit", 2**10)
     with pytest.raises(DeviceMemoryError, match=r"4\.0 MiB"):
         run()
@@ -224,7 +223,7 @@ def test_a_backend_goes_when_nobody_holds_it():
     """Its graphs and workspaces are memory of the device, which is not to wait for Python's collector of cycles."""
     backend = open_emulated()
     x = backend.upload(np.ones((2, 2)), np.float64)
-    run = backend.capture(backend.gemm(x, x, backend.empty((2, 2), np.float64)))
+    run = backend.compile([Gemm(x, x, backend.empty((2, 2), np.float64))])
     run()
     run()
     gone = weakref.ref(backend)
@@ -241,7 +240,7 @@ def test_arrays_of_a_recording_stay_alive():
     backend = open_emulated()
     x = backend.upload(np.ones((2, 2)), np.float64)
     out = backend.empty((2, 2), np.float64)
-    run = backend.capture(backend.gemm(x, backend.upload(np.eye(2), np.float64), out))
+    run = backend.compile([Gemm(x, backend.upload(np.eye(2), np.float64), out)])
     kept = [array for _, arguments in run.calls for array in arguments[2]]
     assert any(array is out for array in kept)
     assert len(kept) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nnbp import Dense, Dropout, Network
-from nnbp.backend import Calls, backend_class
+from nnbp.backend import backend_class
 from nnbp.expression import trace
+from nnbp.ops import Foreign, Gemm, Map, Operation, Reduce, Uniform
 from nnbp.optimizers import Adam
 from nnbp.sweep import Data, OptimizerState, Sweep, Updater
 
 NumpyBackend = backend_class("numpy")
 schedule = importlib.import_module("nnbp.backends.schedule")
-operations = importlib.import_module("nnbp.backends.operations")
+task = importlib.import_module("nnbp.backends.tasks").task
 threads = importlib.import_module("nnbp.backends.threads")
 
 
@@ -49,21 +50,17 @@ def several(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], FakeBlas]:
     return make
 
 
-def step_of(net: Network, m: int, batch: int, seed: int = 0) -> tuple[Sweep, Updater, list[Calls]]:
-    """A training sweep of a network, and the calls that it captured."""
+def step_of(net: Network, m: int, batch: int, seed: int = 0) -> tuple[Sweep, Updater]:
+    """A training sweep of a network."""
     rng = np.random.default_rng(seed)
-    engine, backend = net.model.engine, net.model.backend
-    captured: list[Calls] = []
-    keep = backend.capture
-    backend.capture = lambda calls, times=1, runs=1: captured.append(calls) or keep(calls)  # type: ignore[method-assign]
+    engine = net.model.engine
     updater = Updater(engine, Adam(), -(-m // batch), 1.0, OptimizerState())
     X = rng.normal(size=(m, engine.n_in)).astype(engine.dtype)
     y = rng.integers(0, engine.n_out, (m, 1)).astype(engine.dtype)
     sweep = Sweep(
         engine, Data(X, y, rng.uniform(0, 2, (m, 1)).astype(engine.dtype)), batch, training=True, update=updater
     )
-    del backend.capture
-    return sweep, updater, captured
+    return sweep, updater
 
 
 def network(**options: Any) -> Network:
@@ -72,30 +69,30 @@ def network(**options: Any) -> Network:
 
 
 def kinds(phase: Any) -> list[str]:
-    return [type(op).__name__ for op in phase.operations]
+    return [type(task).__name__ for task in phase.tasks]
 
 
 def test_samples_are_one_phase_sums_over_them_the_next_and_the_update_the_last() -> None:
     net = Network([12, Dense(40, "tanh"), Dense(4)], loss="cross_entropy", device=NumpyBackend(), seed=1)
     engine, rng = net.model.engine, np.random.default_rng(0)
     X, y = rng.normal(size=(512, 12)).astype(np.float32), np.zeros((512, 1), np.float32)
-    captured: list[Calls] = []
-    keep = net.model.backend.capture
-    net.model.backend.capture = lambda calls, times=1, runs=1: captured.append(calls) or keep(calls)  # type: ignore[method-assign]
+    steps: list[Sequence[Operation]] = []
+    keep = net.model.backend.compile
+    net.model.backend.compile = lambda operations, *counts: steps.append(operations) or keep(operations, *counts)  # type: ignore[method-assign]
     Sweep(engine, Data(X, y), 256, training=True, update=Updater(engine, Adam(), 2, None, OptimizerState()))
-    ops = [f if isinstance(f, operations.Operation) else operations.Other(f, a) for f, a in captured[0]]
-    samples, sums, *rest = schedule.phases(ops, 2)
-    # Every operation whose columns are samples, and what does not depend on them (the rates of the step).
-    assert sum(op.columns == 256 for op in samples.operations) == sum(op.columns == 256 for op in ops)
+    tasks = list(map(task, steps[0]))
+    samples, sums, *rest = schedule.phases(tasks, 2)
+    # Every task whose columns are samples, and what does not depend on them (the rates of the step).
+    assert sum(task.columns == 256 for task in samples.tasks) == sum(task.columns == 256 for task in tasks)
     assert all(
-        op.columns == 256 or kind == "Gather" for op, kind in zip(samples.operations, kinds(samples), strict=True)
+        task.columns == 256 or kind == "Gather" for task, kind in zip(samples.tasks, kinds(samples), strict=True)
     )
     # The sum of the costs, ∂C/∂W and ∂C/∂b of both layers, and the running total.
     assert kinds(sums) == ["Gemm"] * 5 + ["Elementwise"]
-    shapes = [op.writes[0].shape for op in sums.operations]
+    shapes = [op.writes[0].shape for op in sums.tasks]
     assert shapes == [(1, 1), (4, 40), (4, 1), (40, 12), (40, 1), (1, 1)]
     assert "Elementwise" in kinds(rest[0])
-    assert kinds(rest[-1]) == ["Other"], "the step counter, of which nothing is known, stays last"
+    assert kinds(rest[-1]) == ["Call"], "the step counter, of which nothing is known, stays last"
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -107,7 +104,7 @@ def test_training_on_several_threads_is_training_on_one(
 
     def trained() -> NDArray[Any]:
         net = network(dtype=dtype)
-        sweep, updater, _ = step_of(net, 330, 128)
+        sweep, updater = step_of(net, 330, 128)
         for _ in range(3):
             updater.begin(np.full(sweep.steps, 0.01))
             with net.model.backend.active():
@@ -137,26 +134,25 @@ def test_any_order_of_operations_keeps_its_meaning(data: st.DataObject) -> None:
     square = [rng.normal(size=(48, 48)) / 10 for _ in range(4)]
     arrays = [*square, *(x.T for x in square), square[0].reshape(1, -1), square[1].reshape(1, -1)]
     rows = [rng.normal(size=(1, 48)) for _ in range(2)]
-    backend = NumpyBackend()
-    calls: Calls = []
+    program: list[Operation] = []
     for _ in range(data.draw(st.integers(2, 9))):
         kind = data.draw(st.sampled_from(["gemm", "flat", "map", "map", "maximum", "other"]))
         i, j = data.draw(st.integers(0, 7)), data.draw(st.integers(0, 7))
         out = data.draw(st.sampled_from([k for k in range(4) if k not in (i % 4, j % 4)]))
         formula = data.draw(st.sampled_from(FORMULAS))
         if kind == "gemm":
-            calls += backend.gemm(arrays[i], arrays[j], square[out])
+            program.append(Gemm(arrays[i], arrays[j], square[out]))
         elif kind == "flat":
-            calls += backend.elementwise(formula, [arrays[8], arrays[9]], [arrays[8 + i % 2]])
+            program.append(Map(formula, [arrays[8], arrays[9]], [arrays[8 + i % 2]]))
         elif kind == "map":
             first = square[out] if data.draw(st.booleans()) else arrays[i]
-            calls += backend.elementwise(formula, [first, rows[j % 2]], [square[out]])
+            program.append(Map(formula, [first, rows[j % 2]], [square[out]]))
         elif kind == "maximum":
-            calls += backend.maximum_rows(square[out], rows[j % 2])
+            program.append(Reduce("maximum", square[out], 0, rows[j % 2]))
         else:
-            calls.append((np.negative, (square[out], square[out])))
+            program.append(Foreign(np.negative, (square[out], square[out])))
     start = [x.copy() for x in [*square, *rows]]
-    ops = [f if isinstance(f, operations.Operation) else operations.Other(f, a) for f, a in calls]
+    tasks = list(map(task, program))
     results = []
     for number in (1, 3):
         for x, before in zip([*square, *rows], start, strict=True):
@@ -164,7 +160,7 @@ def test_any_order_of_operations_keeps_its_meaning(data: st.DataObject) -> None:
         registers = [threads_registers() for _ in range(number)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(schedule, "_NARROWEST", 16)
-            lists = [schedule._lists(phase, number, registers) for phase in schedule.phases(ops, number)]
+            lists = [schedule._lists(phase, number, registers) for phase in schedule.phases(tasks, number)]
         # The worst that threads may do: the last one is through with a phase before the first begins.
         with np.errstate(all="ignore"):
             for phase in lists:
@@ -183,8 +179,7 @@ def threads_registers() -> Any:
 @pytest.mark.parametrize("number", [1, 2, 3, 8])
 def test_parts_cover_all_columns_once_and_are_no_slivers(columns: int, number: int) -> None:
     a = np.ones((2, columns))
-    (call,) = NumpyBackend().elementwise(FORMULAS[0], [a, a], [np.empty_like(a)])
-    found = schedule.parts(call[0], number)
+    found = schedule.parts(task(Map(FORMULAS[0], [a, a], [np.empty_like(a)])), number)
     assert [i for part in found for i in range(columns)[part]] == list(range(columns))
     assert len(found) in (1, number)
     assert len(found) == 1 or min(part.stop - part.start for part in found) >= 16
@@ -199,7 +194,7 @@ def test_small_products_leave_blas_alone_and_medium_ones_take_one_thread(
 
     def product(n: int) -> None:
         a = np.ones((n, n), np.float32)
-        backend.capture(backend.gemm(a, a, np.empty_like(a)))()
+        backend.compile([Gemm(a, a, np.empty_like(a))])()
 
     product(16)
     assert blas.asked == set(), "BLAS itself gives such a product to one thread"
@@ -213,10 +208,8 @@ def test_draws_of_one_stream_stay_in_their_order(several: Callable[[int], FakeBl
     stream, x, a, c = backend.random_stream((1, 2)), np.ones((1, 64)), np.empty((1, 64)), np.empty((4, 64), np.float32)
     first = np.empty((4, 64), np.float32)
     # The first draw has to wait for what reads its place, the second for nothing but the first.
-    calls = backend.elementwise(FORMULAS[0], [x, x], [a])
-    calls += backend.elementwise(trace(lambda u: u + 1.0, "u"), [first], [first])
-    calls += [*backend.uniform(stream, first), *backend.uniform(stream, c)]
-    backend.capture(calls)()
+    increment = Map(trace(lambda u: u + 1.0, "u"), [first], [first])
+    backend.compile([Map(FORMULAS[0], [x, x], [a]), increment, Uniform(stream, first), Uniform(stream, c)])()
     wanted = np.random.Generator(np.random.Philox(key=np.array([1, 2], np.uint64))).random((8, 64), np.float32)
     np.testing.assert_array_equal(np.concatenate([first, c]), wanted)
 
@@ -224,11 +217,9 @@ def test_draws_of_one_stream_stay_in_their_order(several: Callable[[int], FakeBl
 def test_arrays_over_memory_that_is_not_numpys_are_taken_to_overlap_where_they_do() -> None:
     memory = bytearray(8 * 256 * 2)
     one, other = (np.frombuffer(memory).reshape(2, 256) for _ in range(2))
-    backend = NumpyBackend()
-    calls = backend.elementwise(FORMULAS[0], [one, one], [one])
-    calls += backend.elementwise(FORMULAS[0], [other[:, ::-1], other], [np.empty((2, 256))])
-    found = schedule.phases([call[0] for call in calls], 2)
-    assert [len(phase.operations) for phase in found] == [1, 1]
+    first = Map(FORMULAS[0], [one, one], [one])
+    found = schedule.phases([task(first), task(Map(FORMULAS[0], [other[:, ::-1], other], [np.empty((2, 256))]))], 2)
+    assert [len(phase.tasks) for phase in found] == [1, 1]
 
 
 def test_a_step_that_cannot_be_cut_takes_the_threads_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +227,7 @@ def test_a_step_that_cannot_be_cut_takes_the_threads_of_blas(monkeypatch: pytest
     monkeypatch.setattr(schedule, "blas", lambda: blas)
     W, x = np.ones((4000, 4000), np.float32), np.ones((4000, 20), np.float32)
     backend = NumpyBackend()
-    backend.capture(backend.gemm(W, x, np.empty((4000, 20), np.float32)))
-    run = backend.capture([*backend.gemm(W, x, np.empty((4000, 20), np.float32))] * 3)
+    backend.compile([Gemm(W, x, np.empty((4000, 20), np.float32))])
+    run = backend.compile([Gemm(W, x, np.empty((4000, 20), np.float32))] * 3)
     run()
     assert blas.asked == {2}

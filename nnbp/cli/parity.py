@@ -7,10 +7,10 @@ import json
 from typing import NamedTuple
 
 from nnbp.activations import Activation
-from nnbp.backend import PRECISIONS
 from nnbp.cli.common import Exit, arguments_checked, count, whole
 from nnbp.cli.gradcheck import CHECK_FAILED, built_in, layer_sizes
 from nnbp.losses import Loss
+from nnbp.ops import PRECISIONS
 from nnbp.optimizers import Optimizer
 from nnbp.parity import ParityReport, compare_devices
 from nnbp.testing import example_problem

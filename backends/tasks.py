@@ -1,7 +1,7 @@
-"""What a step on NumPy is made of: operations that can be cut along the last axis of what they write.
+"""Tasks: operations as NumPy does them, which can be cut along the last axis of what they write.
 
-An operation knows the arrays that it reads and writes, and roughly what it costs; the schedule (`schedule.py`) decides
-from that which parts of it run on which thread. It becomes calls only then.
+A task knows roughly what it costs. The schedule (`schedule.py`) decides from that and from the arrays which parts of it
+run on which thread. It becomes calls only then.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any, final
 
 import numpy as np
 
-from nnbp.backend import Array, Calls
+from nnbp import ops
 from nnbp.expression import Formula
+from nnbp.ops import Array, Operation
 
 from . import chains
-from .chains import Registers
+from .chains import Calls, Registers
 
-__all__ = ["Elementwise", "Fill", "Gather", "Gemm", "MaximumRows", "Operation", "Other"]
+__all__ = ["Call", "Elementwise", "Fill", "Gather", "Gemm", "MaximumRows", "Task", "task"]
 
 CALL = 1.0
 """Microseconds that a call costs beside its work."""
@@ -36,8 +37,8 @@ _SHARED_FLOPS = 2 * 65536 * 4
 _SHARED_VECTOR = 2304 * 4
 
 
-class Operation(ABC):
-    """A bound operation.
+class Task(ABC):
+    """An operation on NumPy arrays.
 
     Attributes:
         reads, writes: its arrays; `cuts` tells which of them are cut with it, the others are read or written whole.
@@ -56,13 +57,8 @@ class Operation(ABC):
     def calls(self, part: slice, registers: Registers) -> Calls:
         """The calls that do the columns `part`."""
 
-    def __call__(self) -> None:
-        """Does all of it."""
-        for function, arguments in self.calls(slice(0, self.columns), Registers()):
-            function(*arguments)
-
     def cuts(self, array: Array) -> bool:
-        """Whether an array of this operation is cut with it."""
+        """Whether an array of this task is cut with it."""
         return self.columns > 1 and array.ndim > 0 and array.shape[-1] == self.columns
 
     def part(self, array: Array, part: slice) -> Array:
@@ -72,7 +68,7 @@ class Operation(ABC):
 
 
 @final
-class Gemm(Operation):
+class Gemm(Task):
     """``out = a @ b``."""
 
     def __init__(self, a: Array, b: Array, out: Array) -> None:
@@ -102,7 +98,7 @@ class Gemm(Operation):
 
 
 @final
-class Elementwise(Operation):
+class Elementwise(Task):
     """``outputs = formula(inputs)``."""
 
     def __init__(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
@@ -110,7 +106,7 @@ class Elementwise(Operation):
         shape = outputs[0].shape
         self.columns = shape[-1] if shape else 1
         size = outputs[0].size
-        each = sum((_COSTS | _COSTLY).get(step.operation.name, _CHEAP) for step in formula.instructions) or _CHEAP
+        each = sum((_COSTS | _COSTLY).get(step.primitive.name, _CHEAP) for step in formula.instructions) or _CHEAP
         tiles = -(-size // chains.TILE)
         width = outputs[0].itemsize / 4
         self.work = CALL * tiles * max(1, len(formula.instructions)) + size * each * width * 1e-3
@@ -121,7 +117,7 @@ class Elementwise(Operation):
 
 
 @final
-class MaximumRows(Operation):
+class MaximumRows(Task):
     """``out[0, j] = max_i a[i, j]``."""
 
     def __init__(self, a: Array, out: Array) -> None:
@@ -133,7 +129,7 @@ class MaximumRows(Operation):
 
 
 @final
-class Gather(Operation):
+class Gather(Task):
     """``out[i] = source[order[counter[0] · stride + i]]``; what is cut are the rows, the columns of ``out.T``."""
 
     def __init__(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> None:
@@ -159,7 +155,7 @@ def _gather(
 
 
 @final
-class Fill(Operation):
+class Fill(Task):
     """Random numbers, one after the other: never cut, as their order is what makes them."""
 
     def __init__(self, stream: Any, out: Array) -> None:
@@ -172,7 +168,7 @@ class Fill(Operation):
 
 
 @final
-class Other(Operation):
+class Call(Task):
     """A call that is none of the backend's own: what it reads and writes is not known, so it stays in its place."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -181,3 +177,27 @@ class Other(Operation):
 
     def calls(self, part: slice, registers: Registers) -> Calls:
         return [self.call]
+
+
+def task(operation: Operation) -> Task:
+    """The task of an operation."""
+    match operation:
+        case ops.Map(formula, inputs, outputs):
+            return Elementwise(formula, inputs, outputs)
+        case ops.Gemm(a, b, out):
+            # In the dtype of the arrays whatever the precision: no BLAS of a CPU gains from less.
+            return Gemm(a, b, out)
+        case ops.Reduce("maximum", a, _, out):
+            return MaximumRows(a, out)
+        case ops.Reduce(_, a, axis, out):
+            # As a product with ones: BLAS is the fastest reducer.
+            ones = np.ones((1, len(a)) if axis == 0 else (a.shape[1], 1), a.dtype)
+            return Gemm(ones, a, out) if axis == 0 else Gemm(a, ones, out)
+        case ops.Gather(source, order, counter, stride, out):
+            return Gather(source, order, counter, stride, out)
+        case ops.Uniform(stream, out):
+            return Fill(stream, out)
+        case ops.Advance(counter, count):
+            return Call(np.add, (counter, count, counter))
+        case ops.Foreign(function, arguments):
+            return Call(function, arguments)
