@@ -13,8 +13,8 @@ site_packages = package.parent
 assert site_packages.name == "site-packages", f"nnbp was imported from {package}, not from the wheel"
 assert not (site_packages / "backends").exists(), "the wheel installs a top-level package `backends`"
 assert (package / "py.typed").is_file(), "py.typed is missing from the wheel"
-assert (package / "backends" / "numpy_backend.py").is_file(), "nnbp.backends is missing from the wheel"
-assert list((package / "backends" / "kernels").glob("*.cu")), "the CUDA kernels are missing from the wheel"
+assert (package / "backends" / "cpu" / "backend.py").is_file(), "nnbp.backends is missing from the wheel"
+assert list((package / "backends" / "cuda" / "kernels").glob("*.cu")), "the CUDA kernels are missing from the wheel"
 assert {entry.name for entry in entry_points(group="nnbp.backends")} == {"cupy", "numpy"}
 
 rng = np.random.default_rng(0)

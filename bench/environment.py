@@ -16,8 +16,8 @@ def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
         threads: of each library.
         device: where the run takes place; a GPU is then among the facts.
     """
-    from nnbp.device import devices
-    from nnbp.runfolder import environment as facts
+    from nnbp.cli.run_folder import environment as facts
+    from nnbp.device.select import devices
 
     # Only when it is imported does nnbp tell BLAS's threads.
     import_module("threadpoolctl")

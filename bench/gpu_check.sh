@@ -10,13 +10,13 @@ cd "$root"
 
 # The tests of the CUDA backend itself run early, those of the benchmark's peers last, and all others in between.
 backend_tests=(
-    tests/test_cupy_backend.py
-    tests/test_recording.py
-    tests/test_persistent.py
-    tests/test_gemm_accuracy.py
-    tests/test_parity.py
+    tests/backends/cuda/test_backend.py
+    tests/backends/cuda/test_graphs.py
+    tests/backends/cuda/test_persistent.py
+    tests/backends/test_gemm_accuracy.py
+    tests/testing/test_parity.py
 )
-peer_tests=(tests/test_bench_*.py)
+peer_tests=(tests/bench/test_*.py)
 
 # plan DO: calls DO FILE SECONDS COMMAND… for every step, the most important first. The seconds add up to 540 at most.
 # Before a command runs, LEFT in it becomes the seconds that it has, less ten for its start and its end.
@@ -24,7 +24,7 @@ plan() {
     local do=$1
     # The addopts of pyproject.toml ask for doctests, which would import every file in tests, an emulated GPU among them.
     local gpu_tests=(
-        "$python" -m pytest -m gpu -v --tb=short --durations=10 -p no:cacheprovider -o addopts=
+        "$python" -m pytest -m gpu -v --tb=short --durations=10 -p no:cacheprovider -o addopts=--import-mode=importlib
         --continue-on-collection-errors
     )
     local parity=("$python" -m nnbp parity --steps 50 --json)

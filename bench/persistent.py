@@ -1,6 +1,6 @@
 """Small networks on a GPU: steps that are one persistent kernel beside the same steps as a graph of kernels.
 
-nnbp chooses by the work of a step, see `nnbp.backends.persistent`; this measures both ways on either side of the
+nnbp chooses by the work of a step, see `nnbp.backends.cuda.persistent`; this measures both ways on either side of the
 choice. Run it as ``python -m nnbp.bench.persistent``; it prints a table in Markdown.
 """
 
@@ -15,9 +15,9 @@ from itertools import product
 from statistics import median
 from typing import Any, NamedTuple
 
-from nnbp.backend import Backend, backend_class
-from nnbp.device import open_backend
+from nnbp.device.select import open_backend
 from nnbp.errors import DeviceUnavailableError
+from nnbp.graph.backend import Backend, backend_class
 
 from .cases import Case, Problem
 from .peers.nnbp import Nnbp
@@ -78,7 +78,7 @@ def report(rows: Iterable[Row]) -> Iterator[str]:
 @contextmanager
 def _taken_always() -> Iterator[None]:
     """Whatever the work of a step, it may be one kernel."""
-    persistent: Any = import_module("nnbp.backends.persistent")
+    persistent: Any = import_module("nnbp.backends.cuda.persistent")
     most = persistent._WORK
     persistent._WORK = sys.maxsize
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnbp.ops import Gather, Gemm, Operation, Reduce
+from nnbp.graph.ops import Gather, Gemm, Operation, Reduce
 
 from .cases import Case, Problem
 from .peers.nnbp import Nnbp
@@ -52,8 +52,8 @@ def profile(case: Case, threads: int, seconds: float) -> dict[str, Any]:
 
         return run_all
 
-    task, plan = import_module("nnbp.backends.tasks").task, import_module("nnbp.backends.schedule").plan
-    workers = import_module("nnbp.backends.threads").Workers()
+    task, plan = import_module("nnbp.backends.cpu.tasks").task, import_module("nnbp.backends.cpu.schedule").plan
+    workers = import_module("nnbp.backends.cpu.threads").Workers()
     backend.compile = compile  # type: ignore[method-assign]
     started = time.perf_counter()
     peer.fit(epochs)

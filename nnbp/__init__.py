@@ -1,22 +1,7 @@
 """nnbp: feed-forward networks and backpropagation, written once, on NumPy or CuPy."""
 
-from nnbp import schedules, testing
-from nnbp.activations import (
-    ELU,
-    GELU,
-    Activation,
-    Exponential,
-    Identity,
-    LeakyReLU,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
-)
-from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
-from nnbp.device import devices
+from nnbp import testing
+from nnbp.device.select import devices
 from nnbp.errors import (
     DataError,
     DeviceFallbackWarning,
@@ -30,23 +15,30 @@ from nnbp.errors import (
     NnbpError,
     ShapeError,
 )
-from nnbp.gradcheck import check_gradients
-from nnbp.layers import Dense, Dropout, Layer
-from nnbp.lbfgs import LBFGS
-from nnbp.losses import (
-    AbsoluteError,
-    BinaryCrossEntropy,
-    CrossEntropy,
-    Huber,
-    Loss,
-    Poisson,
-    Quantile,
-    SquaredError,
-)
 from nnbp.metrics import Metric
 from nnbp.network import Gradients, Network, Trace
-from nnbp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
-from nnbp.parity import compare_devices
+from nnbp.nn.activations import (
+    ELU,
+    GELU,
+    Activation,
+    Exponential,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from nnbp.nn.layers import Dense, Dropout, Layer
+from nnbp.nn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, Poisson, Quantile, SquaredError
+from nnbp.optim import schedules
+from nnbp.optim.lbfgs import LBFGS
+from nnbp.optim.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
+from nnbp.testing.gradients import check_gradients
+from nnbp.testing.parity import compare_devices
+from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
 from nnbp.version import __version__
 
 __all__ = [

@@ -14,21 +14,21 @@ from typing import Any, Generic, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnbp import modelfile
-from nnbp.activations import Activation
-from nnbp.architecture import Architecture
-from nnbp.backend import Backend
-from nnbp.device import open_backend, reopening
+from nnbp.device.select import open_backend, reopening
+from nnbp.engine.exclusive import exclusive
+from nnbp.engine.model import Model
+from nnbp.engine.updater import OptimizerState
 from nnbp.errors import ShapeError
-from nnbp.inputs import float_dtype, host, joined, not_negative, reduced, whole_number
-from nnbp.intake import Intake, sizes_unknown
-from nnbp.layers import Dense, Layer, named
-from nnbp.losses import Loss
-from nnbp.model import Model
-from nnbp.ops import Array, Precision
-from nnbp.sweep import OptimizerState
-from nnbp.training import Ongoing
-from nnbp.turns import exclusive
+from nnbp.graph.backend import Backend
+from nnbp.graph.ops import Array, Precision
+from nnbp.nn.activations import Activation
+from nnbp.nn.architecture import Architecture
+from nnbp.nn.layers import Dense, Layer, named
+from nnbp.nn.losses import Loss
+from nnbp.serialization import model_file
+from nnbp.training.data_adapter import DataAdapter, sizes_unknown
+from nnbp.training.trainer import Ongoing
+from nnbp.validation import float_dtype, host, joined, not_negative, reduced, whole_number
 
 __all__ = ["NetworkCore"]
 
@@ -88,36 +88,36 @@ class NetworkCore:
             "seed": int.from_bytes(os.urandom(4), "big") if seed is None else whole_number("seed", seed, 0),
         }
         self._begin(architecture, fixed, _opened(device, fallback))
-        if self._intake.n_in is not None and self._intake.n_out is not None:
-            self._build(self._intake)
+        if self._adapter.n_in is not None and self._adapter.n_out is not None:
+            self._build(self._adapter)
 
     def _begin(self, architecture: Architecture, fixed: dict[str, Any], backend: Backend) -> None:
         vars(self).update(fixed)
         self._lock = RLock()
         self._architecture, self._backend = architecture, backend
-        self._intake = Intake(backend, self.dtype, architecture, architecture.n_in, architecture.n_out)
+        self._adapter = DataAdapter(backend, self.dtype, architecture, architecture.n_in, architecture.n_out)
         self._model: Model | None = None
         self._ongoing: Ongoing | None = None
 
-    def _build(self, intake: Intake) -> Model:
-        assert intake.n_in is not None, "a network is built when its sizes are known"
-        assert intake.n_out is not None, "a network is built when its sizes are known"
+    def _build(self, adapter: DataAdapter) -> Model:
+        assert adapter.n_in is not None, "a network is built when its sizes are known"
+        assert adapter.n_out is not None, "a network is built when its sizes are known"
         with self._backend.active():
             self._model = Model(
-                self._backend, self._architecture.layers(intake.n_out), self._architecture.loss, n_in=intake.n_in,
+                self._backend, self._architecture.layers(adapter.n_out), self._architecture.loss, n_in=adapter.n_in,
                 weight_decay=self.weight_decay, dtype=self.dtype, seed=self.seed, precision=self.precision,
             )  # fmt: skip
-        self._intake = intake
+        self._adapter = adapter
         return self._model
 
     @contextmanager
-    def _built(self, intake: Intake) -> Iterator[Model]:
+    def _built(self, adapter: DataAdapter) -> Iterator[Model]:
         """The model, made where there is none yet; where the block fails, the network is then without one again."""
-        before = self._intake, self._model
+        before = self._adapter, self._model
         try:
-            yield self._model or self._build(intake)
+            yield self._model or self._build(adapter)
         except BaseException:
-            self._intake, self._model = before
+            self._adapter, self._model = before
             raise
 
     @property
@@ -133,18 +133,18 @@ class NetworkCore:
 
     def _ready(self, X: Array) -> Model:
         """The model; where only the number of inputs is left to the data, it is that of X, which has to be finite."""
-        if self._model is None and self._intake.n_out is not None:
-            self._intake.finite(X)
-            self._build(replace(self._intake, n_in=X.shape[1]))
+        if self._model is None and self._adapter.n_out is not None:
+            self._adapter.finite(X)
+            self._build(replace(self._adapter, n_in=X.shape[1]))
         return self.model
 
     @exclusive
     def _take_sizes(self, X: Any, y: Any) -> None:
         """Takes the sizes that are open from data, which have to be good."""
-        intake, X, y = self._intake.sized(X, y)
-        intake.measured(X, y, None, self._predicted)
+        adapter, X, y = self._adapter.sized(X, y)
+        adapter.measured(X, y, None, self._predicted)
         if self._model is None:
-            self._build(intake)
+            self._build(adapter)
 
     @property
     def device(self) -> str:
@@ -236,7 +236,7 @@ class NetworkCore:
         arrays: dict[str, NDArray[Any]] = {}
         for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
             arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
-        modelfile.write(path, modelfile.ModelFile(architecture, arrays, dict(extra or {})))
+        model_file.write(path, model_file.ModelFile(architecture, arrays, dict(extra or {})))
 
     @classmethod
     def load(
@@ -258,13 +258,13 @@ class NetworkCore:
         Raises:
             ModelFileError: the file is no nnbp model, or damaged.
         """
-        file = modelfile.read(path, custom)
+        file = model_file.read(path, custom)
         return cls.from_file(file, device=device, fallback=fallback, precision=precision, custom=custom)
 
     @classmethod
     def from_file(
         cls,
-        file: modelfile.ModelFile,
+        file: model_file.ModelFile,
         *,
         device: str | Backend = "auto",
         fallback: bool = True,
@@ -273,7 +273,7 @@ class NetworkCore:
     ) -> Self:
         """The network of a model file that was read."""
         architecture = file.architecture
-        layers, loss = modelfile.build_layers(architecture, custom)
+        layers, loss = model_file.build_layers(architecture, custom)
         last = layers[-1]
         net = cls(
             [architecture["n_in"], *layers], loss=loss, weight_decay=architecture["weight_decay"], device=device,
@@ -315,7 +315,7 @@ class NetworkCore:
         if state["sizes"] is None:
             return
         n_in, n_out = state["sizes"]
-        model = self._build(replace(self._intake, n_in=n_in, n_out=n_out))
+        model = self._build(replace(self._adapter, n_in=n_in, n_out=n_out))
         with backend.active():
             model.parameters.theta[...] = backend.upload(state["theta"], self.dtype)
             model.order_generator.bit_generator.state = state["order"]
@@ -344,8 +344,8 @@ class NetworkCore:
         """Opens another device and takes parameters, optimizer state and random sequences along."""
         moved = self._revived(self._state(), _opened(device, fallback))
         # From here on nothing fails.
-        self._backend, self._intake, self._model, self._ongoing = (
-            moved._backend, moved._intake, moved._model, moved._ongoing,
+        self._backend, self._adapter, self._model, self._ongoing = (
+            moved._backend, moved._adapter, moved._model, moved._ongoing,
         )  # fmt: skip
 
     def __copy__(self) -> Self:
@@ -364,7 +364,7 @@ class NetworkCore:
 
 
 _FIXED = frozenset(name for name, value in vars(NetworkCore).items() if isinstance(value, _Fixed))
-_OWN = _FIXED | {"_lock", "_architecture", "_backend", "_intake", "_model", "_ongoing"}
+_OWN = _FIXED | {"_lock", "_architecture", "_backend", "_adapter", "_model", "_ongoing"}
 
 
 def _opened(device: str | Backend, fallback: bool) -> Backend:

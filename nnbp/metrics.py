@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.errors import DataError, DTypeError, ShapeError
-from nnbp.inputs import sample_weights
 from nnbp.registry import find, register
+from nnbp.validation import sample_weights
 
 Array = NDArray[Any]
 Needs = Literal["labels", "values", "probabilities"]

@@ -10,23 +10,23 @@ from typing import Any, Self
 
 import numpy as np
 
-from nnbp import callbacks as known_callbacks
 from nnbp import metrics as known_metrics
-from nnbp import optimizers, schedules
-from nnbp.backend import Backend
-from nnbp.callbacks import Callback, EarlyStopping, History, TrainingState
 from nnbp.core import NetworkCore
+from nnbp.engine.exclusive import alone, exclusive
 from nnbp.errors import DeviceMemoryError
-from nnbp.inputs import finite, finite_on_host, joined, like, not_negative, whole_number
-from nnbp.layers import Dense
+from nnbp.formatting import table
+from nnbp.graph.backend import Backend
+from nnbp.graph.ops import Array
 from nnbp.metrics import Metric
-from nnbp.ops import Array
-from nnbp.optimizers import Optimizer
-from nnbp.plain import table
-from nnbp.progress import reporter
-from nnbp.schedules import Schedule
-from nnbp.training import Ongoing, TrainingOptions, prepared, train
-from nnbp.turns import alone, exclusive
+from nnbp.nn.layers import Dense
+from nnbp.optim import optimizers, schedules
+from nnbp.optim.optimizers import Optimizer
+from nnbp.optim.schedules import Schedule
+from nnbp.training import callbacks as known_callbacks
+from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
+from nnbp.training.progress import reporter
+from nnbp.training.trainer import Ongoing, TrainingOptions, prepared, train
+from nnbp.validation import finite, finite_on_host, joined, like, not_negative, whole_number
 
 __all__ = ["Gradients", "Network", "Trace"]
 
@@ -97,14 +97,14 @@ class Network(NetworkCore):
     @exclusive
     def forward(self, X: Any) -> Any:
         """h of every sample, (m, n_out); a NaN in X is a NaN in h."""
-        array, back = self._intake.matrix(X), like(X, self._backend)
+        array, back = self._adapter.matrix(X), like(X, self._backend)
         return joined([back(h) for _, h in self._ready(array).outputs(array)])
 
     def _decided(self, X: Any, decide: Callable[[Any, Array], Array]) -> Any:
         """A function of h, of inputs that have to be finite: a decision on NaN would be made up."""
-        array, back = self._intake.matrix(X), like(X, self._backend)
+        array, back = self._adapter.matrix(X), like(X, self._backend)
         model = self._ready(array)
-        self._intake.finite(array)
+        self._adapter.finite(array)
         parts, classes, backend = [], self.loss_function.classification, self._backend
         for first, h in model.outputs(array):
             if backend.owns(X):
@@ -122,20 +122,20 @@ class Network(NetworkCore):
     @exclusive
     def trace(self, X: Any) -> Trace:
         """z and a of every layer."""
-        array, back = self._intake.features(X), like(X, self._backend)
+        array, back = self._adapter.features(X), like(X, self._backend)
         found = self._ready(array).trace(array)
         return Trace([None, *map(back, found.z)], [back(a) for a in found.a])
 
     @exclusive
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """J(W, b) = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW²."""
-        data, w = self._intake.data_with_room(X, y, sample_weight)
+        data, w = self._adapter.data_with_room(X, y, sample_weight)
         return self._ready(data.X).loss_of(data.X, data.y, w)
 
     @exclusive
     def gradients(self, X: Any, y: Any, sample_weight: Any = None) -> Gradients:
         """∇J by backpropagation, with delta and ∂C/∂x of every sample."""
-        data, _, _ = self._intake.data(X, y, sample_weight)
+        data, _, _ = self._adapter.data(X, y, sample_weight)
         back = like(X, self._backend)
         found = self._ready(data.X).gradients(data.X, data.y, data.w)
         flat = back(found.flat)
@@ -151,7 +151,7 @@ class Network(NetworkCore):
     @exclusive
     def per_sample_gradients(self, X: Any, y: Any) -> Any:
         """(m, P): row n is the gradient of C of sample n, without the weight decay."""
-        data, _, _ = self._intake.data(X, y)
+        data, _, _ = self._adapter.data(X, y)
         return like(X, self._backend)(self._ready(data.X).per_sample_gradients(data.X, data.y))
 
     @exclusive
@@ -190,7 +190,7 @@ class Network(NetworkCore):
                 several labels a sample.
         """
         with self._backend.active():
-            measured = self._intake.measured(X, y, sample_weight, self._predicted)
+            measured = self._adapter.measured(X, y, sample_weight, self._predicted)
             if metrics is None and self.loss_function.classification and measured.y.ndim == 2:
                 metrics = ()
             measured = replace(measured, metrics=self._metrics(metrics))
@@ -274,13 +274,13 @@ class Network(NetworkCore):
         )
         measures = self._metrics(metrics)
         with self._backend.active():
-            intake, X, y = self._intake.sized(X, y)
+            adapter, X, y = self._adapter.sized(X, y)
             if validation_split:
-                X, y, sample_weight, validation_data = intake.split(
+                X, y, sample_weight, validation_data = adapter.split(
                     X, y, sample_weight, validation_data, validation_split, self.seed
                 )
             measured = partial(
-                intake.measured, predict=self._predicted, class_weight=class_weight, metrics=measures,
+                adapter.measured, predict=self._predicted, class_weight=class_weight, metrics=measures,
                 training=(options.batch_size, len(rule.slots)),
             )  # fmt: skip
             data = measured(X, y, sample_weight)
@@ -294,7 +294,7 @@ class Network(NetworkCore):
                     )
                 X_val, y_val, *w_val = validation_data
                 validation = measured(X_val, y_val, w_val[0] if w_val else None, reference=data.y)
-        with self._built(intake) as model:
+        with self._built(adapter) as model:
             run = prepared(model, data, validation, options)
         # All is well: from here on the network changes.
         self._ongoing = None
@@ -321,12 +321,12 @@ class Network(NetworkCore):
                 f"partial_fit sees a part of the data, and {rule.name} needs all of it at every step. Use fit, or adam."
             )
         size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
-        intake, X, y = self._intake.sized(X, y)
-        data = intake.measured(X, y, sample_weight, self._predicted, training=(size, len(rule.slots)))
+        adapter, X, y = self._adapter.sized(X, y)
+        data = adapter.measured(X, y, sample_weight, self._predicted, training=(size, len(rule.slots)))
         before = ongoing = self._ongoing
         if ongoing is None or repr(ongoing.optimizer) != repr(rule):
             ongoing = Ongoing(rule)
-        with self._built(intake) as model:
+        with self._built(adapter) as model:
             trainer = ongoing.prepare(model, data, size)
         # All is well: from here on the network changes. When training diverges, what the optimizer then remembers is no
         # good any more.

@@ -8,8 +8,11 @@ from importlib.util import find_spec
 import pytest
 from strict_backend import StrictBackend
 
-from nnbp.backend import Backend
-from nnbp.device import devices, gpu_required, open_backend
+from nnbp.device.select import devices, gpu_required, open_backend
+from nnbp.graph.backend import Backend
+
+collect_ignore = ["doubles"]
+"""They have no tests, and would be imported once more under another name."""
 
 
 @cache

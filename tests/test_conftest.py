@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nnbp.backend import Backend
-from nnbp.device import devices
+from nnbp.device.select import devices
+from nnbp.graph.backend import Backend
 from nnbp.network import Network
 
 
@@ -30,9 +30,9 @@ def test_tests_of_a_gpu_are_skipped_or_fail_with_the_reason(required):
 
 
 def test_importing_the_emulation_of_a_gpu_is_no_gpu():
-    """Pytest imports every file of this folder in search of doctests."""
+    """A run of pytest has it if it asks for the plugin, and not because a test imports something."""
     code = "import sys, emulated_gpu; sys.exit('cupy' in sys.modules)"
-    folder = str(Path(__file__).parent)
+    folder = str(Path(__file__).with_name("doubles"))
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": folder}, check=True)
 
 

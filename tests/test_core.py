@@ -9,7 +9,7 @@ import pytest
 from strict_backend import StrictBackend
 
 from nnbp import DataError, Dense, Dropout, DTypeError, Network, NnbpError, ShapeError
-from nnbp.ops import Gemm
+from nnbp.graph.ops import Gemm
 
 
 def network(*sizes: int, **options: Any) -> Network:

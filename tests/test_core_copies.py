@@ -16,7 +16,7 @@ import pytest
 from strict_backend import StrictBackend
 
 from nnbp import Dense, DeviceMemoryError, Dropout, Network, NnbpError
-from nnbp.backend import backend_class
+from nnbp.graph.backend import backend_class
 
 
 def network(*sizes: int, **options: Any) -> Network:

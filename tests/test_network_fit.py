@@ -16,7 +16,7 @@ from strict_backend import StrictBackend
 import nnbp
 import nnbp.metrics
 from nnbp import DataError, Dense, DivergenceError, Dropout, Network, NnbpError, ShapeError
-from nnbp.sweep import Sweep
+from nnbp.engine.epoch import Epoch
 
 
 def network(*sizes: int, **options: Any) -> Network:
@@ -207,7 +207,7 @@ def test_fit_goes_on_from_where_the_network_stands() -> None:
 def test_validation_split_is_drawn_with_the_seed_and_kept_from_training() -> None:
     net, same, other = network(), network(), network(seed=1)
     (A, y, w, (V, v, _)), again, differs = (
-        each._intake.split(X, Y, None, None, 0.25, each.seed) for each in (net, same, other)
+        each._adapter.split(X, Y, None, None, 0.25, each.seed) for each in (net, same, other)
     )
     assert w is None
     assert (len(A), len(V)) == (15, 5)
@@ -254,10 +254,10 @@ def test_partial_fit_goes_on() -> None:
 @pytest.mark.parametrize("backend", ["numpy", "strict"])
 def test_partial_fit_prepares_again_only_what_changes(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other samples and weights are taken up, whatever was prepared for those before them."""
-    made: list[Sweep] = []
-    prepare = Sweep.__init__
+    made: list[Epoch] = []
+    prepare = Epoch.__init__
     monkeypatch.setattr(
-        Sweep, "__init__", lambda self, *args, **options: made.append(self) or prepare(self, *args, **options)
+        Epoch, "__init__", lambda self, *args, **options: made.append(self) or prepare(self, *args, **options)
     )
     device = StrictBackend() if backend == "strict" else "cpu"
     net, anew = (Network([3, Dense(6, "tanh"), Dropout(0.3), 2], device=device, seed=1) for _ in range(2))
@@ -269,7 +269,7 @@ def test_partial_fit_prepares_again_only_what_changes(backend: str, monkeypatch:
     for rows, weights, size in calls:
         net.partial_fit(X[rows], Y[rows], batch_size=size, sample_weight=weights)
     assert len(made) == len(calls) / 2
-    monkeypatch.setattr("nnbp.training._KEPT", 0)
+    monkeypatch.setattr("nnbp.training.trainer._KEPT", 0)
     given = X.copy()
     for rows, weights, size in calls:
         anew.partial_fit(X[rows], Y[rows], batch_size=size, sample_weight=weights)

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import nnbp
+from nnbp.nn import activations
 
 Floats = NDArray[np.float64]
 
@@ -101,7 +102,7 @@ def test_single_neuron_is_logistic_regression(C: float, optimizer: nnbp.Optimize
 )
 def test_activation_and_its_derivative(name: str, f: Any, df: Any) -> None:
     """Section 1: f'(z) = f(z)(1 − f(z)) for the sigmoid, 1 − f(z)² for tanh."""
-    activation = nnbp.activations.get(name)
+    activation = activations.get(name)
     for z in np.linspace(-6, 6, 41):
         a = activation.f(z)
         assert a == pytest.approx(f(z), rel=1e-14, abs=1e-15)

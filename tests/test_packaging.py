@@ -40,7 +40,7 @@ def test_import_brings_no_optional_library(tmp_path: Path) -> None:
     loaded = run_python("import sys, nnbp; print(*sys.modules)", tmp_path).split()
     assert "numpy" in loaded
     assert not OPTIONAL.intersection(loaded)
-    assert not [name for name in loaded if name.startswith("nnbp.backends.cupy")]
+    assert not [name for name in loaded if name.startswith("nnbp.backends.cuda")]
 
 
 def test_import_costs_little_more_than_numpy(tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_import_costs_little_more_than_numpy(tmp_path: Path) -> None:
 
 def test_entry_points_name_the_backends() -> None:
     entries = {entry.name: entry for entry in metadata.entry_points(group="nnbp.backends")}
-    assert entries["numpy"].value == "nnbp.backends.numpy_backend:NumpyBackend"
-    assert entries["cupy"].value == "nnbp.backends.cupy_backend:CupyBackend"
+    assert entries["numpy"].value == "nnbp.backends.cpu.backend:NumpyBackend"
+    assert entries["cupy"].value == "nnbp.backends.cuda.backend:CupyBackend"
     backend = entries["numpy"].load()
     assert backend.__name__ == "NumpyBackend"
-    assert backend.__module__ == "nnbp.backends.numpy_backend"
+    assert backend.__module__ == "nnbp.backends.cpu.backend"
 
 
 def test_console_script_resolves_to_a_callable() -> None:

@@ -7,25 +7,12 @@ from typing import Any
 
 import pytest
 
-from nnbp import (
-    Activation,
-    Dense,
-    Layer,
-    Loss,
-    Metric,
-    Network,
-    Optimizer,
-    activations,
-    initializers,
-    lbfgs,
-    losses,
-    metrics,
-    optimizers,
-    schedules,
-)
-from nnbp.initializers import Initializer
+from nnbp import Activation, Dense, Layer, Loss, Metric, Network, Optimizer, metrics, schedules
+from nnbp.nn import activations, initializers, losses
+from nnbp.nn.initializers import Initializer
+from nnbp.optim import lbfgs, optimizers
+from nnbp.optim.schedules import Schedule
 from nnbp.registry import find, is_built_in, lookup, register, unknown_name
-from nnbp.schedules import Schedule
 
 BASES = [Activation, Initializer, Layer, Loss, Metric, Optimizer, Schedule]
 
@@ -134,7 +121,7 @@ def test_class_without_a_name_of_its_own_is_not_registered(base: Any) -> None:
 
 
 def test_module_of_nnbp_may_be_loaded_again() -> None:
-    register("activation", Activation.registry, type("Tanh", (), {"name": "tanh", "__module__": "nnbp.activations"}))
+    register("activation", Activation.registry, type("Tanh", (), {"name": "tanh", "__module__": "nnbp.nn.activations"}))
     assert Activation.registry["tanh"] is not activations.Tanh
 
 
@@ -142,7 +129,7 @@ def test_what_is_built_in() -> None:
     assert is_built_in(activations.Tanh)
     assert is_built_in(lbfgs.LBFGS)
     assert not is_built_in(Known)
-    assert not is_built_in(type("Tanh", (), {"__module__": "nnbp.activations"})), "a doctest's class, say"
+    assert not is_built_in(type("Tanh", (), {"__module__": "nnbp.nn.activations"})), "a doctest's class, say"
 
 
 @pytest.mark.parametrize("module", [activations, losses, initializers, optimizers], ids=lambda m: m.__name__)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from strict_backend import StrictBackend
 
-from nnbp.backend import Backend
-from nnbp.expression import trace
-from nnbp.ops import Foreign, Gemm, Map, Reduce
+from nnbp.graph.backend import Backend
+from nnbp.graph.formula import trace
+from nnbp.graph.ops import Foreign, Gemm, Map, Reduce
 
 
 @pytest.fixture

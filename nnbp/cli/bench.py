@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnbp.cli.common import Exit, arguments_checked, count, positive, say
-from nnbp.device import open_backend, parse_device
+from nnbp.device.select import open_backend, parse_device
 
 __all__ = ["CHECK_FAILED", "add_parser", "run"]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from nnbp.device import DeviceInfo, devices
-from nnbp.libraries import libraries
-from nnbp.probe import cupy_distributions
+from nnbp.device.cuda_libraries import libraries
+from nnbp.device.probe import cupy_distributions
+from nnbp.device.select import DeviceInfo, devices
 
 __all__ = ["add_parser", "run"]
 

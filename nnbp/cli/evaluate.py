@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from nnbp.cli.output import as_json, note, print_rows, target_in_words
 from nnbp.cli.predict import load
-from nnbp.cli.results import as_json, note, print_rows, target_in_words
-from nnbp.report.words import counted, metric_rows, number
-from nnbp.runfolder import find_model
-from nnbp.sources import BUILTIN, load_source
+from nnbp.cli.run_folder import find_model
+from nnbp.formatting import counted, metric_rows, number
+from nnbp.tabular.readers import BUILTIN, load_source
 
 __all__ = ["add_parser", "run"]
 

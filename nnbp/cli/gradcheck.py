@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from nnbp.activations import Activation
 from nnbp.cli.common import Exit, arguments_checked, count, positive, whole
-from nnbp.gradcheck import TOLERANCE, GradientReport, check_gradients
-from nnbp.losses import Loss
+from nnbp.nn.activations import Activation
+from nnbp.nn.losses import Loss
 from nnbp.registry import find, is_built_in
 from nnbp.testing import example_problem
+from nnbp.testing.gradients import TOLERANCE, GradientReport, check_gradients
 
 __all__ = ["CHECK_FAILED", "add_parser", "built_in", "layer_sizes", "run"]
 

@@ -6,14 +6,14 @@ import argparse
 import json
 from typing import NamedTuple
 
-from nnbp.activations import Activation
 from nnbp.cli.common import Exit, arguments_checked, count, whole
 from nnbp.cli.gradcheck import CHECK_FAILED, built_in, layer_sizes
-from nnbp.losses import Loss
-from nnbp.ops import PRECISIONS
-from nnbp.optimizers import Optimizer
-from nnbp.parity import ParityReport, compare_devices
+from nnbp.graph.ops import PRECISIONS
+from nnbp.nn.activations import Activation
+from nnbp.nn.losses import Loss
+from nnbp.optim.optimizers import Optimizer
 from nnbp.testing import example_problem
+from nnbp.testing.parity import ParityReport, compare_devices
 
 __all__ = ["add_parser", "run"]
 

@@ -10,11 +10,11 @@ from typing import Any, TextIO
 from numpy.typing import NDArray
 
 from nnbp.cli.common import UsageError, noted_fallback, say
-from nnbp.cli.results import as_json, note
-from nnbp.columns import Source
-from nnbp.runfolder import find_model
-from nnbp.sources import load_source
-from nnbp.tablemodel import TableModel
+from nnbp.cli.output import as_json, note
+from nnbp.cli.run_folder import find_model
+from nnbp.tabular.model import TableModel
+from nnbp.tabular.readers import load_source
+from nnbp.tabular.table import Source
 
 __all__ = ["add_parser", "load", "run"]
 

@@ -6,7 +6,6 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from nnbp.callbacks import Callback, History, TrainingState
 from nnbp.cli.common import (
     Exit,
     Terminated,
@@ -20,15 +19,16 @@ from nnbp.cli.common import (
     undisturbed,
     whole,
 )
-from nnbp.cli.recipe import Prepared, Recipe, layers_in_words, prepare, recipe, sizes
-from nnbp.cli.results import as_json, of_training, print_rows
+from nnbp.cli.defaults import Prepared, Recipe, layers_in_words, prepare, recipe, sizes
+from nnbp.cli.output import as_json, of_training, print_rows
+from nnbp.cli.report.page import RunReport, render
+from nnbp.cli.run_folder import METRICS, MODEL, REPORT, MetricsFile, RunFolder, environment
+from nnbp.device.probe import probe
 from nnbp.errors import DivergenceError
 from nnbp.network import Network
-from nnbp.probe import probe
-from nnbp.report.page import RunReport, render
-from nnbp.runfolder import METRICS, MODEL, REPORT, MetricsFile, RunFolder, environment
-from nnbp.sources import BUILTIN
-from nnbp.tablemodel import Evaluation, TableModel
+from nnbp.tabular.model import Evaluation, TableModel
+from nnbp.tabular.readers import BUILTIN
+from nnbp.training.callbacks import Callback, History, TrainingState
 
 __all__ = ["add_parser", "run"]
 

@@ -1,0 +1,107 @@
+"""The engine on NumPy: operations become ufuncs and BLAS calls that write into existing buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from nnbp.graph.ops import Array, Operation
+
+from . import schedule
+from .tasks import task
+from .threads import Workers, blas
+
+__all__ = ["NumpyBackend"]
+
+
+@final
+class NumpyBackend:
+    """NumPy on the CPU."""
+
+    name = "numpy"
+    device = "cpu"
+    xp: Any = np
+
+    def __init__(self) -> None:
+        self._workers = Workers()
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
+        return np.empty(shape, dtype)
+
+    def upload(self, host: NDArray[Any], dtype: DTypeLike) -> Array:
+        return np.ascontiguousarray(host, dtype)
+
+    def download(self, array: Array) -> NDArray[Any]:
+        return np.asarray(array)
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def random_stream(self, key: tuple[int, int]) -> PhiloxStream:
+        return PhiloxStream(key)
+
+    def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
+        """A function that runs the operations in order, large ones on BLAS's number of threads; see `schedule.py`."""
+        tasks = [task(operation) for operation in operations if all(out.size for out in operation.writes)]
+        run = schedule.plan(tasks, self._workers)
+        return run if times == 1 else partial(_repeat, run, times)
+
+    def synchronize(self) -> None:
+        """Nothing is ever under way on the CPU when a call has returned."""
+
+    def active(self) -> AbstractContextManager[object]:
+        return _Active()
+
+
+@final
+class _Active:
+    """No floating-point warnings; the number of BLAS's threads is put back. A class, as it is met at every call."""
+
+    __slots__ = ("_blas", "_errors")
+
+    def __enter__(self) -> None:
+        self._errors, self._blas = np.errstate(all="ignore"), blas()
+        self._errors.__enter__()
+        self._blas.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._blas.__exit__()
+        self._errors.__exit__(*error)
+
+
+def _repeat(run: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        run()
+
+
+@final
+class PhiloxStream:
+    """Uniform float32 numbers of NumPy's Philox4x64-10; `state` stands for what every draw changes."""
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        self.key = key
+        self.state = np.empty(1)
+        self.position = 0
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        # A block of the generator is four 64-bit words, each two float32 numbers.
+        blocks, rest = divmod(position, 8)
+        bits = np.random.Philox(key=np.array(self.key, np.uint64))
+        bits.advance(blocks)
+        self._generator = np.random.Generator(bits)
+        self._generator.random(rest, np.float32)
+        self._position = position
+
+    def fill(self, out: Array) -> None:
+        self._generator.random(None, np.float32, out)
+        self._position += out.size

@@ -1,0 +1,203 @@
+"""Tasks: operations as NumPy does them, which can be cut along the last axis of what they write.
+
+A task knows roughly what it costs. The schedule (`schedule.py`) decides from that and from the arrays which parts of it
+run on which thread. It becomes calls only then.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from nnbp.graph import ops
+from nnbp.graph.formula import Formula
+from nnbp.graph.ops import Array, Operation
+
+from . import chains
+from .chains import Calls, Registers
+
+__all__ = ["Call", "Elementwise", "Fill", "Gather", "Gemm", "MaximumRows", "Task", "task"]
+
+CALL = 1.0
+"""Microseconds that a call costs beside its work."""
+
+# Nanoseconds an element, of float32 on one core (a 2021 server's, measured); most ufuncs are bound by the cache.
+_CHEAP = 0.2
+_COSTS = {"tanh": 2.8, "exp": 1.4, "log": 1.8, "sqrt": 0.5, "maximum": 0.5, "minimum": 0.5, "sign": 0.5}
+_COSTLY = dict.fromkeys(("expm1", "log1p", "sin", "cos", "arctan", "power"), 10.0)
+
+_FLOPS = 80e3
+"""Floating-point operations a microsecond of a float32 product on one core."""
+
+# OpenBLAS gives smaller products to one thread by itself.
+_SHARED_FLOPS = 2 * 65536 * 4
+_SHARED_VECTOR = 2304 * 4
+
+
+class Task(ABC):
+    """An operation on NumPy arrays.
+
+    Attributes:
+        reads, writes: its arrays; `cuts` tells which of them are cut with it, the others are read or written whole.
+        columns: length of the last axis of what it writes, along which it can be cut.
+        work: estimated time on one thread, in microseconds.
+        product: the part of it that BLAS would share among its threads, if it had several; 0 where it would not.
+    """
+
+    reads: Sequence[Array]
+    writes: Sequence[Array]
+    columns: int
+    work: float
+    product: float = 0.0
+
+    @abstractmethod
+    def calls(self, part: slice, registers: Registers) -> Calls:
+        """The calls that do the columns `part`."""
+
+    def cuts(self, array: Array) -> bool:
+        """Whether an array of this task is cut with it."""
+        return self.columns > 1 and array.ndim > 0 and array.shape[-1] == self.columns
+
+    def part(self, array: Array, part: slice) -> Array:
+        """The columns of an array that belong to a part."""
+        whole = part == slice(0, self.columns) or not self.cuts(array)
+        return array if whole else array[..., part]
+
+
+@final
+class Gemm(Task):
+    """``out = a @ b``."""
+
+    def __init__(self, a: Array, b: Array, out: Array) -> None:
+        self.a, self.b, self.out = a, b, out
+        self.reads, self.writes, self.columns = (a, b), (out,), out.shape[1]
+        if 1 in out.shape:
+            # A vector is bound by reading the matrix.
+            elements = max(a.size, b.size)
+            self.work, shared = CALL + elements * 1e-4, elements >= _SHARED_VECTOR
+        else:
+            flops = 2.0 * a.shape[1] * out.size
+            self.work = CALL + flops / (_FLOPS if out.dtype == np.float32 else _FLOPS / 2)
+            shared = flops > _SHARED_FLOPS
+        self.product = self.work - CALL if shared else 0.0
+
+    def cuts(self, array: Array) -> bool:
+        # The left factor is read whole, also where its inner dimension happens to be as long, or where it is b, too.
+        return array is not self.a and super().cuts(array)
+
+    def calls(self, part: slice, registers: Registers) -> Calls:
+        a, b, out = self.a, self.b[:, part], self.out[:, part]
+        if not out.size:
+            return []
+        # `dot` takes half the time of `matmul` to get going, but knows whole arrays alone.
+        plain = all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b)) and out.flags.c_contiguous
+        return [(np.dot if plain and a.shape[1] else np.matmul, (a, b, out))]
+
+
+@final
+class Elementwise(Task):
+    """``outputs = formula(inputs)``."""
+
+    def __init__(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        self.formula, self.reads, self.writes = formula, inputs, outputs
+        shape = outputs[0].shape
+        self.columns = shape[-1] if shape else 1
+        size = outputs[0].size
+        each = sum((_COSTS | _COSTLY).get(step.primitive.name, _CHEAP) for step in formula.instructions) or _CHEAP
+        tiles = -(-size // chains.TILE)
+        width = outputs[0].itemsize / 4
+        self.work = CALL * tiles * max(1, len(formula.instructions)) + size * each * width * 1e-3
+
+    def calls(self, part: slice, registers: Registers) -> Calls:
+        inputs, outputs = ([self.part(x, part) for x in arrays] for arrays in (self.reads, self.writes))
+        return chains.bind(self.formula, inputs, outputs, registers)
+
+
+@final
+class MaximumRows(Task):
+    """``out[0, j] = max_i a[i, j]``."""
+
+    def __init__(self, a: Array, out: Array) -> None:
+        self.reads, self.writes, self.columns = (a,), (out,), out.shape[1]
+        self.work = 3 * CALL + a.size * 5e-4
+
+    def calls(self, part: slice, registers: Registers) -> Calls:
+        return [(np.maximum.reduce, (self.part(self.reads[0], part), 0, None, self.part(self.writes[0], part), True))]
+
+
+@final
+class Gather(Task):
+    """``out[i] = source[order[counter[0] · stride + i]]``; what is cut are the rows, the columns of ``out.T``."""
+
+    def __init__(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> None:
+        self.source, self.order, self.counter, self.stride = source, order, counter, stride
+        self.reads, self.writes, self.columns = (source, order, counter), (out.T,), len(out)
+        self.work = 2 * CALL + out.size * 1e-3
+
+    def cuts(self, array: Array) -> bool:
+        return array is self.writes[0] and self.columns > 1
+
+    def calls(self, part: slice, registers: Registers) -> Calls:
+        out = self.writes[0].T[part]
+        bound = self.source.take, self.order, self.counter.item, self.stride, part.start, part.stop, out
+        return [(_gather, bound)]
+
+
+def _gather(
+    take: Callable[..., object], order: Array, count: Callable[[], int], stride: int, start: int, stop: int, out: Array
+) -> None:
+    first = count() * stride
+    # With mode="clip" `take` writes into `out` without a buffer of its own; the order holds valid rows alone.
+    take(order[first + start : first + stop], 0, out, "clip")
+
+
+@final
+class Fill(Task):
+    """Random numbers, one after the other: never cut, as their order is what makes them."""
+
+    def __init__(self, stream: Any, out: Array) -> None:
+        self.fill, self.out = stream.fill, out
+        self.reads, self.writes, self.columns = (), (out, stream.state), 1
+        self.work = CALL + out.size * 2e-3
+
+    def calls(self, part: slice, registers: Registers) -> Calls:
+        return [(self.fill, (self.out,))]
+
+
+@final
+class Call(Task):
+    """A call that is none of the backend's own: what it reads and writes is not known, so it stays in its place."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.call = (function, arguments)
+        self.reads, self.writes, self.columns, self.work = (), (), 1, CALL
+
+    def calls(self, part: slice, registers: Registers) -> Calls:
+        return [self.call]
+
+
+def task(operation: Operation) -> Task:
+    """The task of an operation."""
+    match operation:
+        case ops.Map(formula, inputs, outputs):
+            return Elementwise(formula, inputs, outputs)
+        case ops.Gemm(a, b, out):
+            # In the dtype of the arrays whatever the precision: no BLAS of a CPU gains from less.
+            return Gemm(a, b, out)
+        case ops.Reduce("maximum", a, _, out):
+            return MaximumRows(a, out)
+        case ops.Reduce(_, a, axis, out):
+            # As a product with ones: BLAS is the fastest reducer.
+            ones = np.ones((1, len(a)) if axis == 0 else (a.shape[1], 1), a.dtype)
+            return Gemm(ones, a, out) if axis == 0 else Gemm(a, ones, out)
+        case ops.Gather(source, order, counter, stride, out):
+            return Gather(source, order, counter, stride, out)
+        case ops.Uniform(stream, out):
+            return Fill(stream, out)
+        case ops.Advance(counter, count):
+            return Call(np.add, (counter, count, counter))
+        case ops.Foreign(function, arguments):
+            return Call(function, arguments)

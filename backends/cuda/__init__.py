@@ -1,0 +1,1 @@
+"""The CuPy backend; importing this package imports no CuPy."""

@@ -1,0 +1,209 @@
+"""The engine on CuPy: operations become CUDA kernels and cuBLAS calls, and running them is a launch.
+
+What is compiled allocates nothing, waits for nothing and reads nothing on the host. Everything runs on the stream that
+is CuPy's current one, so it stays in order with what the user's own CuPy code does there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, final
+
+import cupy
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from nnbp.graph.ops import Array, Foreign, Gemm, Operation
+
+from . import cublas, memory
+from .codegen import Launch
+from .fusion import fused, launches, lowered, narrowed
+from .graphs import Call, Recording, Streams, Usage
+from .persistent import most_blocks, persistent_steps
+from .prefetch import CupyTransfer
+
+__all__ = ["CupyBackend"]
+
+_BLOCKS = 16
+"""Blocks of a multiprocessor: as many of these threads as one can hold."""
+
+
+@final
+class CupyBackend:
+    """CuPy on one NVIDIA GPU.
+
+    Args:
+        index: of the device, as CuPy counts.
+        graphs: whether steps become CUDA graphs. Without them the same kernels are launched one by one.
+        persistent: from how many steps on those of small networks are one kernel, which has to be compiled the first
+            time on a machine; None is never.
+
+    Raises:
+        ImportError: nvmath-python is not installed.
+        cupy.cuda.runtime.CUDARuntimeError: there is no such device, or no driver.
+    """
+
+    name = "cupy"
+    xp: Any = cupy
+
+    def __init__(self, index: int = 0, *, graphs: bool = True, persistent: int | None = 256) -> None:
+        self.index, self.device = index, f"cuda:{index}"
+        # As a context, this makes the device CuPy's current one, in the thread and for the time of the block.
+        self._current: Any = cupy.cuda.Device(index)
+        multiprocessors = int(self._current.attributes["MultiProcessorCount"])
+        self._most_blocks = _BLOCKS * multiprocessors
+        self._kernels: dict[tuple[str, str], Any] = {}
+        self._capability = int(self._current.compute_capability)
+        self._persistent, self._blocks_in_step = persistent, most_blocks(self._capability, multiprocessors)
+        self._streams, self._usage = Streams.of(index, self.device), Usage(graphs=graphs)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
+        with self._current:
+            return memory.empty(shape, dtype, self.device)
+
+    def upload(self, host: NDArray[Any], dtype: DTypeLike) -> Array:
+        values = np.ascontiguousarray(host, dtype)
+        array = self.empty(values.shape, dtype)
+        with self._current:
+            array.set(values)
+            # The caller may change or free the host array at once.
+            cupy.cuda.get_current_stream().synchronize()
+        return array
+
+    def download(self, array: Array) -> NDArray[Any]:
+        with self._current:
+            host: NDArray[Any] = array.get()
+            return host
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, cupy.ndarray) and array.device.id == self.index
+
+    def random_stream(self, key: tuple[int, int]) -> PhiloxStream:
+        return PhiloxStream(self, key)
+
+    def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
+        """A CUDA graph of the operations, of fewer kernels than there are operations; see `fusion.py`, `graphs.py`.
+
+        Little work that is done many times is one kernel, see `persistent.py`. Products go through cuBLAS, in full
+        precision unless told otherwise, as long as nobody sets NVIDIA_TF32_OVERRIDE.
+        """
+        operations = lowered(operations, self._capability)
+        if self._persistent is not None and times * runs >= self._persistent:
+            steps = self._persistent_steps(operations, times)
+            if steps is not None:
+                return self._in_turn(steps)
+        found = fused(narrowed(operations, self.empty))
+        bound = [self._bound(item) for item in launches(found, self.empty)]
+        return Recording(bound, times, self._streams, self._usage)
+
+    def _persistent_steps(self, operations: Sequence[Operation], times: int) -> list[tuple[Launch, int]] | None:
+        """The steps as one kernel. If the card cannot launch clusters, all later ones run on one block."""
+        steps = persistent_steps(operations, times, self._blocks_in_step, self.empty)
+        if steps is None or (refused := self._refused(steps[0][0])) is None:
+            return steps
+        warnings.warn(
+            f"{self.device} cannot run a cluster of {steps[0][0].size} blocks ({refused}), so the steps of small "
+            "networks run on one block, which may take longer; the results are as good. A part of a card (MIG), or a "
+            "limit on the multiprocessors of a process (MPS), may have no room for a cluster.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        self._blocks_in_step = 1
+        return persistent_steps(operations, times, 1, self.empty)
+
+    def _refused(self, steps: Launch) -> Exception | None:
+        """Why the blocks of a kernel cannot be launched together, or None; found by a launch of no steps."""
+        if steps.size == 1:
+            return None
+        function, arguments = self._bound(replace(steps, arguments=(np.int32(0), *steps.arguments[1:])))
+        try:
+            with self._current:
+                function(*arguments)
+        except cupy.cuda.driver.CUDADriverError as error:
+            if memory.exhausted(error):
+                raise
+            refused: Exception = error
+            return refused
+        return None
+
+    def _in_turn(self, launched: Sequence[tuple[Launch, int]]) -> Callable[[], None]:
+        runs = [Recording([self._bound(launch)], count, self._streams, self._usage) for launch, count in launched]
+
+        def run_all() -> None:
+            for run in runs:
+                run()
+
+        return run_all
+
+    def _bound(self, item: Launch | Gemm | Foreign) -> Call:
+        match item:
+            case Gemm(a, b, out, precision):
+                function, arguments = self._streams.cublas.bind(a, b, out, precision, cublas.layout(a, b, out))
+                # The arrays stay alive: the call knows their addresses alone.
+                return _multiply, (function, arguments, (a, b, out))
+            case Foreign(function, arguments):
+                return function, arguments
+        key = item.name, item.source
+        if key not in self._kernels:
+            with self._current:
+                self._kernels[key] = cupy.RawKernel(item.source, item.name).kernel
+        blocks = min(-(-item.size // item.turns), self._most_blocks)
+        return self._kernels[key], ((blocks,), (item.block,), item.arguments)
+
+    def synchronize(self) -> None:
+        self._current.synchronize()
+
+    def memory(self) -> tuple[int, int]:
+        with self._current:
+            return memory.free_and_total()
+
+    def transfer(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> CupyTransfer:
+        with self._current:
+            return CupyTransfer(self.empty, rows, columns, dtype)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The device is current; what CUDA and its libraries say of memory that is short becomes one error.
+
+        That covers the memory that is taken elsewhere than in `empty`: by operators and functions of CuPy, which has
+        then freed what it keeps and tried again itself, and by kernels, graphs and cuBLAS.
+        """
+        with self._current, np.errstate(all="ignore"):
+            self._usage.follow()
+            try:
+                yield
+            except Exception as error:
+                if not memory.exhausted(error):
+                    raise
+                raise memory.full(self.device, f"an operation for which there was none: {error}") from error
+            finally:
+                self._usage.leave()
+
+
+def _multiply(function: Callable[..., None], arguments: tuple[Any, ...], alive: tuple[Any, ...]) -> None:
+    """Runs a product; `alive` are the arrays whose addresses stand in the arguments."""
+    function(*arguments)
+
+
+@final
+class PhiloxStream:
+    """Uniform float32 numbers of NumPy's Philox4x64-10, whose position is kept on the device."""
+
+    def __init__(self, backend: CupyBackend, key: tuple[int, int]) -> None:
+        self._backend = backend
+        self.key = key
+        self.state = backend.upload(np.zeros(1), np.int64)
+
+    @property
+    def position(self) -> int:
+        """How many numbers were drawn so far; waits for the device."""
+        return int(self._backend.download(self.state)[0])
+
+    @position.setter
+    def position(self, position: int) -> None:
+        # In place: calls that were bound before go on from the new position.
+        with self._backend.active():
+            self.state[...] = self._backend.upload(np.array([position]), np.int64)

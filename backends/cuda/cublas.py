@@ -1,0 +1,135 @@
+"""Products of matrices by cuBLAS, through NVIDIA's own bindings: CuPy's refuse to be part of a CUDA graph."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnbp.errors import ShapeError
+from nnbp.graph.ops import Array, Precision
+
+from .codegen import strides
+
+__all__ = ["Cublas", "Layout", "layout"]
+
+# Values of cublasComputeType_t and of cudaDataType_t.
+_COMPUTE_32F, _COMPUTE_32F_FAST_TF32 = 68, 77
+_R_32F, _R_16BF = 0, 14
+_DEFAULT_ALGORITHM = -1
+
+
+class Layout(NamedTuple):
+    """Arguments of cuBLAS: transposed or not (0 or 1), sizes, and leading dimensions of b, a and out."""
+
+    transb: int
+    transa: int
+    m: int
+    n: int
+    k: int
+    ldb: int
+    lda: int
+    ldc: int
+
+
+def layout(a: Array, b: Array, out: Array) -> Layout:
+    """How cuBLAS computes ``out = a @ b``; a (n, k), b (k, m), out (n, m), rows of out contiguous.
+
+    cuBLAS stores matrices column by column, so that out is outᵀ = bᵀ aᵀ to it, and b its first operand.
+
+    Raises:
+        ShapeError: an array is too large, or neither stored row by row nor column by column.
+    """
+    (n, k), m = a.shape, b.shape[1]
+    if max(n, k, m) >= 2**31:
+        raise ShapeError(f"cuBLAS takes at most 2^31 - 1 rows and columns; received {a.shape} and {b.shape}.")
+    (transa, lda), (transb, ldb), ldc = _leading(a), _leading(b), _by_rows(out)
+    if ldc is None:
+        raise ShapeError(
+            f"A product is written row by row; received out of shape {out.shape} with strides {out.strides} in bytes. "
+            "Give a C-contiguous array."
+        )
+    return Layout(transb, transa, m, n, k, ldb, lda, ldc)
+
+
+class Cublas:
+    """cuBLAS on one device, on a handle of its own.
+
+    Attributes:
+        bytes: of the workspace that a product may use. NVIDIA's documentation recommends 32 MiB for Hopper, and 4 MiB
+            for other cards.
+
+    Args:
+        capability: of the card, 90 for Hopper.
+
+    Raises:
+        ImportError: nvmath-python is not installed.
+    """
+
+    def __init__(self, capability: int) -> None:
+        try:
+            from nvmath.bindings import cublas
+        except ImportError as error:
+            raise ImportError(
+                f"nvmath-python, which products go through, cannot be imported ({error}). Run `python -m pip install "
+                "nvmath-python`; nnbp's extras cuda12 and cuda13 bring it."
+            ) from error
+        self._cublas: Any = cublas
+        self._handle: int = cublas.create()
+        # Not at the end of the process: by then CUDA may be gone.
+        weakref.finalize(self, cublas.destroy, self._handle).atexit = False
+        self.bytes = 2**25 if capability >= 90 else 2**22
+        # α = 1 and β = 0 of every product; cuBLAS reads them on the host, at each call.
+        self._factors = {np.dtype(t): np.array([1, 0], t) for t in (np.float32, np.float64)}
+
+    def use(self, stream: int, workspace: int) -> None:
+        """Sends the products from here on to a stream, with the address of a workspace.
+
+        Without one, cuBLAS takes memory when it is called, which a graph being captured does not allow.
+        """
+        # In this order: a change of the stream takes the workspace away.
+        self._cublas.set_stream(self._handle, stream)
+        self._cublas.set_workspace(self._handle, workspace, self.bytes)
+
+    def bind(
+        self, a: Array, b: Array, out: Array, precision: Precision | None, laid: Layout
+    ) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        """The call for ``out = a @ b``; with "bf16" a and b hold bfloat16, as uint16."""
+        factors = self._factors[out.dtype]
+        alpha = factors.ctypes.data
+        beta = alpha + factors.itemsize
+        pointers = b.data.ptr, a.data.ptr, out.data.ptr
+        transb, transa, m, n, k, ldb, lda, ldc = laid
+        head = self._handle, transb, transa, m, n, k, alpha
+        if precision is None:
+            function = self._cublas.sgemm if out.dtype == np.float32 else self._cublas.dgemm
+            return function, (*head, pointers[0], ldb, pointers[1], lda, beta, pointers[2], ldc)
+        kind, compute = (_R_32F, _COMPUTE_32F_FAST_TF32) if precision == "tf32" else (_R_16BF, _COMPUTE_32F)
+        factors_of = (*head, pointers[0], kind, ldb, pointers[1], kind, lda)
+        tail = (beta, pointers[2], _R_32F, ldc, compute, _DEFAULT_ALGORITHM)
+        return self._cublas.gemm_ex, (*factors_of, *tail)
+
+
+def _by_rows(array: Array) -> int | None:
+    """Leading dimension of a matrix that is stored row by row; None where it is not."""
+    rows, columns = map(int, array.shape)
+    row, column = strides(array)
+    if rows * columns == 0:
+        return max(1, columns)
+    if columns > 1 and column != 1:
+        return None
+    return columns if rows == 1 else row if row >= columns else None
+
+
+def _leading(array: Array) -> tuple[int, int]:
+    """0 and the leading dimension of a matrix that is stored row by row, 1 and that of one stored column by column."""
+    for transposed, stored in enumerate((array, array.T)):
+        leading = _by_rows(stored)
+        if leading is not None:
+            return transposed, leading
+    raise ShapeError(
+        "Factors of a product are stored row by row or column by column; received shape "
+        f"{tuple(array.shape)} with strides {array.strides} in bytes. Copy it with xp.ascontiguousarray."
+    )

@@ -1,0 +1,172 @@
+"""Many training steps as one launch, for networks so small that the launches of a step take longer than its work.
+
+The kernels of a step become functions of one persistent kernel. Its blocks wait for each other where a function reads
+or writes what another one wrote, and go through all steps without the host. On Hopper and later GPUs these are up to
+eight blocks, a cluster, for which the hardware has a barrier; elsewhere it is one block. Products are not cuBLAS's
+then, but those of ``kernels/product.cu``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from nnbp.graph.ops import Advance, Array, Foreign, Gather, Gemm, Operation, Uniform, conflict
+
+from . import codegen, codegen_fused
+from .codegen import Launch
+from .fusion import Joined, fused, launches
+
+__all__ = ["most_blocks", "persistent_steps"]
+
+_STEPS = 1024
+"""Steps of a launch, at most: the device is to be free for other work from time to time."""
+
+_CLUSTER = 8
+"""Blocks of a cluster, as many as every whole GPU that has clusters allows."""
+
+_WORK = 3 * 2**19
+"""What one block does in the time that it takes to launch the kernels of a step: multiplications of products, and
+`_ELEMENT` for every other element. An estimate from clocks and widths of the units; no GPU has measured it."""
+
+_LEAST = 2**16
+"""The same that is worth another block, for all of which a barrier takes longer than for one. An estimate, too."""
+
+_ELEMENT = 8
+
+_ARGUMENTS = 500
+"""What a kernel takes, at most: 4 KiB."""
+
+_SHARED = 34816
+"""Bytes that the threads of a block share: those of a product in float64."""
+
+_TYPES = {"float32": "float", "float64": "double", "int32": "int", "int64": "long long", "uint64": "unsigned long long"}
+
+_BLOCKS_WAIT = "__cluster_barrier_arrive(); __cluster_barrier_wait();"
+_THREADS_WAIT = "__syncthreads();"
+
+
+def most_blocks(capability: int, multiprocessors: int) -> int:
+    """How many blocks can wait for each other on a card; its capability is 90 for Hopper.
+
+    Parts of a card with few multiprocessors may have no room for a cluster of the usual size.
+    """
+    return _CLUSTER if capability >= 90 and multiprocessors >= 2 * _CLUSTER else 1
+
+
+def persistent_steps(
+    operations: Sequence[Operation], times: int, most: int, empty: Callable[[tuple[int, ...], DTypeLike], Array]
+) -> list[tuple[Launch, int]] | None:
+    """Launches that run the operations so many times, and how often each is to be launched.
+
+    None where the operations are too much work, or where not all of them are kernels of ours.
+
+    Args:
+        operations: as `lowered` leaves them.
+        times: how often.
+        most: blocks that can wait for each other.
+        empty: makes an array for the parts of a sum.
+    """
+    work = sum(map(_work, operations))
+    if any(isinstance(item, Foreign) for item in operations) or work > _WORK * most:
+        return None
+    blocks = min(most, 2 ** max(0, (work // _LEAST).bit_length() - 1))
+    wait = _BLOCKS_WAIT if blocks > 1 else _THREADS_WAIT
+    kernel = _Kernel()
+    since: list[Joined] = []
+    for operation in fused(operations):
+        if any(conflict(before, operation) for before in since):
+            kernel.lines.append(wait)
+            since = []
+        since.append(operation)
+        for k, item in enumerate(launches([operation], empty)):
+            if k:
+                kernel.lines.append(wait)
+                since = [operation]
+            if isinstance(item, Gemm):
+                item = codegen.product(item.a, item.b, item.out, blocks, codegen_fused.THREADS)
+            assert isinstance(item, Launch), "only kernels are left"
+            kernel.call(item)
+    # The next step reads what this one wrote.
+    kernel.lines.append(wait)
+    if len(kernel.arguments) >= _ARGUMENTS:
+        return None
+    source = kernel.source(blocks)
+    whole, rest = divmod(times, _STEPS)
+    return [
+        (Launch("steps", source, (np.int32(steps), *kernel.arguments), blocks, codegen_fused.THREADS, 1), count)
+        for steps, count in ((_STEPS, whole), (rest, 1))
+        if steps and count
+    ]
+
+
+def _work(operation: Operation) -> int:
+    match operation:
+        case Gemm(a=a, out=out):
+            return int(out.size * a.shape[1])
+        case Gather() | Uniform() | Advance():
+            return _ELEMENT * sum(int(out.size) for out in operation.writes)
+        case _:
+            return _ELEMENT * sum(int(array.size) for array in (*operation.reads, *operation.writes))
+
+
+class _Kernel:
+    """A kernel that is put together.
+
+    Attributes:
+        lines: of the loop over the steps.
+        arguments: after the number of steps.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.arguments: list[Any] = []
+        self._parameters = ["int times"]
+        self._names: dict[str, str] = {}
+
+    def call(self, launch: Launch) -> None:
+        """Runs a kernel as a function: one for all launches of the same source."""
+        place = self._names.setdefault(launch.source, f"part{len(self._names)}")
+        names = []
+        for argument in launch.arguments:
+            names.append(f"a{len(self.arguments)}")
+            pointer = "" if isinstance(argument, np.generic) else "*"
+            self._parameters.append(f"{_TYPES[argument.dtype.name]}{pointer} {names[-1]}")
+            self.arguments.append(argument)
+        self.lines.append(f"{place}::{launch.name}({', '.join(names)});")
+
+    def source(self, blocks: int) -> str:
+        """All of it, in CUDA C++."""
+        functions = [f"namespace {place} {{\n{_as_function(source)}\n}}\n" for source, place in self._names.items()]
+        bounds = f"__launch_bounds__({codegen_fused.THREADS})" + (
+            f" __cluster_dims__({blocks}, 1, 1)" if blocks > 1 else ""
+        )
+        return "\n".join(
+            [
+                "#undef NNBP_SHARED",
+                "#define NNBP_SHARED(type, name, count) \\",
+                '    static_assert(sizeof(type) * (count) <= sizeof shared_by_all, "they share too much"); \\',
+                "    type* const name = reinterpret_cast<type*>(shared_by_all)",
+                f"__shared__ __align__(16) unsigned char shared_by_all[{_SHARED}];",
+                *functions,
+                f'extern "C" {bounds} __global__ void steps({", ".join(self._parameters)})',
+                "{",
+                "#pragma unroll 1",
+                "    for (int step = 0; step < times; ++step) {",
+                *(f"        {line}" for line in self.lines),
+                "    }",
+                "}",
+                "#undef NNBP_SHARED\n",
+            ]
+        )
+
+
+def _as_function(source: str) -> str:
+    # Copies of those that are called several times would only take the compiler longer.
+    found, kernels = re.subn(r'extern "C" .*?__global__ void', "__device__ __noinline__ void", source)
+    assert kernels == 1, "a kernel is one function, and others that it calls"
+    return found

@@ -1,0 +1,240 @@
+"""What `nnbp train` trains, and how: from its arguments and a table to arrays, a network and settings.
+
+Where an argument is left out, the default follows from the data; all of it ends up in the run's config.toml.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.cli.common import UsageError, arguments_checked
+from nnbp.network import Network
+from nnbp.nn import losses
+from nnbp.nn.layers import Dense, Dropout, Layer
+from nnbp.optim import optimizers, schedules
+from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder
+from nnbp.tabular.readers import load_source
+from nnbp.tabular.table import Source, numbers, train_test_split
+from nnbp.training.trainer import TrainingOptions
+
+__all__ = ["Prepared", "Recipe", "layers_in_words", "prepare", "recipe", "sizes"]
+
+Samples = tuple[NDArray[np.float64], NDArray[Any]]
+
+_UPDATES = 2500
+"""Updates that a training by default may take; small tables need many epochs for as many."""
+
+_COLUMNS_OF_ONE_UNIT = 16
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table, parted and encoded.
+
+    Attributes:
+        source: the whole table.
+        preprocessor, target: fitted to all rows but the held-out ones.
+        train, validation: (X, y) each; validation may be None.
+        test: the rows held out, or None.
+        one_unit: whether the columns were standardised together; see `_in_one_unit`.
+    """
+
+    source: Source
+    preprocessor: TablePreprocessor
+    target: TargetEncoder
+    train: Samples
+    validation: Samples | None
+    test: Source | None
+    one_unit: bool
+
+    def rows(self) -> dict[str, int]:
+        """Numbers of rows of each part."""
+        return {
+            "train": len(self.train[1]),
+            "validation": 0 if self.validation is None else len(self.validation[1]),
+            "held_out": 0 if self.test is None else len(self.test),
+        }
+
+
+def prepare(arguments: argparse.Namespace) -> Prepared:
+    """Reads the source of `nnbp train`, parts its rows and encodes them.
+
+    Raises:
+        DataError: the source cannot be read, or a cell of it cannot be used.
+        UsageError: loss and task do not go together.
+    """
+    source = load_source(arguments.source, target=arguments.target)
+    task = arguments.task
+    with arguments_checked():
+        loss = None if arguments.loss is None else losses.get(arguments.loss)
+    if loss is not None and task is None:
+        task = "classification" if loss.classification else "regression"
+    target = TargetEncoder.fit(source, task)
+    if loss is not None and loss.classification != bool(target.labels):
+        raise UsageError(
+            f"the loss {loss.name} is for {'classes' if loss.classification else 'quantities'}, and the task is "
+            f"{target.task}. Leave out --loss or --task"
+        )
+    labels = target.encode(source) if target.labels else None
+    rest, test = source, None
+    if arguments.test_fraction:
+        kept, aside = train_test_split(len(source), arguments.test_fraction, arguments.seed, labels)
+        rest, test = source.take(kept), source.take(aside)
+    if not target.labels:
+        target = TargetEncoder.fit(rest, "regression")
+        if loss is not None and loss.name == "poisson":
+            # Counts are at least 0 and stay what they are; eᶻ finds their scale by itself.
+            target = replace(target, mean=0.0, scale=1.0)
+    preprocessor, one_unit = _preprocessor(rest)
+    X, _ = preprocessor.transform(rest)
+    y = target.encode(rest)
+    train, validation = (X, y), None
+    if arguments.validation_fraction:
+        share, stratify = arguments.validation_fraction, y if target.labels else None
+        kept, aside = train_test_split(len(rest), share, arguments.seed, stratify)
+        train, validation = (X[kept], y[kept]), (X[aside], y[aside])
+    return Prepared(source, preprocessor, target, train, validation, test, one_unit)
+
+
+def _preprocessor(source: Source) -> tuple[TablePreprocessor, bool]:
+    """The preprocessor of a table; columns of one unit get one mean and one scale."""
+    fitted = TablePreprocessor.fit(source)
+    plain = [column for column in fitted.columns if isinstance(column, NumberColumn)]
+    if len(plain) < len(fitted.columns):
+        return fitted, False
+    matrix = np.column_stack([numbers(source, column.name) for column in plain])
+    matrix = np.where(np.isnan(matrix), [column.median for column in plain], matrix)
+    if not _in_one_unit(matrix):
+        return fitted, False
+    mean, scale = float(matrix.mean()), float(matrix.std())
+    return replace(fitted, columns=tuple(replace(column, mean=mean, scale=scale) for column in plain)), True
+
+
+def _in_one_unit(matrix: NDArray[np.float64]) -> bool:
+    """Whether the columns are measures of one kind, as pixels are: many, and half of them reach both bounds of all.
+
+    Standardising each of these by itself blows up those that hardly vary, such as the pixels at the edge of digits: a
+    value that a few rows have becomes the largest feature.
+    """
+    low, high = matrix.min(), matrix.max()
+    reach = (matrix.min(axis=0) == low) & (matrix.max(axis=0) == high)
+    return bool(matrix.shape[1] >= _COLUMNS_OF_ONE_UNIT and low < high and 2 * reach.sum() >= matrix.shape[1])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network that is to be trained, and how.
+
+    Attributes:
+        inputs: their number.
+        layers: all that follow.
+        network: other arguments of `Network`.
+        training: arguments of `Network.fit`.
+        config: all that a run depends on, as config.toml has it.
+    """
+
+    inputs: int
+    layers: list[Layer]
+    network: dict[str, Any]
+    training: dict[str, Any]
+    config: dict[str, dict[str, Any]]
+
+    def build(self) -> Network:
+        """The network; UsageError where an argument cannot be used."""
+        with arguments_checked():
+            return Network([self.inputs, *self.layers], **self.network)
+
+
+def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
+    """The arguments of `nnbp train` with all that was left out.
+
+    Raises:
+        UsageError: an argument cannot be used.
+    """
+    n_in, samples, labels = data.train[0].shape[1], len(data.train[1]), data.target.labels
+    pixels = data.one_unit
+    hidden = [min(512, max(32, (8 if pixels else 4) * n_in))] if arguments.hidden is None else arguments.hidden
+    dropout = (0.5 if pixels else 0.2) if arguments.dropout is None else arguments.dropout
+    input_dropout = (0.2 if pixels else 0.0) if arguments.input_dropout is None else arguments.input_dropout
+    batch_size = arguments.batch_size or (64 if samples <= 20_000 else 256 if samples <= 200_000 else 1024)
+    epochs = arguments.epochs or min(1000, max(100, _UPDATES // -(-samples // batch_size)))
+    patience = max(15, epochs // 10) if arguments.patience is None else arguments.patience
+    learning_rate = arguments.learning_rate
+    if learning_rate is None and arguments.optimizer == "adam":
+        # Twice Adam's own, for batches twice as large as are usual.
+        learning_rate = 0.002
+    classes = "binary_cross_entropy" if len(labels) == 2 else "cross_entropy"
+    loss = arguments.loss or (classes if labels else "squared_error")
+    with arguments_checked():
+        rule, schedule = optimizers.get(arguments.optimizer), schedules.get(arguments.schedule, epochs)
+        # Made to be checked, before there is a run folder.
+        TrainingOptions(epochs, batch_size, rule, schedule)
+    layers: list[Layer] = []
+    if input_dropout:
+        layers.append(Dropout(input_dropout))
+    for units in hidden:
+        layers += [Dense(units), *([Dropout(dropout)] if dropout else [])]
+    layers.append(Dense(1 if not labels or loss == "binary_cross_entropy" else len(labels)))
+    network = {
+        "activation": arguments.activation,
+        "loss": loss,
+        # ΣW²/2 counts as much as the cost of one sample does, as in scikit-learn's LogisticRegression with its C of 1.
+        "weight_decay": 1.0 / samples if arguments.weight_decay is None else arguments.weight_decay,
+        "dtype": arguments.dtype,
+        "device": arguments.device,
+        "seed": arguments.seed,
+    }
+    training = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": arguments.optimizer,
+        "learning_rate": learning_rate,
+        "schedule": arguments.schedule,
+        "clip_norm": arguments.clip_norm,
+    }
+    config = {
+        "data": {
+            "source": str(arguments.source),
+            "target": data.source.target_name,
+            "task": data.target.task,
+            "test_fraction": arguments.test_fraction,
+            "validation_fraction": arguments.validation_fraction,
+            "standardised": "together" if data.one_unit else "by column",
+        },
+        "network": {"hidden": hidden, "dropout": dropout, "input_dropout": input_dropout, **network},
+        "training": {**training, "patience": patience if data.validation else None},
+    }
+    fit = {"early_stopping": patience or None} if data.validation else {}
+    return Recipe(n_in, layers, network, {**training, **fit}, config)
+
+
+def layers_in_words(network: Network) -> str:
+    """64 → 256 relu → dropout 0.5 → 10 softmax."""
+    words = [str(network.model.n_in)]
+    for layer in network.layers:
+        if isinstance(layer, Dense):
+            words.append(f"{layer.units} {layer.f.name}")
+        elif isinstance(layer, Dropout):
+            words.append(f"dropout {layer.rate:g}")
+        else:
+            words.append(layer.kind)
+    return " → ".join(words)
+
+
+def sizes(text: str) -> Sequence[int]:
+    """The argument 64,32 or none."""
+    if text.lower() == "none":
+        return []
+    try:
+        units = [int(part) for part in text.split(",")]
+    except ValueError:
+        units = [0]
+    if min(units) < 1:
+        raise argparse.ArgumentTypeError(f"expected sizes of hidden layers, such as 64,32, or none, got {text!r}")
+    return units

@@ -1,0 +1,191 @@
+"""Run folders: where a training leaves what it did, so that it can be read, used and repeated."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from nnbp.device.probe import cupy_distributions
+from nnbp.errors import MissingDependencyError, ModelFileError
+from nnbp.training.callbacks import Callback, TrainingState
+
+__all__ = ["MODEL", "MetricsFile", "RunFolder", "environment", "find_model"]
+
+CONFIG, ENVIRONMENT, METRICS, MODEL, REPORT = (
+    "config.toml",
+    "environment.json",
+    "metrics.csv",
+    "model.safetensors",
+    "report.html",
+)
+
+_PACKAGES = ("nnbp", "numpy", "safetensors", "scikit-learn", "pandas", "pyarrow", "matplotlib", "tqdm")
+_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+class RunFolder:
+    """A new folder, and the files in it.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, out: str | None, source: str, parent: str = "runs") -> Self:
+        """A folder of its own for a run.
+
+        Args:
+            out: where; None is the first of runs/<source>-1, -2, … that is free.
+            source: what is trained on, a file's path or the name of a set.
+            parent: the folder of runs that are given no place.
+
+        Raises:
+            FileExistsError: `out` is there already and not empty: no run overwrites another.
+            MissingDependencyError: tomli-w, which writes the configuration, is not installed.
+        """
+        _toml_writer()
+        if out is not None:
+            path = Path(out)
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise FileExistsError(
+                    f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out"
+                )
+            return cls(path)
+        stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
+        number = 1
+        while True:
+            path = Path(parent, f"{stem}-{number}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+            else:
+                return cls(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def write_config(self, config: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes config.toml; TOML has no word for nothing, so settings that are None are left out."""
+        tables = {
+            name: {key: value for key, value in table.items() if value is not None} for name, table in config.items()
+        }
+        (self / CONFIG).write_text(_toml_writer().dumps(tables), encoding="utf-8")
+
+    def write_environment(self, facts: Mapping[str, Any]) -> None:
+        """Writes environment.json."""
+        (self / ENVIRONMENT).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def write_report(self, page: str) -> None:
+        """Writes report.html."""
+        (self / REPORT).write_text(page, encoding="utf-8")
+
+
+class MetricsFile(Callback):
+    """metrics.csv, one row an epoch, written when the epoch ends: what was measured is there whatever happens next.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._rows = csv.writer(self._file, lineterminator="\n")
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        if state.epoch == 1:
+            self._rows.writerow(["epoch", *state.logs, "learning_rate"])
+        self._rows.writerow(
+            [state.epoch, *map(repr, map(float, state.logs.values())), repr(float(state.learning_rate))]
+        )
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def find_model(path: str | Path) -> Path:
+    """The model file that a user means: the file itself, or that of a run folder.
+
+    Raises:
+        ModelFileError: there is none; the message names run folders that are near.
+    """
+    given = Path(path)
+    if given.is_file():
+        return given
+    if given.is_dir():
+        if (given / MODEL).is_file():
+            return given / MODEL
+        inner = sorted(given.glob(f"*/{MODEL}"), key=lambda model: model.stat().st_mtime, reverse=True)
+        others = ", ".join(str(model.parent) for model in inner[:3])
+        hint = f"It has run folders that do: {others}" if inner else "Did the training end before its first epoch did?"
+        raise ModelFileError(f"{path}: this folder holds no {MODEL}. {hint}")
+    raise ModelFileError(
+        f"{path}: there is no such file or folder (looked up from {Path.cwd()}). Give a run folder or a model file"
+    )
+
+
+def environment(device: str, words: Sequence[str], **more: Any) -> dict[str, Any]:
+    """What a run depended on beside its configuration: versions, machine, BLAS and its threads, device, command."""
+    return {
+        "command": ["nnbp", *words],
+        "device": device,
+        **more,
+        "python": platform.python_version(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))} | cupy_distributions(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "blas": _blas(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _blas() -> dict[str, Any]:
+    """What NumPy multiplies matrices with, and its threads; None where nothing tells."""
+    config: dict[str, Any] = dict(np.show_config(mode="dicts"))
+    built = config.get("Build Dependencies", {}).get("blas", {})
+    threads = None
+    # It comes with scikit-learn; without it nothing tells how many threads there are.
+    if "threadpoolctl" in sys.modules:
+        pools = sys.modules["threadpoolctl"].threadpool_info()
+        threads = max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=None)
+    set_to = {name: os.environ[name] for name in _THREADS if name in os.environ}
+    return {"name": built.get("name"), "version": built.get("version"), "threads": threads, "environment": set_to}
+
+
+def _toml_writer() -> Any:
+    try:
+        return importlib.import_module("tomli_w")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"writing the configuration of a run needs tomli-w, which cannot be imported ({error}). "
+            'Install it: python -m pip install "nnbp[demo]"'
+        ) from error

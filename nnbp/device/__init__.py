@@ -1,0 +1,1 @@
+"""Which devices there are, whether they work, and which one is taken."""

@@ -1,0 +1,95 @@
+"""The CUDA libraries that a GPU computes with: their versions, and whether each loads."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+from nnbp.device.probe import said
+
+__all__ = ["Library", "driver_version", "libraries"]
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library, and whether it loads.
+
+    Attributes:
+        name: as its makers write it.
+        installed: whether the package that brings it is there.
+        version: None where it does not load, or does not tell.
+        message: why it does not load; empty where it does.
+    """
+
+    name: str
+    installed: bool
+    version: str | None = None
+    message: str = ""
+
+    @property
+    def loads(self) -> bool:
+        return self.installed and not self.message
+
+
+def libraries() -> list[Library]:
+    """CuPy, NVRTC, cuBLAS and nvmath-python; never raises. What is installed of them is imported."""
+    return [
+        _tried("CuPy", "cupy", _cupy),
+        _tried("NVRTC", "cupy", _nvrtc),
+        _tried("cuBLAS", "nvmath", _cublas),
+        _tried("nvmath-python", "nvmath", _nvmath),
+    ]
+
+
+def _tried(name: str, package: str, version: Callable[[], str]) -> Library:
+    try:
+        if find_spec(package) is None:
+            return Library(name, False)
+    except ValueError:
+        # The package is in sys.modules as None, which hides it, or as a module without a spec.
+        if sys.modules.get(package) is None:
+            return Library(name, False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Library(name, True, version())
+    except Exception as error:
+        return Library(name, True, None, said(error))
+
+
+def _cupy() -> str:
+    return str(import_module("cupy").__version__)
+
+
+def _nvrtc() -> str:
+    return ".".join(map(str, import_module("cupy").cuda.nvrtc.getVersion()))
+
+
+def _cublas() -> str:
+    bindings = import_module("nvmath.bindings.cublas")
+    # cublasGetProperty: major, minor and patch; it needs no handle, and so no memory of a card.
+    return ".".join(str(bindings.get_property(part)) for part in range(3))
+
+
+def _nvmath() -> str:
+    import_module("nvmath.bindings.cublas")
+    return str(import_module("nvmath").__version__)
+
+
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver, "580.65.06", as its management library tells it; None where there is none."""
+    text = ctypes.create_string_buffer(80)
+    try:
+        library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+        if library.nvmlInit_v2() != 0:
+            return None
+        library.nvmlSystemGetDriverVersion(text, ctypes.c_uint(len(text)))
+        library.nvmlShutdown()
+    except (OSError, AttributeError):
+        return None
+    return text.value.decode(errors="replace") or None

@@ -1,0 +1,1 @@
+"""One network on one backend: passes over batches, epochs, updates."""

@@ -1,0 +1,75 @@
+"""A data set that stays on the host: its batches go to the device one by one, each while it computes with the last.
+
+On the device lie two batches, one below the other: the *window*. A step finds its rows there as it finds those of a
+data set that is there as a whole, by an order and a counter; the order is that of the window, and the counter says
+which of its halves. The host follows the permutation of the samples, and so the same rows come in the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.graph.backend import Backend, Streaming
+
+__all__ = ["Prefetch"]
+
+
+class Prefetch:
+    """Sends the batches of host arrays to the device, in an order.
+
+    Attributes:
+        sources: the windows, (2 size, columns) on the device, one for each array.
+        rows: of a window, in their order: 0, 1, … on the device.
+        half: in which half of the windows the batch lies, 0 or 1, on the device.
+        order: of the samples, on the host.
+
+    Args:
+        backend: where the batches go; one that can stream.
+        arrays: (m, columns) each, on the host, of any dtype.
+        size: samples of a batch; the last one may be smaller.
+        dtype: of the windows.
+    """
+
+    def __init__(self, backend: Backend, arrays: Sequence[NDArray[Any]], size: int, dtype: np.dtype[Any]) -> None:
+        assert isinstance(backend, Streaming), "data stay on the host where the backend can stream them"
+        self._arrays, self._size, self._sent = arrays, size, 0
+        self._transfer = backend.transfer(size, [array.shape[1] for array in arrays], dtype)
+        self.sources = list(self._transfer.windows)
+        self.rows = backend.upload(np.arange(2 * size), np.int64)
+        self.half = backend.upload(np.zeros(1), np.int64)
+        self.order = np.arange(len(arrays[0]))
+
+    def begin(self) -> None:
+        """The next batch is the first."""
+        self._sent = 0
+
+    def prefetching(self, run: Callable[[], None], times: int) -> Callable[[], None]:
+        """What runs so many steps, each on the next batch."""
+
+        def run_all() -> None:
+            for _ in range(times):
+                self._send()
+                run()
+
+        return run_all
+
+    def _send(self) -> None:
+        rows = self.order[self._sent : self._sent + self._size]
+        for array, into in zip(self._arrays, self._transfer.rows(), strict=True):
+            _take(array, rows, into[: len(rows)])
+        self.half[...] = self._transfer.send(len(rows))
+        self._sent += len(rows)
+
+
+def _take(source: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> None:
+    """``out = source[rows]``."""
+    flags = source.flags
+    if source.dtype == out.dtype and flags.c_contiguous and flags.aligned:
+        # Without a copy between; "clip", as NumPy buffers the output where an index might be wrong.
+        np.take(source, rows, 0, out, "clip")
+    else:
+        out[...] = source[rows]

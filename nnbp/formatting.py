@@ -1,0 +1,102 @@
+"""Plain text and plain values: tables, numbers and metrics as they are printed, and what JSON can hold of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+__all__ = ["counted", "duration", "json_value", "metric_rows", "number", "parts_of_data", "table", "training"]
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "F1, mean of the classes",
+    "log_loss": "log loss",
+    "roc_auc": "area under ROC curve",
+    "r2": "R²",
+    "rmse": "root mean squared error",
+    "mae": "mean absolute error",
+}
+
+
+def number(value: float) -> str:
+    """Four digits that count; "not defined" for nan.
+
+    >>> number(0.98611), number(53.4712)
+    ('0.9861', '53.47')
+    """
+    return "not defined" if math.isnan(value) else f"{value:.4g}"
+
+
+def counted(count: int, word: str, plural: str | None = None) -> str:
+    """A count and its word.
+
+    >>> counted(1, "class", "classes"), counted(1797, "row")
+    ('1 class', '1797 rows')
+    """
+    return f"{count} {word if count == 1 else plural or word + 's'}"
+
+
+def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Name and value of each metric."""
+    return [(_METRICS.get(name, name), number(value)) for name, value in metrics.items()]
+
+
+def parts_of_data(result: Mapping[str, Any]) -> str:
+    """digits: 1294 rows to train on, 144 to validate, 359 held out."""
+    rows = result["rows"]
+    parts = [f"{counted(rows['train'], 'row')} to train on"]
+    parts += [f"{rows['validation']} to validate"] if rows["validation"] else []
+    parts += [f"{rows['held_out']} held out"] if rows["held_out"] else []
+    return f"{result['source']}: {', '.join(parts)}"
+
+
+def training(result: Mapping[str, Any]) -> str:
+    """121 epochs in 2.3 s; the weights are those of epoch 118, where the validation loss was lowest."""
+    text = f"{counted(result['epochs'], 'epoch')} in {duration(result['seconds'])}"
+    if result["best_epoch"] is not None:
+        text += f"; the weights are those of epoch {result['best_epoch']}, where the validation loss was lowest"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it.
+
+    >>> duration(0.04), duration(2.34), duration(75.0), duration(7300.0)
+    ('0.04 s', '2.3 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def table(rows: Sequence[Sequence[str]], *, left: Collection[int], ruled: bool = False) -> list[str]:
+    """The lines of a table, its columns as wide as their widest cell and two spaces apart.
+
+    Args:
+        rows: cells, the head first.
+        left: columns that stand at the left; the others stand at the right.
+        ruled: whether a line goes below the head.
+
+    >>> print(*table([("layer", "units"), ("dense", "8")], left=[0]), sep="\\n")
+    layer  units
+    dense      8
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if k in left else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    if ruled:
+        lines.insert(1, "─" * max(map(len, lines)))
+    return lines
+
+
+def json_value(value: Any) -> Any:
+    """The value; a number that is not finite, which JSON does not have, as text: "nan", "inf"."""
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""What the engine says to a backend: formulas, operations on buffers, and the protocol."""

@@ -1,0 +1,66 @@
+"""The recorder: layers and losses tell it, in order, what a step does, and it keeps the operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from nnbp.graph.backend import Backend
+from nnbp.graph.formula import trace
+from nnbp.graph.ops import Array, Gemm, Map, Operation, Precision
+
+__all__ = ["Builder"]
+
+
+class Builder:
+    """Records a computation on batches of m samples.
+
+    Matrices are (features, samples). What is recorded goes to the end of ``operations``; `begin` starts a new list, so
+    that one recording yields a forward part and a backward part.
+
+    Args:
+        backend: where the buffers live.
+        dtype: float32 or float64, of every buffer unless said otherwise.
+        samples: m, the width of a batch.
+        training: whether layers that behave differently in training (dropout) do so.
+        precision: of the layers' products, if it is not that of the dtype.
+    """
+
+    def __init__(
+        self, backend: Backend, dtype: DTypeLike, samples: int, *, training: bool, precision: Precision | None = None
+    ) -> None:
+        self.backend, self.dtype, self.samples, self.training = backend, np.dtype(dtype), samples, training
+        self.precision = precision
+        self.operations: list[Operation] = []
+        self.buffers: list[Array] = []
+
+    def begin(self) -> list[Operation]:
+        """Starts a new list of operations and returns it."""
+        self.operations = []
+        return self.operations
+
+    def empty(self, rows: int, columns: int | None = None, dtype: DTypeLike | None = None) -> Array:
+        """A buffer of the step, (rows, m) unless told otherwise."""
+        buffer = self.backend.empty((rows, self.samples if columns is None else columns), dtype or self.dtype)
+        self.buffers.append(buffer)
+        return buffer
+
+    def constant(self, values: Any, dtype: DTypeLike | None = None) -> Array:
+        """A device array with these values."""
+        return self.backend.upload(np.asarray(values, dtype or self.dtype), dtype or self.dtype)
+
+    def record(self, operation: Operation) -> Array:
+        """Records an operation of `nnbp.graph.ops`, and returns the first array that it writes."""
+        self.operations.append(operation)
+        return operation.writes[0] if operation.writes else None
+
+    def map(self, function: Callable[..., Any], outputs: Sequence[Array], **inputs: Array) -> None:
+        """``outputs = function(**inputs)``, elementwise, broadcast; traced, see `nnbp.graph.formula`."""
+        self.record(Map(trace(function, *inputs), tuple(inputs.values()), tuple(outputs)))
+
+    def gemm(self, a: Array, b: Array, out: Array) -> Array:
+        """``out = a @ b``, in the precision of the network."""
+        return self.record(Gemm(a, b, out, self.precision))

@@ -1,0 +1,360 @@
+"""The operations that a step is made of. This closed list is all that the engine says to a backend.
+
+Each operation knows its arrays: those that it reads and those that it writes. So a backend can tell which operations
+may change places, run side by side or become one kernel, without knowing what they are for. Shapes are checked when an
+operation is made, once for all backends; what a device demands beyond that, its backend checks when it compiles.
+
+Matrices are (features, samples). Arrays are the backend's own, on its device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from nnbp.errors import DTypeError, ShapeError
+from nnbp.graph.formula import Formula
+
+__all__ = [
+    "PRECISIONS",
+    "Advance",
+    "Array",
+    "Foreign",
+    "Gather",
+    "Gemm",
+    "Map",
+    "Operation",
+    "Precision",
+    "RandomStream",
+    "Reduce",
+    "Uniform",
+    "conflict",
+    "meetings",
+    "overlap",
+    "same",
+]
+
+Array: TypeAlias = Any
+"""An array of the backend's own library, on its device."""
+
+Precision: TypeAlias = Literal["tf32", "bf16"]
+"""To how many bits after the point the factors of a float32 product may be rounded, 10 or 7; sums are float32."""
+
+PRECISIONS: tuple[Precision, ...] = ("tf32", "bf16")
+
+
+class RandomStream(Protocol):
+    """An endless stream of uniform float32 numbers, the same bits on every device, with a position that can be set."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Which stream it is."""
+
+    @property
+    def state(self) -> Array:
+        """The array that every draw changes."""
+
+    @property
+    def position(self) -> int:
+        """How many numbers were drawn so far."""
+
+    @position.setter
+    def position(self, position: int) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """``outputs = formula(inputs)``, element by element, broadcast.
+
+    Args:
+        formula: see `nnbp.graph.formula`.
+        inputs: one array per input of the formula.
+        outputs: one array per result, of the shape that all operands broadcast to. An output may be one of the inputs,
+            but must not overlap one partly.
+
+    Raises:
+        ShapeError: the shapes do not broadcast to that of the outputs.
+    """
+
+    formula: Formula
+    inputs: Sequence[Array]
+    outputs: Sequence[Array]
+
+    def __post_init__(self) -> None:
+        shapes = [tuple(x.shape) for x in (*self.inputs, *self.outputs)]
+        try:
+            shape = np.broadcast_shapes(*shapes)
+        except ValueError:
+            raise ShapeError(
+                f"The operands of an elementwise formula broadcast to one shape; received {shapes}."
+            ) from None
+        if any(tuple(out.shape) != shape for out in self.outputs):
+            raise ShapeError(
+                f"Every output of an elementwise formula has the shape that its operands broadcast to, {shape}; "
+                f"received outputs {[tuple(out.shape) for out in self.outputs]}."
+            )
+
+    @cached_property
+    def reads(self) -> tuple[Array, ...]:
+        """The inputs that the formula uses."""
+        named = zip(self.formula.inputs, self.inputs, strict=True)
+        return tuple(array for name, array in named if self.formula.uses(name))
+
+    @property
+    def writes(self) -> Sequence[Array]:
+        """The outputs."""
+        return self.outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Gemm:
+    """``out = a @ b``.
+
+    Args:
+        a: (n, k), contiguous or the transpose of a contiguous array.
+        b: (k, m), likewise.
+        out: (n, m), rows contiguous; it shares no memory with the factors.
+        precision: to which the factors may be rounded. A backend that gains nothing from that does not round.
+
+    Raises:
+        ShapeError: the shapes do not fit.
+    """
+
+    a: Array
+    b: Array
+    out: Array
+    precision: Precision | None = None
+
+    def __post_init__(self) -> None:
+        a, b, out = (tuple(x.shape) for x in (self.a, self.b, self.out))
+        if {len(a), len(b), len(out)} != {2} or (a[1], out) != (b[0], (a[0], b[1])):
+            raise ShapeError(
+                f"A product takes a (n, k) and b (k, m) and writes out (n, m); received the shapes {a}, {b} and {out}."
+            )
+
+    @property
+    def reads(self) -> tuple[Array, ...]:
+        """The factors."""
+        return (self.a, self.b)
+
+    @property
+    def writes(self) -> tuple[Array, ...]:
+        """The product."""
+        return (self.out,)
+
+
+@dataclass(frozen=True, eq=False)
+class Reduce:
+    """``out[0, j] = Σ_i a[i, j]`` for axis 0, ``out[i, 0] = Σ_j a[i, j]`` for axis 1; or the maximum, along axis 0.
+
+    Args:
+        fold: "sum" or "maximum".
+        a: (n, m).
+        axis: 0 or 1.
+        out: (1, m) for axis 0, (n, 1) for axis 1 and then contiguous.
+
+    Raises:
+        ShapeError: the arrays do not fit.
+        ValueError: a maximum is asked for along axis 1.
+    """
+
+    fold: Literal["sum", "maximum"]
+    a: Array
+    axis: Literal[0, 1]
+    out: Array
+
+    def __post_init__(self) -> None:
+        a, out = tuple(self.a.shape), tuple(self.out.shape)
+        shape = tuple(1 if axis == self.axis else size for axis, size in enumerate(a))
+        if len(a) != 2 or out != shape or (self.fold == "maximum" and a[0] == 0):
+            raise ShapeError(
+                f"The {self.fold} along axis {self.axis} of a matrix (n, m) is (1, m) for 0 and (n, 1) for 1, and a "
+                f"maximum is of at least one number; received shapes {a} and {out}."
+            )
+        if self.fold == "maximum" and self.axis:
+            raise ValueError("A maximum is taken along axis 0, over the features of a sample; received axis 1.")
+        if self.axis and not self.out.flags.c_contiguous:
+            raise ShapeError(
+                f"Sums of rows are written one after the other; received strides {self.out.strides} in bytes."
+            )
+
+    @property
+    def reads(self) -> tuple[Array, ...]:
+        """The matrix."""
+        return (self.a,)
+
+    @property
+    def writes(self) -> tuple[Array, ...]:
+        """The row or the column."""
+        return (self.out,)
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """``out[i] = source[order[counter[0] * stride + i]]``: the rows of one batch.
+
+    Args:
+        source: (N, k), rows contiguous.
+        order: (N,), int64, contiguous; indices of rows.
+        counter: (1,), int64; the number of the step.
+        stride: rows of a batch.
+        out: (m, k), C-contiguous.
+
+    Raises:
+        ShapeError: the shapes do not fit.
+        DTypeError: order or counter is not int64.
+    """
+
+    source: Array
+    order: Array
+    counter: Array
+    stride: int
+    out: Array
+
+    def __post_init__(self) -> None:
+        source, order, counter, out = (tuple(x.shape) for x in (self.source, self.order, self.counter, self.out))
+        if len(source) != 2 or len(out) != 2 or 0 in source or (out[1], len(order), counter) != (source[1], 1, (1,)):
+            raise ShapeError(
+                "gather takes a source (N, k), an order (N,) and a counter (1,), and writes rows (m, k); received the "
+                f"shapes {source}, {order}, {counter} and {out}."
+            )
+        if self.order.dtype != np.int64 or self.counter.dtype != np.int64:
+            raise DTypeError(
+                f"order and counter of gather are int64; received {self.order.dtype} and {self.counter.dtype}."
+            )
+
+    @property
+    def reads(self) -> tuple[Array, ...]:
+        """The source and its indices."""
+        return (self.source, self.order, self.counter)
+
+    @property
+    def writes(self) -> tuple[Array, ...]:
+        """The rows."""
+        return (self.out,)
+
+
+@dataclass(frozen=True, eq=False)
+class Uniform:
+    """Fills ``out`` (float32, C-contiguous) with the next numbers of a stream.
+
+    Raises:
+        DTypeError: out is not float32.
+        ShapeError: out is not C-contiguous.
+    """
+
+    stream: RandomStream
+    out: Array
+
+    def __post_init__(self) -> None:
+        if self.out.dtype != np.float32:
+            raise DTypeError(f"The random numbers are float32, in any step; received an array of {self.out.dtype}.")
+        if not self.out.flags.c_contiguous:
+            raise ShapeError(
+                f"The random numbers fill a C-contiguous array; received strides {self.out.strides} in bytes."
+            )
+
+    @property
+    def reads(self) -> tuple[Array, ...]:
+        """Where the stream is."""
+        return (self.stream.state,)
+
+    @property
+    def writes(self) -> tuple[Array, ...]:
+        """The numbers, and where the stream is."""
+        return (self.out, self.stream.state)
+
+
+@dataclass(frozen=True, eq=False)
+class Advance:
+    """``counter[0] += count``; the counter is (1,), int64.
+
+    Raises:
+        DTypeError, ShapeError: it is not.
+    """
+
+    counter: Array
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.counter.dtype != np.int64:
+            raise DTypeError(f"A counter is int64; received {self.counter.dtype}.")
+        if tuple(self.counter.shape) != (1,):
+            raise ShapeError(f"A counter is one number, (1,); received shape {tuple(self.counter.shape)}.")
+
+    @property
+    def reads(self) -> tuple[Array, ...]:
+        """The counter."""
+        return (self.counter,)
+
+    @property
+    def writes(self) -> tuple[Array, ...]:
+        """The counter."""
+        return (self.counter,)
+
+
+@dataclass(frozen=True, eq=False)
+class Foreign:
+    """``function(*arguments)``: a call whose arrays are not known, so nothing changes places with it.
+
+    On a GPU it must leave all its work to the device: a recorded step repeats the device's work, not the host's.
+    """
+
+    function: Callable[..., object]
+    arguments: tuple[Any, ...] = ()
+    reads: tuple[Array, ...] = ()
+    writes: tuple[Array, ...] = ()
+
+
+Operation: TypeAlias = Map | Gemm | Reduce | Gather | Uniform | Advance | Foreign
+
+
+class Accesses(Protocol):
+    """Anything that reads and writes arrays: an operation, or several that a backend made one of."""
+
+    @property
+    def reads(self) -> Sequence[Array]: ...
+    @property
+    def writes(self) -> Sequence[Array]: ...
+
+
+def conflict(before: Accesses, after: Accesses) -> bool:
+    """Whether the order of two operations matters."""
+    return isinstance(before, Foreign) or isinstance(after, Foreign) or any(True for _ in meetings(before, after))
+
+
+def meetings(before: Accesses, after: Accesses) -> Iterator[tuple[Array, Array]]:
+    """Pairs of arrays that may share memory, one of each operation, of which at least one is written."""
+    for x in before.writes:
+        yield from ((x, y) for y in (*after.reads, *after.writes) if overlap(x, y))
+    for x in before.reads:
+        yield from ((x, y) for y in after.writes if overlap(x, y))
+
+
+def overlap(x: Array, y: Array) -> bool:
+    """Whether two arrays of one device may share memory: the addresses between which they lie overlap."""
+    if not (x.size and y.size):
+        return False
+    (first, end), (other, other_end) = _span(x), _span(y)
+    return first < other_end and other < end
+
+
+def same(x: Array, y: Array) -> bool:
+    """Whether two arrays are the same elements in the same places."""
+    return bool(x.shape == y.shape and x.strides == y.strides and x.dtype == y.dtype and _address(x) == _address(y))
+
+
+def _span(array: Array) -> tuple[int, int]:
+    reach = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
+    start = _address(array)
+    return start + sum(min(0, r) for r in reach), start + sum(max(0, r) for r in reach) + array.dtype.itemsize
+
+
+def _address(array: Array) -> int:
+    """Of the first element, by the interfaces that array libraries share."""
+    interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
+    return int(interface["data"][0])

@@ -1,0 +1,256 @@
+"""Layers: how each computes, and how delta goes back through it; forward and backward side by side.
+
+A layer describes itself (sizes, activation, initializer) and is connected to a batch by `Layer.connect`, which records
+the forward pass and returns a `Node`: the buffers of this layer in this executor, and the way back through it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.graph.backend import Backend
+from nnbp.graph.builder import Builder
+from nnbp.graph.ops import Array, RandomStream, Reduce, Uniform
+from nnbp.nn import activations, initializers
+from nnbp.nn.activations import Activation
+from nnbp.nn.initializers import Initializer
+from nnbp.nn.parameters import ParameterSpec
+from nnbp.registry import register
+from nnbp.validation import number, whole_number
+
+__all__ = ["Dense", "Dropout", "Layer", "Node"]
+
+Views = Mapping[str, Array]
+
+
+class Node(ABC):
+    """A layer in one executor: ``a`` is its output (n_out, m); `backward` takes ∂C/∂a and returns ∂C/∂x, or None."""
+
+    a: Array
+
+    @abstractmethod
+    def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
+        """Records the way back; da may be overwritten."""
+
+
+class Layer(ABC):
+    """What all layers have: a closed set of subclasses, by `kind`, that model files may hold."""
+
+    registry: ClassVar[dict[str, type[Layer]]] = {}
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register("layer", Layer.registry, cls, "kind")
+
+    @abstractmethod
+    def outputs(self, n_in: int) -> int:
+        """Number of outputs for this number of inputs."""
+
+    def parameters(self, n_in: int) -> list[ParameterSpec]:
+        """What the layer learns."""
+        return []
+
+    def initial(self, rng: np.random.Generator, n_in: int) -> dict[str, NDArray[Any]]:
+        """Initial values of the parameters, float64, on the host."""
+        return {}
+
+    def stream(self, backend: Backend, key: tuple[int, int]) -> RandomStream | None:
+        """The random numbers that the layer needs in training."""
+        return None
+
+    @abstractmethod
+    def connect(
+        self,
+        op: Builder,
+        x: Array,
+        theta: Views,
+        gradient: Views,
+        stream: RandomStream | None,
+        *,
+        keep_z: bool,
+    ) -> Node:
+        """Records the forward pass on x (n_in, m).
+
+        Args:
+            op: the recorder of the executor.
+            x: the input.
+            theta: the layer's parameters by name.
+            gradient: where their gradients go.
+            stream: the layer's random numbers.
+            keep_z: whether z has to stay in memory beside a.
+        """
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The arguments that make an equal layer, as plain JSON values."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+
+
+@final
+class Dense(Layer):
+    """z = W x + b, a = f(z).
+
+    Args:
+        units: n_out, the number of units.
+        activation: f, by name or as an object; None leaves it to the network (the loss's choice for the last layer, the
+            network's activation for the others).
+        initializer: of W, by name or as an object; None leaves it to the activation. b starts at 0.
+    """
+
+    kind = "dense"
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | Activation | None = None,
+        *,
+        initializer: str | Initializer | None = None,
+    ) -> None:
+        self.units = whole_number("The number of units of a Dense layer", units, 1)
+        self.activation = None if activation is None else activations.get(activation)
+        self.initializer = None if initializer is None else initializers.get(initializer)
+
+    def with_activation(self, activation: Activation) -> Dense:
+        """This layer with the activation that it left open, or itself."""
+        return self if self.activation is not None else Dense(self.units, activation, initializer=self.initializer)
+
+    @property
+    def f(self) -> Activation:
+        """The activation, once it is decided."""
+        assert self.activation is not None, "a network decides the activations of its layers before it connects them"
+        return self.activation
+
+    def outputs(self, n_in: int) -> int:
+        return self.units
+
+    def parameters(self, n_in: int) -> list[ParameterSpec]:
+        return [ParameterSpec("W", (self.units, n_in), True), ParameterSpec("b", (self.units,), False)]
+
+    def initial(self, rng: np.random.Generator, n_in: int) -> dict[str, NDArray[Any]]:
+        initializer = self.initializer or initializers.get(self.f.initializer)
+        return {"W": initializer.sample(rng, (self.units, n_in)), "b": np.zeros(self.units)}
+
+    def connect(
+        self,
+        op: Builder,
+        x: Array,
+        theta: Views,
+        gradient: Views,
+        stream: RandomStream | None,
+        *,
+        keep_z: bool,
+    ) -> DenseNode:
+        return DenseNode(self, op, x, theta, gradient, keep_z=keep_z)
+
+    def config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {"units": self.units}
+        if self.activation is not None:
+            config["activation"] = named(self.activation)
+        if self.initializer is not None:
+            config["initializer"] = self.initializer.name
+        return config
+
+    def __repr__(self) -> str:
+        chosen = [repr(item) for item in (self.activation, self.initializer) if item is not None]
+        return f"Dense({', '.join([str(self.units), *chosen])})"
+
+
+class DenseNode(Node):
+    """A Dense layer in one executor, in the notes' names: z, a, delta = ∂C/∂z; `rows` as `Activation.forward` gave."""
+
+    def __init__(self, layer: Dense, op: Builder, x: Array, theta: Views, gradient: Views, *, keep_z: bool) -> None:
+        self.f, self.x, self.W, self.gradient = layer.f, x, theta["W"], gradient
+        self.a = op.empty(layer.units)
+        self.z = op.empty(layer.units) if keep_z or self.f.needs_z else self.a
+        self.delta: Array | None = None
+        op.gemm(self.W, x, self.z)
+        self.rows = self.f.forward(op, self.z, theta["b"].reshape(-1, 1), self.a)
+
+    def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
+        """Hidden layer, the notes' second case: delta = f'(z) · ∂C/∂a."""
+        return self.propagate(op, self.f.backward(op, self.z, self.a, da), want_dx=want_dx)
+
+    def propagate(self, op: Builder, delta: Array, *, want_dx: bool) -> Array | None:
+        """From delta: ∂C/∂W = delta xᵀ, ∂C/∂b = Σ delta, ∂C/∂x = Wᵀ delta."""
+        self.delta = delta
+        op.gemm(delta, self.x.T, self.gradient["W"])
+        op.record(Reduce("sum", delta, 1, self.gradient["b"].reshape(-1, 1)))
+        return op.gemm(self.W.T, delta, op.empty(self.W.shape[1])) if want_dx else None
+
+
+@final
+class Dropout(Layer):
+    """In training, each input becomes 0 with probability `rate`, else x / (1 − rate); otherwise nothing happens.
+
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014 (there the scaling is
+    done at test time). Masks use the rate rounded to a multiple of 2⁻²⁴, the grid of the random numbers, so that they
+    are the same in every dtype and on every device.
+    """
+
+    kind = "dropout"
+
+    def __init__(self, rate: float = 0.5) -> None:
+        self.rate = number("The rate of Dropout, the share of inputs to drop,", rate, "[0, 1)")
+
+    def outputs(self, n_in: int) -> int:
+        return n_in
+
+    def stream(self, backend: Backend, key: tuple[int, int]) -> RandomStream | None:
+        return backend.random_stream(key)
+
+    def connect(
+        self,
+        op: Builder,
+        x: Array,
+        theta: Views,
+        gradient: Views,
+        stream: RandomStream | None,
+        *,
+        keep_z: bool,
+    ) -> Node:
+        return DropoutNode(op, x, self.rate, stream) if op.training and self.rate > 0 else IdentityNode(x)
+
+    def config(self) -> dict[str, Any]:
+        return {"rate": self.rate}
+
+
+class DropoutNode(Node):
+    """A Dropout layer in training: the uniform numbers are kept, so that the way back meets the same mask."""
+
+    def __init__(self, op: Builder, x: Array, rate: float, stream: RandomStream | None) -> None:
+        self.rate = min(round(rate * 2**24), 2**24 - 1) / 2**24
+        self.scale = 1.0 / (1.0 - self.rate)
+        assert stream is not None, "a layer that drops has a stream"
+        self.u = op.record(Uniform(stream, op.empty(x.shape[0], dtype=np.float32)))
+        self.a = op.empty(x.shape[0])
+        self._mask(op, x, self.a)
+
+    def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
+        self._mask(op, da, da)
+        return da
+
+    def _mask(self, op: Builder, x: Array, out: Array) -> None:
+        op.map(lambda x, u: x * self.scale * (u >= self.rate), [out], x=x, u=self.u)
+
+
+class IdentityNode(Node):
+    """A layer that does nothing in this executor."""
+
+    def __init__(self, x: Array) -> None:
+        self.a = x
+
+    def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
+        return da
+
+
+def named(item: Any) -> dict[str, Any]:
+    """An activation or a loss as plain JSON values: its name and its arguments."""
+    return {"name": item.name, **item.config()}

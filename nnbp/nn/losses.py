@@ -1,0 +1,394 @@
+"""Loss functions: C(h, y) of one sample, and its derivative.
+
+An elementwise loss is one class with `cost` and `dcost`, in NumPy code, which is traced and compiled for the device; C
+is the sum over the outputs. The losses that have a canonical output activation (identity, sigmoid, softmax,
+exponential) are computed from z, where the derivative is ∂C/∂z = h − y and nothing overflows.
+
+>>> class LogCosh(Loss):
+...     name = "log_cosh"
+...
+...     def cost(self, h, y):
+...         return np.abs(h - y) + np.log1p(np.exp(-2.0 * np.abs(h - y))) - np.log(2.0)
+...
+...     def dcost(self, h, y):
+...         return np.tanh(h - y)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.errors import DataError, ShapeError
+from nnbp.graph.builder import Builder
+from nnbp.graph.ops import Array, Reduce
+from nnbp.nn.activations import Activation
+from nnbp.registry import lookup, register
+from nnbp.validation import number
+
+__all__ = [
+    "AbsoluteError",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "Huber",
+    "Loss",
+    "Output",
+    "Poisson",
+    "Quantile",
+    "SquaredError",
+    "get",
+]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a loss sees of the output layer: f, z and h = f(z), (outputs, m), and the rows that f found on the way."""
+
+    f: Activation
+    z: Array
+    h: Array
+    rows: tuple[Array, ...]
+
+
+class Loss:
+    """The cost C(h, y) of a sample: elementwise, summed over the outputs.
+
+    Subclasses give `name`, `cost` and `dcost`. A loss with a canonical activation gives `cost_z` as well.
+    """
+
+    registry: ClassVar[dict[str, type[Loss]]] = {}
+    """Every loss class by its name; defining a subclass with a `name` adds it."""
+
+    name: ClassVar[str]
+
+    output_activation: ClassVar[str] = "identity"
+    """Activation of the output layer unless the user gives one."""
+
+    requires: ClassVar[str | None] = None
+    """The only output activation that the loss can be used with, where there is such a one."""
+
+    classification: ClassVar[bool] = False
+    """Whether targets are classes."""
+
+    kinks: ClassVar[tuple[float, ...]] = ()
+    """Values of h − y at which the derivative jumps; gradient checks name them."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register("loss", Loss.registry, cls)
+
+    def cost(self, h: Any, y: Any) -> Any:
+        """The term of one output: C = Σ cost(h, y)."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no formula: define cost(self, h, y), one output's term of C."
+        )
+
+    def dcost(self, h: Any, y: Any) -> Any:
+        """∂cost/∂h."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no derivative: define dcost(self, h, y), which is ∂cost/∂h."
+        )
+
+    def cost_z(self, z: Any, y: Any) -> Any:
+        """The same term from z, where the output activation is `output_activation`; by default not used.
+
+        A loss that gives it says that ∂C/∂z = h − y there, and delta is computed so.
+        """
+        return None
+
+    def is_canonical(self, activation: Activation) -> bool:
+        """Whether with this output activation C is computed from z by `cost_z`, and ∂C/∂z = h − y."""
+        canonical = Activation.registry.get(self.output_activation)
+        return type(self).cost_z is not Loss.cost_z and type(activation) is canonical
+
+    def config(self) -> dict[str, float]:
+        """The arguments that make an equal object."""
+        return dict(vars(self))
+
+    def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
+        """Checks host targets and returns them as the step wants them: (m, outputs).
+
+        Args:
+            y: (m,) or (m, outputs) numbers.
+            outputs: size of the output layer.
+
+        Raises:
+            ShapeError: the shape does not fit the output layer.
+            DataError: values outside of the loss's domain.
+        """
+        columns = y.reshape(len(y), -1)
+        if y.ndim > 2 or columns.shape[1] != outputs:
+            raise ShapeError(
+                f"Targets of {self.name} have one value an output: (m,) or (m, {outputs}) here; received shape "
+                f"{y.shape}. "
+                f"Change the size of the output layer ({outputs}), or the targets."
+            )
+        return columns
+
+    def truth(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Host targets as metrics want them: (m,) where there is one column."""
+        return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def decide(self, xp: Any, h: Array) -> Array:
+        """What `predict` gives for outputs h (m, n_out): values, (m,) where there is one output."""
+        return h[:, 0] if h.shape[1] == 1 else h
+
+    def probabilities(self, xp: Any, h: Array) -> Array:
+        """What `predict_proba` gives for outputs h (m, n_out)."""
+        raise TypeError(
+            f"Probabilities belong to classes; the loss {self.name} is for values. Use predict, or train with "
+            "loss='cross_entropy'."
+        )
+
+    def record_cost(self, op: Builder, out: Output, y: Array, cost: Array) -> None:
+        """Records C of every sample; y (outputs, m), cost (1, m)."""
+        terms = cost if out.z.shape[0] == 1 else op.empty(out.z.shape[0])
+        if self.is_canonical(out.f):
+            op.map(self.cost_z, [terms], z=out.z, y=y)
+        else:
+            op.map(self.cost, [terms], h=out.h, y=y)
+        if terms is not cost:
+            op.record(Reduce("sum", terms, 0, cost))
+
+    def record_delta(self, op: Builder, out: Output, y: Array, c: Array) -> Array:
+        """Records delta = c · ∂C/∂z of the output layer and returns it.
+
+        Args:
+            op, out, y: as for `record_cost`.
+            c: each sample's share of the mean, (1, m), or (1, 1) where all are the same.
+        """
+        delta = op.empty(out.z.shape[0])
+        if self.is_canonical(out.f):
+            op.map(lambda h, y, c: (h - y) * c, [delta], h=out.h, y=y, c=c)
+            return delta
+        op.map(lambda h, y, c: self.dcost(h, y) * c, [delta], h=out.h, y=y, c=c)
+        return out.f.backward(op, out.z, out.h, delta)
+
+    def record_targets(self, op: Builder, y: Array, outputs: int) -> Array:
+        """Records what makes (outputs, m) targets of the encoded ones, (columns, m)."""
+        return y
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).items()))
+
+
+@final
+class SquaredError(Loss):
+    """C = ½ ‖h − y‖²; ∂C/∂h = h − y (the notes, section 3.1)."""
+
+    name = "squared_error"
+
+    def cost(self, h: Any, y: Any) -> Any:
+        return 0.5 * np.square(h - y)
+
+    def dcost(self, h: Any, y: Any) -> Any:
+        return h - y
+
+
+@final
+class AbsoluteError(Loss):
+    """C = Σ |h − y|; ∂C/∂h = sign(h − y)."""
+
+    name = "absolute_error"
+    kinks = (0.0,)
+
+    def cost(self, h: Any, y: Any) -> Any:
+        return np.abs(h - y)
+
+    def dcost(self, h: Any, y: Any) -> Any:
+        return np.sign(h - y)
+
+
+@final
+class Huber(Loss):
+    """C = Σ ½ r² where |r| <= d, else d (|r| − d/2), with r = h − y; ∂C/∂h = r clipped to [−d, d].
+
+    Huber, "Robust estimation of a location parameter", 1964.
+    """
+
+    name = "huber"
+
+    def __init__(self, threshold: float = 1.0) -> None:
+        self.threshold = number("The threshold of huber", threshold, "(0, inf)")
+
+    def cost(self, h: Any, y: Any) -> Any:
+        r = np.abs(h - y)
+        inner = np.minimum(r, self.threshold)
+        return inner * (r - 0.5 * inner)
+
+    def dcost(self, h: Any, y: Any) -> Any:
+        return np.minimum(np.maximum(h - y, -self.threshold), self.threshold)
+
+
+@final
+class Quantile(Loss):
+    """C = Σ max(q (y − h), (q − 1)(y − h)): its minimum is the q-quantile; ∂C/∂h = (1 − q) where h > y, −q where h < y.
+
+    Koenker and Bassett, "Regression quantiles", 1978. At h = y, where it has a kink, the derivative is taken as 0.
+    """
+
+    name = "quantile"
+    kinks = (0.0,)
+
+    def __init__(self, q: float = 0.5) -> None:
+        self.q = number("The quantile q", q, "(0, 1)")
+
+    def cost(self, h: Any, y: Any) -> Any:
+        r = y - h
+        return np.maximum(self.q * r, (self.q - 1.0) * r)
+
+    def dcost(self, h: Any, y: Any) -> Any:
+        return (1.0 - self.q) * (h > y) - self.q * (h < y)
+
+
+@final
+class Poisson(Loss):
+    """C = Σ h − y ln h, the Poisson deviance but for terms of y alone; if h = eᶻ, C = eᶻ − y z, ∂C/∂z = h − y."""
+
+    name = "poisson"
+    output_activation = "exponential"
+
+    def cost(self, h: Any, y: Any) -> Any:
+        return h - y * np.log(h)
+
+    def dcost(self, h: Any, y: Any) -> Any:
+        return 1.0 - y / h
+
+    def cost_z(self, z: Any, y: Any) -> Any:
+        return np.exp(z) - y * z
+
+    def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
+        return _at_least_zero(self, super().encode(y, outputs))
+
+
+@final
+class BinaryCrossEntropy(Loss):
+    """C = −Σ y ln h + (1 − y) ln(1 − h), h = σ(z); from z: max(z, 0) − z y + ln(1 + e^−|z|), and ∂C/∂z = h − y."""
+
+    name = "binary_cross_entropy"
+    output_activation = "sigmoid"
+    requires = "sigmoid"
+    classification = True
+
+    def cost_z(self, z: Any, y: Any) -> Any:
+        return np.maximum(z, 0.0) - z * y + np.log1p(np.exp(-np.abs(z)))
+
+    def decide(self, xp: Any, h: Array) -> Array:
+        """1 where h >= ½: (m,) classes of one output, (m, n_out) labels of several."""
+        return super().decide(xp, (h >= 0.5).astype(np.int64))
+
+    def probabilities(self, xp: Any, h: Array) -> Array:
+        """(m, 2) for one output, the probabilities of 0 and 1; else h, each output's own probability of 1."""
+        return xp.concatenate([1.0 - h, h], axis=1) if h.shape[1] == 1 else h
+
+    def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
+        columns = super().encode(y, outputs)
+        bad = (columns < 0) | (columns > 1)
+        if bad.any():
+            raise DataError(
+                f"Targets of binary_cross_entropy lie in [0, 1]; received {columns[bad][0]} in row "
+                f"{np.argmax(bad.any(1))}. "
+                "Encode the two classes as 0 and 1, or use loss='cross_entropy' for more than two."
+            )
+        return columns
+
+
+@final
+class CrossEntropy(Loss):
+    """C = −Σ yₖ ln hₖ, h = softmax(z); from z: Σ yₖ (ln Σⱼ e^zⱼ − zₖ), and ∂C/∂z = h − y.
+
+    Targets are class indices (m,), or rows (m, classes) that sum to 1.
+    """
+
+    name = "cross_entropy"
+    output_activation = "softmax"
+    requires = "softmax"
+    classification = True
+
+    def is_canonical(self, activation: Activation) -> bool:
+        return True
+
+    def truth(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Class indices (m,), also of one-hot rows."""
+        return y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else super().truth(y)
+
+    def decide(self, xp: Any, h: Array) -> Array:
+        """The class of the largest output, (m,)."""
+        return h.argmax(axis=1)
+
+    def probabilities(self, xp: Any, h: Array) -> Array:
+        """h."""
+        return h
+
+    def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
+        if y.ndim == 2 and y.shape[1] == outputs and outputs > 1:
+            total = y.sum(axis=1)
+            bad = (np.abs(total - 1) > 1e-3) | (y < 0).any(axis=1)
+            if bad.any():
+                row = int(np.argmax(bad))
+                raise DataError(
+                    f"Rows of targets of cross_entropy are probabilities: none below 0, sum 1; row {row} is {y[row]}. "
+                    "Give one-hot rows, or class indices of shape (m,)."
+                )
+            return y
+        if (y.ndim == 2 and y.shape[1] != 1) or y.ndim > 2:
+            raise ShapeError(
+                f"Targets of cross_entropy are class indices (m,) or rows (m, {outputs}) here; received shape "
+                f"{y.shape}."
+            )
+        labels = y.reshape(len(y), 1)
+        bad = (labels != np.floor(labels)) | (labels < 0) | (labels >= outputs)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise DataError(
+                f"Class indices are whole numbers from 0 to {outputs - 1}, the size of the output layer less one; "
+                "received "
+                f"{labels[row, 0]} in row {row}. Number the classes from 0, or give the output layer a unit for every "
+                "class."
+            )
+        return labels
+
+    def record_targets(self, op: Builder, y: Array, outputs: int) -> Array:
+        if y.shape[0] == outputs:
+            return y
+        classes = op.constant(np.arange(outputs).reshape(-1, 1))
+        rows = op.empty(outputs)
+        op.map(lambda label, k: (label == k) * 1.0, [rows], label=y, k=classes)
+        return rows
+
+    def record_cost(self, op: Builder, out: Output, y: Array, cost: Array) -> None:
+        largest, total = out.rows
+        terms = op.empty(out.z.shape[0])
+        op.map(
+            lambda z, y, largest, total: y * ((largest - z) + np.log(total)),
+            [terms],
+            z=out.z, y=y, largest=largest, total=total,
+        )  # fmt: skip
+        op.record(Reduce("sum", terms, 0, cost))
+
+
+def _at_least_zero(loss: Loss, y: NDArray[Any]) -> NDArray[Any]:
+    bad = y < 0
+    if bad.any():
+        raise DataError(
+            f"Targets of {loss.name} are counts, at least 0; received {y[bad][0]} in row {np.argmax(bad.any(1))}."
+        )
+    return y
+
+
+def get(spec: str | Loss | type[Loss]) -> Loss:
+    """The loss of a name, or the object itself.
+
+    Raises:
+        ValueError: no loss has this name.
+    """
+    return lookup("loss", Loss, Loss.registry, spec)

@@ -1,0 +1,62 @@
+"""All parameters of a network as one flat vector theta, and their gradient as another; W and b are views of them.
+
+The order is theta = [W¹, W², …, b¹, b², …]: what the weight decay acts on comes first, so λ/2 ΣW² and its gradient λW
+are one operation on ``theta[:decayed]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from nnbp.graph.backend import Backend
+from nnbp.graph.ops import Array
+
+__all__ = ["ParameterSpec", "Parameters"]
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One array of parameters of a layer: its name, its shape, whether the weight decay acts on it."""
+
+    name: str
+    shape: tuple[int, ...]
+    decays: bool
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape))
+
+
+class Parameters:
+    """The flat vectors and their views, on a backend.
+
+    Args:
+        backend: where the vectors live.
+        specs: what each layer has, in the order of the layers; an empty list for a layer without parameters.
+        dtype: float32 or float64.
+    """
+
+    def __init__(self, backend: Backend, specs: Sequence[Sequence[ParameterSpec]], dtype: DTypeLike) -> None:
+        flat = [(k, spec) for k, layer in enumerate(specs) for spec in layer]
+        self.size = sum(spec.size for _, spec in flat)
+        self.decayed = sum(spec.size for _, spec in flat if spec.decays)
+        self.theta = backend.empty(self.size, dtype)
+        self.gradient = backend.empty(self.size, dtype)
+        self.slices: list[dict[str, slice]] = [{} for _ in specs]
+        offset = 0
+        for k, spec in sorted(flat, key=lambda item: not item[1].decays):
+            self.slices[k][spec.name] = slice(offset, offset + spec.size)
+            offset += spec.size
+        self.specs = specs
+
+    def views(self, vector: Array) -> list[dict[str, Array]]:
+        """The arrays of every layer as views of a flat vector of the same length as theta."""
+        return [
+            {spec.name: vector[..., where[spec.name]].reshape(*vector.shape[:-1], *spec.shape) for spec in layer}
+            for layer, where in zip(self.specs, self.slices, strict=True)
+        ]

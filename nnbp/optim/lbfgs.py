@@ -1,0 +1,332 @@
+"""L-BFGS: quasi-Newton steps on the whole data set, with an optional strong Wolfe line search.
+
+The definitions and defaults are those of `torch.optim.LBFGS`, step for step. The curvature of J is learnt from the
+last changes of theta and of the gradient, and the direction −H g follows from them without a matrix. Source: Nocedal
+and Wright, "Numerical optimization", 2nd edition: algorithms 3.5 and 3.6 with equation 3.59 (the line search and its
+cubic interpolation), 7.4 and 7.5 (L-BFGS).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+
+from nnbp.graph.ops import Array
+from nnbp.optim.optimizers import Optimizer
+from nnbp.validation import number, whole_number
+
+__all__ = ["LBFGS", "LBFGSMemory", "Read"]
+
+Read = Callable[[Array], float]
+"""Downloads an array of one number."""
+
+# Of the strong Wolfe conditions: J(t) ≤ J(0) + C1 t J'(0) and |J'(t)| ≤ C2 |J'(0)|.
+C1, C2 = 1e-4, 0.9
+
+# A line search ends in an interval in which no parameter changes by more. As in PyTorch `tolerance_change` does not
+# reach it.
+NARROW = 1e-9
+
+# A pair (s, y) is learnt from only where y·s is larger, so that H stays positive definite.
+CURVATURE = 1e-10
+
+
+@dataclass
+class LBFGSMemory:
+    """What L-BFGS remembers between steps.
+
+    Attributes:
+        n_iter: iterations so far.
+        d: direction of the last iteration, (P,); None before the first.
+        t: how far theta went along it.
+        steps: s = t d of the iterations that are remembered, oldest first, (P,) each.
+        changes: y, how much the gradient changed over each of them, (P,) each.
+        ro: 1 / (y·s) of each.
+        h_diag: γ, of the initial inverse Hessian γ I.
+        gradient: at the start of the last iteration, (P,).
+    """
+
+    n_iter: int = 0
+    d: Array | None = None
+    t: float = 0.0
+    steps: list[Array] = field(default_factory=list)
+    changes: list[Array] = field(default_factory=list)
+    ro: list[float] = field(default_factory=list)
+    h_diag: float = 1.0
+    gradient: Array | None = None
+
+    def advance(self, g: Array, history_size: int, xp: Any, read: Read) -> Array:
+        """Learns from the last iteration, whose end has the gradient g, and returns the next direction, −H g."""
+        if self.d is not None:
+            y, s = g - self.gradient, self.t * self.d
+            curvature = read(xp.dot(y, s))
+            if curvature > CURVATURE:
+                self.changes.append(y)
+                self.steps.append(s)
+                self.ro.append(1.0 / curvature)
+                self.h_diag = curvature / read(xp.dot(y, y))
+            for remembered in (self.changes, self.steps, self.ro):
+                del remembered[:-history_size]
+        self.n_iter += 1
+        self.gradient = g
+        self.d = self._direction(g, xp)
+        return self.d
+
+    def _direction(self, g: Array, xp: Any) -> Array:
+        """−H g by the two loops of algorithm 7.4; its inner products stay on the device."""
+        pairs = list(zip(self.steps, self.changes, self.ro, strict=True))
+        q = -g
+        weights = []
+        for s, y, ro in reversed(pairs):
+            weight = xp.dot(s, q) * ro
+            q = q - weight * y
+            weights.append(weight)
+        r = q * self.h_diag
+        for (s, y, ro), weight in zip(pairs, reversed(weights), strict=True):
+            r = r + (weight - xp.dot(y, r) * ro) * s
+        return r
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point t on the line theta + t d, with J, its slope dJ/dt and its gradient there."""
+
+    t: float
+    loss: float
+    slope: float
+    gradient: Array
+
+
+@final
+class LBFGS(Optimizer):
+    """θ ← θ + t d with d = −H g, H learnt from the last `history_size` changes of θ and g. For the whole batch.
+
+    A step makes up to `max_iter` iterations, and evaluates the gradient `max_eval` times at most, with a line search
+    once more. Schedules do not reach it. As in PyTorch t of the very first iteration is η / max(1, Σ|g|).
+
+    Args:
+        learning_rate: t of every iteration, or where its line search begins; None is 1.
+        max_iter: iterations of a step.
+        max_eval: evaluations of the gradient in a step; None is 5/4 of max_iter.
+        tolerance_grad: a step ends where max |g| is no larger.
+        tolerance_change: a step ends where max |t d| or the change of J is no larger.
+        history_size: changes remembered; each takes twice the memory of theta.
+        line_search: None, or "strong_wolfe", which picks t.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    name = "lbfgs"
+    default_rate = 1.0
+    full_batch = True
+    scheduled = False
+
+    def __init__(
+        self,
+        learning_rate: float | None = None,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search: str | None = None,
+    ) -> None:
+        super().__init__(learning_rate)
+        for name, count in (("max_iter", max_iter), ("max_eval", max_eval), ("history_size", history_size)):
+            if count is not None:
+                whole_number(f"{name} of LBFGS", count, 1)
+        for name, bound in (("tolerance_grad", tolerance_grad), ("tolerance_change", tolerance_change)):
+            number(f"{name} of LBFGS", bound, "[0, inf]")
+        if line_search not in (None, "strong_wolfe"):
+            raise ValueError(f"line_search of LBFGS is None or 'strong_wolfe'; received {line_search!r}.")
+        self.max_iter, self.max_eval, self.history_size = max_iter, max_eval, history_size
+        self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
+        self.line_search = line_search
+
+    def memory(self) -> LBFGSMemory:
+        """A new memory, for `step`."""
+        return LBFGSMemory()
+
+    def step(
+        self,
+        theta: Array,
+        gradient: Array,
+        evaluate: Callable[[], float],
+        xp: Any,
+        memory: LBFGSMemory,
+        read: Read,
+    ) -> float:
+        """One step of up to `max_iter` iterations.
+
+        Args:
+            theta: (P,), changed in place.
+            gradient: (P,), where `evaluate` leaves the gradient.
+            evaluate: computes J and its gradient for what theta holds at the time; returns J.
+            xp: the array library of theta; `dot`, `abs`, `max` and `sum` are used.
+            memory: from the step before, or a new one; changed in place.
+            read: downloads an array of one number.
+
+        Returns:
+            J before the step. Once J or a slope is not finite the step ends, and returns J there, or NaN. With a
+            line search theta is then where the last iteration ended, which had a finite J.
+        """
+        first = loss = evaluate()
+        g = _copy(gradient)
+        evaluations = 1
+        allowed = self.max_iter * 5 // 4 if self.max_eval is None else self.max_eval
+        if not math.isfinite(loss) or read(xp.max(xp.abs(g))) <= self.tolerance_grad:
+            return loss
+        for iteration in range(1, self.max_iter + 1):
+            before = loss
+            d = memory.advance(g, self.history_size, xp, read)
+            slope, width = read(xp.dot(g, d)), read(xp.max(xp.abs(d)))
+            memory.t = self.rate
+            if memory.n_iter == 1:
+                memory.t *= min(1.0, 1.0 / read(xp.sum(xp.abs(g))))
+            if slope > -self.tolerance_change:
+                break
+            if self.line_search is not None:
+                line = _Line(theta, gradient, d, width, evaluate, xp, read)
+                start = _Point(0.0, loss, slope, g)
+                found = line.search(start, memory.t, allowed - evaluations)
+                evaluations += line.evaluations
+                if not math.isfinite(found.loss):
+                    return found.loss
+                line.go(found.t)
+                loss, g, memory.t = found.loss, found.gradient, found.t
+            else:
+                theta[...] = theta + memory.t * d
+                if iteration == self.max_iter:
+                    break
+                loss = evaluate()
+                evaluations += 1
+                if not math.isfinite(loss):
+                    return loss
+                g = _copy(gradient)
+            if (
+                evaluations >= allowed
+                or read(xp.max(xp.abs(g))) <= self.tolerance_grad
+                or memory.t * width <= self.tolerance_change
+                or abs(loss - before) < self.tolerance_change
+            ):
+                break
+        return first
+
+
+class _Line:
+    """J along theta + t d, and a search for a t that fulfils the strong Wolfe conditions."""
+
+    def __init__(
+        self,
+        theta: Array,
+        gradient: Array,
+        d: Array,
+        width: float,
+        evaluate: Callable[[], float],
+        xp: Any,
+        read: Read,
+    ) -> None:
+        self.theta, self.start, self.gradient, self.d, self.width = theta, _copy(theta), gradient, d, width
+        self.evaluate, self.xp, self.read = evaluate, xp, read
+        self.evaluations = 0
+
+    def go(self, t: float) -> None:
+        """Sets theta to the point t."""
+        self.theta[...] = self.start + t * self.d
+
+    def at(self, t: float) -> _Point:
+        """The point t; its loss is NaN where its slope is not finite. Theta is back at the start then."""
+        self.go(t)
+        loss = self.evaluate()
+        self.theta[...] = self.start
+        self.evaluations += 1
+        slope = self.read(self.xp.dot(self.gradient, self.d))
+        if math.isfinite(loss) and not math.isfinite(slope):
+            loss = math.nan
+        return _Point(t, loss, slope, _copy(self.gradient))
+
+    def search(self, start: _Point, t: float, allowed: int) -> _Point:
+        """A point that fulfils the conditions, the best one found, or the first whose loss is not finite.
+
+        Algorithm 3.5: t grows until an interval must hold such a point; algorithm 3.6 then shrinks it.
+
+        Args:
+            start: the point 0.
+            t: where to look first.
+            allowed: evaluations after the first.
+        """
+        previous, point = start, self.at(t)
+        for k in range(allowed):
+            if not math.isfinite(point.loss):
+                return point
+            if _too_high(point, start) or (k > 1 and point.loss >= previous.loss):
+                return self._zoom(start, [previous, point], allowed)
+            if abs(point.slope) <= -C2 * start.slope:
+                return point
+            if point.slope >= 0:
+                return self._zoom(start, [previous, point], allowed)
+            nearest, farthest = point.t + 0.01 * (point.t - previous.t), 10 * point.t
+            t = _minimum_of_cubic(previous, point, nearest, farthest)
+            previous, point = point, self.at(t)
+        return start if start.loss <= point.loss else point
+
+    def _zoom(self, start: _Point, ends: list[_Point], allowed: int) -> _Point:
+        low = 0 if ends[0].loss <= ends[1].loss else 1
+        near_end = False
+        while self.evaluations <= allowed:
+            left, right = sorted(end.t for end in ends)
+            if (right - left) * self.width < NARROW:
+                break
+            t = _minimum_of_cubic(ends[0], ends[1], left, right)
+            margin = 0.1 * (right - left)
+            inside = min(right - t, t - left)
+            # Twice in a row near an end, or once on it, is no progress: the point moves in by the margin.
+            if inside < margin and (near_end or inside <= 0):
+                t = right - margin if right - t < t - left else left + margin
+                near_end = False
+            else:
+                near_end = inside < margin
+            point = self.at(t)
+            if not math.isfinite(point.loss):
+                return point
+            if _too_high(point, start) or point.loss >= ends[low].loss:
+                ends[1 - low] = point
+                low = 0 if ends[0].loss <= ends[1].loss else 1
+                continue
+            if abs(point.slope) <= -C2 * start.slope:
+                return point
+            if point.slope * (ends[1 - low].t - ends[low].t) >= 0:
+                ends[1 - low] = ends[low]
+            ends[low] = point
+        return ends[low]
+
+
+def _too_high(point: _Point, start: _Point) -> bool:
+    """Whether the first Wolfe condition, sufficient decrease, fails."""
+    return point.loss > start.loss + C1 * point.t * start.slope
+
+
+def _minimum_of_cubic(a: _Point, b: _Point, least: float, most: float) -> float:
+    """Where the cubic through losses and slopes of both points is least, within bounds; else the bounds' middle."""
+    a, b = (a, b) if a.t <= b.t else (b, a)
+    with np.errstate(all="ignore"):
+        # As np.float64 a quotient by zero is infinite, and then bounded, or NaN.
+        width = np.float64(b.t - a.t)
+        d1 = a.slope + b.slope - 3 * (b.loss - a.loss) / width
+        square = d1 * d1 - a.slope * b.slope
+        if square >= 0:
+            d2 = np.sqrt(square)
+            t = float(b.t - width * ((b.slope + d2 - d1) / (b.slope - a.slope + 2 * d2)))
+            if not math.isnan(t):
+                return min(max(t, least), most)
+    return (least + most) / 2
+
+
+def _copy(vector: Array) -> Array:
+    # Arithmetic alone: every array library has it, and x * 1 is x, bit for bit.
+    return vector * 1.0

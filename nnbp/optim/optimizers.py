@@ -1,0 +1,284 @@
+"""Optimizers: each is its update rule on the flat parameter vector, and the names of what it remembers.
+
+The definitions and defaults are those of PyTorch's optimizers of the same names, step for step. A rule is NumPy code,
+traced and compiled for the device (see `nnbp.graph.formula`): one pass over theta, gradient and state. What depends on
+the step number alone (learning rate, bias corrections) is computed on the host in float64 for a whole epoch at once.
+
+>>> class SignDescent(Optimizer):
+...     name = "sign_descent"
+...     default_rate = 1e-3
+...
+...     def update(self, theta, g, eta):
+...         return theta - eta * np.sign(g)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.registry import lookup, register
+from nnbp.validation import not_negative, number
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "get"]
+
+Floats = NDArray[np.float64]
+
+
+class Optimizer:
+    """An update rule: theta, gradient and state in, theta and state out.
+
+    Args:
+        learning_rate: η; None takes the default of the class, unless `fit` is given one.
+    """
+
+    registry: ClassVar[dict[str, type[Optimizer]]] = {}
+    """Every optimizer class by its name; defining a subclass with a `name` adds it."""
+
+    name: ClassVar[str]
+
+    default_rate: ClassVar[float]
+
+    full_batch: ClassVar[bool] = False
+    """Whether the rule needs the gradient of the whole data set."""
+
+    scheduled: ClassVar[bool] = True
+    """Whether the learning rate of a step reaches the rule; where not, `fit` takes no schedule."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register("optimizer", Optimizer.registry, cls)
+
+    def __init__(self, learning_rate: float | None = None) -> None:
+        name = f"learning_rate of {type(self).__name__}"
+        self.learning_rate = None if learning_rate is None else not_negative(name, learning_rate)
+
+    @property
+    def rate(self) -> float:
+        """η as given, or the default."""
+        return self.default_rate if self.learning_rate is None else self.learning_rate
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the vectors that the rule remembers, each as long as theta."""
+        return ()
+
+    def initial(self, slot: str) -> float:
+        """What a slot holds before the first step."""
+        return 0.0
+
+    def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
+        """The numbers of each step that `update` takes by name, for the steps t = 1, 2, … with learning rates eta."""
+        return {"eta": eta}
+
+    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
+        """theta and the slots after the step: a formula of theta, g, the slots and the rates, in this order."""
+        raise NotImplementedError(f"{type(self).__name__} has no rule: define update(self, theta, g, …).")
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that make an equal object."""
+        return dict(vars(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+
+
+@final
+class SGD(Optimizer):
+    """Gradient descent, θ ← θ − η g (the notes, section 3.2), with momentum μ: v ← μ v + g, θ ← θ − η v.
+
+    With `nesterov`: θ ← θ − η (g + μ v). As in PyTorch the learning rate is outside of v.
+    """
+
+    name = "sgd"
+    default_rate = 1e-3
+
+    def __init__(self, learning_rate: float | None = None, momentum: float = 0.0, nesterov: bool = False) -> None:
+        super().__init__(learning_rate)
+        self.momentum = number("momentum of SGD", momentum, "[0, 1)")
+        self.nesterov = bool(nesterov)
+        if nesterov and not momentum:
+            raise ValueError(
+                "Nesterov's method looks ahead along the momentum; received momentum=0. Give momentum=0.9, say."
+            )
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("v",) if self.momentum else ()
+
+    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
+        if not self.momentum:
+            (eta,) = slots_and_rates
+            return theta - eta * g
+        v, eta = slots_and_rates
+        v = self.momentum * v + g
+        return theta - eta * (g + self.momentum * v if self.nesterov else v), v
+
+
+@final
+class RMSprop(Optimizer):
+    """v ← α v + (1 − α) g²; θ ← θ − η g / (√v + ε). Tieleman and Hinton, lecture 6e, 2012.
+
+    With `centered`, v less the square of the running mean of g (Graves, 2013); with momentum the quotient is
+    accumulated, u ← μ u + g / (√v + ε), and θ ← θ − η u.
+    """
+
+    name = "rmsprop"
+    default_rate = 1e-2
+
+    def __init__(
+        self,
+        learning_rate: float | None = None,
+        alpha: float = 0.99,
+        epsilon: float = 1e-8,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ) -> None:
+        super().__init__(learning_rate)
+        self.alpha = number("alpha of RMSprop", alpha, "[0, 1)")
+        self.epsilon = not_negative("epsilon of RMSprop", epsilon)
+        self.momentum = number("momentum of RMSprop", momentum, "[0, 1)")
+        self.centered = bool(centered)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("v", *(["mean"] if self.centered else []), *(["u"] if self.momentum else []))
+
+    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
+        *slots, eta = slots_and_rates
+        state = dict(zip(self.slots, slots, strict=True))
+        v = state["v"] = self.alpha * state["v"] + (1.0 - self.alpha) * g * g
+        if self.centered:
+            mean = state["mean"] = self.alpha * state["mean"] + (1.0 - self.alpha) * g
+            v = v - mean * mean
+        change = g / (np.sqrt(v) + self.epsilon)
+        if self.momentum:
+            change = state["u"] = self.momentum * state["u"] + change
+        return (theta - eta * change, *state.values())
+
+
+class Adam(Optimizer):
+    """m ← β₁ m + (1 − β₁) g; v ← β₂ v + (1 − β₂) g²; θ ← θ − η m̂ / (√v̂ + ε), m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ).
+
+    Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1. The slots hold m / (1 − β₁) and
+    v / (1 − β₂), which are two products a parameter less; the numbers of the step make up for it, ε among them.
+    """
+
+    name = "adam"
+    default_rate = 1e-3
+
+    def __init__(
+        self,
+        learning_rate: float | None = None,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__(learning_rate)
+        self.beta1 = number(f"beta1 of {type(self).__name__}", beta1, "[0, 1)")
+        self.beta2 = number(f"beta2 of {type(self).__name__}", beta2, "[0, 1)")
+        self.epsilon = not_negative(f"epsilon of {type(self).__name__}", epsilon)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("m", "v")
+
+    def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
+        # With m̂ = first · m and v̂ = root² v, m̂ / (√v̂ + ε) is (first / root) m / (√v + ε / root).
+        root = np.sqrt((1.0 - self.beta2) / (1.0 - self.beta2**t))
+        first = (1.0 - self.beta1) / (1.0 - self.beta1**t)
+        return {"step": eta * first / root, "floor": self.epsilon / root}
+
+    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
+        m, v, step, floor = slots_and_rates
+        m = self.beta1 * m + g
+        v = self.beta2 * v + g * g
+        return theta - step * m / (np.sqrt(v) + floor), m, v
+
+
+@final
+class AdamW(Adam):
+    """Adam after θ ← (1 − η w) θ, on every parameter: Loshchilov and Hutter, "Decoupled weight decay", 2019.
+
+    This decay w is the optimizer's own, and no part of J, unlike the network's `weight_decay`.
+    """
+
+    name = "adamw"
+
+    def __init__(
+        self,
+        learning_rate: float | None = None,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(learning_rate, beta1, beta2, epsilon)
+        self.weight_decay = not_negative("weight_decay of AdamW", weight_decay)
+
+    def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
+        return super().rates(t, eta) | {"keep": 1.0 - eta * self.weight_decay}
+
+    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
+        *rest, keep = slots_and_rates
+        return super().update(theta * keep, g, *rest)
+
+
+@final
+class Rprop(Optimizer):
+    """Each parameter has its own step size, which grows while its gradient keeps the sign and shrinks where it flips.
+
+    s ← s η⁺ where g g' > 0, s η⁻ where g g' < 0 (then g is taken as 0), within the bounds; θ ← θ − sign(g) s; g' is the
+    gradient of the step before. Riedmiller and Braun, "A direct adaptive method for faster backpropagation learning",
+    1993, without backtracking. For the whole batch: on mini-batches signs flip by chance. The learning rate is the
+    first step size; schedules do not reach it.
+    """
+
+    name = "rprop"
+    default_rate = 1e-2
+    full_batch = True
+    scheduled = False
+
+    def __init__(
+        self,
+        learning_rate: float | None = None,
+        shrink: float = 0.5,
+        grow: float = 1.2,
+        smallest: float = 1e-6,
+        largest: float = 50.0,
+    ) -> None:
+        super().__init__(learning_rate)
+        self.shrink = number("shrink of Rprop", shrink, "[0, 1)")
+        self.grow = number("grow of Rprop", grow, "[1, inf)")
+        most = number("largest of Rprop", largest, "(0, inf]")
+        self.smallest = number("smallest of Rprop", smallest, f"[0, {most:g})")
+        self.largest = most
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("before", "size")
+
+    def initial(self, slot: str) -> float:
+        return self.rate if slot == "size" else 0.0
+
+    def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
+        return {}
+
+    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
+        before, size = slots_and_rates
+        same = np.sign(g * before)
+        factor = 1.0 + (self.grow - 1.0) * (same > 0.0) + (self.shrink - 1.0) * (same < 0.0)
+        size = np.minimum(np.maximum(size * factor, self.smallest), self.largest)
+        g = g * (same >= 0.0)
+        return theta - np.sign(g) * size, g, size
+
+
+def get(spec: str | Optimizer | type[Optimizer]) -> Optimizer:
+    """The optimizer of a name, or the object itself.
+
+    Raises:
+        ValueError: no optimizer has this name.
+    """
+    return lookup("optimizer", Optimizer, Optimizer.registry, spec)

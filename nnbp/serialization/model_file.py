@@ -1,0 +1,327 @@
+"""Model files: a network as one safetensors file that can be read without trusting it.
+
+The arrays W1, b1, W2, … lie in the file as they are. Everything else is one JSON text under the metadata key ``nnbp``:
+
+    {"format_version": 1, "nnbp_version": "…", "architecture": {…}, "extra": {…}, "sha256": "…"}
+
+Reading runs nothing and follows no reference: a name stands for one of nnbp's own classes, or for one that the caller
+lists. The checksum covers every value in the file; it finds damage, and is no signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.nn import activations, initializers, layers, losses
+from nnbp.nn.activations import Activation
+from nnbp.nn.architecture import Architecture
+from nnbp.nn.initializers import Initializer
+from nnbp.nn.layers import Layer
+from nnbp.nn.losses import Loss
+from nnbp.registry import unknown_name
+from nnbp.serialization.safetensors_file import (
+    DTYPES,
+    Container,
+    RefusedError,
+    canonical,
+    check_names,
+    check_plain,
+    destination,
+    explained,
+    keyed,
+    open_regular,
+    pack,
+    parse,
+    replace,
+    shown,
+)
+from nnbp.version import __version__
+
+__all__ = ["FORMAT_VERSION", "ModelFile", "build_layers", "read", "write"]
+
+FORMAT_VERSION = 1
+
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+_READ_FIX = "The file is damaged or was edited: take a fresh copy, or save the network again."
+_WRITE_FIX = "Nothing was written: correct this and save again."
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """What a model file holds.
+
+    Args:
+        architecture: n_in; layers, a list of {"kind", "config"} with the config of `Layer.config`, activations decided;
+            loss, {"name", …its arguments}; weight_decay; dtype, "float32" or "float64"; seed.
+        arrays: W1 (n_out, n_in), b1 (n_out,), W2, … on the host, of that dtype; the number counts layers that learn.
+        extra: plain JSON of the caller's, under keys of its choice.
+    """
+
+    architecture: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def write(path: AnyPath, model_file: ModelFile) -> None:
+    """Writes a model file whole or not at all: on any failure the old file is as it was, and nothing is left beside it.
+
+    A new file gets the mode that the umask leaves, an existing one keeps its own; a symbolic link stays, and what it
+    points to is replaced.
+
+    Args:
+        path: of the file; its folder has to exist.
+        model_file: what to write. Activations, losses and initializers may be classes of your own.
+
+    Raises:
+        ModelFileError: the content breaks a rule, so that `read` would refuse it; or the path cannot be written.
+    """
+    where = os.fsdecode(path)
+    with explained(f"Cannot write the model file {shown(where)}", _WRITE_FIX):
+        target, mode = destination(where)
+        replace(target, _encode(model_file), mode)
+
+
+def read(path: AnyPath, custom: Sequence[type] = ()) -> ModelFile:
+    """The content of a model file, every value as it was written.
+
+    Args:
+        path: of the file.
+        custom: the classes of your own (of Activation, Loss, Initializer) that names in the file may stand for.
+
+    Raises:
+        ModelFileError: it is no nnbp model, or damaged, or of a newer nnbp, or it names a class that is not known here.
+        TypeError: `custom` holds something else than such classes.
+    """
+    known, where = _Known(custom), os.fsdecode(path)
+    with explained(f"Cannot read the model file {shown(where)}", _READ_FIX), open_regular(where) as file:
+        return _decode(Container(file), known)
+
+
+def build_layers(architecture: Mapping[str, Any], custom: Sequence[type] = ()) -> tuple[list[Layer], Loss]:
+    """The layers and the loss that an architecture describes; see `ModelFile` and `read` for the arguments.
+
+    Raises:
+        ModelFileError: it describes no network that nnbp can have.
+        TypeError: `custom` holds something else than classes of activations, losses and initializers.
+    """
+    known = _Known(custom)
+    with explained("Cannot build the network", "Take the architecture as `read` returned it."):
+        return _build(dict(architecture), known)
+
+
+def _encode(model_file: ModelFile) -> bytes:
+    architecture = model_file.architecture
+    # What is defined here is what the user has; reading is where names have to be allowed.
+    defined = [item for base in _NAMED for item in base.registry.values()]
+    built, _ = _build(architecture, _Known(defined))
+    _check_object(model_file.extra, "extra")
+    check_plain(model_file.extra, "extra")
+    shapes = _shapes(architecture["n_in"], built)
+    check_names(model_file.arrays, shapes)
+    arrays = {}
+    for name, shape in shapes.items():
+        array: Any = model_file.arrays[name]
+        if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") != architecture["dtype"]:
+            raise RefusedError(
+                f"{name} is a NumPy array of dtype {architecture['dtype']}; received {type(array).__name__} of "
+                f"{getattr(array, 'dtype', 'no dtype')}."
+            )
+        if array.shape != shape:
+            raise RefusedError(f"the shape of {name} here is {list(shape)}; received {list(array.shape)}.")
+        _check_finite(name, array)
+        # safetensors writes the memory of an array as it lies, whatever its strides say.
+        arrays[name] = np.ascontiguousarray(array, dtype=architecture["dtype"])
+    content = {
+        "format_version": FORMAT_VERSION,
+        "nnbp_version": __version__,
+        "architecture": architecture,
+        "extra": model_file.extra,
+    }
+    return pack(json.dumps({**content, "sha256": _digest(content, arrays)}), arrays)
+
+
+def _decode(container: Container, known: _Known) -> ModelFile:
+    content = parse(container.text, "the description of the network")
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if type(version) is int and version > FORMAT_VERSION:
+        raise RefusedError(
+            f"its format has version {version}, this nnbp reads up to {FORMAT_VERSION}; nnbp "
+            f"{shown(content.get('nnbp_version'))} wrote it.",
+            "Upgrade nnbp: python -m pip install --upgrade nnbp",
+        )
+    keys = ("format_version", "nnbp_version", "architecture", "extra", "sha256")
+    content = keyed(content, keys, "the description of the network")
+    if type(version) is not int or version < 1:
+        raise RefusedError(f"the format version is a whole number, at least 1; received {shown(version)}.")
+    _check_object(content["extra"], "extra")
+    architecture = content["architecture"]
+    built, _ = _build(architecture, known)
+    arrays = container.arrays(architecture["dtype"], _shapes(architecture["n_in"], built))
+    digest = content.pop("sha256")
+    if digest != _digest(content, arrays):
+        raise RefusedError(f"its checksum does not fit its content; received {shown(digest)}.")
+    for name, array in arrays.items():
+        _check_finite(name, array)
+    return ModelFile(architecture, arrays, content["extra"])
+
+
+def _digest(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of the content without its digest, then of the arrays in the order of their names, little-endian."""
+    digest = hashlib.sha256(canonical(content).encode())
+    for name in sorted(arrays):
+        digest.update(arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).data)
+    return digest.hexdigest()
+
+
+# ---- names and classes
+
+
+def _classes(module: ModuleType, base: type, attribute: str) -> dict[str, Any]:
+    """nnbp's own classes by name; not those of the registries, where anyone can put any class under any name."""
+    own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
+    return {item.__dict__[attribute]: item for item in own if issubclass(item, base) and attribute in item.__dict__}
+
+
+_LAYERS = _classes(layers, Layer, "kind")
+_NAMED: dict[Any, tuple[str, dict[str, Any]]] = {
+    Activation: ("activation", _classes(activations, Activation, "name")),
+    Loss: ("loss", _classes(losses, Loss, "name")),
+    Initializer: ("initializer", _classes(initializers, Initializer, "name")),
+}
+
+
+class _Known:
+    """The closed set of classes that names may stand for: nnbp's own and the given ones."""
+
+    def __init__(self, custom: Iterable[object]) -> None:
+        self.custom: dict[Any, dict[str, Any]] = {base: {} for base in _NAMED}
+        for item in custom:
+            base = next((base for base in _NAMED if isinstance(item, type) and issubclass(item, base)), None)
+            name = getattr(item, "name", None)
+            if base is None or not isinstance(name, str):
+                raise TypeError(
+                    "`custom` lists classes of activations, losses and initializers, each with a `name`; received "
+                    f"{shown(item)}. Pass the class: custom=[MyActivation]."
+                )
+            self.custom[base][name] = item
+
+    def make(self, base: Any, description: Any) -> Any:
+        """The object of {"name": …, its arguments}."""
+        word, own = _NAMED[base]
+        if not isinstance(description, dict) or not isinstance(description.get("name"), str):
+            raise RefusedError(f"the {word} is an object with a name; received {shown(description)}.")
+        name = description["name"]
+        given = self.custom[base].get(name)
+        if name not in own and given is None:
+            raise RefusedError(
+                str(unknown_name(word, {**own, **self.custom[base]}, name[:80])),
+                f"If this {word} is a class of your own, pass it as custom=[…]; else a newer nnbp may have it.",
+            )
+        if name in own and given not in (None, own[name]):
+            raise RefusedError(
+                f"a model file holds only the name of its {word}, and {name!r} is the name of two: one of nnbp, and "
+                f"{given.__module__}.{given.__qualname__}.",
+                "Give your class another name.",
+            )
+        arguments = {key: value for key, value in description.items() if key != "name"}
+        return _constructed(f"{word} {name!r}", given or own[name], arguments)
+
+    def layer(self, description: Any) -> Layer:
+        """The layer of {"kind", "config"}."""
+        parts = keyed(description, ("kind", "config"), "a layer")
+        kind, config = parts["kind"], parts["config"]
+        if not isinstance(kind, str) or kind not in _LAYERS:
+            raise RefusedError(str(unknown_name("kind of layer", _LAYERS, str(kind)[:80])), "A newer nnbp may have it.")
+        if not isinstance(config, dict) or (kind == "dense" and "activation" not in config):
+            raise RefusedError(
+                f"a {kind} layer has all its arguments in its config, activation too; received {shown(config)}."
+            )
+        arguments = dict(config)
+        if "activation" in config:
+            arguments["activation"] = self.make(Activation, config["activation"])
+        if "initializer" in config:
+            arguments["initializer"] = self.make(Initializer, {"name": config["initializer"]})
+        layer: Layer = _constructed(f"{kind} layer", _LAYERS[kind], arguments, config)
+        return layer
+
+
+def _constructed(what: str, cls: Any, arguments: dict[str, Any], config: dict[str, Any] | None = None) -> Any:
+    """An object that says of itself what was said of it: no argument is unknown, missing or out of its range."""
+    said = arguments if config is None else config
+    try:
+        item = cls(**arguments)
+        # An initializer says nothing but its name.
+        own = item.config() if hasattr(item, "config") else {}
+        same = canonical(own) == canonical(said)
+    # The class may be the user's: anything can go wrong in it.
+    except Exception as error:
+        raise RefusedError(f"the {what} does not take the arguments {shown(said)}: {error}") from error
+    if not same:
+        raise RefusedError(
+            f"config() returns what the constructor takes; the {what}, of {shown(said)}, says {shown(own)}."
+        )
+    return item
+
+
+# ---- the architecture
+
+
+def _build(architecture: dict[str, Any], known: _Known) -> tuple[list[Layer], Loss]:
+    check_plain(architecture, "architecture")
+    fields = ("n_in", "layers", "loss", "weight_decay", "dtype", "seed")
+    parts = keyed(architecture, fields, "the architecture")
+    for name, least in (("n_in", 1), ("seed", 0)):
+        if type(parts[name]) is not int or parts[name] < least:
+            raise RefusedError(f"{name} is a whole number, at least {least}; received {shown(parts[name])}.")
+    decay = parts["weight_decay"]
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or decay < 0:
+        raise RefusedError(f"weight_decay is a number, at least 0; received {shown(decay)}.")
+    if parts["dtype"] not in list(DTYPES):
+        raise RefusedError(f"the dtype is {' or '.join(DTYPES)}; received {shown(parts['dtype'])}.")
+    if not isinstance(parts["layers"], list):
+        raise RefusedError(f"layers is a list; received {shown(parts['layers'])}.")
+    built = [known.layer(item) for item in parts["layers"]]
+    loss: Loss = known.make(Loss, parts["loss"])
+    try:
+        # Which layers and loss go together is said there. All activations are decided, so none is taken from "relu".
+        Architecture([parts["n_in"], *built], "relu", None, loss)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+    return built, loss
+
+
+def _shapes(n_in: int, built: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
+    """The shape of every array by its name: W1, b1, W2, …"""
+    shapes: dict[str, tuple[int, ...]] = {}
+    number = 0
+    for layer in built:
+        specs = layer.parameters(n_in)
+        number += bool(specs)
+        shapes |= {f"{spec.name}{number}": spec.shape for spec in specs}
+        n_in = layer.outputs(n_in)
+    return shapes
+
+
+def _check_object(value: object, what: str) -> None:
+    if not isinstance(value, dict):
+        raise RefusedError(f"{what} is an object; received {shown(value)}.")
+
+
+def _check_finite(name: str, array: NDArray[Any]) -> None:
+    finite = np.isfinite(array)
+    if not finite.all():
+        place = [int(i) for i in np.argwhere(~finite)[0]]
+        raise RefusedError(
+            f"parameters are finite; {name}{place} is {array[tuple(place)]}.",
+            "Take a network whose training did not diverge.",
+        )

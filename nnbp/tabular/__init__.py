@@ -1,0 +1,1 @@
+"""Tables: files in, features and targets, and a model with its preprocessing."""

@@ -1,0 +1,153 @@
+"""A network that was trained on a table, with all it takes to use it on another: one model file holds both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp import metrics
+from nnbp.errors import DataError, ModelFileError
+from nnbp.network import Network
+from nnbp.serialization import model_file
+from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
+from nnbp.tabular.table import Source, numbers
+
+__all__ = ["Evaluation", "TableModel"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How predictions compare with a labelled table.
+
+    Attributes:
+        metrics: name → value; for quantities in the unit of the target. nan where a metric is not defined.
+        truth: class indices (m,), or values (m,).
+        predicted: the same, as predicted.
+        messages: what was ignored or not known in the table.
+    """
+
+    metrics: dict[str, float]
+    truth: NDArray[Any]
+    predicted: NDArray[Any]
+    messages: list[str]
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """Preprocessing, network and target of a table.
+
+    Attributes:
+        network: takes the features, gives class indices or standardised values.
+        preprocessor: makes features of columns; None for a network that was saved without: it takes columns of
+            numbers as they are.
+        target: makes labels or values of what the network gives.
+        about: other plain JSON values in the model file.
+    """
+
+    network: Network
+    preprocessor: TablePreprocessor | None
+    target: TargetEncoder
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes one model file, whole or not at all."""
+        if self.preprocessor is None:
+            raise ValueError("A network without preprocessing is saved by Network.save.")
+        table = {"preprocessing": self.preprocessor.to_json(), "target": self.target.to_json()}
+        self.network.save(path, extra={**self.about, **table})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, device: str = "auto") -> Self:
+        """The model of a file; one that `Network.save` wrote without a table numbers its classes from 0.
+
+        Raises:
+            ModelFileError: the file is no nnbp model, or damaged.
+        """
+        file = model_file.read(path)
+        network = Network.from_file(file, device=device)
+        about = dict(file.extra)
+        loss, n_out = network.loss_function, network.model.n_out
+        if "preprocessing" not in about:
+            labels = tuple(range(max(n_out, 2))) if loss.classification else ()
+            return cls(network, None, TargetEncoder("target", labels), about)
+        preprocessor = TablePreprocessor.from_json(about.pop("preprocessing"))
+        target = TargetEncoder.from_json(about.pop("target", None))
+        fits = n_out == (1 if not target.labels or loss.name == "binary_cross_entropy" else len(target.labels))
+        if (
+            len(preprocessor.feature_names) != network.model.n_in
+            or not fits
+            or bool(target.labels) != loss.classification
+        ):
+            raise ModelFileError(
+                f"{path}: its table has {len(preprocessor.feature_names)} features and {len(target.labels)} classes, "
+                f"which does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save it anew"
+            )
+        return cls(network, preprocessor, target, about)
+
+    def features(self, source: Source) -> tuple[NDArray[np.float64], list[str]]:
+        """Features (m, n_in) of a table, and messages on what was ignored or not known."""
+        if self.preprocessor is not None:
+            return self.preprocessor.transform(source)
+        n_in = self.network.model.n_in
+        if len(source.columns) != n_in:
+            raise DataError(
+                f"{source.name}: {len(source.columns)} columns of features, but this model, which was saved without "
+                f"the preprocessing of a table, takes {n_in} columns of numbers in the order of its training"
+            )
+        X = np.column_stack([numbers(source, name) for name in source.columns])
+        if np.isnan(X).any():
+            row, column = np.argwhere(np.isnan(X))[0]
+            raise DataError(
+                f"{source.at(int(row), list(source.columns)[column])}: the cell is empty, and this model, which was "
+                "saved without the preprocessing of a table, has nothing to put there. Fill the cell"
+            )
+        return X, []
+
+    def predict(self, source: Source) -> tuple[NDArray[Any], list[str]]:
+        """Labels as the training table had them (m,), or values in their own unit (m,) or (m, k); and messages."""
+        X, messages = self.features(source)
+        return self._decoded(self.network.predict(X)), messages
+
+    def predict_proba(self, source: Source) -> NDArray[Any]:
+        """Probabilities (m, k) of the classes in the order of `target.labels`; TypeError where there are none."""
+        probabilities: NDArray[Any] = self.network.predict_proba(self.features(source)[0])
+        return probabilities
+
+    def _decoded(self, outputs: Any) -> NDArray[Any]:
+        values = self.target.decode(outputs)
+        # float32 says no more than float32 knows: 0.1, not 0.10000000149011612.
+        return values if self.target.labels else values.astype(self.network.dtype)
+
+    def evaluate(self, source: Source) -> Evaluation:
+        """Predictions of a labelled table against its target.
+
+        Raises:
+            DataError: the target is missing, or has a label that the training did not have.
+        """
+        truth = self.target.encode(source)
+        X, messages = self.features(source)
+        predicted = self.network.predict(X)
+        if not self.target.labels:
+            if predicted.ndim > 1:
+                raise DataError(
+                    f"{source.name}: the model predicts {predicted.shape[1]} values a row, and a table has one target. "
+                    "Evaluate such a network in Python: Network.evaluate(X, y)"
+                )
+            truth, predicted = self.target.decode(truth), self._decoded(predicted)
+            found = {name: metrics.get(name)(truth, predicted) for name in ("r2", "rmse", "mae")}
+            return Evaluation(found, truth, predicted, messages)
+        found = {name: metrics.get(name)(truth, predicted) for name in ("accuracy", "balanced_accuracy", "f1_macro")}
+        probabilities = self.network.predict_proba(X)
+        names = ("log_loss", "roc_auc") if len(self.target.labels) == 2 else ("log_loss",)
+        found |= {name: metrics.get(name)(truth, probabilities) for name in names}
+        return Evaluation(found, truth, predicted, messages)
+
+    def baseline(self, truth: NDArray[Any]) -> float:
+        """Accuracy of always naming the most frequent of these classes (m,); nan for quantities, where R² tells."""
+        return float(np.bincount(truth).max() / len(truth)) if self.target.labels else math.nan

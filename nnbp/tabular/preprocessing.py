@@ -1,0 +1,398 @@
+"""From the columns of a table to features and targets, and back from outputs to labels.
+
+Fitted by scikit-learn's transformers, then kept as plain numbers and strings: what goes into a model file is
+JSON, and what transforms a table at prediction is NumPy alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nnbp.errors import DataError, ModelFileError
+from nnbp.tabular.table import (
+    EXACT,
+    Source,
+    booleans,
+    codes_among,
+    integers,
+    kind_of,
+    listed,
+    numbers,
+    optional,
+    suggest,
+    texts,
+    whole,
+)
+
+__all__ = ["BoolColumn", "NumberColumn", "TablePreprocessor", "TargetEncoder", "TextColumn"]
+
+Floats = npt.NDArray[np.float64]
+Task = Literal["classification", "regression"]
+
+MAX_CATEGORIES = 1000  # a text column with more is a name or an identifier: one-hot it only fills memory
+MAX_CLASSES = 20  # whole numbers with more distinct values are taken for a quantity
+# How labels of each type are read; bools as 0.0 and 1.0, which equal False and True.
+READERS: dict[type, Callable[[Source, str], npt.NDArray[Any]]] = {int: integers, bool: booleans, str: texts}
+PURPOSE = "fitting the preprocessing of a table"
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """(x − mean) / scale, a missing x being the median."""
+
+    RULES: ClassVar = {
+        "name": "a string",
+        "median": "finite",
+        "mean": "finite",
+        "scale": "finite and above 0",
+    }
+    name: str
+    median: float
+    mean: float
+    scale: float
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The name of the one feature that it gives."""
+        return (self.name,)
+
+    def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
+        """Column `name` of the source as (m, 1); DataError at the first cell that is no finite number."""
+        values = numbers(source, name)
+        values[np.isnan(values)] = self.median
+        with np.errstate(over="ignore"):
+            scaled = (values - self.mean) / self.scale
+        if not np.isfinite(scaled).all():
+            row = int(np.isfinite(scaled).argmin())
+            raise DataError(
+                f"{source.at(row, name)}: {float(values[row])} is too far from the {self.mean} ± "
+                f"{self.scale} of training to be standardised. Check the cell and its unit"
+            )
+        return scaled[:, None]
+
+
+@dataclass(frozen=True)
+class BoolColumn:
+    """0 or 1, a missing value being `fill`, the more frequent one at training."""
+
+    RULES: ClassVar = {"name": "a string", "fill": "true or false"}
+    name: str
+    fill: bool
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The name of the one feature that it gives."""
+        return (self.name,)
+
+    def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
+        """Column `name` of the source as (m, 1); DataError at the first cell that is not true or false."""
+        values = booleans(source, name)
+        values[np.isnan(values)] = self.fill
+        return values[:, None]
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """One-hot: 1 at its category ("" is missing), all zeros for a category that training did not have."""
+
+    RULES: ClassVar = {"name": "a string", "categories": "distinct strings, one at least"}
+    name: str
+    categories: tuple[str, ...]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the features that it gives, one a category."""
+        return tuple(f"{self.name}={category or '(missing)'}" for category in self.categories)
+
+    def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
+        """Column `name` of the source as (m, categories); one message tells of all unknown categories."""
+        codes, new = codes_among(self.categories, texts(source, name))
+        if new:
+            unknown = codes < 0
+            which = listed([text or "(missing)" for text in new], 5)
+            messages.append(
+                f"{source.at(int(unknown.argmax()), name)}: here first, and in {unknown.sum()} of "
+                f"{len(source)} rows, is a category that training did not have ({which}): its features are 0"
+            )
+        return np.equal(codes[:, None], np.arange(len(self.categories))).astype(np.float64)
+
+
+Spec = NumberColumn | BoolColumn | TextColumn
+KINDS: dict[str, type[Spec]] = {"number": NumberColumn, "bool": BoolColumn, "text": TextColumn}
+
+
+@dataclass(frozen=True)
+class TablePreprocessor:
+    """How each column becomes features: numbers imputed and standardised, bools 0 and 1, texts one-hot.
+
+    columns: one a column of the table, in the order of the features. named: whether columns are matched by
+    their names (tables) or by their number and order (matrices).
+    """
+
+    columns: tuple[Spec, ...]
+    named: bool = True
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the n features: the column's, with "=category" where it is one-hot."""
+        return tuple(feature for column in self.columns for feature in column.features)
+
+    @classmethod
+    def fit(cls, source: Source) -> TablePreprocessor:
+        """Fit by scikit-learn's SimpleImputer (median), StandardScaler and OneHotEncoder.
+
+        Raises DataError at a bad cell, for a table without features or a text column of more than
+        `MAX_CATEGORIES`; MissingDependencyError.
+        """
+        impute = optional("sklearn.impute", PURPOSE).SimpleImputer
+        kinds = {name: kind_of(source, name) for name in source.columns}
+        if not kinds:
+            raise DataError(f"{source.name}: nothing but the target; another column must hold features")
+        named = {kind: [name for name in kinds if kinds[name] == kind] for kind in KINDS}
+        specs: dict[str, Spec] = {name: _categories(source, name) for name in named["text"]}
+        if names := named["number"]:
+            matrix = np.column_stack([numbers(source, name) for name in names])
+            imputer = impute(strategy="median", keep_empty_features=True).fit(matrix)
+            means, scales = _standard(source, names, imputer.transform(matrix))
+            fitted = zip(names, imputer.statistics_.tolist(), means, scales, strict=True)
+            specs |= {name: NumberColumn(name, *rest) for name, *rest in fitted}
+        if names := named["bool"]:
+            matrix = np.column_stack([booleans(source, name) for name in names])
+            fills = impute(strategy="most_frequent").fit(matrix).statistics_.tolist()
+            specs |= {name: BoolColumn(name, bool(fill)) for name, fill in zip(names, fills, strict=True)}
+        return cls(tuple(specs[name] for name in kinds), source.named)
+
+    def transform(self, source: Source) -> tuple[Floats, list[str]]:
+        """Features (m, n) float64 of a table, and messages on what was ignored or not known. NumPy alone.
+
+        Columns are matched by name, in any order, where both tables have names, else by number and order.
+        Raises DataError for missing columns, a wrong number of them, or a bad cell.
+        """
+        messages: list[str] = []
+        names = [column.name for column in self.columns]
+        if self.named and source.named:
+            self._match(names, source, messages)
+        elif len(source.columns) != len(names):
+            raise DataError(
+                f"{source.name}: {len(source.columns)} columns of features, but the model was trained on "
+                f"{len(names)}. Where either table has no names, both must have the same columns in the same "
+                "order, the target aside"
+            )
+        else:
+            names = list(source.columns)
+        X = np.empty((len(source), len(self.feature_names)))
+        start = 0
+        for column, name in zip(self.columns, names, strict=True):
+            stop = start + len(column.features)
+            X[:, start:stop] = column.encode(source, name, messages)
+            start = stop
+        return X, messages
+
+    def _match(self, names: Sequence[str], source: Source, messages: list[str]) -> None:
+        known = set(names)
+        extra = [name for name in source.columns if name not in known]
+        missing = [name for name in names if name not in source.columns]
+        if missing:
+            hints = ", ".join(repr(name) + suggest(name, extra) for name in missing)
+            raise DataError(
+                f"{source.name}: the model was trained on {len(names)} columns, of which these are missing: "
+                f"{hints}. Add or rename them; their order does not matter"
+            )
+        if extra:
+            messages.append(f"{source.name}: columns that training did not have are ignored: {listed(extra)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The preprocessor in plain JSON types; floats come back from JSON text bit for bit."""
+        kinds = {spec: kind for kind, spec in KINDS.items()}
+        columns = [{"kind": kinds[type(column)]} | _plain(column) for column in self.columns]
+        return {"named": self.named, "columns": columns}
+
+    @classmethod
+    def from_json(cls, data: object) -> TablePreprocessor:
+        """The preprocessor that `to_json` wrote; ModelFileError for anything else."""
+        fields = _checked(data, "preprocessing", {"named": "true or false", "columns": "a list"})
+        columns: list[Spec] = []
+        for j, column in enumerate(fields["columns"]):
+            where = f"preprocessing, column {j}"
+            kind = column.get("kind") if isinstance(column, dict) else None
+            if not isinstance(kind, str) or kind not in KINDS:
+                raise _damaged(where, f"an object whose kind is one of {listed(KINDS)}", column)
+            rest = {key: value for key, value in column.items() if key != "kind"}
+            columns.append(KINDS[kind](**_checked(rest, where, KINDS[kind].RULES)))
+        names = [column.name for column in columns]
+        if not _distinct(names, str):
+            raise _damaged("preprocessing, names of columns", "distinct strings, one at least", names)
+        return cls(tuple(columns), fields["named"])
+
+
+def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[list[float], list[float]]:
+    """Means and scales of the columns by StandardScaler, for which the scale of a constant is 1."""
+    with np.errstate(all="ignore"):
+        scaler = optional("sklearn.preprocessing", PURPOSE).StandardScaler().fit(matrix)
+    good = np.isfinite(scaler.mean_) & np.isfinite(scaler.var_)  # its scale is 1 where the variance overflows
+    if not good.all():
+        j = int(good.argmin())
+        row = int(np.abs(matrix[:, j]).argmax())
+        raise DataError(
+            f"{source.at(row, names[j])}: {float(matrix[row, j])} is so large that the variance of its "
+            "column overflows. Check the cell, or express the column in a larger unit"
+        )
+    return scaler.mean_.tolist(), scaler.scale_.tolist()
+
+
+def _categories(source: Source, name: str) -> TextColumn:
+    encoder = optional("sklearn.preprocessing", PURPOSE).OneHotEncoder()
+    categories = encoder.fit(texts(source, name).astype(object)[:, None]).categories_[0].tolist()
+    if len(categories) > MAX_CATEGORIES:
+        raise DataError(
+            f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each "
+            f"to be a feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts"
+        )
+    return TextColumn(name, tuple(categories))
+
+
+@dataclass(frozen=True)
+class TargetEncoder:
+    """Labels ↔ class indices 0 … k−1 in sorted order, or values ↔ (y − mean) / scale.
+
+    name: the target's column. labels: the k classes as strings, ints or bools; empty for regression.
+    """
+
+    RULES: ClassVar = {
+        "name": "a string",
+        "labels": "empty, or two or more distinct labels of one type",
+        "mean": "finite",
+        "scale": "finite and above 0",
+    }
+    name: str
+    labels: tuple[str, ...] | tuple[int, ...] = ()
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def task(self) -> Task:
+        """What is done with such a target."""
+        return "classification" if self.labels else "regression"
+
+    @classmethod
+    def fit(cls, source: Source, task: Task | None = None) -> TargetEncoder:
+        """Fit to the target of a source; without a task, it follows from the cells.
+
+        Strings and bools are classes. Numbers are classes if all are whole and either at most 2 are distinct,
+        or at most `MAX_CLASSES` and no more than half the number of rows; else they are a quantity.
+        Raises DataError for a missing cell, a single class, or a cell that the task cannot take, by its row.
+        """
+        name = _target(source)
+        kind = kind_of(source, name, mixed=task == "classification")
+        if task is None and kind == "number":
+            values = numbers(source, name)
+            k = len(np.unique(values))
+            few = k <= max(2, min(MAX_CLASSES, len(values) // 2))
+            task = "classification" if few and whole(values).all() else "regression"
+        if task == "regression":
+            (mean,), (scale,) = _standard(source, [name], numbers(source, name)[:, None])
+            return cls(name, (), mean, scale)
+        label = {"number": int, "bool": bool, "text": str}[kind]
+        labels = [label(value) for value in np.unique(READERS[label](source, name))]
+        if len(labels) < 2:
+            raise DataError(
+                f"{source.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two "
+                "classes at least. Choose another target, or --task regression if it is a quantity"
+            )
+        return cls(name, tuple(labels))
+
+    def encode(self, source: Source) -> npt.NDArray[Any]:
+        """The source's target as class indices (m,) int64 or standardised values (m,) float64.
+
+        Raises DataError at the first cell that is missing, no number, or no label of the training.
+        """
+        name = _target(source)
+        if not self.labels:
+            return (numbers(source, name) - self.mean) / self.scale
+        codes, new = codes_among(self.labels, READERS[type(self.labels[0])](source, name))
+        if new:
+            row = int((codes < 0).argmax())
+            raise DataError(
+                f"{source.at(row, name)}: the label {str(source[name][row])!r} is none of those of training: "
+                f"{listed(map(str, self.labels))}. Mend the cell, or train anew with this class"
+            )
+        return codes
+
+    def decode(self, outputs: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Class indices → labels, or standardised values → values in the target's own unit; any shape."""
+        if self.labels:
+            return np.asarray(np.array(self.labels)[np.asarray(outputs)])
+        return np.asarray(outputs, dtype=np.float64) * self.scale + self.mean
+
+    def to_json(self) -> dict[str, Any]:
+        """The encoder in plain JSON types."""
+        return _plain(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> TargetEncoder:
+        """The encoder that `to_json` wrote; ModelFileError for anything else."""
+        return cls(**_checked(data, "target", cls.RULES))
+
+
+def _target(source: Source) -> str:
+    """The name of the source's target, no cell of which is missing."""
+    column, name = source.target, source.target_name
+    if column is None or name is None:
+        raise DataError(f"{source.name}: there is no target here. Name its column: --target COLUMN")
+    missing = column == "" if column.dtype.kind == "T" else np.isnan(column)
+    if missing.any():
+        raise DataError(
+            f"{source.at(int(missing.argmax()), name)}: the target is missing here and in {missing.sum()} "
+            "rows in all; every row needs one. Fill it in, or leave those rows out"
+        )
+    return name
+
+
+def _plain(spec: Spec | TargetEncoder) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(spec).items()}
+
+
+def _distinct(values: list[Any], *types: type) -> bool:
+    """Whether there is a value, all are of one of the types, and all are different."""
+    kinds = {type(value) for value in values}
+    return len(kinds) == 1 and kinds <= set(types) and len(set(values)) == len(values)
+
+
+def _finite(value: object) -> bool:
+    return (type(value) is int and abs(value) <= EXACT) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _are_labels(values: list[Any]) -> bool:
+    several = len(values) > 1 and _distinct(values, str, int, bool)
+    return not values or (several and (isinstance(values[0], str) or max(map(abs, values)) <= EXACT))
+
+
+CHECKS: dict[str, Callable[[Any], bool]] = {
+    "a string": lambda value: isinstance(value, str),
+    "true or false": lambda value: isinstance(value, bool),
+    "a list": lambda value: isinstance(value, list),
+    "finite": _finite,
+    "finite and above 0": lambda value: _finite(value) and value > 0,
+    "distinct strings, one at least": lambda value: isinstance(value, list) and _distinct(value, str),
+    "empty, or two or more distinct labels of one type": lambda v: isinstance(v, list) and _are_labels(v),
+}
+
+
+def _checked(data: object, where: str, rules: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a JSON object, lists as tuples, each of which keeps its rule (a key of `CHECKS`)."""
+    if not isinstance(data, dict) or data.keys() != rules.keys():
+        raise _damaged(where, f"an object of {listed(rules)}", data)
+    for key, rule in rules.items():
+        if not CHECKS[rule](data[key]):
+            raise _damaged(f"{where}, {key}", rule, data[key])
+    return {key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in rules}
+
+
+def _damaged(where: str, rule: str, got: object) -> ModelFileError:
+    return ModelFileError(f"{where}: must be {rule}, got {repr(got)[:80]}. Save the model anew")

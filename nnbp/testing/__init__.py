@@ -1,0 +1,5 @@
+"""For test suites: assertions on gradients and devices, and small problems for them."""
+
+from nnbp.testing.assertions import assert_devices_agree, assert_gradients, example_problem, example_targets
+
+__all__ = ["assert_devices_agree", "assert_gradients", "example_problem", "example_targets"]

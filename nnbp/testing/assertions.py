@@ -1,0 +1,115 @@
+"""For test suites: assertions on gradients and devices that fail with the whole table, and small problems for them.
+
+>>> net, X, y = example_problem([3, 4, 2], activation="gelu", loss="huber", device="cpu")
+>>> assert_gradients(net, X, y).passed
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.graph.backend import Backend
+from nnbp.network import Network
+from nnbp.nn import losses
+from nnbp.nn.layers import Dense
+from nnbp.nn.losses import Loss
+from nnbp.testing.gradients import GradientReport, check_gradients
+from nnbp.testing.parity import ParityReport, compare_devices
+
+__all__ = ["assert_devices_agree", "assert_gradients", "example_problem", "example_targets"]
+
+
+def assert_gradients(net: Network, X: Any, y: Any, sample_weight: Any = None, **options: Any) -> GradientReport:
+    """Fails unless backpropagation agrees with central differences.
+
+    Args:
+        net, X, y, sample_weight: as for `check_gradients`.
+        options: its keyword arguments: step, tolerance, entries.
+
+    Raises:
+        AssertionError: it does not; the message is the report's table.
+    """
+    report = check_gradients(net, X, y, sample_weight, **options)
+    if not report.passed:
+        raise AssertionError(f"backpropagation and central differences disagree on {net!r}\n{report}")
+    return report
+
+
+def assert_devices_agree(
+    net: Network,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    *,
+    devices: Sequence[str | Backend] = ("cpu", "cuda"),
+    **options: Any,
+) -> ParityReport:
+    """Fails unless the network computes and learns the same on all devices, within the bounds of `nnbp.testing.parity`.
+
+    Args:
+        net, X, y, sample_weight, devices: as for `compare_devices`.
+        options: its keyword arguments: steps, optimizer, learning_rate, batch_size.
+
+    Raises:
+        AssertionError: it does not; the message is the report's table.
+        DeviceUnavailableError: a device does not work here.
+    """
+    report = compare_devices(net, X, y, sample_weight, devices=devices, **options)
+    if not report.passed:
+        raise AssertionError(f"the devices disagree on {net!r}\n{report}")
+    return report
+
+
+def example_targets(loss: str | Loss, samples: int, outputs: int, seed: int = 0) -> NDArray[Any]:
+    """Random targets that a loss accepts.
+
+    Returns:
+        (samples,) class indices for cross_entropy, which all occur where there are enough samples; (samples, outputs)
+        zeros and ones for other losses of classes; else (samples, outputs) numbers, at least 0.
+    """
+    rng, rule = np.random.default_rng((seed, 1)), losses.get(loss)
+    if rule.requires == "softmax":
+        return rng.permutation(np.arange(samples) % outputs)
+    if rule.classification:
+        return rng.integers(0, 2, (samples, outputs))
+    return np.abs(rng.normal(0.8, 1.0, (samples, outputs)))
+
+
+def example_problem(
+    sizes: Sequence[int], *, loss: str | Loss = "squared_error", samples: int = 8, seed: int = 0, **options: Any
+) -> tuple[Network, NDArray[np.float64], NDArray[Any]]:
+    """A network with random parameters, biases too, and data that its loss accepts.
+
+    Args:
+        sizes: of all layers, input first.
+        loss: of the network.
+        samples: m.
+        seed: of everything.
+        options: further arguments of `Network`.
+
+    Returns:
+        net, X (m, n_in) and y; where the loss takes the logarithm of h, the last biases are such that h > 0.
+    """
+    rng = np.random.default_rng((seed, 0))
+    net = Network(list(sizes), loss=loss, seed=seed, **options)
+    weights = [rng.normal(0, 1 / np.sqrt(n), (k, n)) for n, k in pairwise(sizes)]
+    biases = [rng.normal(0, 0.3, k) for k in sizes[1:]]
+    X = rng.normal(size=(samples, sizes[0]))
+    rule, last = net.loss_function, net.layers[-1]
+    if isinstance(last, Dense) and not rule.is_canonical(last.f) and _needs_positive(rule):
+        weights[-1] *= 0.3
+        biases[-1] += 2.5
+    net.set_parameters(weights, biases)
+    return net, X, example_targets(rule, samples, sizes[-1], seed)
+
+
+def _needs_positive(loss: Loss) -> bool:
+    """Whether the loss takes a logarithm, or the like, of the outputs."""
+    with np.errstate(all="ignore"):
+        return not np.isfinite(loss.cost(np.float64(-1.0), np.float64(1.0)))

@@ -1,0 +1,352 @@
+"""Gradient check: backpropagation against central differences of J, in float64.
+
+The derivative at θᵢ is extrapolated from two central differences (Richardson; Press et al., "Numerical Recipes",
+section 5.7), n = (4 D(h/2) − D(h)) / 3 with D(h) = (J(θᵢ + h) − J(θᵢ − h)) / 2h, whose error is of order h⁴. How far
+two steps disagree, and how far J itself is rounded, is the uncertainty u of n. The step shrinks until u is small, or as
+small as it gets (Ridders, "Accurate computation of F'(x) and F'(x)F''(x)", 1982).
+
+Where a z crosses a kink of its activation between θᵢ − h and θᵢ + h, or h − y a kink of the loss, a central difference
+means nothing: the step shrinks until nothing is crossed. An entry that stands on a kink is named and not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.engine.dataset import Dataset
+from nnbp.engine.executor import Batch, Executor
+from nnbp.formatting import json_value, table
+from nnbp.network import Network
+from nnbp.nn.layers import DenseNode
+from nnbp.validation import whole_number
+
+__all__ = ["GradientReport", "GradientRow", "check_gradients"]
+
+Floats = NDArray[np.float64]
+
+STEP = 2.0**-10
+"""First step, relative to max(1, |θᵢ|); near ε^(1/5), where the rounding and the h⁴ of the extrapolation are equal."""
+
+LEVELS = 5
+SHRINK = 8.0
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class GradientRow:
+    """What was found for one array of derivatives.
+
+    Attributes:
+        name: "W1", "b1", … as in the notes, "dX" for ∂C/∂x.
+        shape: of the array.
+        checked: how many entries were compared.
+        max_absolute_error: largest |a − n|; a by backpropagation, n by differences.
+        max_relative_error: largest |a − n| / max(|a| + |n|, 10⁶ u).
+        worst: index of the entry with the largest relative error, or None where none was compared.
+        backpropagated, differenced: a and n there.
+        stepped_around: entries for which the step was shrunk so that nothing crosses a kink.
+        at_kink: entries that stand on a kink, and were not judged.
+        passed: whether the relative error is within the tolerance everywhere.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    checked: int
+    max_absolute_error: float
+    max_relative_error: float
+    worst: tuple[int, ...] | None
+    backpropagated: float
+    differenced: float
+    stepped_around: int
+    at_kink: int
+    passed: bool
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """What `check_gradients` found; print it for a table.
+
+    Attributes:
+        rows: one a parameter array, and one for ∂C/∂x.
+        tolerance: largest relative error that passes.
+        kinks: the kinks that were met, in words: "relu at z = 0".
+        loss: J.
+    """
+
+    rows: tuple[GradientRow, ...]
+    tolerance: float
+    kinks: tuple[str, ...]
+    loss: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row passed, and something was compared at all."""
+        return all(row.passed for row in self.rows) and any(row.checked for row in self.rows)
+
+    @property
+    def max_relative_error(self) -> float:
+        """The largest of all rows."""
+        return max(row.max_relative_error for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain JSON values; numbers that are not finite are strings."""
+        rows = [{key: json_value(value) for key, value in asdict(row).items()} for row in self.rows]
+        summary = {"max_relative_error": json_value(self.max_relative_error), "loss": json_value(self.loss)}
+        return {"passed": self.passed, **asdict(self), **summary, "rows": rows}
+
+    def __str__(self) -> str:
+        head = (
+            "array",
+            "shape",
+            "checked",
+            "max |a−n|",
+            "max relative",
+            "worst at",
+            "a, backpropagated",
+            "n, differenced",
+            "",
+        )
+        lines = table([head, *map(_cells, self.rows)], left=(0, 1, 8), ruled=True)
+        checked, around = sum(row.checked for row in self.rows), sum(row.stepped_around for row in self.rows)
+        verdict = "PASSED" if self.passed else "FAILED"
+        lines.append(
+            f"{verdict}: {checked} derivatives against central differences in float64, largest relative error "
+            f"{self.max_relative_error:.2g}, allowed {self.tolerance:g}"
+        )
+        if self.kinks:
+            lines.append(
+                f"kinks: {', '.join(self.kinks)}; {around} entries stepped around one, "
+                f"{sum(row.at_kink for row in self.rows)} on one and not judged"
+            )
+        return "\n".join(lines)
+
+
+def _cells(row: GradientRow) -> tuple[str, ...]:
+    notes = [] if row.passed else ["FAILED"]
+    notes += [f"{row.stepped_around} around kinks"] if row.stepped_around else []
+    notes += [f"{row.at_kink} on a kink"] if row.at_kink else []
+    start = (row.name, str(row.shape), str(row.checked))
+    if row.worst is None:
+        return (*start, "–", "–", "–", "–", "–", ", ".join(notes))
+    place = str(list(row.worst))
+    errors = (f"{row.max_absolute_error:.1e}", f"{row.max_relative_error:.1e}")
+    return (*start, *errors, place, f"{row.backpropagated:.10g}", f"{row.differenced:.10g}", ", ".join(notes))
+
+
+@dataclass(frozen=True)
+class _Point:
+    """The network at one point: what is differenced, one value a column, and on which side of each kink it is there."""
+
+    values: Floats
+    sides: list[tuple[str, NDArray[np.int8]]]
+
+
+@dataclass(frozen=True)
+class _Differences:
+    """Derivatives by differences, one a column."""
+
+    values: Floats
+    uncertainty: Floats
+    stepped_around: NDArray[np.bool]
+    at_kink: NDArray[np.bool]
+
+
+class _Probe:
+    """A network in float64 on the CPU, with an executor whose parameters and inputs are moved back and forth."""
+
+    def __init__(self, net: Network, data: Dataset, X: Floats) -> None:
+        engine = net.model.engine
+        self.theta, self.decayed, self.decay = net.parameters, engine.parameters.decayed, engine.weight_decay
+        self.X, self.loss = X, engine.loss
+        self.executor = Executor(engine, Batch(X, data.y, data.w), keep_z=True)
+        self.run = engine.backend.compile(self.executor.forward)
+        self.run()
+        self.share: Floats = np.broadcast_to(self.executor.share[0], len(X))
+        self.nodes = [node for node in self.executor.nodes if isinstance(node, DenseNode) and node.f.kinks]
+        self.kinks: dict[str, None] = {}
+
+    def _sides(self) -> Iterator[tuple[str, NDArray[np.int8]]]:
+        """Of every unit and sample, (units, m), the side of every kink."""
+        for node in self.nodes:
+            for kink in node.f.kinks:
+                yield f"{node.f.name} at z = {kink:g}", np.sign(node.z - kink).astype(np.int8)
+        for kink in self.loss.kinks:
+            where = "h = y" if kink == 0 else f"h − y = {kink:g}"
+            yield f"{self.loss.name} at {where}", np.sign(self.executor.h - self.executor.y - kink).astype(np.int8)
+
+    def at_parameter(self, i: int, offset: Floats) -> _Point:
+        """J with θᵢ moved by the offset (1,); samples of weight 0 count nowhere."""
+        kept = self.theta[i]
+        self.theta[i] = kept + offset[0]
+        self.run()
+        W = self.theta[: self.decayed]
+        J = self.share @ self.executor.cost[0] + 0.5 * self.decay * (W @ W)
+        self.theta[i] = kept
+        counts = self.share != 0
+        return _Point(np.array([J]), [(name, side[:, counts].reshape(-1, 1)) for name, side in self._sides()])
+
+    def at_input(self, i: int, offset: Floats) -> _Point:
+        """C of every sample with its feature i moved."""
+        kept = self.X[:, i].copy()
+        self.X[:, i] += offset
+        self.run()
+        self.X[:, i] = kept
+        return _Point(self.executor.cost[0].copy(), list(self._sides()))
+
+    def differences(self, at: Callable[[Floats], _Point], step: Floats, scale: Floats) -> _Differences:
+        """Derivatives by differences.
+
+        Args:
+            at: the network with each column's variable moved by an offset, (k,).
+            step: first step of each column.
+            scale: of each column, the size of the terms that its value is the sum of; ε times that is its rounding.
+        """
+        best, doubt = np.full(len(step), np.nan), np.full(len(step), np.inf)
+        crossed = np.zeros(len(step), np.bool)
+        for level in range(LEVELS):
+            h = step / SHRINK**level
+            low, inner_low, inner_high, high = (at(h * factor) for factor in (-1.0, -0.5, 0.5, 1.0))
+            crossing = np.zeros(len(step), np.bool)
+            for k, (name, side) in enumerate(low.sides):
+                found = (side != inner_low.sides[k][1]) | (side != inner_high.sides[k][1]) | (side != high.sides[k][1])
+                if found.any():
+                    self.kinks[name] = None
+                    crossing |= found.any(axis=0)
+            wide, narrow = (high.values - low.values) / (2 * h), (inner_high.values - inner_low.values) / h
+            value, rounding = (4 * narrow - wide) / 3, 16 * np.finfo(np.float64).eps * scale / h
+            uncertainty = np.abs(value - narrow) + rounding
+            better = ~crossing & (uncertainty < doubt)
+            best[better], doubt[better] = value[better], uncertainty[better]
+            crossed |= crossing
+            # From 10⁻⁶ |n| on, u does not show in the relative error.
+            if np.all(doubt <= np.maximum(2 * rounding, 1e-6 * np.abs(best))):
+                break
+        clean = np.isfinite(doubt)
+        # A column whose value is no number is no kink: it is compared, and fails.
+        return _Differences(best, doubt, crossed & clean, crossed & ~clean)
+
+
+def _step(x: Any, relative: float) -> Floats:
+    """relative · max(1, |x|), rounded to a power of two, so that x ± h is exact."""
+    size: Floats = relative * np.maximum(1.0, np.abs(np.atleast_1d(x)))
+    return np.exp2(np.round(np.log2(size)))
+
+
+def _row(
+    name: str, shape: tuple[int, ...], places: list[tuple[int, ...]], a: Floats, n: _Differences, tolerance: float
+) -> GradientRow:
+    judged = ~n.at_kink
+    absolute = np.abs(a - n.values)
+    with np.errstate(all="ignore"):
+        relative = absolute / np.maximum(np.abs(a) + np.abs(n.values), 1e6 * n.uncertainty)
+    relative[absolute == 0] = 0.0
+    # A NaN compares as False everywhere: it counts as wrong.
+    absolute, relative = (np.where(judged, np.where(np.isfinite(e), e, np.inf), -1.0) for e in (absolute, relative))
+    counts = (int(n.stepped_around.sum()), int(n.at_kink.sum()))
+    if not judged.any():
+        return GradientRow(name, shape, 0, 0.0, 0.0, None, np.nan, np.nan, *counts, passed=True)
+    worst = int(np.argmax(relative))
+    largest = float(relative[worst])
+    return GradientRow(
+        name, shape, int(judged.sum()), float(absolute.max()), largest, places[worst], float(a[worst]),
+        float(n.values[worst]), *counts, passed=largest <= tolerance,
+    )  # fmt: skip
+
+
+def _sample(rng: np.random.Generator, count: int, entries: int | None) -> NDArray[np.int64]:
+    """Which of so many entries to check, in order."""
+    if entries is None or entries >= count:
+        return np.arange(count)
+    return np.sort(rng.choice(count, entries, replace=False))
+
+
+def check_gradients(
+    net: Network,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    *,
+    step: float | None = None,
+    tolerance: float = TOLERANCE,
+    entries: int | None = 200,
+) -> GradientReport:
+    """Compares ∂J/∂W, ∂J/∂b and ∂C/∂x by backpropagation with central differences.
+
+    The relative error of an entry is |a − n| / max(|a| + |n|, 10⁶ u): a by backpropagation, n by differences, u the
+    uncertainty of n. So a difference that is below the rounding of J counts as at most 1e-6, however small the
+    derivative is. The check is made on a copy in float64 on the CPU, dropout off; the network is left as it is.
+
+    Args:
+        net: the network.
+        X: (m, n_in); a few samples are enough.
+        y: targets, as for `fit`.
+        sample_weight: (m,), at least 0, or None.
+        step: first step h, relative to max(1, |θᵢ|); None is 2⁻¹⁰.
+        tolerance: largest relative error that passes.
+        entries: how many entries of each array are checked, drawn with a fixed seed; features in the case of ∂C/∂x.
+            None is all.
+
+    Returns:
+        a report with `passed`, `max_relative_error` and a row an array; `print` shows it as a table.
+
+    Raises:
+        ShapeError, DTypeError, DataError, ValueError: an argument does not fit.
+
+    >>> net = Network([2, 3, 1], activation="tanh", device="cpu", seed=0)
+    >>> check_gradients(net, [[0.5, -1.0], [2.0, 0.3]], [1.0, -1.0]).passed
+    True
+    """
+    relative = STEP if step is None else float(step)
+    if not 0 < relative < 1:
+        raise ValueError(f"step is relative to max(1, |θ|), above 0 and below 1; received {step!r}. Leave it out.")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance is a positive bound on the relative error; received {tolerance!r}.")
+    count = None if entries is None else whole_number("entries", entries, 1)
+    twin = net._twin("cpu", np.float64)
+    twin._take_sizes(X, y)
+    found = twin.gradients(X, y, sample_weight)
+    parameters, rng, rows = twin.model.parameters, np.random.default_rng(0), []
+    with twin.model.backend.active():
+        data, _, _ = twin._adapter.data(X, y, sample_weight)
+        probe = _Probe(twin, data, np.array(data.X))
+        # What C is rounded by: its own size, that of the z which it is computed from, and that of the products of
+        # targets and outputs in it. (ln h is rounded as h is, by ε, however near to 0 it is itself.)
+        executor = probe.executor
+        scale = np.abs(executor.cost[0]) + np.sum(
+            np.abs(found.delta[-1].T * executor.output.z) + np.abs(executor.y * executor.h), 0
+        )
+        W = probe.theta[: probe.decayed]
+        total = np.atleast_1d(probe.share @ scale + 0.5 * probe.decay * (W @ W))
+        for name, where, shape in _arrays(parameters):
+            chosen = _sample(rng, where.stop - where.start, count)
+            single = [
+                probe.differences(partial(probe.at_parameter, i), _step(probe.theta[i], relative), total)
+                for i in where.start + chosen
+            ]
+            places = list(zip(*(axis.tolist() for axis in np.unravel_index(chosen, shape)), strict=True))
+            rows.append(_row(name, shape, places, found.flat[where][chosen], _joined(single), tolerance))
+        features = _sample(rng, data.X.shape[1], count)
+        single = [probe.differences(partial(probe.at_input, i), _step(data.X[:, i], relative), scale) for i in features]
+        places = [(n, int(i)) for i in features for n in range(len(data.X))]
+        rows.append(_row("dX", tuple(data.X.shape), places, found.dX.T[features].ravel(), _joined(single), tolerance))
+    return GradientReport(tuple(rows), tolerance, tuple(probe.kinks), float(found.loss))
+
+
+def _joined(parts: list[_Differences]) -> _Differences:
+    columns = zip(*((p.values, p.uncertainty, p.stepped_around, p.at_kink) for p in parts), strict=True)
+    return _Differences(*(np.concatenate(column) for column in columns))
+
+
+def _arrays(parameters: Any) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
+    """Name, place in the flat vector and shape of every parameter array; the k-th W is "W" and k, counted from 1."""
+    counts: dict[str, int] = {}
+    for specs, slices in zip(parameters.specs, parameters.slices, strict=True):
+        for spec in specs:
+            counts[spec.name] = counts.get(spec.name, 0) + 1
+            yield f"{spec.name}{counts[spec.name]}", slices[spec.name], spec.shape

@@ -1,0 +1,1 @@
+"""Training: data taken in, epochs, callbacks, progress."""

@@ -1,0 +1,88 @@
+"""Progress on standard error: a bar where there is a terminal, else plain lines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from nnbp.training.callbacks import Callback, TrainingState
+
+__all__ = ["Progress", "reporter"]
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress(Callback):
+    """Plain lines: the first epoch, then one every few seconds, and the last."""
+
+    def on_train_begin(self, state: TrainingState) -> None:
+        self._printed = -_SECONDS_BETWEEN_LINES
+        self._started = time.perf_counter()
+        self._shown = 0
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        now = time.perf_counter() - self._started
+        if now - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._line(state, now)
+            self._printed = now
+
+    def on_train_end(self, state: TrainingState) -> None:
+        if state.epoch > self._shown:
+            self._line(state, time.perf_counter() - self._started)
+
+    def _line(self, state: TrainingState, seconds: float) -> None:
+        self._shown = state.epoch
+        width = len(str(state.epochs))
+        print(
+            f"epoch {state.epoch:{width}}/{state.epochs}  {_values(state.logs)}  {seconds:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class _Bar(Callback):
+    """A bar of tqdm's."""
+
+    def __init__(self, bar: Any) -> None:
+        self._new = bar
+
+    def on_train_begin(self, state: TrainingState) -> None:
+        self._bar = self._new(total=state.epochs, unit="epoch", desc="training", dynamic_ncols=True)
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        # More than the losses would leave no room for the bar in a terminal of 80 columns.
+        losses = {name: value for name, value in state.logs.items() if name in ("loss", "val_loss")}
+        self._bar.set_postfix_str(_values(losses), refresh=False)
+        self._bar.update(1)
+
+    def on_train_end(self, state: TrainingState) -> None:
+        self._bar.close()
+
+
+def _values(logs: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
+
+
+def reporter(progress: bool | str) -> Callback | None:
+    """What shows progress.
+
+    Args:
+        progress: "auto" or True is a bar where standard error is a terminal (or in a notebook) and tqdm is
+        installed, else
+            plain lines; "lines" is always lines; False is silence.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if progress is False:
+        return None
+    if progress is not True and progress not in ("auto", "lines"):
+        raise ValueError(f"progress is 'auto', 'lines', True or False; received {progress!r}.")
+    if progress != "lines" and find_spec("tqdm") is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        from tqdm.auto import tqdm
+
+        return _Bar(tqdm)
+    return Progress()

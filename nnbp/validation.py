@@ -1,0 +1,282 @@
+"""What users hand over, checked: arrays become device arrays of the right shape and dtype, or a clear error."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.errors import DataError, DTypeError, ShapeError
+from nnbp.graph.backend import Backend
+from nnbp.graph.ops import PRECISIONS, Array, Precision
+
+__all__ = [
+    "all_finite",
+    "class_weights",
+    "finite",
+    "finite_on_host",
+    "float_dtype",
+    "host",
+    "inside",
+    "joined",
+    "like",
+    "matrix",
+    "not_negative",
+    "number",
+    "reduced",
+    "sample_weights",
+    "whole_number",
+]
+
+
+_AT_ONCE = 2**24
+"""Elements of an array on the device that are looked at at once, at most."""
+
+T = TypeVar("T")
+
+_IMPUTE = "Impute or drop missing values; scale large ones."
+
+_CHECKED = 2**20
+"""Elements of an array on the host that are looked at at once, about."""
+
+
+def host(values: Any, name: str) -> NDArray[Any]:
+    """Any array or sequence of numbers as a NumPy array; a GPU array is downloaded.
+
+    Raises:
+        DTypeError: the values are no real numbers.
+    """
+    if hasattr(values, "__cuda_array_interface__") and hasattr(values, "get"):
+        values = values.get()
+    if hasattr(values, "toarray"):
+        raise DTypeError(
+            f"{name} is a dense array; received the sparse {type(values).__name__}. Pass {name}.toarray()."
+        )
+    try:
+        array = np.asanyarray(values)
+    except ValueError as error:
+        raise ShapeError(f"{name} is an array in which all rows have the same length; {error}.") from error
+    _real_numbers(array, name)
+    return np.asarray(array)
+
+
+def _real_numbers(array: Array, name: str) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise DTypeError(
+            f"{name} is a plain array, without a mask; received a MaskedArray. Pass {name}.filled(value), or impute."
+        )
+    if array.dtype.kind not in "fiub":
+        hint = (
+            "Encode labels as class indices (np.unique(y, return_inverse=True))."
+            if name == "y"
+            else "Turn text columns into numbers first, or cast with .astype('float32')."
+        )
+        raise DTypeError(f"{name} holds real numbers; received dtype {array.dtype}. {hint}")
+
+
+def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array | NDArray[Any]:
+    """X (m, n_in): where it is on the device, of the network's dtype, the same array where nothing has to change; else
+    on the host, of its own dtype.
+
+    Raises:
+        ShapeError, DTypeError: X is no matrix of real numbers with n_in columns.
+    """
+    X = X if backend.owns(X) else host(X, "X")
+    _real_numbers(X, "X")
+    if X.ndim != 2 or (n_in is not None and X.shape[1] != n_in):
+        columns = "n_in" if n_in is None else str(n_in)
+        hint = " For one sample, pass X.reshape(1, -1)." if X.ndim == 1 else ""
+        raise ShapeError(
+            f"X is a matrix (samples, features), here (m, {columns}); received shape {tuple(X.shape)}.{hint}"
+        )
+    if X.shape[1] == 0 or len(X) == 0:
+        raise ShapeError(f"X has at least one sample and one feature; received shape {tuple(X.shape)}.")
+    if backend.owns(X):
+        return X if X.dtype == dtype and X.flags.c_contiguous else backend.xp.ascontiguousarray(X, dtype=dtype)
+    return X
+
+
+def all_finite(backend: Backend, array: Array) -> bool:
+    """Whether no value of a contiguous device array is NaN or infinite."""
+    flat, xp = array.reshape(-1), backend.xp
+    # Not all at once: CuPy makes the squares before it sums them, and a device may have no room for as much again.
+    for begin in range(0, flat.size, _AT_ONCE):
+        part = flat[begin : begin + _AT_ONCE]
+        # A sum of squares that is finite has finite terms alone. It is found much faster than a mask.
+        if not (math.isfinite(backend.download(xp.dot(part, part))) or backend.download(xp.isfinite(part).all())):
+            return False
+    return True
+
+
+def finite(backend: Backend, array: Array, name: str, fix: str = _IMPUTE, first: int = 0) -> None:
+    """Raises DataError where a value is NaN or infinite in the network's dtype, naming the first.
+
+    Args:
+        backend, array: the values, on the device.
+        name: of the array.
+        fix: what the error advises.
+        first: the row of the caller's array that row 0 is.
+    """
+    if not all_finite(backend, array):
+        raise _not_finite(backend.download(array), name, fix, first)
+
+
+def finite_on_host(X: NDArray[Any], name: str, dtype: np.dtype[Any], fix: str = _IMPUTE, first: int = 0) -> None:
+    """`finite` of an array on the host, of any dtype, piece by piece: it may be larger than the device."""
+    rows = max(1, _CHECKED // X.shape[1])
+    for begin in range(0, len(X), rows):
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.ascontiguousarray(X[begin : begin + rows], dtype)
+            flat = values.reshape(-1)
+            good = math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all()
+        if not good:
+            raise _not_finite(values, name, fix, first + begin)
+
+
+def _not_finite(values: NDArray[Any], name: str, fix: str, first: int) -> DataError:
+    row, column = np.argwhere(~np.isfinite(values))[0]
+    return DataError(
+        f"{name} holds finite numbers in the network's dtype, {values.dtype}; received {values[row, column]} in row "
+        f"{first + row}, column {column}. {fix}"
+    )
+
+
+def like(X: Any, backend: Backend) -> Callable[[Array], Any]:
+    """What turns arrays of the device or the host into the kind that X is: NumPy for host data, CuPy for CuPy."""
+    if backend.owns(X):
+        return lambda array: array
+
+    def on_host(array: Array) -> Any:
+        return backend.download(array) if backend.owns(array) else array
+
+    module = sys.modules.get("cupy")
+    if module is not None and isinstance(X, module.ndarray):
+        return lambda array: module.asarray(on_host(array))
+    return on_host
+
+
+def joined(parts: Sequence[T]) -> T:
+    """Arrays of one library, one below the other; a single one as it is."""
+    # NumPy's function hands arrays of CuPy to CuPy's.
+    if len(parts) == 1:
+        return parts[0]
+    return cast(T, np.concatenate(cast(Any, parts)))
+
+
+def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
+    """Weights as (m,) float64, at least 0 and not all 0, or None.
+
+    J does not depend on their scale. They are scaled by a power of two, exactly, so that the largest is at least 1 and
+    below 2: weights of any size are then numbers of every dtype that a network may have.
+
+    Raises:
+        ShapeError, DataError: otherwise.
+    """
+    if weights is None:
+        return None
+    w = host(weights, "sample_weight").astype(np.float64)
+    if w.shape not in ((samples,), (samples, 1)):
+        raise ShapeError(f"sample_weight has one number a sample, ({samples},); received shape {w.shape}.")
+    if not np.isfinite(w).all() or (w < 0).any() or not w.any():
+        raise DataError(
+            "Sample weights are finite, at least 0 and not all 0; received weights from "
+            f"{np.min(w)} to {np.max(w)}. Drop samples that shall not count."
+        )
+    scaled: NDArray[np.float64] = np.ldexp(w, 1 - np.frexp(w.max())[1])
+    return scaled.reshape(samples)
+
+
+def class_weights(
+    weights: Mapping[int, float] | str | None, labels: NDArray[Any], reference: NDArray[Any]
+) -> NDArray[np.float64] | None:
+    """The weight of each sample by its class, or None.
+
+    Args:
+        weights: one for each class; classes that are not named have 1; "balanced" is m / (k mₖ) for a class with
+        mₖ of the m
+            reference samples, k classes.
+        labels: class index of each sample.
+        reference: labels that "balanced" counts: those of the training data.
+
+    Raises:
+        ValueError, DataError: the weights are none, or not those of classes.
+    """
+    if weights is None:
+        return None
+    if labels.ndim != 1:
+        raise ShapeError(
+            f"class_weight goes by the one class of a sample; received targets of shape {labels.shape}, several "
+            "labels a "
+            "sample. Use sample_weight."
+        )
+    if not isinstance(weights, Mapping):
+        if weights != "balanced":
+            raise ValueError(
+                f"class_weight is a dictionary, 'balanced' or None; received {weights!r}. Write {{class: weight, …}}."
+            )
+        classes, counts = np.unique(reference, return_counts=True)
+        weights = dict(zip(classes.tolist(), (len(reference) / (len(classes) * counts)).tolist(), strict=True))
+    values = np.ones(len(labels))
+    by_class: Mapping[Any, Any] = weights
+    for label, weight in by_class.items():
+        if not isinstance(label, Real):
+            raise DataError(f"The keys of class_weight are class indices, as in y; received {label!r}.")
+        not_negative(f"The weight of class {label}", weight)
+        values[labels == label] = weight
+    return values
+
+
+def inside(x: float, interval: str) -> bool:
+    """Whether x lies in an interval such as "[0, 1)"."""
+    low, high = (float(end) for end in interval[1:-1].split(", "))
+    return low < x < high or (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")
+
+
+def number(name: str, value: Any, interval: str) -> float:
+    """The value as a float that lies in an interval such as "[0, 1)" or "(0, inf)", or a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not inside(float(value), interval):
+        low, high = interval[1:-1].split(", ")
+        least = f"{'at least' if interval[0] == '[' else 'above'} {low}"
+        rules = {"inf)": f"finite and {least}", "inf]": least}
+        rule = rules.get(high + interval[-1], f"{least} and {'at most' if interval[-1] == ']' else 'below'} {high}")
+        raise ValueError(f"{name} is a number, {rule}; received {value!r}.")
+    return float(value)
+
+
+def not_negative(name: str, value: Any) -> float:
+    """The value as a float, finite and at least 0, or a ValueError."""
+    return number(name, value, "[0, inf)")
+
+
+def whole_number(name: str, value: Any, low: int) -> int:
+    """The value as an int, at least `low`, or a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise ValueError(f"{name} is a whole number, at least {low}; received {value!r}.")
+    return int(value)
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of a network, or a DTypeError."""
+    try:
+        made = np.dtype(object if dtype is None else dtype)
+    except TypeError:
+        made = np.dtype(object)
+    if made not in (np.float32, np.float64):
+        raise DTypeError(f"dtype is float32 or float64; received {dtype!r}.")
+    return made
+
+
+def reduced(precision: Any, dtype: np.dtype[Any]) -> Precision:
+    """The precision to which a network of this dtype may round the factors of products, or a ValueError."""
+    for known in PRECISIONS:
+        if precision == known and dtype == np.float32:
+            return known
+    raise ValueError(
+        f"precision is {' or '.join(map(repr, PRECISIONS))}, how float32 matrices may be multiplied, or None; received "
+        f"{precision!r} with dtype {dtype}. Leave precision out, or take dtype='float32'."
+    )

@@ -1,0 +1,197 @@
+"""Threads: workers that run lists of calls side by side, and the number of threads of BLAS."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+
+module = importlib.import_module("nnbp.backends.cpu.threads")
+Workers, blas = module.Workers, module.blas
+
+
+def test_lists_run_at_the_same_time() -> None:
+    meeting = threading.Barrier(3, timeout=20)
+    Workers().run([[(meeting.wait, ())]] * 3)
+    assert not meeting.broken
+
+
+def test_each_list_runs_in_order_and_run_waits_for_all() -> None:
+    done: list[list[int]] = [[], []]
+    workers = Workers()
+    for _ in range(5):
+        workers.run([[(done[k].append, (i,)) for i in range(4)] + [(time.sleep, (0.001 * k,))] for k in range(2)])
+    assert done == [[0, 1, 2, 3] * 5] * 2
+
+
+@pytest.mark.parametrize("where", [0, 1, 2, 3])
+def test_an_error_in_any_thread_reaches_the_caller_after_all_have_ended(where: int) -> None:
+    def fail() -> None:
+        raise KeyError("from a list")
+
+    workers = Workers()
+    for _ in range(3):
+        ended: list[int] = []
+        lists = [[(time.sleep, (0.01 * k,)), (ended.append, (k,))] for k in range(4)]
+        lists[where] = [(fail, ())]
+        with pytest.raises(KeyError, match="from a list"):
+            workers.run(lists)
+        assert sorted(ended) == sorted({0, 1, 2, 3} - {where})
+    workers.run([[(time.sleep, (0.01 * k,)), (ended.append, (k,))] for k in range(4)])
+    assert len(ended) == 7, "the workers are as good as before"
+
+
+def test_an_interrupt_while_waiting_is_raised_when_all_have_ended() -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def handler(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        workers, main = Workers(), threading.main_thread().ident
+        for _ in range(3):
+            ended: list[int] = []
+            assert main is not None
+            slow = [(time.sleep, (0.02,)), (signal.pthread_kill, (main, signal.SIGUSR1)), (time.sleep, (0.05,))]
+            with pytest.raises(Interrupted):
+                workers.run([[], [*slow, (ended.append, (1,))]])
+            assert ended == [1]
+        workers.run([[(ended.append, (k,))] for k in range(2)])
+        assert len(ended) == 3
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_idle_workers_hold_nothing() -> None:
+    class Thing:
+        def __call__(self) -> None: ...
+
+    workers, thing = Workers(), Thing()
+    alive = weakref.ref(thing)
+    workers.run([[], [(thing, ())]])
+    del thing
+    assert alive() is None
+
+
+def test_threads_that_ask_first_at_the_same_time_find_one_blas() -> None:
+    code = """
+import threading
+from nnbp.backends.cpu.threads import blas
+meeting, found = threading.Barrier(8), []
+def ask():
+    meeting.wait()
+    found.append(blas())
+threads = [threading.Thread(target=ask) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(len({id(one) for one in found}))
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["1"]
+
+
+def test_busy_workers_make_no_difference() -> None:
+    workers, inside, go_on, done = Workers(), threading.Event(), threading.Event(), []
+    first = threading.Thread(target=workers.run, args=([[(inside.set, ()), (go_on.wait, (20,))], []],))
+    first.start()
+    assert inside.wait(20)
+    workers.run([[(done.append, (0,))], [(done.append, (1,))]])
+    assert done == [0, 1]
+    go_on.set()
+    first.join()
+
+
+def test_threads_end_with_their_workers() -> None:
+    before = set(threading.enumerate())
+    workers = Workers()
+    workers.run([[], [], []])
+    started = set(threading.enumerate()) - before
+    assert len(started) == 2
+    del workers
+    gc.collect()
+    for thread in started:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_workers_live_on_in_a_forked_process() -> None:
+    workers, done = Workers(), []
+    workers.run([[], []])
+    child = os.fork()
+    if child == 0:
+        try:
+            workers.run([[(done.append, (k,))] for k in range(2)])
+        finally:
+            os._exit(0 if sorted(done) == [0, 1] else 1)
+    deadline = time.monotonic() + 20
+    while (state := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        assert time.monotonic() < deadline, "the child waits for a thread that it does not have"
+        time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(state[1]) == 0
+
+
+@pytest.mark.skipif(not blas()._libraries, reason="the threads of this BLAS cannot be set")
+def test_what_is_used_is_put_back_at_the_end_of_the_outermost_block() -> None:
+    one = blas()
+    before = one._read()
+    one._set(3)
+    try:
+        with one:
+            one.use(2)
+            with one:
+                one.use(1)
+                assert one._read() == 1
+                assert one.threads == 3, "what BLAS may use by itself, not what it was told for now"
+            assert one._read() == 1
+            one.use(4)
+            assert one._read() == 3, "nobody gets more than what is allowed"
+        assert one._read() == 3
+        one.use(1)
+        assert one._read() == 3, "outside of a block nothing is changed"
+    finally:
+        one._set(before)
+
+
+@pytest.mark.skipif(not blas()._libraries, reason="the threads of this BLAS cannot be set")
+def test_any_thread_can_use_a_number() -> None:
+    one, found = blas(), []
+
+    def use(number: int) -> None:
+        with one:
+            one.use(number)
+            found.append(one._read())
+
+    before = one._read()
+    one._set(3)
+    try:
+        for number in (1, 2):
+            use(number)
+            thread = threading.Thread(target=use, args=(number,))
+            thread.start()
+            thread.join()
+        assert found == [1, 1, 2, 2]
+        assert one._read() == 3
+    finally:
+        one._set(before)
+
+
+def test_without_threadpoolctl_nothing_is_known_and_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    one, before = module.Blas(), blas()._read()
+    assert one.threads == 1
+    with one:
+        one.use(3)
+        assert blas()._read() == before

@@ -1,0 +1,213 @@
+"""report.html: complete, well-formed, without a network, and safe whatever the labels are."""
+
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from nnbp.cli.report.curves import curve, inline_svg, scatter
+from nnbp.cli.report.page import RunReport, render
+from nnbp.formatting import metric_rows, number
+
+pytest.importorskip("matplotlib")
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that elements close in order, and collects ids, addresses and words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.note(attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        self.note(attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def note(self, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href"):
+                self.addresses.append(value)
+
+
+def result(**changes) -> dict:
+    base = {
+        "status": "done", "source": "toy.csv", "target": "kind", "task": "classification", "labels": ["a", "b"],
+        "rows": {"train": 7, "validation": 2, "held_out": 4}, "columns": 3, "features": 3, "network": "3 → 2 softmax",
+        "parameters": 8, "dtype": "float32", "device": "cpu", "device_fallback": None, "epochs": 3, "best_epoch": 2,
+        "stopped": None, "seconds": 0.5, "metrics": {"accuracy": 0.75, "log_loss": 0.31}, "baseline_accuracy": 0.5,
+        "run": "runs/toy-1", "model": "runs/toy-1/model.safetensors", "report": "runs/toy-1/report.html",
+    }  # fmt: skip
+    return {**base, **changes}
+
+
+HISTORY = {
+    "loss": [1.0, 0.5, 0.3], "val_loss": [1.1, 0.6, 0.7], "accuracy": [0.5, 0.7, 0.8], "val_accuracy": [0.5, 1.0, 0.5],
+}  # fmt: skip
+
+
+def report(labels=("a", "b"), history=HISTORY, **changes) -> RunReport:
+    return RunReport(
+        result=result(labels=list(labels), **changes),
+        history=history,
+        config={"network": {"hidden": [8], "dropout": 0.2, "schedule": None}},
+        environment={"command": ["nnbp", "train"], "python": "3.13", "blas": {"name": "openblas", "environment": {}}},
+        labels=labels,
+        truth=np.array([0, 0, 1, 1]),
+        predicted=np.array([0, 1, 1, 1]),
+    )
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else():
+    text = render(report())
+    page = Page(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert all(address.startswith("#") for address in page.addresses)
+    assert "<script" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+    outside = set(re.findall(r"https?://[^\s\"'<>]+", text))
+    assert all("w3.org" in address for address in outside)  # the names of XML's vocabularies
+    assert "$" not in text
+
+
+def test_it_shows_numbers_curve_confusions_configuration_and_environment():
+    text = render(report())
+    words = " ".join(Page(text).words)
+    assert "0.75" in words
+    assert "Confusion matrix" in words
+    assert "0.667" in words  # the precision of b: 2 of 3
+    assert "dropout" in words
+    assert "schedule" not in words
+    assert "openblas" in words
+    assert text.count("<svg") == 1
+    assert 'aria-label="Training curve: loss 0.3 after 3 epochs"' in text
+
+
+def test_labels_and_names_are_text_and_never_markup():
+    evil = "<script>alert('&')</script>"
+    text = render(report(labels=(evil, "b"), source=f"{evil}.csv", target=evil))
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_quantity_has_predictions_against_the_truth():
+    run = RunReport(
+        result=result(labels=[], task="regression", target="y", metrics={"r2": 0.4}),
+        history={"loss": [2.0, 1.0], "r2": [-40.0, 0.4]},
+        config={},
+        environment={},
+        labels=[],
+        truth=np.array([1.0, 2.0, 3.0]),
+        predicted=np.array([1.5, 2.0, 2.0]),
+    )
+    text = render(run)
+    page = Page(text)
+    assert text.count("<svg") == 2
+    assert len(page.ids) == len(set(page.ids))
+    assert "Predicted against true" in " ".join(page.words)
+
+
+def test_many_classes_are_listed_by_their_confusions():
+    labels = [f"class {k}" for k in range(40)]
+    words = " ".join(Page(render(report(labels=labels))).words)
+    assert "Most frequent confusions" in words
+    assert "1 of 2" in words
+
+
+def test_what_ended_the_run_and_a_fallback_are_said_on_top():
+    text = render(report(status="interrupted", stopped="ended by Ctrl-C", device_fallback="no GPU works"))
+    assert '<p class="warn">Ended by Ctrl-C</p>' in text
+    assert '<p class="warn">No GPU works</p>' in text
+
+
+def test_a_run_without_an_epoch_or_held_out_rows_has_a_page_too():
+    run = RunReport(
+        result=result(epochs=0, best_epoch=None, metrics={}, model=None),
+        history={},
+        config={},
+        environment={},
+        labels=["a"],
+    )
+    words = " ".join(Page(render(run)).words)
+    assert "No epoch ended." in words
+    assert "Confusion" not in words
+
+
+def test_without_matplotlib_the_page_says_how_to_get_pictures(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    text = render(report())
+    assert "<svg" not in text
+    assert "pip install" in text
+    assert Page(text).open == []
+
+
+def test_pictures_take_the_colour_of_the_page_and_are_the_same_every_time():
+    svg = inline_svg(curve(HISTORY, 2), "a curve", "curve")
+    assert svg == inline_svg(curve(HISTORY, 2), "a curve", "curve")
+    assert "currentColor" in svg
+    assert "#010203" not in svg
+    assert 'id="curve-' in svg
+
+
+def test_the_curve_marks_the_best_epoch_and_has_a_panel_a_measure():
+    left, right = curve(HISTORY, 2).axes
+    assert left.get_title(loc="left") == "loss"
+    assert right.get_title(loc="left") == "accuracy"
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["training", "validation", "best epoch: 2"]
+    assert len(curve({"loss": [1.0]}).axes) == 1
+
+
+def test_a_loss_over_orders_of_magnitude_is_drawn_on_a_logarithmic_scale():
+    assert curve({"loss": [10.0, 0.1]}).axes[0].get_yscale() == "log"
+    assert curve({"loss": [1.0, 0.5]}).axes[0].get_yscale() == "linear"
+    assert curve({"loss": [10.0, -0.1]}).axes[0].get_yscale() == "linear"
+
+
+def test_large_tables_are_drawn_by_an_even_choice_of_rows():
+    values = np.arange(50_000.0)
+    drawn = scatter(values, values, "y").axes[0].lines[1].get_xdata()
+    assert len(drawn) == 2000
+    assert (drawn[0], drawn[-1]) == (0, 49_999)
+
+
+def test_numbers_have_four_digits_and_nan_has_a_word():
+    assert number(0.987654) == "0.9877"
+    assert metric_rows({"roc_auc": float("nan"), "r2": 1.0}) == [("area under ROC curve", "not defined"), ("R²", "1")]
+
+
+def test_a_curve_with_values_that_are_not_finite_is_drawn():
+    values = [1.0, float("inf"), float("nan")]
+    assert "<svg" in inline_svg(curve({"loss": values, "val_loss": values, "r2": [-1e30, float("nan"), 0.5]}), "x", "x")
+    assert "<svg" in inline_svg(curve({"loss": [1.0], "val_loss": [float("nan")]}), "x", "x")
+
+
+def test_a_name_with_dollar_signs_is_drawn_as_it_is():
+    figure = scatter(np.arange(3.0), np.arange(3.0), "price_$_in_$\\frac")
+    assert "<svg" in inline_svg(figure, "x", "x")
+
+
+def test_many_orders_of_magnitude_have_few_labels():
+    axes = curve({"loss": [1e7, 1.0]}).axes[0]
+    assert len(axes.yaxis.get_majorticklocs()) < 15

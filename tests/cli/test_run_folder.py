@@ -1,0 +1,99 @@
+"""Run folders: none overwrites another, and the model of one is found."""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from nnbp.cli.run_folder import MODEL, MetricsFile, RunFolder, environment, find_model
+from nnbp.errors import MissingDependencyError, ModelFileError
+from nnbp.training.callbacks import History, TrainingState
+
+pytest.importorskip("tomli_w")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_each_run_gets_the_next_free_number():
+    assert [RunFolder.create(None, "digits").path for _ in range(3)] == [Path(f"runs/digits-{k}") for k in (1, 2, 3)]
+    Path("runs/digits-2").rmdir()
+    assert RunFolder.create(None, "digits").path == Path("runs/digits-2")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("data/my people.csv", "my-people-1"), ("../..", "run-1"), ("größe.parquet", "größe-1")]
+)
+def test_the_folder_is_named_after_its_source(source, name):
+    assert RunFolder.create(None, source).path == Path("runs", name)
+
+
+def test_a_named_folder_must_be_new_or_empty():
+    folder = RunFolder.create("a/b", "iris")
+    assert folder.path.is_dir()
+    assert RunFolder.create("a/b", "iris").path == folder.path
+    folder.write_environment({})
+    with pytest.raises(FileExistsError, match="not empty"):
+        RunFolder.create("a/b", "iris")
+
+
+def test_the_configuration_is_toml_without_what_is_not_set():
+    folder = RunFolder.create(None, "iris")
+    folder.write_config({"network": {"hidden": [8], "seed": 0, "dropout": None}, "training": {"schedule": None}})
+    assert tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")) == {
+        "network": {"hidden": [8], "seed": 0},
+        "training": {},
+    }
+
+
+def test_without_tomli_w_the_error_comes_before_any_training(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tomli_w", None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "nnbp\[demo\]"'):
+        RunFolder.create(None, "iris")
+    assert not Path("runs").exists()
+
+
+def test_metrics_are_on_the_disk_when_their_epoch_ends():
+    path = Path("metrics.csv")
+    state = TrainingState(None, 2, History())
+    with MetricsFile(path) as rows:
+        state.epoch, state.logs, state.learning_rate = 1, {"loss": 0.1, "val_loss": 0.25}, 0.001
+        rows.on_epoch_end(state)
+        assert path.read_text(encoding="utf-8") == "epoch,loss,val_loss,learning_rate\n1,0.1,0.25,0.001\n"
+        state.epoch, state.logs = 2, {"loss": 0.05, "val_loss": 0.2}
+        rows.on_epoch_end(state)
+    assert path.read_text(encoding="utf-8").splitlines()[2] == "2,0.05,0.2,0.001"
+
+
+def test_the_environment_is_json_with_versions_machine_and_command():
+    facts = environment("cpu", ["train", "iris"], fallback="no GPU")
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["command"] == ["nnbp", "train", "iris"]
+    assert facts["device"] == "cpu"
+    assert facts["fallback"] == "no GPU"
+    assert facts["packages"]["nnbp"]
+    assert facts["blas"]["name"]
+
+
+def test_a_model_is_found_by_its_file_and_by_its_folder():
+    Path("run").mkdir()
+    Path("run", MODEL).touch()
+    assert find_model("run") == find_model(Path("run", MODEL)) == Path("run", MODEL)
+
+
+def test_where_no_model_is_the_error_names_those_that_are_near():
+    for k, name in enumerate(("a", "b")):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, MODEL).touch()
+        os.utime(Path("runs", name, MODEL), (k, k))
+    with pytest.raises(ModelFileError, match=f"{Path('runs/b')}, {Path('runs/a')}".replace("\\", "\\\\")):
+        find_model("runs")
+    Path("bare").mkdir()
+    with pytest.raises(ModelFileError, match=r"holds no model\.safetensors"):
+        find_model("bare")
+    with pytest.raises(ModelFileError, match="no such file or folder"):
+        find_model("nothing")

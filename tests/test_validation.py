@@ -1,0 +1,307 @@
+"""What users hand over becomes arrays of the right shape and dtype, or an error that says what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnbp.backends.cpu.backend import NumpyBackend
+
+from nnbp import DataError, DTypeError, ShapeError, validation
+from nnbp.validation import (
+    class_weights,
+    finite,
+    host,
+    like,
+    matrix,
+    not_negative,
+    number,
+    sample_weights,
+    whole_number,
+)
+
+BACKEND = NumpyBackend()
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+# X.
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([*"?bhiqBHefd"]), st.sampled_from([F32, F64]))
+@settings(max_examples=40, deadline=None)
+def test_features_of_any_real_dtype(m: int, n: int, kind: str, dtype: Any) -> None:
+    X = np.random.default_rng(m * n).integers(0, 2, (m, n)).astype(kind)
+    kept = X.copy()
+    made = matrix(BACKEND, X, dtype, X.shape[1])
+    assert made.dtype == dtype
+    assert made.flags.c_contiguous
+    np.testing.assert_array_equal(made, X.astype(dtype))
+    np.testing.assert_array_equal(X, kept)
+
+
+def test_features_that_fit_are_not_copied() -> None:
+    X = np.ones((3, 2), np.float32)
+    assert matrix(BACKEND, X, F32, 2) is X
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda X: X[::2], lambda X: X[:, ::2], lambda X: X.T, lambda X: X[::-1], lambda X: np.asfortranarray(X)],
+)
+def test_features_of_any_layout(view: Callable[[Any], Any]) -> None:
+    X = view(np.arange(24.0).reshape(4, 6))
+    made = matrix(BACKEND, X, F64, None)
+    assert made.flags.c_contiguous
+    np.testing.assert_array_equal(made, X)
+
+
+def test_features_of_sequences_and_frames() -> None:
+    pandas = pytest.importorskip("pandas")
+    expected = np.array([[1, 2], [3, 4]], np.float32)
+    for X in ([[1, 2], [3, 4]], ((1.0, 2), (3, 4)), pandas.DataFrame({"a": [1, 3], "b": [2.0, 4.0]})):
+        np.testing.assert_array_equal(matrix(BACKEND, X, F32, 2), expected)
+
+
+@pytest.mark.parametrize(
+    ("X", "said"),
+    [
+        (np.ones(3), r"received shape \(3,\)\. For one sample, pass X\.reshape\(1, -1\)"),
+        (np.ones((2, 2)), r"here \(m, 3\); received shape \(2, 2\)"),
+        (np.ones((1, 2, 3)), r"received shape \(1, 2, 3\)"),
+        (np.ones((0, 3)), r"at least one sample.*received shape \(0, 3\)"),
+        (3.0, r"received shape \(\)"),
+        ([[1, 2, 3], [4]], "all rows have the same length"),
+    ],
+)
+def test_shape_of_features(X: Any, said: str) -> None:
+    with pytest.raises(ShapeError, match=said):
+        matrix(BACKEND, X, F32, 3)
+
+
+def test_no_features() -> None:
+    with pytest.raises(ShapeError, match="at least one sample and one feature"):
+        matrix(BACKEND, np.ones((3, 0)), F32, None)
+
+
+NOT_NUMBERS = [
+    np.array([["a", "b"]]),
+    np.array([[1, None]], dtype=object),
+    np.array([[1, 2.5]], dtype=object),
+    np.array([[1j, 2]]),
+    np.array([["2020-01-01", "2020-01-02"]], dtype="datetime64[D]"),
+    np.array([[1, 2]], dtype="timedelta64[s]"),
+    np.array([[b"x", b"y"]]),
+]
+
+
+@pytest.mark.parametrize("X", [*NOT_NUMBERS, [["a", "b"]], [[1, None]], [[1j, 2]]], ids=repr)
+def test_features_that_are_no_numbers(X: Any) -> None:
+    """The same answer for an array that the backend owns and for a list, which it does not."""
+    with pytest.raises(DTypeError, match=r"X holds real numbers; received dtype .*numbers first"):
+        matrix(BACKEND, X, F32, 2)
+
+
+def test_masked_arrays_and_sparse_matrices() -> None:
+    masked = np.ma.masked_array([[1.0, 2.0]], mask=[[True, False]])
+    with pytest.raises(DTypeError, match=r"received a MaskedArray\. Pass X\.filled\(value\)"):
+        matrix(BACKEND, masked, F32, 2)
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(DTypeError, match=r"received the sparse csr_\w+\. Pass X\.toarray\(\)"):
+        matrix(BACKEND, sparse.csr_matrix(np.eye(2)), F32, 2)
+
+
+def test_frame_with_text() -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(DTypeError, match="received dtype object"):
+        matrix(BACKEND, pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}, dtype=object), F32, 2)
+
+
+def test_a_large_array_is_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "_AT_ONCE", 4)
+    with BACKEND.active():
+        X = BACKEND.upload(np.ones((5, 3)), F32)
+        assert validation.all_finite(BACKEND, X)
+        for row in range(5):
+            bad = BACKEND.upload(np.where(np.arange(5)[:, None] == row, np.inf, np.ones((5, 3))), F32)
+            assert not validation.all_finite(BACKEND, bad)
+
+
+def test_finite_names_the_first_bad_value() -> None:
+    X = np.ones((4, 3), np.float32)
+    assert finite(BACKEND, X, "X") is None
+    X[2, 1] = np.nan
+    with pytest.raises(DataError, match=r"X holds finite numbers.*float32; received nan in row 2, column 1"):
+        finite(BACKEND, X, "X")
+    with BACKEND.active():
+        large = matrix(BACKEND, np.full((1, 1), 1e300), F32, 1)
+    with pytest.raises(DataError, match=r"float32; received inf in row 0.*scale large ones"):
+        finite(BACKEND, large, "X")
+
+
+def test_results_come_back_as_what_came_in() -> None:
+    array = np.ones(3)
+    assert like(np.ones((1, 1)), BACKEND)(array) is array
+    assert like([[1.0]], BACKEND)(array) is array
+
+
+# y.
+
+
+def test_host() -> None:
+    assert host([1, 2], "y").dtype.kind == "i"
+    assert host(np.array([True]), "y").dtype.kind == "b"
+    with pytest.raises(DTypeError, match=r"y holds real numbers; received dtype <U1\. .*np\.unique"):
+        host(["a", "b"], "y")
+    with pytest.raises(DTypeError, match="received dtype object"):
+        host(None, "y")
+
+
+def test_host_downloads_gpu_arrays() -> None:
+    class Device:
+        __cuda_array_interface__ = None
+
+        def get(self) -> Any:
+            return np.arange(3)
+
+    np.testing.assert_array_equal(host(Device(), "y"), [0, 1, 2])
+
+
+# Weights.
+
+
+@pytest.mark.parametrize("weights", [[1, 2, 0], np.array([1, 2, 0]), np.array([[1.0], [2.0], [0.0]])])
+def test_sample_weights(weights: Any) -> None:
+    made = sample_weights(weights, 3)
+    assert made is not None
+    assert made.dtype == np.float64
+    np.testing.assert_array_equal(made, [0.5, 1, 0])
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-46, 1.0, 3.0, 1e39, 1e307])
+def test_sample_weights_of_any_scale_are_numbers_of_float32(scale: float) -> None:
+    """A power of two comes off, so no weight is rounded."""
+    made = sample_weights(np.array([1.0, 2.0, 0.0]) * scale, 3)
+    assert made is not None
+    assert 1 <= made.max() < 2
+    np.testing.assert_array_equal(made[0] * 2, made[1])
+    assert made.astype(np.float32)[:2].all()
+
+
+def test_no_sample_weights() -> None:
+    assert sample_weights(None, 3) is None
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "said"),
+    [
+        ([1, 2], ShapeError, r"one number a sample, \(3,\); received shape \(2,\)"),
+        (np.ones((1, 3)), ShapeError, r"received shape \(1, 3\)"),
+        (1.0, ShapeError, r"received shape \(\)"),
+        ([1, -1, 1], DataError, "at least 0.*from -1.0 to 1.0"),
+        ([0, 0, 0], DataError, "not all 0"),
+        ([1, np.nan, 1], DataError, "finite"),
+        ([1, np.inf, 1], DataError, "finite"),
+        (["a", "b", "c"], DTypeError, "sample_weight holds real numbers"),
+    ],
+)
+def test_sample_weights_out_of_range(weights: Any, error: Any, said: str) -> None:
+    with pytest.raises(error, match=said):
+        sample_weights(weights, 3)
+
+
+def test_class_weights() -> None:
+    labels = np.array([0, 1, 1, 2])
+    assert class_weights(None, labels, labels) is None
+    np.testing.assert_array_equal(class_weights({1: 3.0, 2: 0.5}, labels, labels), [1, 3, 3, 0.5])
+    np.testing.assert_array_equal(class_weights({1.0: 3, np.int64(2): 0}, labels, labels), [1, 3, 3, 0])
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30))
+@settings(max_examples=30, deadline=None)
+def test_balanced_class_weights_give_every_class_the_same_sum(labels: list[int]) -> None:
+    y = np.array(labels)
+    w = class_weights("balanced", y, y)
+    assert w is not None
+    sums = [w[y == label].sum() for label in np.unique(y)]
+    np.testing.assert_allclose(sums, len(y) / len(sums))
+
+
+def test_balanced_equals_scikit_learn() -> None:
+    utils = pytest.importorskip("sklearn.utils.class_weight")
+    y = np.array([0, 0, 0, 1, 2, 2])
+    np.testing.assert_allclose(class_weights("balanced", y, y), utils.compute_sample_weight("balanced", y))
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("auto", "'balanced' or None; received 'auto'"),
+        ([1, 2], r"dictionary.*received \[1, 2\]"),
+        ({"a": 1.0}, "class indices.*received 'a'"),
+        ({1: -1.0}, r"weight of class 1 .*at least 0; received -1\.0"),
+        ({1: float("nan")}, "received nan"),
+        ({1: "x"}, "received 'x'"),
+    ],
+)
+def test_class_weights_out_of_range(weights: Any, said: str) -> None:
+    y = np.array([0, 1])
+    with pytest.raises(ValueError, match=said):
+        class_weights(weights, y, y)
+
+
+def test_class_weights_of_several_labels_a_sample() -> None:
+    y = np.eye(2)
+    with pytest.raises(ShapeError, match=r"shape \(2, 2\).*Use sample_weight"):
+        class_weights("balanced", y, y)
+
+
+# Numbers.
+
+
+def test_whole_number() -> None:
+    assert whole_number("epochs", 3, 1) == 3
+    made = whole_number("epochs", np.int32(3), 1)
+    assert type(made) is int
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None, np.float64(2)])
+def test_no_whole_number(value: Any) -> None:
+    with pytest.raises(ValueError, match="epochs is a whole number, at least 1; received"):
+        whole_number("epochs", value, 1)
+
+
+def test_not_negative() -> None:
+    for value in (0, 0.5, np.float32(0.5), np.int64(3)):
+        made = not_negative("rate", value)
+        assert type(made) is float
+        assert made == value
+
+
+@pytest.mark.parametrize("value", [-1, -1e-300, np.nan, np.inf, "1", None, True, 1j, [1.0]])
+def test_negative(value: Any) -> None:
+    with pytest.raises(ValueError, match="rate is a number, finite and at least 0; received"):
+        not_negative("rate", value)
+
+
+@pytest.mark.parametrize(
+    ("interval", "inner", "outer", "rule"),
+    [
+        ("[0, 1)", [0, 0.5, np.float32(0.25)], [-0.1, 1, np.nan], "at least 0 and below 1"),
+        ("(0, 1]", [1, 0.5], [0, 1.1, np.inf], "above 0 and at most 1"),
+        ("(0, inf)", [1e-300, np.int64(3)], [0, np.inf, -1], "finite and above 0"),
+        ("(0, inf]", [1, np.inf], [0, -np.inf], "above 0"),
+    ],
+)
+def test_number_in_an_interval(interval: str, inner: list[Any], outer: list[Any], rule: str) -> None:
+    for value in inner:
+        made = number("rate", value, interval)
+        assert type(made) is float
+        assert made == value
+    for value in (*outer, "0.5", None, True, 1j, [0.5]):
+        with pytest.raises(ValueError, match=f"^rate is a number, {rule}; received {re.escape(repr(value))}[.]$"):
+            number("rate", value, interval)

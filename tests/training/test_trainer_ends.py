@@ -1,0 +1,190 @@
+"""How a training ends early: interruptions, errors of the user's code, divergence; what is left then."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from training_cases import data, fit, network
+
+from nnbp import LBFGS, SGD, DivergenceError
+from nnbp.engine.epoch import Epoch
+from nnbp.training.callbacks import TrainingState
+from nnbp.training.trainer import Trainer
+
+
+def test_best_weights_are_restored_after_an_interruption() -> None:
+    net = network(2, 30, 1)
+    thetas: list[NDArray[Any]] = []
+
+    def interrupt(state: TrainingState) -> None:
+        thetas.append(state.network.parameters.copy())
+        if state.epoch == 40:
+            raise KeyboardInterrupt
+
+    losses: list[float] = []
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            net, *data(12, 2, 1), epochs=60, validation_data=data(12, 2, 1, seed=4), learning_rate=0.05,
+            callbacks=[lambda s: losses.append(s.logs["val_loss"]), interrupt],
+        )  # fmt: skip
+    np.testing.assert_array_equal(net.parameters, thetas[int(np.argmin(losses))])
+
+
+class Interrupted:
+    """A pass that Ctrl-C ends after a number of steps, in the middle of one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+        run, self.left = Epoch.run, after
+
+        def interrupted(training_pass: Epoch) -> None:
+            run(training_pass)
+            self.left -= 1
+            if self.left < 0:
+                training_pass.engine.parameters.theta[::2] = np.nan
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Epoch, "run", interrupted)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", LBFGS(line_search="strong_wolfe"), LBFGS()], ids=repr)
+@pytest.mark.parametrize("after", [0, 1, 9])
+def test_interruption_in_an_epoch_leaves_the_parameters_before_it(
+    monkeypatch: pytest.MonkeyPatch, optimizer: Any, after: int
+) -> None:
+    net = network()
+    thetas = [net.parameters.copy()]
+    Interrupted(monkeypatch, after)
+    spy = thetas.append
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, *data(12), epochs=60, optimizer=optimizer, callbacks=[lambda s: spy(s.network.parameters.copy())])
+    np.testing.assert_array_equal(net.parameters, thetas[-1])
+    assert np.isfinite(net.parameters).all()
+
+
+def test_interruption_in_an_epoch_leaves_the_best_parameters_where_there_is_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = network(2, 30, 1)
+    thetas: list[NDArray[Any]] = []
+    losses: list[float] = []
+    Interrupted(monkeypatch, 80)
+
+    def note(state: TrainingState) -> None:
+        thetas.append(state.network.parameters.copy())
+        losses.append(state.logs["val_loss"])
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, *data(12, 2, 1), epochs=60, validation_data=data(12, 2, 1, seed=4), learning_rate=0.05, callbacks=note)
+    assert len(losses) == 40, "an epoch has a pass over the training data, and one over the validation data"
+    np.testing.assert_array_equal(net.parameters, thetas[int(np.argmin(losses))])
+
+
+def test_error_of_a_metric_or_a_callback_leaves_the_parameters_of_a_whole_epoch() -> None:
+    calls = 0
+
+    def metric(y: Any, p: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls > 2:
+            raise RuntimeError("mine")
+        return 0.0
+
+    def spoil(state: TrainingState) -> None:
+        kept.append(state.network.parameters.copy())
+        state.network.parameters[...] = np.nan
+        raise RuntimeError("mine")
+
+    kept: list[NDArray[Any]] = []
+    net = network()
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(net, *data(12), metrics=metric, callbacks=[lambda s: kept.append(s.network.parameters.copy())])
+    assert len(kept) == 1, "the first call is before the first epoch"
+    np.testing.assert_array_equal(net.parameters, kept[-1])
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(net, *data(12), callbacks=spoil)
+    np.testing.assert_array_equal(net.parameters, kept[-1])
+
+
+def test_best_parameters_are_kept_only_where_there_is_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[NDArray[Any]] = []
+    take = Trainer._theta
+    monkeypatch.setattr(Trainer, "_theta", lambda self: copies.append(take(self)) or copies[-1])  # type: ignore[func-returns-value]
+    fit(network(), *data(12))
+    assert len(copies) == 1
+    fit(network(), *data(12), validation_data=data(5))
+    assert len(copies) == 3
+
+
+# A validation loss that is no finite number.
+
+
+def test_validation_loss_that_is_not_finite_is_said_once_and_passed_over() -> None:
+    (X, y), (V, v) = data(12), data(5, seed=9)
+    net = network(dtype="float32", activation="identity")
+    with pytest.warns(RuntimeWarning, match=r"validation loss of epoch 1 is inf, .*if all are, the last") as caught:
+        history = net.fit(X, y, validation_data=(V * 1e30, v), epochs=3, progress=False)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__, "the warning is about the call of fit"
+    assert history["val_loss"] == [math.inf] * 3
+    assert history.best_epoch is None
+    twin = network(dtype="float32", activation="identity")
+    fit(twin, X, y)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+def test_epochs_of_a_finite_validation_loss_are_chosen_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, thetas, found = network(), [], iter([math.nan, 3.0, -math.inf, 4.0])
+    monkeypatch.setattr(Trainer, "_validation_loss", lambda self, validation: next(found))
+    with pytest.warns(RuntimeWarning, match="validation loss of epoch 1 is nan"):
+        history = fit(
+            net, *data(12), epochs=4, validation_data=data(5),
+            callbacks=[lambda s: thetas.append(s.network.parameters.copy())],
+        )  # fmt: skip
+    assert history.best_epoch == 2
+    np.testing.assert_array_equal(net.parameters, thetas[1])
+
+
+# Divergence.
+
+
+def test_divergence_keeps_the_last_good_parameters() -> None:
+    net = network(3, 1, dtype="float32")
+    X, y = data(20, 3, 1)
+    thetas: list[NDArray[Any]] = []
+    with pytest.raises(DivergenceError, match=r"epoch \d+ ended with .*Lower the learning rate \(it was 30") as caught:
+        fit(
+            net, X, y, epochs=200, batch_size=None, optimizer=SGD(30.0),
+            callbacks=[lambda s: thetas.append(s.network.parameters.copy())],
+        )  # fmt: skip
+    assert 2 < len(thetas) < 200
+    np.testing.assert_array_equal(net.parameters, thetas[-1])
+    assert np.isfinite(net.parameters).all()
+    assert caught.value.history.epochs == len(thetas)
+    assert f"those of epoch {len(thetas)}" in str(caught.value)
+
+
+def test_divergence_in_the_first_epoch_keeps_the_initial_parameters() -> None:
+    net = network(3, 1, dtype="float32")
+    before = net.parameters.copy()
+    with pytest.raises(DivergenceError, match="the initial ones"):
+        fit(net, *data(20, 3, 1), optimizer=SGD(1e30))
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_network_trains_on_after_divergence() -> None:
+    net, twin = network(3, 1, dtype="float32"), network(3, 1, dtype="float32")
+    X, y = data(20, 3, 1)
+    with pytest.raises(DivergenceError):
+        fit(net, X, y, batch_size=None, optimizer=SGD(1e30))
+    np.testing.assert_array_equal(fit(net, X, y, batch_size=None)["loss"], fit(twin, X, y, batch_size=None)["loss"])
+
+
+def test_parameters_that_are_not_finite_are_divergence_though_the_loss_is() -> None:
+    """With one epoch of one batch the loss is that before the update."""
+    net = network(3, 1, dtype="float32")
+    with pytest.raises(DivergenceError, match="parameters too large or no numbers, and"):
+        fit(net, *data(20, 3, 1), epochs=1, batch_size=None, optimizer=SGD(1e39))
