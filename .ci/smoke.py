@@ -11,7 +11,8 @@ import nnbp
 package = Path(nnbp.__file__).parent
 site_packages = package.parent
 assert site_packages.name == "site-packages", f"nnbp was imported from {package}, not from the wheel"
-assert not (site_packages / "backends").exists(), "the wheel installs a top-level package `backends`"
+for folder in (site_packages / "backends", site_packages / "bench", package / "bench"):
+    assert not folder.exists(), f"the wheel installs {folder}"
 assert (package / "py.typed").is_file(), "py.typed is missing from the wheel"
 assert (package / "backends" / "cpu" / "backend.py").is_file(), "nnbp.backends is missing from the wheel"
 assert list((package / "backends" / "cuda" / "kernels").glob("*.cu")), "the CUDA kernels are missing from the wheel"

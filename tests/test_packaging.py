@@ -68,9 +68,10 @@ def test_console_script_resolves_to_a_callable() -> None:
     assert callable(script.load())
 
 
-def test_backends_are_no_top_level_package(tmp_path: Path) -> None:
-    code = "from importlib.util import find_spec; print(find_spec('backends'), find_spec('nnbp.backends').name)"
-    assert run_python(code, tmp_path).split() == ["None", "nnbp.backends"]
+def test_only_nnbp_and_its_backends_are_installed(tmp_path: Path) -> None:
+    names = ("backends", "bench", "nnbp.bench", "nnbp.backends")
+    code = f"from importlib.util import find_spec; print(*(name for name in {names} if find_spec(name)))"
+    assert run_python(code, tmp_path).split() == ["nnbp.backends"]
 
 
 def test_every_public_name_exists() -> None:
@@ -111,6 +112,11 @@ def imported_names(path: Path) -> set[str]:
     return names
 
 
+def importing(pattern: str, sources: list[Path]) -> dict[str, str]:
+    """The files that import a name which matches, and the name."""
+    return {path.name: name for path in sources for name in imported_names(path) if re.match(pattern, name)}
+
+
 def test_nothing_imports_a_backend_statically() -> None:
     """The rule that import-linter cannot see: only an installation makes `nnbp.backends` of `backends/`."""
     assert nnbp.__file__ is not None
@@ -118,13 +124,12 @@ def test_nothing_imports_a_backend_statically() -> None:
     backends = Path(str(importlib.import_module("nnbp.backends").__file__)).parent
     sources = [path for path in package.rglob("*.py") if backends not in path.parents]
     assert len(sources) > 1
-    offenders = {
-        path.name: name
-        for path in sources
-        for name in imported_names(path)
-        if re.match(r"(nnbp\.)?backends(\.|$)", name)
-    }
-    assert not offenders
+    assert not importing(r"(nnbp\.)?backends(\.|$)", sources)
+
+
+def test_no_test_imports_a_second_copy_of_the_backends() -> None:
+    """In a checkout `backends` is importable beside `nnbp.backends`; its classes would be other ones."""
+    assert not importing(r"backends(\.|$)", list(Path(__file__).parent.rglob("*.py")))
 
 
 def test_only_the_cuda_extras_bring_cupy_and_each_brings_one_wheel() -> None:
