@@ -31,7 +31,7 @@ net.save("xor.safetensors")
 again = nnbp.Network.load("xor.safetensors", device="cpu")
 assert np.array_equal(again.forward(X), net.forward(X)), "a saved network computes something else"
 
-optional = {"cupy", "matplotlib", "onnx", "pandas", "scipy", "sklearn", "torch", "tqdm"}
+optional = {"cupy", "matplotlib", "pandas", "scipy", "sklearn", "torch", "tqdm"}
 imported = optional & sys.modules.keys()
 assert not imported, f"optional libraries were imported: {imported}"
 print(f"{package}: accuracy {accuracy:.3f}, loss {history['loss'][0]:.3f} to {history['loss'][-1]:.3f}")

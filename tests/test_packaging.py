@@ -8,13 +8,16 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import nnbp
+from nnbp.requirements import CUDA, LIBRARIES
 
-OPTIONAL = {"cupy", "matplotlib", "onnx", "pandas", "scipy", "sklearn", "torch", "tqdm"}
-EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "mpi", "onnx", "plot", "sklearn", "tables", "test"}
+ROOT = Path(__file__).parents[1]
+OPTIONAL = {"cupy", "matplotlib", "pandas", "scipy", "sklearn", "torch", "tqdm"}
+EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "plot", "sklearn", "tables", "test"}
 IMPORT_COST_LIMIT = 0.1  # seconds that `import nnbp` may take more than `import numpy`
 
 
@@ -130,6 +133,13 @@ def test_nothing_imports_a_backend_statically() -> None:
 def test_no_test_imports_a_second_copy_of_the_backends() -> None:
     """In a checkout `backends` is importable beside `nnbp.backends`; its classes would be other ones."""
     assert not importing(r"backends(\.|$)", list(Path(__file__).parent.rglob("*.py")))
+
+
+def test_messages_name_the_requirements_of_the_extras() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = {name: set(needed) for name, needed in tomllib.loads(text)["project"]["optional-dependencies"].items()}
+    assert {12: extras["cuda12"], 13: extras["cuda13"]} == {version: set(names) for version, names in CUDA.items()}
+    assert set(LIBRARIES.values()) == extras["sklearn"] | extras["tables"] | extras["plot"] | extras["demo"]
 
 
 def test_only_the_cuda_extras_bring_cupy_and_each_brings_one_wheel() -> None:

@@ -309,7 +309,7 @@ def test_without_a_gpu_the_command_says_what_would_mend_it(monkeypatch, capsys, 
     out, err = capsys.readouterr()
     assert out == ""
     assert "CuPy is not installed" in err
-    assert 'python -m pip install "nnbp[cuda13]"' in err
+    assert 'python -m pip install "cupy-cuda13x[ctk]>=14"' in err
     assert list(tmp_path.iterdir()) == []
 
 
