@@ -142,6 +142,14 @@ def test_messages_name_the_requirements_of_the_extras() -> None:
     assert set(LIBRARIES.values()) == extras["sklearn"] | extras["tables"] | extras["plot"] | extras["demo"]
 
 
+def test_no_command_installs_nnbp_from_a_package_index() -> None:
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    files += [path for name in ("nnbp", "backends", "bench") for path in (ROOT / name).rglob("*.py")]
+    assert len(files) > 100
+    wanted = re.compile(r"nnbp\[|install (--?\S+ )*[\"']*nnbp\b")
+    assert not [path.name for path in files if wanted.search(path.read_text(encoding="utf-8"))]
+
+
 def test_only_the_cuda_extras_bring_cupy_and_each_brings_one_wheel() -> None:
     """Two CuPy wheels in one environment break each other."""
     requirements = [text for text in metadata.requires("nnbp") or [] if text.startswith("cupy")]
