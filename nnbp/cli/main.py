@@ -6,16 +6,16 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
 from nnbp.cli.common import Exit, Terminated, exit_code, say, terminable
 from nnbp.tabular.table import suggest
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "execute", "main"]
 
-COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor", "bench")
+COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor")
 """The commands, in the order of the help page; each is a file of this folder with `add_parser` and `run`."""
 
 _EPILOG = """\
@@ -53,9 +53,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else Exit.USAGE
     # Whoever wants to repeat a run finds these words in its folder.
     arguments.words = words
+    return execute(f"nnbp {arguments.command}", arguments.run, arguments)
+
+
+def execute(name: str, run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Runs a command with its parsed arguments, and turns errors into one paragraph and an exit code.
+
+    Args:
+        name: stands before the paragraph.
+        run: the command.
+        arguments: its arguments; `arguments.debug` shows the traceback of an error as well.
+
+    Returns:
+        the exit code.
+    """
     try:
         with terminable():
-            code: int = arguments.run(arguments)
+            code = run(arguments)
             sys.stdout.flush()
             return code
     except BrokenPipeError:
@@ -65,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if arguments.debug:
             traceback.print_exc()
-        say(f"nnbp {arguments.command}", _words_for(error))
+        say(name, _words_for(error))
         return exit_code(error)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import os
 import platform
@@ -18,7 +17,8 @@ from typing import Any, Self
 import numpy as np
 
 from nnbp.device.probe import cupy_distributions
-from nnbp.errors import MissingDependencyError, ModelFileError
+from nnbp.errors import ModelFileError
+from nnbp.requirements import optional
 from nnbp.training.callbacks import Callback, TrainingState
 
 __all__ = ["MODEL", "MetricsFile", "RunFolder", "environment", "find_model"]
@@ -182,10 +182,4 @@ def _blas() -> dict[str, Any]:
 
 
 def _toml_writer() -> Any:
-    try:
-        return importlib.import_module("tomli_w")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"writing the configuration of a run needs tomli-w, which cannot be imported ({error}). "
-            'Install it: python -m pip install "nnbp[demo]"'
-        ) from error
+    return optional("tomli_w", "writing the configuration of a run")

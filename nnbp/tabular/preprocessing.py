@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DataError, ModelFileError
+from nnbp.requirements import optional
 from nnbp.tabular.table import (
     EXACT,
     Source,
@@ -24,7 +25,6 @@ from nnbp.tabular.table import (
     kind_of,
     listed,
     numbers,
-    optional,
     suggest,
     texts,
     whole,

@@ -9,7 +9,6 @@ cell are cut off, and the tokens in `MISSING` become the empty string, which mea
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from nnbp.errors import DataError, MissingDependencyError
+from nnbp.errors import DataError
 
 __all__ = [
     "EXACT",
@@ -33,7 +32,6 @@ __all__ = [
     "kind_of",
     "listed",
     "numbers",
-    "optional",
     "parse_number",
     "suggest",
     "texts",
@@ -48,17 +46,6 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None", "?")
 TEXT = np.dtypes.StringDType()
 NUMERIC = 0.9  # from this share of numbers on, the other cells of a column are mistakes, and not text
 EXACT = 2**53  # every whole number up to here is a float64
-
-
-def optional(module: str, purpose: str) -> Any:
-    """The module, imported now; `MissingDependencyError` with the pip command where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{purpose} needs {module.partition('.')[0]}, which cannot be imported ({error}). "
-            'Install it: python -m pip install "nnbp[tables]"'
-        ) from error
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
