@@ -64,7 +64,7 @@ class Network:
     """A feed-forward network: a⁰ = x, zˡ = Wˡ aˡ⁻¹ + bˡ, aˡ = f(zˡ), trained on J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW².
 
     Threads may share a network: it does one thing at a time, and calls from other threads wait, also until training
-    ends. Threads that shall compute at the same time take a `copy` each.
+    ends. Threads that are to compute at the same time take a `copy` each.
 
     Args:
         layers: sizes of all layers, input first, ``[64, 32, 10]``; or layers, ``[Dense(32, "tanh"), Dropout(0.1),
@@ -456,11 +456,11 @@ class Network:
             clip_norm: bound on the Euclidean norm of the whole gradient.
 
         Returns:
-            one value an epoch of "loss", "val_loss" and every metric.
+            one value per epoch of "loss", "val_loss" and every metric.
 
         Raises:
             ShapeError, DTypeError, DataError, ValueError: an argument does not fit; nothing is changed then.
-            DivergenceError: a loss or a parameter is not finite any more; the network keeps the last good parameters.
+            DivergenceError: a loss or a parameter becomes NaN or infinite; the network keeps the last good parameters.
         """
         epochs = whole_number("epochs", epochs, 1)
         options = TrainingOptions(
