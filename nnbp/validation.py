@@ -73,7 +73,7 @@ def _real_numbers(array: Array, name: str) -> None:
     if array.dtype.kind not in "fiub":
         hint = (
             "Encode labels as class indices (np.unique(y, return_inverse=True))."
-            if name == "y"
+            if name.startswith("y")
             else "Turn text columns into numbers first, or cast with .astype('float32')."
         )
         raise DTypeError(f"{name} holds real numbers; received dtype {array.dtype}. {hint}")
@@ -184,8 +184,8 @@ def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
         raise ShapeError(f"sample_weight has one number a sample, ({samples},); received shape {w.shape}.")
     if not np.isfinite(w).all() or (w < 0).any() or not w.any():
         raise DataError(
-            "Sample weights are finite, at least 0 and not all 0; received weights from "
-            f"{np.min(w)} to {np.max(w)}. Drop samples that shall not count."
+            f"Sample weights are finite, at least 0 and not all 0; received weights from {np.min(w)} to {np.max(w)}. "
+            "Drop samples that shall not count."
         )
     scaled: NDArray[np.float64] = np.ldexp(w, 1 - np.frexp(w.max())[1])
     return scaled.reshape(samples)
@@ -210,9 +210,8 @@ def class_weights(
         return None
     if labels.ndim != 1:
         raise ShapeError(
-            f"class_weight goes by the one class of a sample; received targets of shape {labels.shape}, several "
-            "labels a "
-            "sample. Use sample_weight."
+            f"class_weight goes by the one class of a sample; received targets of shape {labels.shape}, several labels "
+            "a sample. Use sample_weight."
         )
     if not isinstance(weights, Mapping):
         if weights != "balanced":

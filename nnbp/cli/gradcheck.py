@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,10 @@ import numpy as np
 from nnbp.cli.common import Exit, arguments_checked, count, positive, whole
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
-from nnbp.registry import find, is_built_in
 from nnbp.testing import example_problem
 from nnbp.testing.gradients import TOLERANCE, GradientReport, check_gradients
 
-__all__ = ["CHECK_FAILED", "add_parser", "built_in", "layer_sizes", "run"]
+__all__ = ["CHECK_FAILED", "add_parser", "layer_sizes", "run"]
 
 CHECK_FAILED = 1
 """Exit code of a check that ran and found something wrong."""
@@ -68,12 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
-    hidden = [name for name in built_in(Activation.registry) if name != "softmax"]
-    kinds = built_in(Loss.registry)
+    hidden = [name for name in Activation.built_in() if name != "softmax"]
     if arguments.activation is not None:
-        hidden = [find("an activation", Activation.registry, arguments.activation).name]
-    if arguments.loss is not None:
-        kinds = [find("a loss", Loss.registry, arguments.loss).name]
+        hidden = [Activation.find(arguments.activation).name]
+    kinds = Loss.built_in() if arguments.loss is None else [Loss.find(arguments.loss).name]
     found = []
     for activation in hidden:
         for loss in kinds:
@@ -86,11 +82,6 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
             report = check_gradients(net, X, y, w, tolerance=arguments.tolerance)
             found.append((activation, loss, report))
     return found
-
-
-def built_in(registry: Mapping[str, type]) -> list[str]:
-    """Names of the classes that nnbp itself brings."""
-    return [name for name, cls in registry.items() if is_built_in(cls)]
 
 
 def _document(cases: list[Case]) -> dict[str, Any]:

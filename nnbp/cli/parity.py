@@ -7,7 +7,7 @@ import json
 from typing import NamedTuple
 
 from nnbp.cli.common import Exit, arguments_checked, count, whole
-from nnbp.cli.gradcheck import CHECK_FAILED, built_in, layer_sizes
+from nnbp.cli.gradcheck import CHECK_FAILED, layer_sizes
 from nnbp.graph.ops import PRECISIONS
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
@@ -86,10 +86,10 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     named = {key: getattr(arguments, key) for key in Case._fields if getattr(arguments, key) is not None}
     if named:
         return [Case(**named)]
-    hidden = [name for name in built_in(Activation.registry) if name != "softmax"]
+    hidden = [name for name in Activation.built_in() if name != "softmax"]
     cases = [Case(activation=name) for name in hidden]
-    cases += [Case(loss=name) for name in built_in(Loss.registry)]
-    cases += [Case(optimizer=name) for name in built_in(Optimizer.registry)]
+    cases += [Case(loss=name) for name in Loss.built_in()]
+    cases += [Case(optimizer=name) for name in Optimizer.built_in()]
     return list(dict.fromkeys(cases))
 
 
@@ -100,8 +100,8 @@ def _dtypes_of(arguments: argparse.Namespace) -> list[str]:
 
 def _table(cases: list[tuple[Case, ParityReport]]) -> str:
     lines = [
-        f"{'activation':<11}  {'loss':<20}  {'optimizer':<9}  {'dtype':<7}  {'pass':>7}  {'bound':>7}  "
-        f"{'trained':>7}  {'bound':>7}"
+        f"{'activation':<11}  {'loss':<20}  {'optimizer':<9}  {'dtype':<7}  {'pass':>7}  {'bound':>7}  {'trained':>7}  "
+        f"{'bound':>7}"
     ]
     lines.append("─" * len(lines[0]))
     for case, report in cases:

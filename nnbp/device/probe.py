@@ -155,8 +155,8 @@ def _probe(index: int, process: int) -> Verdict:
     if not wrong:
         return Verdict(count=count)
     fix = (
-        f"{_reinstall(wheels)}; where the result stays wrong, the card or its driver is at fault, and "
-        "`nvidia-smi -q -d ECC,ROW_REMAPPER` shows the errors of its memory"
+        f"{_reinstall(wheels)}; where the result stays wrong, the card or its driver is at fault, and `nvidia-smi -q "
+        "-d ECC,ROW_REMAPPER` shows the errors of its memory"
     )
     return Verdict(Reason.WRONG_RESULT, f"GPU {index} computes wrongly: {wrong}", fix, count)
 

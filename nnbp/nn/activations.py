@@ -25,7 +25,7 @@ import numpy as np
 from nnbp.graph.builder import Builder
 from nnbp.graph.formula import trace
 from nnbp.graph.ops import Array, Reduce
-from nnbp.registry import lookup, register
+from nnbp.registry import Named
 from nnbp.validation import number
 
 __all__ = [
@@ -45,14 +45,11 @@ __all__ = [
 ]
 
 
-class Activation:
+class Activation(Named, kind="activation"):
     """a = f(z), elementwise, and its derivative.
 
     Subclasses give `name`, `f` and `df`. Numbers that a formula needs (a slope, say) are attributes of the object.
     """
-
-    registry: ClassVar[dict[str, type[Activation]]] = {}
-    """Every activation class by its name; defining a subclass with a `name` adds it."""
 
     name: ClassVar[str]
 
@@ -61,10 +58,6 @@ class Activation:
 
     kinks: ClassVar[tuple[float, ...]] = ()
     """Values of z at which f' jumps; gradient checks step around them."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("activation", Activation.registry, cls)
 
     def f(self, z: Any) -> Any:
         """a = f(z)."""
@@ -75,10 +68,6 @@ class Activation:
         raise NotImplementedError(
             f"{type(self).__name__} has no derivative: define df(self, z, a), which returns f'(z)."
         )
-
-    def config(self) -> dict[str, float]:
-        """The arguments that make an equal object."""
-        return dict(vars(self))
 
     @property
     def needs_z(self) -> bool:
@@ -101,15 +90,6 @@ class Activation:
         """Records delta = f'(z) · da, in the array of da, and returns it."""
         op.map(lambda z, a, da: da * self.df(z, a), [da], z=z, a=a, da=da)
         return da
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).items()))
 
 
 @final
@@ -339,10 +319,5 @@ class Softmax(Activation):
         return da
 
 
-def get(spec: str | Activation | type[Activation]) -> Activation:
-    """The activation of a name, or the object itself.
-
-    Raises:
-        ValueError: no activation has this name.
-    """
-    return lookup("activation", Activation, Activation.registry, spec)
+get = Activation.get
+"""The activation of a name, or the object itself; see `Named.get`."""

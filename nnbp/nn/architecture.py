@@ -92,9 +92,8 @@ class Architecture:
             )
         if loss.name == "cross_entropy" and self._items[-1] is not None and dense[-1].units < 2:
             raise ValueError(
-                "cross_entropy compares at least 2 classes, one output each; received an output layer with 1 unit. "
-                "Use 2 "
-                "units, or loss='binary_cross_entropy'."
+                "cross_entropy compares at least 2 classes, one output each; received an output layer with 1 unit. Use "
+                "2 units, or loss='binary_cross_entropy'."
             )
         check_loss(loss, f)
 
@@ -113,9 +112,8 @@ class Architecture:
             if largest >= max(len(y), _CLASSES_WITHOUT_QUESTION):
                 raise DataError(
                     f"Class indices number the classes from 0; received {largest} among {len(y)} targets, which asks "
-                    "for as "
-                    "many outputs. Encode labels with np.unique(y, return_inverse=True), or give the sizes of the "
-                    "layers."
+                    "for as many outputs. Encode labels with np.unique(y, return_inverse=True), or give the sizes of "
+                    "the layers."
                 )
             return max(2, largest + 1)
         return 1

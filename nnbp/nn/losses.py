@@ -26,7 +26,7 @@ from nnbp.errors import DataError, ShapeError
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, Reduce
 from nnbp.nn.activations import Activation
-from nnbp.registry import lookup, register
+from nnbp.registry import Named
 from nnbp.validation import number
 
 __all__ = [
@@ -53,14 +53,11 @@ class Output:
     rows: tuple[Array, ...]
 
 
-class Loss:
+class Loss(Named, kind="loss"):
     """The cost C(h, y) of a sample: elementwise, summed over the outputs.
 
     Subclasses give `name`, `cost` and `dcost`. A loss with a canonical activation gives `cost_z` as well.
     """
-
-    registry: ClassVar[dict[str, type[Loss]]] = {}
-    """Every loss class by its name; defining a subclass with a `name` adds it."""
 
     name: ClassVar[str]
 
@@ -75,10 +72,6 @@ class Loss:
 
     kinks: ClassVar[tuple[float, ...]] = ()
     """Values of h − y at which the derivative jumps; gradient checks name them."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("loss", Loss.registry, cls)
 
     def cost(self, h: Any, y: Any) -> Any:
         """The term of one output: C = Σ cost(h, y)."""
@@ -104,10 +97,6 @@ class Loss:
         canonical = Activation.registry.get(self.output_activation)
         return type(self).cost_z is not Loss.cost_z and type(activation) is canonical
 
-    def config(self) -> dict[str, float]:
-        """The arguments that make an equal object."""
-        return dict(vars(self))
-
     def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
         """Checks host targets and returns them as the step wants them: (m, outputs).
 
@@ -123,8 +112,7 @@ class Loss:
         if y.ndim > 2 or columns.shape[1] != outputs:
             raise ShapeError(
                 f"Targets of {self.name} have one value an output: (m,) or (m, {outputs}) here; received shape "
-                f"{y.shape}. "
-                f"Change the size of the output layer ({outputs}), or the targets."
+                f"{y.shape}. Change the size of the output layer ({outputs}), or the targets."
             )
         return columns
 
@@ -170,15 +158,6 @@ class Loss:
     def record_targets(self, op: Builder, y: Array, outputs: int) -> Array:
         """Records what makes (outputs, m) targets of the encoded ones, (columns, m)."""
         return y
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).items()))
 
 
 @final
@@ -296,8 +275,8 @@ class BinaryCrossEntropy(Loss):
         if bad.any():
             raise DataError(
                 f"Targets of binary_cross_entropy lie in [0, 1]; received {columns[bad][0]} in row "
-                f"{np.argmax(bad.any(1))}. "
-                "Encode the two classes as 0 and 1, or use loss='cross_entropy' for more than two."
+                f"{np.argmax(bad.any(1))}. Encode the two classes as 0 and 1, or use loss='cross_entropy' for more "
+                "than two."
             )
         return columns
 
@@ -351,9 +330,8 @@ class CrossEntropy(Loss):
             row = int(np.argmax(bad))
             raise DataError(
                 f"Class indices are whole numbers from 0 to {outputs - 1}, the size of the output layer less one; "
-                "received "
-                f"{labels[row, 0]} in row {row}. Number the classes from 0, or give the output layer a unit for every "
-                "class."
+                f"received {labels[row, 0]} in row {row}. Number the classes from 0, or give the output layer a unit "
+                "for every class."
             )
         return labels
 
@@ -385,10 +363,5 @@ def _at_least_zero(loss: Loss, y: NDArray[Any]) -> NDArray[Any]:
     return y
 
 
-def get(spec: str | Loss | type[Loss]) -> Loss:
-    """The loss of a name, or the object itself.
-
-    Raises:
-        ValueError: no loss has this name.
-    """
-    return lookup("loss", Loss, Loss.registry, spec)
+get = Loss.get
+"""The loss of a name, or the object itself; see `Named.get`."""

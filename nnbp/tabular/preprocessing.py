@@ -71,8 +71,8 @@ class NumberColumn:
         if not np.isfinite(scaled).all():
             row = int(np.isfinite(scaled).argmin())
             raise DataError(
-                f"{source.at(row, name)}: {float(values[row])} is too far from the {self.mean} ± "
-                f"{self.scale} of training to be standardised. Check the cell and its unit"
+                f"{source.at(row, name)}: {float(values[row])} is too far from the {self.mean} ± {self.scale} of "
+                "training to be standardised. Check the cell and its unit"
             )
         return scaled[:, None]
 
@@ -117,8 +117,8 @@ class TextColumn:
             unknown = codes < 0
             which = listed([text or "(missing)" for text in new], 5)
             messages.append(
-                f"{source.at(int(unknown.argmax()), name)}: here first, and in {unknown.sum()} of "
-                f"{len(source)} rows, is a category that training did not have ({which}): its features are 0"
+                f"{source.at(int(unknown.argmax()), name)}: here first, and in {unknown.sum()} of {len(source)} rows, "
+                f"is a category that training did not have ({which}): its features are 0"
             )
         return np.equal(codes[:, None], np.arange(len(self.categories))).astype(np.float64)
 
@@ -180,9 +180,8 @@ class TablePreprocessor:
             self._match(names, source, messages)
         elif len(source.columns) != len(names):
             raise DataError(
-                f"{source.name}: {len(source.columns)} columns of features, but the model was trained on "
-                f"{len(names)}. Where either table has no names, both must have the same columns in the same "
-                "order, the target aside"
+                f"{source.name}: {len(source.columns)} columns of features, but the model was trained on {len(names)}. "
+                "Where either table has no names, both must have the same columns in the same order, the target aside"
             )
         else:
             names = list(source.columns)
@@ -201,8 +200,8 @@ class TablePreprocessor:
         if missing:
             hints = ", ".join(repr(name) + suggest(name, extra) for name in missing)
             raise DataError(
-                f"{source.name}: the model was trained on {len(names)} columns, of which these are missing: "
-                f"{hints}. Add or rename them; their order does not matter"
+                f"{source.name}: the model was trained on {len(names)} columns, of which these are missing: {hints}. "
+                "Add or rename them; their order does not matter"
             )
         if extra:
             messages.append(f"{source.name}: columns that training did not have are ignored: {listed(extra)}")
@@ -240,8 +239,8 @@ def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[lis
         j = int(good.argmin())
         row = int(np.abs(matrix[:, j]).argmax())
         raise DataError(
-            f"{source.at(row, names[j])}: {float(matrix[row, j])} is so large that the variance of its "
-            "column overflows. Check the cell, or express the column in a larger unit"
+            f"{source.at(row, names[j])}: {float(matrix[row, j])} is so large that the variance of its column "
+            "overflows. Check the cell, or express the column in a larger unit"
         )
     return scaler.mean_.tolist(), scaler.scale_.tolist()
 
@@ -251,8 +250,8 @@ def _categories(source: Source, name: str) -> TextColumn:
     categories = encoder.fit(texts(source, name).astype(object)[:, None]).categories_[0].tolist()
     if len(categories) > MAX_CATEGORIES:
         raise DataError(
-            f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each "
-            f"to be a feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts"
+            f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each to be a "
+            f"feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts"
         )
     return TextColumn(name, tuple(categories))
 
@@ -302,8 +301,8 @@ class TargetEncoder:
         labels = [label(value) for value in np.unique(READERS[label](source, name))]
         if len(labels) < 2:
             raise DataError(
-                f"{source.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two "
-                "classes at least. Choose another target, or --task regression if it is a quantity"
+                f"{source.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two classes "
+                "at least. Choose another target, or --task regression if it is a quantity"
             )
         return cls(name, tuple(labels))
 
@@ -348,8 +347,8 @@ def _target(source: Source) -> str:
     missing = column == "" if column.dtype.kind == "T" else np.isnan(column)
     if missing.any():
         raise DataError(
-            f"{source.at(int(missing.argmax()), name)}: the target is missing here and in {missing.sum()} "
-            "rows in all; every row needs one. Fill it in, or leave those rows out"
+            f"{source.at(int(missing.argmax()), name)}: the target is missing here and in {missing.sum()} rows in all; "
+            "every row needs one. Fill it in, or leave those rows out"
         )
     return name
 

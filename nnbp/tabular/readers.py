@@ -52,8 +52,8 @@ def load_source(
         return _builtin(name).with_target(target or BUILTIN[name], required=target_required)
     if suffix not in SUFFIXES:
         raise DataError(
-            f"unknown source {name!r}{suggest(name, BUILTIN)}: it must be one of the sets "
-            f"{', '.join(BUILTIN)}, or a file ending in {' '.join(SUFFIXES)}"
+            f"unknown source {name!r}{suggest(name, BUILTIN)}: it must be one of the sets {', '.join(BUILTIN)}, or a "
+            f"file ending in {' '.join(SUFFIXES)}"
         )
     path = Path(source)
     if not path.is_file():
@@ -77,8 +77,8 @@ def _check_names(where: str, names: Sequence[str]) -> None:
     for j, name in enumerate(names, 1):
         if not name:
             raise DataError(
-                f"{where}: column {j} has no name. Name it, or leave it out: pandas writes such a column "
-                "of row numbers unless it is told to_csv(index=False)"
+                f"{where}: column {j} has no name. Name it, or leave it out: pandas writes such a column of row "
+                "numbers unless it is told to_csv(index=False)"
             )
         if name in seen:
             raise DataError(f"{where}: columns {seen[name]} and {j} are both named {name!r}. Rename one of them")
@@ -119,9 +119,9 @@ def _csv(path: Path, delimiter: str) -> Source:
                     _check_header(f"{path.name}, line {line}", header)
                 elif len(row) != len(header):
                     raise DataError(
-                        f"{path.name}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, but the header "
-                        f"names {len(header)} columns ({_ragged(row, header)}). Every row must have as many "
-                        "fields as the header; quote a field that holds the separator"
+                        f"{path.name}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, but the header names "
+                        f"{len(header)} columns ({_ragged(row, header)}). Every row must have as many fields as the "
+                        "header; quote a field that holds the separator"
                     )
                 else:
                     rows.append(row)
@@ -157,14 +157,14 @@ def _check_header(where: str, header: list[str]) -> None:
     other = next((mark for mark in ";\t,|" if len(header) == 1 and mark in header[0]), None)
     if other:
         raise DataError(
-            f"{where}: one column, named {header[0]!r}: its fields seem to be separated by {other!r}. "
-            "Save a .csv with commas, or a .tsv with tabs"
+            f"{where}: one column, named {header[0]!r}: its fields seem to be separated by {other!r}. Save a .csv with "
+            "commas, or a .tsv with tabs"
         )
     values = [parse_number(name) for name in header]
     if all(np.isfinite(values)) and any(not name.lstrip("-").isdigit() for name in header):
         raise DataError(
-            f"{where}: every column has a number for a name ({listed(header, 4)}): the file seems to have no "
-            "header. Put a line with the names of the columns on top"
+            f"{where}: every column has a number for a name ({listed(header, 4)}): the file seems to have no header. "
+            "Put a line with the names of the columns on top"
         )
 
 
@@ -175,8 +175,8 @@ def _not_utf8(path: Path) -> str:
                 text.decode("utf-8")
             except UnicodeDecodeError as error:
                 return (
-                    f"{path.name}, line {line}: byte {error.start + 1} (0x{text[error.start]:02x}) "
-                    "is not UTF-8. Save the file as UTF-8, as with: iconv -f latin1 -t utf-8 OLD > NEW"
+                    f"{path.name}, line {line}: byte {error.start + 1} (0x{text[error.start]:02x}) is not UTF-8. Save "
+                    "the file as UTF-8, as with: iconv -f latin1 -t utf-8 OLD > NEW"
                 )
     return f"{path.name}: the file ends within a character of UTF-8. It may have been cut off"
 
@@ -212,8 +212,8 @@ def _arrow(pa: Any, path: Path, name: str, column: Any) -> Column:
         cells = column.to_pylist()
         return clean(np.array(["" if cell is None else str(cell) for cell in cells], dtype=TEXT))
     raise DataError(
-        f"{path.name}, column {name!r}: cells of type {kind} cannot be used; columns must hold numbers, "
-        "bools or text. Turn it into numbers (a date into days, say) or leave it out"
+        f"{path.name}, column {name!r}: cells of type {kind} cannot be used; columns must hold numbers, bools or text. "
+        "Turn it into numbers (a date into days, say) or leave it out"
     )
 
 
@@ -222,8 +222,8 @@ def _array(path: Path, label: str, array: Any, ndim: int) -> Column:
     array = np.asarray(array)
     if array.dtype.kind not in "biufU":
         raise DataError(
-            f"{path.name}: {label} has dtype {array.dtype}; it must hold numbers, bools or strings. "
-            "Convert it with astype"
+            f"{path.name}: {label} has dtype {array.dtype}; it must hold numbers, bools or strings. Convert it with "
+            "astype"
         )
     if array.ndim != ndim or not array.size:
         need = "(samples, features)" if ndim == 2 else "(samples,)"
@@ -242,8 +242,8 @@ def _load(path: Path) -> dict[str, Any]:
             return {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path.name}: no NumPy file of plain arrays ({error}). Save it with np.save or np.savez from "
-            "arrays of numbers or strings, not of objects"
+            f"{path.name}: no NumPy file of plain arrays ({error}). Save it with np.save or np.savez from arrays of "
+            "numbers or strings, not of objects"
         ) from error
 
 
@@ -261,15 +261,15 @@ def _npy(path: Path, target: str | None, required: bool, n_features: int | None)
         position = int("-1" if target is None else target)
     except ValueError:
         raise DataError(
-            f"{path.name}: the target must be the index of a column (0 to {width - 1}; -1 is the last), "
-            f"not {target!r}. Name it so: --target -1"
+            f"{path.name}: the target must be the index of a column (0 to {width - 1}; -1 is the last), not "
+            f"{target!r}. Name it so: --target -1"
         ) from None
     if not -width <= position < width:
         if not required:
             return source
         raise DataError(
-            f"{path.name}: no column {position} for the target: there are {width}. "
-            f"Choose --target from 0 to {width - 1}, or -1 for the last"
+            f"{path.name}: no column {position} for the target: there are {width}. Choose --target from 0 to "
+            f"{width - 1}, or -1 for the last"
         )
     return source.with_target(str(position % width), required=required)
 
@@ -283,8 +283,8 @@ def _npz(path: Path, target: str | None, required: bool) -> Source:
     for needed in (label, key) if required else (label,):
         if needed not in arrays:
             raise DataError(
-                f"{path.name}: no array {needed!r}; it has {listed(arrays)}{suggest(needed, arrays)}. "
-                "Save it with np.savez(path, X=X, y=y), or name the key of y: --target KEY"
+                f"{path.name}: no array {needed!r}; it has {listed(arrays)}{suggest(needed, arrays)}. Save it with "
+                "np.savez(path, X=X, y=y), or name the key of y: --target KEY"
             )
     matrix = _array(path, label, arrays[label], 2)
     columns = {str(j): matrix[:, j] for j in range(matrix.shape[1])}
@@ -295,7 +295,7 @@ def _npz(path: Path, target: str | None, required: bool) -> Source:
     y = _array(path, key, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y, 1)
     if len(y) != len(matrix):
         raise DataError(
-            f"{path.name}: {label} has {len(matrix)} rows and {key} has {len(y)}; they must have as many. "
-            "Save both from the same samples"
+            f"{path.name}: {label} has {len(matrix)} rows and {key} has {len(y)}; they must have as many. Save both "
+            "from the same samples"
         )
     return replace(source, target=y, target_name=key)

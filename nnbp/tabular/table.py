@@ -112,8 +112,8 @@ class Source:
                 return self
             what = "no target was named" if name is None else f"no column {name!r}"
             raise DataError(
-                f"{self.name}: {what}; the target must be one of the columns {listed(self.columns)}"
-                f"{suggest(name or '', self.columns)}. Name it: --target COLUMN"
+                f"{self.name}: {what}; the target must be one of the columns "
+                f"{listed(self.columns)}{suggest(name or '', self.columns)}. Name it: --target COLUMN"
             )
         rest = {other: column for other, column in self.columns.items() if other != name}
         return replace(self, columns=rest, target=self.columns[name], target_name=name)
@@ -180,8 +180,8 @@ def kind_of(source: Source, name: str, *, mixed: bool = False) -> Kind:
 def _no_number(source: Source, name: str, bad: npt.NDArray[np.bool_], why: str = "") -> DataError:
     row = int(bad.argmax())
     return DataError(
-        f"{source.at(row, name)}: expected a finite number, got {str(source[name][row])!r}{why}. "
-        "Mend the cell, or leave it empty where the value is not known"
+        f"{source.at(row, name)}: expected a finite number, got {str(source[name][row])!r}{why}. Mend the cell, or "
+        "leave it empty where the value is not known"
     )
 
 
@@ -210,8 +210,8 @@ def integers(source: Source, name: str) -> npt.NDArray[np.int64]:
     if not good.all():
         row = int(good.argmin())
         raise DataError(
-            f"{source.at(row, name)}: {str(source[name][row])!r} is no class: classes are text, true or "
-            "false, or whole numbers. Use --task regression for a quantity"
+            f"{source.at(row, name)}: {str(source[name][row])!r} is no class: classes are text, true or false, or "
+            "whole numbers. Use --task regression for a quantity"
         )
     return values.astype(np.int64)
 
@@ -229,8 +229,8 @@ def booleans(source: Source, name: str) -> npt.NDArray[np.float64]:
     if bad.any():
         row = int(bad.argmax())
         raise DataError(
-            f"{source.at(row, name)}: expected true or false, got {str(column[row])!r}. "
-            "Mend the cell, or leave it empty where the value is not known"
+            f"{source.at(row, name)}: expected true or false, got {str(column[row])!r}. Mend the cell, or leave it "
+            "empty where the value is not known"
         )
     return values
 
@@ -241,8 +241,8 @@ def texts(source: Source, name: str) -> Column:
     if column.dtype.kind == "T":
         return column
     raise DataError(
-        f"{source.at(0, name)}: expected text, as at training, got {column[0]!s} in a column of dtype "
-        f"{column.dtype}. Store the column as text"
+        f"{source.at(0, name)}: expected text, as at training, got {column[0]!s} in a column of dtype {column.dtype}. "
+        "Store the column as text"
     )
 
 
@@ -266,8 +266,8 @@ def train_test_split(
     """
     if m < 2 or not 0 < fraction < 1:
         raise DataError(
-            "a split into training and test rows needs 2 rows or more and a fraction above 0 and below 1, "
-            f"got {m} rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2"
+            f"a split into training and test rows needs 2 rows or more and a fraction above 0 and below 1, got {m} "
+            f"rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2"
         )
     if stratify is not None and np.shape(stratify) != (m,):
         raise DataError(f"stratify must be one label a row, ({m},), got {np.shape(stratify)}. Pass y as ({m},)")

@@ -170,8 +170,8 @@ def _confusions(confusion: NDArray[np.int64], labels: Sequence[str]) -> str:
     if not pairs:
         return "<p>Every held-out row was predicted right.</p>"
     rows = "\n".join(
-        f"<tr><td>{escape(labels[i])}</td><td>{escape(labels[j])}</td>"
-        f"<td>{wrong[i, j]} of {confusion[i].sum()}</td></tr>"
+        f"<tr><td>{escape(labels[i])}</td><td>{escape(labels[j])}</td><td>{wrong[i, j]} of "
+        f"{confusion[i].sum()}</td></tr>"
         for i, j in pairs
     )
     head = '<tr><th scope="col">true</th><th scope="col">predicted</th><th scope="col">rows</th></tr>'
