@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["counted", "duration", "json_value", "metric_rows", "number", "parts_of_data", "table", "training"]
+import numpy as np
+
+__all__ = [
+    "counted",
+    "duration",
+    "json_text",
+    "json_value",
+    "metric_rows",
+    "number",
+    "parts_of_data",
+    "shown",
+    "table",
+    "training",
+]
 
 _METRICS = {
     "accuracy": "accuracy",
@@ -98,5 +112,23 @@ def table(rows: Sequence[Sequence[str]], *, left: Collection[int], ruled: bool =
 
 
 def json_value(value: Any) -> Any:
-    """The value; a number that is not finite, which JSON does not have, as text: "nan", "inf"."""
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+    """The value in JSON's types, arrays as lists; a number that is not finite, which JSON does not have, is null."""
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [json_value(item) for item in value]
+    if isinstance(value, np.generic):
+        # A float32 has no more digits than its own: 0.1, not 0.10000000149011612.
+        value = float(str(value)) if isinstance(value, np.floating) else value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON for people and machines, of `json_value` and indented."""
+    return json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def shown(value: object) -> str:
+    """A received value as a message shows it, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -107,12 +107,14 @@ def register(kind: str, registry: dict[str, type[Any]], cls: type, attribute: st
 
 
 def suggest(received: object, known: Iterable[str]) -> str:
-    """ " Did you mean 'age'?" if a known name is close, else the empty string."""
+    """A hint for a message, (did you mean 'age'?), if a known name is close; else the empty string."""
     close = get_close_matches(received, list(known), n=1) if isinstance(received, str) else []
-    return f" Did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def unknown_name(kind: str, names: Mapping[str, Any], received: object) -> ValueError:
     """The error for a name that nothing is registered under; it lists the names, and the closest one."""
-    hint = suggest(received, names) or " Pass one of these names, or an object of its class."
-    return ValueError(f"Unknown {kind}: it is one of {', '.join(sorted(names))}; received {received!r}.{hint}")
+    return ValueError(
+        f"Unknown {kind}: it is one of {', '.join(sorted(names))}; received {received!r}{suggest(received, names)}. "
+        "Pass one of these names, or an object of its class."
+    )

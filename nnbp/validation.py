@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.errors import DataError, DTypeError, ShapeError
+from nnbp.formatting import shown
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import PRECISIONS, Array, Precision
 
@@ -22,7 +23,6 @@ __all__ = [
     "finite_on_host",
     "float_dtype",
     "host",
-    "inside",
     "joined",
     "like",
     "matrix",
@@ -230,21 +230,19 @@ def class_weights(
     return values
 
 
-def inside(x: float, interval: str) -> bool:
-    """Whether x lies in an interval such as "[0, 1)"."""
-    low, high = (float(end) for end in interval[1:-1].split(", "))
-    return low < x < high or (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")
-
-
 def number(name: str, value: Any, interval: str) -> float:
     """The value as a float that lies in an interval such as "[0, 1)" or "(0, inf)", or a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not inside(float(value), interval):
-        low, high = interval[1:-1].split(", ")
-        least = f"{'at least' if interval[0] == '[' else 'above'} {low}"
-        rules = {"inf)": f"finite and {least}", "inf]": least}
-        rule = rules.get(high + interval[-1], f"{least} and {'at most' if interval[-1] == ']' else 'below'} {high}")
-        raise ValueError(f"{name} is a number, {rule}; received {value!r}.")
-    return float(value)
+    low, high = interval[1:-1].split(", ")
+    if not isinstance(value, bool) and isinstance(value, Real):
+        x, least, most = float(value), float(low), float(high)
+        if least < x < most or (x == least and interval[0] == "[") or (x == most and interval[-1] == "]"):
+            return x
+    rule = f"{'at least' if interval[0] == '[' else 'above'} {low}"
+    if high != "inf":
+        rule += f" and {'at most' if interval[-1] == ']' else 'below'} {high}"
+    elif interval[-1] == ")":
+        rule = f"finite and {rule}"
+    raise ValueError(f"{name} is a number, {rule}; received {shown(value)}.")
 
 
 def not_negative(name: str, value: Any) -> float:
@@ -255,7 +253,7 @@ def not_negative(name: str, value: Any) -> float:
 def whole_number(name: str, value: Any, low: int) -> int:
     """The value as an int, at least `low`, or a ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} is a whole number, at least {low}; received {value!r}.")
+        raise ValueError(f"{name} is a whole number, at least {low}; received {shown(value)}.")
     return int(value)
 
 

@@ -260,7 +260,7 @@ def test_any_integer_labels_do() -> None:
         (
             lambda: metrics.get("acuracy"),
             ValueError,
-            r"accuracy, balanced_accuracy.*Did you mean 'accuracy'\?",
+            r"accuracy, balanced_accuracy.*did you mean 'accuracy'\?",
         ),
         (lambda: metrics.get("???"), ValueError, "Pass one of these names"),
         (lambda: metrics.get(metrics.MSE), TypeError, "a Metric object or a function"),  # type: ignore[arg-type]

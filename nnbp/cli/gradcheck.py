@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import numpy as np
 
-from nnbp.cli.common import Exit, arguments_checked, count, positive, whole
+from nnbp.cli.common import Exit, add_options, arguments_checked, count, decay, positive
+from nnbp.formatting import json_text
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
 from nnbp.testing import example_problem
@@ -35,19 +35,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--layers", type=layer_sizes, default=[4, 8, 3], metavar="N,N,…", help="sizes of all layers (default 4,8,3)"
     )
-    parser.add_argument("--activation", metavar="NAME", help="of the hidden layers (default: every one)")
-    parser.add_argument("--loss", metavar="NAME", help="the loss (default: every one)")
-    parser.add_argument("--weight-decay", type=float, default=0.1, metavar="λ", help="λ of J (default 0.1)")
+    parser.add_argument("--weight-decay", type=decay, default=0.1, metavar="λ", help="λ of J (default 0.1)")
     parser.add_argument("--samples", type=count, default=8, metavar="M", help="number of samples (default 8)")
-    parser.add_argument("--seed", type=whole, metavar="N", default=0, help="of parameters and data (default 0)")
-    parser.add_argument(
-        "--tolerance",
-        type=positive,
-        default=TOLERANCE,
-        metavar="E",
-        help=f"largest relative error (default {TOLERANCE:g})",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    error = f"largest relative error (default {TOLERANCE:g})"
+    parser.add_argument("--tolerance", type=positive, default=TOLERANCE, metavar="E", help=error)
+    add_options(parser, "--activation", "--loss", "--seed", "--json")
     parser.set_defaults(run=run)
     return parser
 
@@ -57,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     with arguments_checked():
         cases = _cases(arguments)
     if arguments.json:
-        print(json.dumps(_document(cases), indent=2, allow_nan=False))
+        print(json_text(_document(cases)))
     elif len(cases) == 1:
         print(cases[0][2])
     else:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from nnbp.cli.common import Exit, Terminated, exit_code, say, terminable
-from nnbp.tabular.table import suggest
+from nnbp.registry import suggest
 
 __all__ = ["COMMANDS", "main"]
 

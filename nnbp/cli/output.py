@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 import shutil
 import sys
@@ -14,20 +12,7 @@ from typing import Any
 from nnbp.cli.common import say
 from nnbp.formatting import counted, metric_rows, number, parts_of_data, training
 
-__all__ = ["as_json", "note", "of_training", "print_rows", "target_in_words"]
-
-
-def as_json(value: Mapping[str, Any]) -> str:
-    """One JSON object; what is no finite number becomes null."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+__all__ = ["note", "of_training", "print_rows", "target_in_words"]
 
 
 def note(command: str, messages: Sequence[str]) -> None:

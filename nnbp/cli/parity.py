@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import NamedTuple
 
-from nnbp.cli.common import Exit, arguments_checked, count, whole
+from nnbp.cli.common import Exit, add_options, arguments_checked, count
 from nnbp.cli.gradcheck import CHECK_FAILED, layer_sizes
+from nnbp.formatting import json_text
 from nnbp.graph.ops import PRECISIONS
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
@@ -47,11 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--layers", type=layer_sizes, default=[16, 32, 4], metavar="N,N,…", help="default 16,32,4")
     parser.add_argument("--samples", type=count, default=50, metavar="M", help="number of samples (default 50)")
     parser.add_argument("--steps", type=count, default=10, metavar="N", help="number of updates (default 10)")
-    parser.add_argument("--activation", metavar="NAME", help="of the hidden layers")
-    parser.add_argument("--loss", metavar="NAME", help="the loss")
-    parser.add_argument("--optimizer", metavar="NAME", help="of the updates")
-    parser.add_argument("--seed", type=whole, metavar="N", default=0, help="of parameters and data (default 0)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--optimizer", metavar="NAME", help="of the updates (default: every one)")
+    add_options(parser, "--activation", "--loss", "--seed", "--json")
     parser.set_defaults(run=run)
     return parser
 
@@ -65,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     passed = all(report.passed for _, report in cases)
     if arguments.json:
         reports = [{"case": case._asdict(), **report.as_dict()} for case, report in cases]
-        print(json.dumps({"passed": passed, "reports": reports}, indent=2, allow_nan=False))
+        print(json_text({"passed": passed, "reports": reports}))
     elif len(_cases(arguments)) == 1:
         print("\n\n".join(str(report) for _, report in cases))
     else:

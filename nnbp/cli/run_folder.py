@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ import numpy as np
 
 from nnbp.device.probe import cupy_distributions
 from nnbp.errors import MissingDependencyError, ModelFileError
+from nnbp.formatting import json_text
 from nnbp.training.callbacks import Callback, TrainingState
 
 __all__ = ["MODEL", "MetricsFile", "RunFolder", "environment", "find_model"]
@@ -90,7 +90,7 @@ class RunFolder:
 
     def write_environment(self, facts: Mapping[str, Any]) -> None:
         """Writes environment.json."""
-        (self / ENVIRONMENT).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (self / ENVIRONMENT).write_text(json_text(facts) + "\n", encoding="utf-8")
 
     def write_report(self, page: str) -> None:
         """Writes report.html."""

@@ -20,11 +20,12 @@ from nnbp.cli.common import (
     whole,
 )
 from nnbp.cli.defaults import Prepared, Recipe, layers_in_words, prepare, recipe, sizes
-from nnbp.cli.output import as_json, of_training, print_rows
+from nnbp.cli.output import of_training, print_rows
 from nnbp.cli.report.page import RunReport, render
 from nnbp.cli.run_folder import METRICS, MODEL, REPORT, MetricsFile, RunFolder, environment
 from nnbp.device.probe import probe
 from nnbp.errors import DivergenceError
+from nnbp.formatting import json_text
 from nnbp.network import Network
 from nnbp.tabular.model import Evaluation, TableModel
 from nnbp.tabular.readers import BUILTIN
@@ -146,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
     if ending.code:
         _explain(ending, folder, saved)
     if arguments.json:
-        print(as_json(result))
+        print(json_text(result))
     else:
         print_rows(of_training(result, _device_in_words(arguments.device, result)))
     return ending.code

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.formatting import shown
 from nnbp.nn import activations, initializers, layers, losses
 from nnbp.nn.activations import Activation
 from nnbp.nn.architecture import Architecture
@@ -42,7 +43,6 @@ from nnbp.serialization.safetensors_file import (
     pack,
     parse,
     replace,
-    shown,
 )
 from nnbp.version import __version__
 

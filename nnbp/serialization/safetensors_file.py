@@ -25,6 +25,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from nnbp.errors import ModelFileError
+from nnbp.formatting import shown
 
 __all__ = [
     "DTYPES",
@@ -40,7 +41,6 @@ __all__ = [
     "pack",
     "parse",
     "replace",
-    "shown",
 ]
 
 KEY = "nnbp"
@@ -85,12 +85,6 @@ def explained(what: str, fix: str) -> Iterator[None]:
     except OSError as error:
         advice = _OS_FIXES.get(error.errno or 0, "Check the path and the disk.")
         raise ModelFileError(f"{what}: the operating system says {error.strerror or str(error)!r}. {advice}") from error
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 # ---- strict JSON

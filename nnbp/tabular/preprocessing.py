@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DataError, ModelFileError
+from nnbp.registry import suggest
 from nnbp.tabular.table import (
     EXACT,
     Source,
@@ -25,7 +26,6 @@ from nnbp.tabular.table import (
     listed,
     numbers,
     optional,
-    suggest,
     texts,
     whole,
 )

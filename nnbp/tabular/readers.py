@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from nnbp.errors import DataError
-from nnbp.tabular.table import TEXT, Column, Source, clean, listed, optional, parse_number, suggest
+from nnbp.registry import suggest
+from nnbp.tabular.table import TEXT, Column, Source, clean, listed, optional, parse_number
 
 __all__ = ["BUILTIN", "SUFFIXES", "load_source"]
 

@@ -8,7 +8,6 @@ cell are cut off, and the tokens in `MISSING` become the empty string, which mea
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DataError, MissingDependencyError
+from nnbp.registry import suggest
 
 __all__ = [
     "EXACT",
@@ -35,7 +35,6 @@ __all__ = [
     "numbers",
     "optional",
     "parse_number",
-    "suggest",
     "texts",
     "train_test_split",
     "whole",
@@ -59,12 +58,6 @@ def optional(module: str, purpose: str) -> Any:
             f"{purpose} needs {module.partition('.')[0]}, which cannot be imported ({error}). "
             'Install it: python -m pip install "nnbp[tables]"'
         ) from error
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The words " (did you mean 'age'?)" where a known name is close, else the empty string."""
-    close = difflib.get_close_matches(name, list(known), n=2)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 @dataclass(frozen=True, eq=False)

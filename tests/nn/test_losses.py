@@ -342,7 +342,7 @@ def test_decisions() -> None:
         (lambda: Huber("1"), "a number, .* received '1'"),  # type: ignore[arg-type]
         (lambda: Quantile(1.0), r"above 0 and below 1; received 1\.0"),
         (lambda: losses.get("mse"), "received 'mse'"),
-        (lambda: losses.get("cross_entropi"), "Did you mean 'cross_entropy'"),
+        (lambda: losses.get("cross_entropi"), "did you mean 'cross_entropy'"),
     ],
 )
 def test_arguments_out_of_range(make: Any, said: str) -> None:

@@ -169,7 +169,7 @@ def test_a_function_that_returns_no_factor_is_refused(factor: float) -> None:
 
 
 def test_an_unknown_name_lists_the_names_and_the_closest() -> None:
-    with pytest.raises(ValueError, match=r"constant, cosine.*received 'cosin'.*Did you mean 'cosine'\?"):
+    with pytest.raises(ValueError, match=r"constant, cosine.*received 'cosin'.*did you mean 'cosine'\?"):
         schedules.get("cosin")
     with pytest.raises(ValueError, match="Pass one of these names"):
         schedules.get("???")

@@ -60,7 +60,7 @@ ARCHITECTURES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda a: a["layers"].pop(), "A network ends in a Dense layer"),
     (lambda a: a["layers"].append(7), "a layer has the keys kind, config and no others; received 7"),
     (lambda a: a["layers"][0].update(kind="dens"), "Unknown kind of layer: it is one of dense, dropout"),
-    (lambda a: a["layers"][0].update(kind="dens"), "received 'dens'. Did you mean 'dense'? A newer nnbp may have it."),
+    (lambda a: a["layers"][0].update(kind="dens"), "received 'dens' (did you mean 'dense'?). "),
     (lambda a: a["layers"][0].update(kind=["dense"]), "Unknown kind of layer"),
     (
         lambda a: a["layers"][0].update(config=[]),
@@ -81,7 +81,7 @@ ARCHITECTURES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         lambda a: dense(a).update(activation={"name": 3}),
         "the activation is an object with a name; received {'name': 3}",
     ),
-    (lambda a: dense(a)["activation"].update(name="eluu"), "received 'eluu'. Did you mean 'elu'?"),
+    (lambda a: dense(a)["activation"].update(name="eluu"), "received 'eluu' (did you mean 'elu'?)"),
     (lambda a: dense(a)["activation"].update(name="eluu"), "a class of your own, pass it as custom=[…]"),
     (lambda a: dense(a)["activation"].update(alpha=0), "The alpha of elu is a number, finite and above 0; received 0"),
     (
@@ -92,7 +92,7 @@ ARCHITECTURES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda a: dense(a)["activation"].update(alpha=float("inf")), "alpha' is inf"),
     (lambda a: dense(a)["activation"].update(beta=1), "unexpected keyword argument 'beta'"),
     (lambda a: dense(a)["activation"].pop("alpha"), "the activation 'elu', of {}, says {'alpha': 1.0}"),
-    (lambda a: dense(a).update(initializer="he_norml"), "Did you mean 'he_normal'?"),
+    (lambda a: dense(a).update(initializer="he_norml"), "did you mean 'he_normal'?"),
     (lambda a: dense(a).update(initializer=["he_normal"]), "the initializer is an object with a name"),
     (lambda a: dense(a, 1).update(rate=1.0), "at least 0 and below 1; received 1.0"),
     (lambda a: a["loss"].update(name="hubert"), "Unknown loss: it is one of absolute_error, binary_cross_entropy"),

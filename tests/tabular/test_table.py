@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnbp.errors import DataError, MissingDependencyError
+from nnbp.registry import suggest
 from nnbp.tabular.table import (
     MISSING,
     TEXT,
@@ -17,7 +18,6 @@ from nnbp.tabular.table import (
     kind_of,
     numbers,
     optional,
-    suggest,
     texts,
     train_test_split,
 )
