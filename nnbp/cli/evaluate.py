@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from nnbp.cli.common import add_options
-from nnbp.cli.output import note, print_rows, target_in_words
+from nnbp.cli.output import describe_target, note, print_rows
 from nnbp.cli.predict import load
 from nnbp.cli.run_folder import find_model
 from nnbp.formatting import counted, json_text, metric_rows, number
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         ("Model", path),
         ("Data", f"{source.name}, {counted(len(source), 'row')}"),
-        ("Target", target_in_words(str(source.target_name), model.target.labels)),
+        ("Target", describe_target(str(source.target_name), model.target.labels)),
         ("Device", model.network.device),
         ("", ""),
         *metric_rows(evaluation.metrics),

@@ -12,7 +12,7 @@ from typing import Any
 from nnbp.cli.common import say
 from nnbp.formatting import counted, metric_rows, number, parts_of_data, training
 
-__all__ = ["note", "of_training", "print_rows", "target_in_words"]
+__all__ = ["describe_target", "note", "print_rows", "training_rows"]
 
 
 def note(command: str, messages: Sequence[str]) -> None:
@@ -34,19 +34,19 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
         print(line)
 
 
-def target_in_words(name: str, labels: Sequence[Any]) -> str:
+def describe_target(name: str, labels: Sequence[Any]) -> str:
     """'species', 3 classes."""
     return f"{name!r}, {counted(len(labels), 'class', 'classes')}" if labels else f"{name!r}, a quantity"
 
 
-def of_training(result: Mapping[str, Any], device: str) -> list[tuple[str, str]]:
-    """What `nnbp train` tells of a run."""
+def training_rows(result: Mapping[str, Any], device: str) -> list[tuple[str, str]]:
+    """The rows that `nnbp train` prints."""
     columns = counted(result["columns"], "column")
     if result["features"] != result["columns"]:
         columns += f" ({counted(result['features'], 'feature')})"
     rows = [
         ("Data", parts_of_data(result)),
-        ("Target", f"{target_in_words(result['target'], result['labels'])}, from {columns}"),
+        ("Target", f"{describe_target(result['target'], result['labels'])}, from {columns}"),
         ("Network", f"{result['network']}; {counted(result['parameters'], 'parameter')}, {result['dtype']}"),
         ("Device", device),
         ("Training", training(result)),
