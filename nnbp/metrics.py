@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnbp.errors import DataError, ShapeError
 from nnbp.registry import Named
-from nnbp.validation import host, sample_weights
+from nnbp.validation import host, refuse, sample_weights
 
 Array = NDArray[Any]
 Needs = Literal["labels", "values", "probabilities"]
@@ -77,7 +77,7 @@ class Metric(Named, ABC, kind="metric"):
             prediction = np.hstack([1 - prediction, prediction])
         elif self.needs == "values":
             truth, prediction = truth.astype(np.float64), prediction.astype(np.float64)
-        _refuse(f"y_true of {self.name} is finite", truth, ~np.isfinite(truth), "Impute it or leave it out.")
+        refuse(f"y_true of {self.name} is finite", truth, ~np.isfinite(truth), "Impute it or leave it out.")
         weight = sample_weights(sample_weight, len(truth))
         if weight is None:
             weight = np.ones(len(truth))
@@ -140,7 +140,7 @@ class LogLoss(Metric):
         eps = float(np.finfo(prediction.dtype).eps)
         p = prediction.astype(np.float64)
         wrong = (p.min(axis=1) < 0) | (abs(p.sum(axis=1) - 1.0) > math.sqrt(eps))
-        _refuse("The rows of y_pred of log_loss are probabilities", p, wrong, "Pass net.predict_proba(X).")
+        refuse("The rows of y_pred of log_loss are probabilities", p, wrong, "Pass net.predict_proba(X).")
         return float(np.average(-np.log(p[np.arange(len(p)), truth].clip(eps, 1.0 - eps)), weights=weight))
 
 
@@ -358,7 +358,7 @@ def _labels(name: str, values: ArrayLike) -> Array:
     array = array.reshape(-1)
     if array.dtype.kind == "f":
         wrong = ~np.isfinite(array) | (array != np.floor(array))
-        _refuse(f"{name} holds whole numbers", array, wrong, "Pass class indices, not probabilities.")
+        refuse(f"{name} holds whole numbers", array, wrong, "Pass class indices, not probabilities.")
     return array.astype(np.int64)
 
 
@@ -376,14 +376,7 @@ def _check_same_shape(name: str, truth: Array, other: Array) -> None:
         )
 
 
-def _refuse(rule: str, array: Array, wrong: Array, fix: str) -> None:
-    """DataError with the first row of `array` in which `wrong` holds, if there is one."""
-    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
-    if len(rows):
-        raise DataError(f"{rule}; received {array[rows[0]]} in row {rows[0]}. {fix}")
-
-
 def _refuse_labels(name: str, labels: Array, k: int) -> None:
     """DataError with the first label that is not in 0..k-1, if there is one."""
     fix = "Pass class indices, and as many classes or columns of probabilities as there are."
-    _refuse(f"{name} holds class indices in 0..{k - 1}", labels, (labels < 0) | (labels >= k), fix)
+    refuse(f"{name} holds class indices in 0..{k - 1}", labels, (labels < 0) | (labels >= k), fix)

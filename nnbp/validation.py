@@ -29,6 +29,7 @@ __all__ = [
     "not_negative",
     "number",
     "reduced",
+    "refuse",
     "sample_weights",
     "whole_number",
 ]
@@ -61,11 +62,11 @@ def host(values: Any, name: str) -> NDArray[Any]:
         array = np.asanyarray(values)
     except ValueError as error:
         raise ShapeError(f"{name} is an array in which all rows have the same length; {error}.") from error
-    _real_numbers(array, name)
+    _check_real(array, name)
     return np.asarray(array)
 
 
-def _real_numbers(array: Array, name: str) -> None:
+def _check_real(array: Array, name: str) -> None:
     if isinstance(array, np.ma.MaskedArray):
         raise DTypeError(
             f"{name} is a plain array, without a mask; received a MaskedArray. Pass {name}.filled(value), or impute."
@@ -86,19 +87,18 @@ def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> 
     Raises:
         ShapeError, DTypeError: X is no matrix of real numbers with n_in columns.
     """
-    X = X if backend.owns(X) else host(X, "X")
-    _real_numbers(X, "X")
-    if X.ndim != 2 or (n_in is not None and X.shape[1] != n_in):
+    if backend.owns(X):
+        _check_real(X, "X")
+    else:
+        X = host(X, "X")
+    if X.ndim != 2 or 0 in X.shape or (n_in is not None and X.shape[1] != n_in):
         columns = "n_in" if n_in is None else str(n_in)
         hint = " For one sample, pass X.reshape(1, -1)." if X.ndim == 1 else ""
         raise ShapeError(
-            f"X is a matrix (samples, features), here (m, {columns}); received shape {tuple(X.shape)}.{hint}"
+            f"X is a matrix (samples, features) with at least one sample and one feature, here (m, {columns}); "
+            f"received shape {tuple(X.shape)}.{hint}"
         )
-    if X.shape[1] == 0 or len(X) == 0:
-        raise ShapeError(f"X has at least one sample and one feature; received shape {tuple(X.shape)}.")
-    if backend.owns(X):
-        return X if X.dtype == dtype and X.flags.c_contiguous else backend.xp.ascontiguousarray(X, dtype=dtype)
-    return X
+    return backend.xp.ascontiguousarray(X, dtype=dtype) if backend.owns(X) else X
 
 
 def all_finite(backend: Backend, array: Array) -> bool:
@@ -136,6 +136,20 @@ def finite_on_host(X: NDArray[Any], name: str, dtype: np.dtype[Any], fix: str = 
             good = math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all()
         if not good:
             raise _not_finite(values, name, fix, first + begin)
+
+
+def refuse(rule: str, array: NDArray[Any], wrong: NDArray[np.bool], fix: str) -> None:
+    """Raises DataError with the first row of `array` in which `wrong` holds, if there is one.
+
+    Args:
+        rule: what the rows keep to, as a sentence without its full stop.
+        array: (m, …).
+        wrong: of the same shape, or (m,).
+        fix: what the error advises.
+    """
+    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
+    if len(rows):
+        raise DataError(f"{rule}; received {array[rows[0]]} in row {rows[0]}. {fix}")
 
 
 def _not_finite(values: NDArray[Any], name: str, fix: str, first: int) -> DataError:
@@ -270,9 +284,9 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 
 def reduced(precision: Any, dtype: np.dtype[Any]) -> Precision:
     """The precision to which a network of this dtype may round the factors of products, or a ValueError."""
-    for known in PRECISIONS:
-        if precision == known and dtype == np.float32:
-            return known
+    if precision in PRECISIONS and dtype == np.float32:
+        known: Precision = precision
+        return known
     raise ValueError(
         f"precision is {' or '.join(map(repr, PRECISIONS))}, how float32 matrices may be multiplied, or None; received "
         f"{precision!r} with dtype {dtype}. Leave precision out, or take dtype='float32'."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from nnbp.cli.common import Exit, add_options, arguments_checked, count, decay, positive
-from nnbp.formatting import json_text
+from nnbp.formatting import json_text, table
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
 from nnbp.testing import example_problem
@@ -82,24 +83,25 @@ def _document(cases: list[Case]) -> dict[str, Any]:
 
 
 def _table(cases: list[Case]) -> str:
-    lines = [f"{'activation':<12} {'loss':<21} {'checked':>7}  {'max relative':>12}  {'worst in':<8}  kinks"]
-    lines.append("─" * 78)
+    rows = [("activation", "loss", "checked", "max relative", "worst in", "kinks")]
     for activation, loss, report in cases:
-        worst = max(report.rows, key=lambda row: row.max_relative_error)
-        around = sum(row.stepped_around for row in report.rows)
+        around, on = (sum(getattr(row, name) for row in report.rows) for name in ("stepped_around", "at_kink"))
         notes = [f"{around} stepped around"] if around else []
-        notes += [f"{at} not judged"] if (at := sum(row.at_kink for row in report.rows)) else []
+        notes += [f"{on} not judged"] if on else []
         notes += [] if report.passed else ["FAILED"]
         checked = sum(row.checked for row in report.rows)
-        lines.append(
-            f"{activation:<12} {loss:<21} {checked:>7}  {report.max_relative_error:>12.1e}  {worst.name:<8}  "
-            f"{', '.join(notes)}".rstrip()
-        )
-    failed = sum(not report.passed for *_, report in cases)
-    worst_error = max(report.max_relative_error for *_, report in cases)
-    verdict = f"FAILED: {failed} of {len(cases)} networks" if failed else f"PASSED: {len(cases)} networks"
-    lines.append(f"{verdict}; largest relative error {worst_error:.2g}, allowed {cases[0][2].tolerance:g}")
-    return "\n".join(lines)
+        worst = max(report.rows, key=lambda row: row.max_relative_error)
+        error = f"{report.max_relative_error:.1e}"
+        rows.append((activation, loss, str(checked), error, worst.name, ", ".join(notes)))
+    largest = max(report.max_relative_error for *_, report in cases)
+    end = f"{verdict(cases, 'networks')}; largest relative error {largest:.2g}, allowed {cases[0][2].tolerance:g}"
+    return "\n".join([*table(rows, left=(0, 1, 4, 5), ruled=True), end])
+
+
+def verdict(cases: Sequence[tuple[Any, ...]], name: str) -> str:
+    """The first words of the last line: whether all cases passed, each of which ends in its report."""
+    failed = sum(not case[-1].passed for case in cases)
+    return f"FAILED: {failed} of {len(cases)} {name}" if failed else f"PASSED: {len(cases)} {name}"
 
 
 def layer_sizes(text: str) -> list[int]:
@@ -109,5 +111,5 @@ def layer_sizes(text: str) -> list[int]:
     except ValueError:
         sizes = []
     if len(sizes) < 2 or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"sizes of at least two layers, such as 4,8,3; received {text!r}")
+        raise argparse.ArgumentTypeError(f"expected sizes of at least two layers, such as 4,8,3; received {text!r}.")
     return sizes

@@ -6,8 +6,8 @@ import argparse
 from typing import NamedTuple
 
 from nnbp.cli.common import Exit, add_options, arguments_checked, count
-from nnbp.cli.gradcheck import CHECK_FAILED, layer_sizes
-from nnbp.formatting import json_text
+from nnbp.cli.gradcheck import CHECK_FAILED, layer_sizes, verdict
+from nnbp.formatting import json_text, table
 from nnbp.graph.ops import PRECISIONS
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ),
     )
     parser.add_argument(
-        "--devices", type=_words, default=["cpu", "cuda"], metavar="D,D", help="to compare (default cpu,cuda)"
+        "--devices", type=_devices, default=["cpu", "cuda"], metavar="D,D", help="to compare (default cpu,cuda)"
     )
     parser.add_argument("--dtype", type=_dtypes, metavar="T", help="default float64,float32")
     parser.add_argument(
@@ -96,38 +96,35 @@ def _dtypes_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def _table(cases: list[tuple[Case, ParityReport]]) -> str:
-    lines = [
-        f"{'activation':<11}  {'loss':<20}  {'optimizer':<9}  {'dtype':<7}  {'pass':>7}  {'bound':>7}  {'trained':>7}  "
-        f"{'bound':>7}"
-    ]
-    lines.append("─" * len(lines[0]))
+    rows = [("activation", "loss", "optimizer", "dtype", "pass", "bound", "trained", "bound", "")]
     for case, report in cases:
-        lines.append(
-            f"{case.activation:<11}  {case.loss:<20}  {case.optimizer:<9}  {report.arithmetic:<7}  "
-            f"{_worst(report, 'pass')}  {_worst(report, 'training')}{'' if report.passed else '  FAILED'}"
-        )
-    failed = sum(not report.passed for _, report in cases)
-    verdict = f"FAILED: {failed} of {len(cases)} comparisons" if failed else f"PASSED: {len(cases)} comparisons"
+        failed = "" if report.passed else "FAILED"
+        rows.append((*case, report.arithmetic, *_worst(report, "pass"), *_worst(report, "training"), failed))
     first = cases[0][1]
-    lines.append(f"{verdict} of {first.devices[0]} with {', '.join(first.devices[1:])}, {first.updates} updates each")
-    return "\n".join(lines)
+    pair = f"{first.devices[0]} with {', '.join(first.devices[1:])}"
+    end = f"{verdict(cases, 'comparisons')} of {pair}, {first.updates} updates each"
+    return "\n".join([*table(rows, left=(0, 1, 2, 3, 8), ruled=True), end])
 
 
-def _worst(report: ParityReport, stage: str) -> str:
+def _worst(report: ParityReport, stage: str) -> tuple[str, str]:
     """Relative error and bound of the row that comes nearest to its bound."""
     row = max((row for row in report.rows if row.stage == stage), key=lambda row: row.max_relative_error / row.bound)
-    return f"{row.max_relative_error:>7.1e}  {row.bound:>7.1e}"
+    return f"{row.max_relative_error:.1e}", f"{row.bound:.1e}"
 
 
-def _words(text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if len(words) < 2 or not all(words):
-        raise argparse.ArgumentTypeError(f"at least two devices, such as cpu,cuda; received {text!r}")
-    return words
+def _devices(text: str) -> list[str]:
+    devices = _listed(text)
+    if len(devices) < 2 or not all(devices):
+        raise argparse.ArgumentTypeError(f"expected at least two devices, such as cpu,cuda; received {text!r}.")
+    return devices
 
 
 def _dtypes(text: str) -> list[str]:
-    dtypes = [word.strip() for word in text.split(",")]
+    dtypes = _listed(text)
     if not set(dtypes) <= {"float32", "float64"}:
-        raise argparse.ArgumentTypeError(f"float32, float64 or both, with a comma between; received {text!r}")
+        raise argparse.ArgumentTypeError(f"expected float32, float64 or both, with a comma; received {text!r}.")
     return dtypes
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]

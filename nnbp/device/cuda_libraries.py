@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from nnbp.device.probe import said
 
@@ -39,14 +40,15 @@ class Library:
 def libraries() -> list[Library]:
     """CuPy, NVRTC, cuBLAS and nvmath-python; never raises. What is installed of them is imported."""
     return [
-        _tried("CuPy", "cupy", _cupy),
-        _tried("NVRTC", "cupy", _nvrtc),
-        _tried("cuBLAS", "nvmath", _cublas),
-        _tried("nvmath-python", "nvmath", _nvmath),
+        _tried("CuPy", "cupy", lambda: import_module("cupy").__version__),
+        _tried("NVRTC", "cupy", lambda: _dotted(import_module("cupy").cuda.nvrtc.getVersion())),
+        # cublasGetProperty: major, minor and patch; it needs no handle, and so no memory of a card.
+        _tried("cuBLAS", "nvmath", lambda: _dotted(map(_cublas().get_property, range(3)))),
+        _tried("nvmath-python", "nvmath", lambda: _cublas() and import_module("nvmath").__version__),
     ]
 
 
-def _tried(name: str, package: str, version: Callable[[], str]) -> Library:
+def _tried(name: str, package: str, version: Callable[[], object]) -> Library:
     try:
         if find_spec(package) is None:
             return Library(name, False)
@@ -57,28 +59,17 @@ def _tried(name: str, package: str, version: Callable[[], str]) -> Library:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Library(name, True, version())
+            return Library(name, True, str(version()))
     except Exception as error:
         return Library(name, True, None, said(error))
 
 
-def _cupy() -> str:
-    return str(import_module("cupy").__version__)
+def _cublas() -> Any:
+    return import_module("nvmath.bindings.cublas")
 
 
-def _nvrtc() -> str:
-    return ".".join(map(str, import_module("cupy").cuda.nvrtc.getVersion()))
-
-
-def _cublas() -> str:
-    bindings = import_module("nvmath.bindings.cublas")
-    # cublasGetProperty: major, minor and patch; it needs no handle, and so no memory of a card.
-    return ".".join(str(bindings.get_property(part)) for part in range(3))
-
-
-def _nvmath() -> str:
-    import_module("nvmath.bindings.cublas")
-    return str(import_module("nvmath").__version__)
+def _dotted(numbers: Iterable[int]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def driver_version() -> str | None:

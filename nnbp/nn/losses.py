@@ -22,12 +22,12 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.errors import DataError, ShapeError
+from nnbp.errors import ShapeError
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, Reduce
 from nnbp.nn.activations import Activation
 from nnbp.registry import Named
-from nnbp.validation import number
+from nnbp.validation import number, refuse
 
 __all__ = [
     "AbsoluteError",
@@ -246,7 +246,9 @@ class Poisson(Loss):
         return np.exp(z) - y * z
 
     def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
-        return _at_least_zero(self, super().encode(y, outputs))
+        columns = super().encode(y, outputs)
+        refuse(f"Targets of {self.name} are counts, at least 0", columns, columns < 0, "Use loss='squared_error'.")
+        return columns
 
 
 @final
@@ -271,13 +273,10 @@ class BinaryCrossEntropy(Loss):
 
     def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
         columns = super().encode(y, outputs)
-        bad = (columns < 0) | (columns > 1)
-        if bad.any():
-            raise DataError(
-                f"Targets of binary_cross_entropy lie in [0, 1]; received {columns[bad][0]} in row "
-                f"{np.argmax(bad.any(1))}. Encode the two classes as 0 and 1, or use loss='cross_entropy' for more "
-                "than two."
-            )
+        refuse(
+            "Targets of binary_cross_entropy lie in [0, 1]", columns, (columns < 0) | (columns > 1),
+            "Encode the two classes as 0 and 1, or use loss='cross_entropy' for more than two.",
+        )  # fmt: skip
         return columns
 
 
@@ -310,14 +309,11 @@ class CrossEntropy(Loss):
 
     def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
         if y.ndim == 2 and y.shape[1] == outputs and outputs > 1:
-            total = y.sum(axis=1)
-            bad = (np.abs(total - 1) > 1e-3) | (y < 0).any(axis=1)
-            if bad.any():
-                row = int(np.argmax(bad))
-                raise DataError(
-                    f"Rows of targets of cross_entropy are probabilities: none below 0, sum 1; row {row} is {y[row]}. "
-                    "Give one-hot rows, or class indices of shape (m,)."
-                )
+            refuse(
+                "Rows of targets of cross_entropy are probabilities, none below 0, with the sum 1", y,
+                (np.abs(y.sum(axis=1) - 1) > 1e-3) | (y < 0).any(axis=1),
+                "Give one-hot rows, or class indices of shape (m,).",
+            )  # fmt: skip
             return y
         if (y.ndim == 2 and y.shape[1] != 1) or y.ndim > 2:
             raise ShapeError(
@@ -325,14 +321,11 @@ class CrossEntropy(Loss):
                 f"{y.shape}."
             )
         labels = y.reshape(len(y), 1)
-        bad = (labels != np.floor(labels)) | (labels < 0) | (labels >= outputs)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise DataError(
-                f"Class indices are whole numbers from 0 to {outputs - 1}, the size of the output layer less one; "
-                f"received {labels[row, 0]} in row {row}. Number the classes from 0, or give the output layer a unit "
-                "for every class."
-            )
+        refuse(
+            f"Class indices are whole numbers from 0 to {outputs - 1}, the size of the output layer less one",
+            labels[:, 0], (labels != np.floor(labels)) | (labels < 0) | (labels >= outputs),
+            "Number the classes from 0, or give the output layer a unit for every class.",
+        )  # fmt: skip
         return labels
 
     def record_targets(self, op: Builder, y: Array, outputs: int) -> Array:
@@ -352,15 +345,6 @@ class CrossEntropy(Loss):
             z=out.z, y=y, largest=largest, total=total,
         )  # fmt: skip
         op.record(Reduce("sum", terms, 0, cost))
-
-
-def _at_least_zero(loss: Loss, y: NDArray[Any]) -> NDArray[Any]:
-    bad = y < 0
-    if bad.any():
-        raise DataError(
-            f"Targets of {loss.name} are counts, at least 0; received {y[bad][0]} in row {np.argmax(bad.any(1))}."
-        )
-    return y
 
 
 get = Loss.get

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DataError, ModelFileError
+from nnbp.formatting import json_value
 from nnbp.registry import suggest
 from nnbp.tabular.table import (
     EXACT,
@@ -209,7 +210,7 @@ class TablePreprocessor:
     def to_json(self) -> dict[str, Any]:
         """The preprocessor in plain JSON types; floats come back from JSON text bit for bit."""
         kinds = {spec: kind for kind, spec in KINDS.items()}
-        columns = [{"kind": kinds[type(column)]} | _plain(column) for column in self.columns]
+        columns = [{"kind": kinds[type(column)]} | json_value(asdict(column)) for column in self.columns]
         return {"named": self.named, "columns": columns}
 
     @classmethod
@@ -331,7 +332,8 @@ class TargetEncoder:
 
     def to_json(self) -> dict[str, Any]:
         """The encoder in plain JSON types."""
-        return _plain(self)
+        encoder: dict[str, Any] = json_value(asdict(self))
+        return encoder
 
     @classmethod
     def from_json(cls, data: object) -> TargetEncoder:
@@ -351,10 +353,6 @@ def _target(source: Source) -> str:
             "every row needs one. Fill it in, or leave those rows out"
         )
     return name
-
-
-def _plain(spec: Spec | TargetEncoder) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(spec).items()}
 
 
 def _distinct(values: list[Any], *types: type) -> bool:

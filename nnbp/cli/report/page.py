@@ -122,9 +122,8 @@ def _confusion_table(confusion: NDArray[np.int64], labels: Sequence[str]) -> str
     body = [[*map(_cell, row, row / max(total, 1), np.arange(len(row)) == i), _rate(hits[i], total)]
             for i, (row, total) in enumerate(zip(confusion, by_true, strict=True))]  # fmt: skip
     body.append([*map(_rate, hits, by_predicted), "<td></td>"])
-    rows = [
-        f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>' for name, cells in zip([*labels, "precision"], body)
-    ]
+    names = [*labels, "precision"]
+    rows = [f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>' for name, cells in zip(names, body, strict=True)]
     caption = "<caption>Held-out rows by their class and by what was predicted.</caption>\n"
     return _table(['<th class="corner">true ↓ predicted →</th>', *map(_head, head)], rows, caption)
 
