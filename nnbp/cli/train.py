@@ -20,14 +20,7 @@ from nnbp.cli.common import (
     undisturbed,
     whole,
 )
-from nnbp.cli.defaults import (
-    PreparedData,
-    TrainingSettings,
-    choose_settings,
-    describe_layers,
-    hidden_sizes,
-    prepare,
-)
+from nnbp.cli.defaults import PreparedData, TrainingSettings, choose_settings, describe_layers, hidden_sizes, prepare
 from nnbp.cli.output import print_rows, training_rows
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import METRICS, MODEL, REPORT, MetricsFile, RunFolder, environment

@@ -66,14 +66,7 @@ class Layer(ABC):
 
     @abstractmethod
     def connect(
-        self,
-        op: Builder,
-        x: Array,
-        theta: Views,
-        gradient: Views,
-        stream: RandomStream | None,
-        *,
-        keep_z: bool,
+        self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
     ) -> Node:
         """Records the forward pass on x (n_in, m).
 
@@ -108,11 +101,7 @@ class Dense(Layer):
     kind = "dense"
 
     def __init__(
-        self,
-        units: int,
-        activation: str | Activation | None = None,
-        *,
-        initializer: str | Initializer | None = None,
+        self, units: int, activation: str | Activation | None = None, *, initializer: str | Initializer | None = None
     ) -> None:
         self.units = whole_number("The number of units of a Dense layer", units, 1)
         self.activation = None if activation is None else activations.get(activation)
@@ -139,14 +128,7 @@ class Dense(Layer):
         return {"W": initializer.sample(rng, (self.units, n_in)), "b": np.zeros(self.units)}
 
     def connect(
-        self,
-        op: Builder,
-        x: Array,
-        theta: Views,
-        gradient: Views,
-        stream: RandomStream | None,
-        *,
-        keep_z: bool,
+        self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
     ) -> DenseNode:
         return DenseNode(self, op, x, theta, gradient, keep_z=keep_z)
 
@@ -207,14 +189,7 @@ class Dropout(Layer):
         return backend.random_stream(key)
 
     def connect(
-        self,
-        op: Builder,
-        x: Array,
-        theta: Views,
-        gradient: Views,
-        stream: RandomStream | None,
-        *,
-        keep_z: bool,
+        self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
     ) -> Node:
         return DropoutNode(op, x, self.rate, stream) if op.training and self.rate > 0 else IdentityNode(x)
 

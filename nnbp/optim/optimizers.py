@@ -156,11 +156,7 @@ class Adam(Optimizer):
     default_rate = 1e-3
 
     def __init__(
-        self,
-        learning_rate: float | None = None,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
+        self, learning_rate: float | None = None, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
     ) -> None:
         super().__init__(learning_rate)
         self.beta1 = number(f"beta1 of {type(self).__name__}", beta1, "[0, 1)")

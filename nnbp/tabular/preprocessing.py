@@ -47,12 +47,7 @@ PURPOSE = "fitting the preprocessing of a table"
 class NumberColumn:
     """(x − mean) / scale, a missing x being the median."""
 
-    RULES: ClassVar = {
-        "name": "a string",
-        "median": "finite",
-        "mean": "finite",
-        "scale": "finite and above 0",
-    }
+    RULES: ClassVar = {"name": "a string", "median": "finite", "mean": "finite", "scale": "finite and above 0"}
     name: str
     median: float
     mean: float

@@ -34,11 +34,7 @@ CHUNK = 65_536  # rows kept as Python strings at a time: a short string takes 50
 
 
 def load_source(
-    source: str | Path,
-    *,
-    target: str | None = None,
-    target_required: bool = True,
-    n_features: int | None = None,
+    source: str | Path, *, target: str | None = None, target_required: bool = True, n_features: int | None = None
 ) -> Source:
     """Read a built-in set (`BUILTIN`) or a file (`SUFFIXES`) with its target set aside.
 
