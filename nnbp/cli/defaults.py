@@ -81,7 +81,7 @@ def prepare(arguments: argparse.Namespace) -> PreparedData:
     if loss is not None and loss.classification != bool(target.labels):
         raise UsageError(
             f"the loss {loss.name} is for {'classes' if loss.classification else 'quantities'}, and the task is "
-            f"{target.task}. Leave out --loss or --task"
+            f"{target.task}. Leave out --loss or --task."
         )
     labels = target.encode(source) if target.labels else None
     rest, test = source, None
@@ -246,5 +246,5 @@ def hidden_sizes(text: str) -> Sequence[int]:
     except ValueError:
         units = [0]
     if min(units, default=1) < 1:
-        raise argparse.ArgumentTypeError(f"expected sizes of hidden layers, such as 64,32, or none; received {text!r}")
+        raise argparse.ArgumentTypeError(f"expected sizes of hidden layers, such as 64,32, or none; received {text!r}.")
     return units

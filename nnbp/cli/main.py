@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return Exit.USAGE
     if named is not None and named not in COMMANDS:
-        say("nnbp", f"error: there is no command {named!r}{suggest(named, COMMANDS)}. There are {', '.join(COMMANDS)}")
+        say("nnbp", f"error: there is no command {named!r}{suggest(named, COMMANDS)}. There are {', '.join(COMMANDS)}.")
         return Exit.USAGE
     try:
         arguments = parser.parse_args(words)

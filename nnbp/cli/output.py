@@ -18,7 +18,7 @@ __all__ = ["describe_target", "note", "print_rows", "training_rows"]
 def note(command: str, messages: Sequence[str]) -> None:
     """Says on standard error what was ignored or not known in a table."""
     for message in messages:
-        say(command, f"note: {message}.")
+        say(command, f"note: {message}")
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Predicts and prints; 0."""
     model = load("nnbp predict", arguments)
     if arguments.proba and not model.target.labels:
-        raise UsageError("--proba is for classes, and this model predicts a quantity. Leave it out")
+        raise UsageError("--proba is for classes, and this model predicts a quantity. Leave it out.")
     known = model.preprocessor
     columns = len(known.columns) if known is not None else model.network.model.n_in
     target = model.target.name if known is not None else None
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.output is None:
         _write(sys.stdout, source, model, values, probabilities)
     else:
-        say("nnbp predict", f"{len(source)} rows of {source.name} predicted; they are in {arguments.output}")
+        say("nnbp predict", f"{len(source)} rows of {source.name} predicted; they are in {arguments.output}.")
     return 0
 
 

@@ -64,7 +64,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise FileExistsError(
-                    f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out"
+                    f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out."
                 )
             return cls(path)
         stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
@@ -139,10 +139,10 @@ def find_model(path: str | Path) -> Path:
             return given / MODEL
         inner = sorted(given.glob(f"*/{MODEL}"), key=lambda model: model.stat().st_mtime, reverse=True)
         others = ", ".join(str(model.parent) for model in inner[:3])
-        hint = f"It has run folders that do: {others}" if inner else "Did the training end before its first epoch did?"
+        hint = f"It has run folders that do: {others}." if inner else "Did the training end before its first epoch did?"
         raise ModelFileError(f"{path}: this folder holds no {MODEL}. {hint}")
     raise ModelFileError(
-        f"{path}: there is no such file or folder (looked up from {Path.cwd()}). Give a run folder or a model file"
+        f"{path}: there is no such file or folder (looked up from {Path.cwd()}). Give a run folder or a model file."
     )
 
 

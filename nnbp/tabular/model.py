@@ -86,7 +86,7 @@ class TableModel:
         ):
             raise ModelFileError(
                 f"{path}: its table has {len(preprocessor.feature_names)} features and {len(target.labels)} classes, "
-                f"which does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save it anew"
+                f"which does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save it anew."
             )
         return cls(network, preprocessor, target, about)
 
@@ -98,14 +98,14 @@ class TableModel:
         if len(source.columns) != n_in:
             raise DataError(
                 f"{source.name}: {len(source.columns)} columns of features, but this model, which was saved without "
-                f"the preprocessing of a table, takes {n_in} columns of numbers in the order of its training"
+                f"the preprocessing of a table, takes {n_in} columns of numbers in the order of its training."
             )
         X = np.column_stack([numbers(source, name) for name in source.columns])
         if np.isnan(X).any():
             row, column = np.argwhere(np.isnan(X))[0]
             raise DataError(
                 f"{source.at(int(row), list(source.columns)[column])}: the cell is empty, and this model, which was "
-                "saved without the preprocessing of a table, has nothing to put there. Fill the cell"
+                "saved without the preprocessing of a table, has nothing to put there. Fill the cell."
             )
         return X, []
 
@@ -137,7 +137,7 @@ class TableModel:
             if predicted.ndim > 1:
                 raise DataError(
                     f"{source.name}: the model predicts {predicted.shape[1]} values a row, and a table has one target. "
-                    "Evaluate such a network in Python: Network.evaluate(X, y)"
+                    "Evaluate such a network in Python: Network.evaluate(X, y)."
                 )
             truth, predicted = self.target.decode(truth), self._decoded(predicted)
             found = {name: metrics.get(name)(truth, predicted) for name in ("r2", "rmse", "mae")}

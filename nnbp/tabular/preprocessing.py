@@ -21,6 +21,7 @@ from nnbp.tabular.table import (
     EXACT,
     Source,
     booleans,
+    check_cells,
     codes_among,
     integers,
     kind_of,
@@ -64,12 +65,8 @@ class NumberColumn:
         values[np.isnan(values)] = self.median
         with np.errstate(over="ignore"):
             scaled = (values - self.mean) / self.scale
-        if not np.isfinite(scaled).all():
-            row = int(np.isfinite(scaled).argmin())
-            raise DataError(
-                f"{source.at(row, name)}: {float(values[row])} is too far from the {self.mean} ± {self.scale} of "
-                "training to be standardised. Check the cell and its unit"
-            )
+        expected = f"a number that can be standardised by the {self.mean} ± {self.scale} of training"
+        check_cells(source, name, ~np.isfinite(scaled), expected, "Check the cell and its unit")
         return scaled[:, None]
 
 
@@ -114,7 +111,7 @@ class TextColumn:
             which = listed([text or "(missing)" for text in new], 5)
             messages.append(
                 f"{source.at(int(unknown.argmax()), name)}: here first, and in {unknown.sum()} of {len(source)} rows, "
-                f"is a category that training did not have ({which}): its features are 0"
+                f"is a category that training did not have ({which}): its features are 0."
             )
         return np.equal(codes[:, None], np.arange(len(self.categories))).astype(np.float64)
 
@@ -149,7 +146,7 @@ class TablePreprocessor:
         impute = optional("sklearn.impute", PURPOSE).SimpleImputer
         kinds = {name: kind_of(source, name) for name in source.columns}
         if not kinds:
-            raise DataError(f"{source.name}: nothing but the target; another column must hold features")
+            raise DataError(f"{source.name}: nothing but the target; another column must hold features.")
         named = {kind: [name for name in kinds if kinds[name] == kind] for kind in KINDS}
         specs: dict[str, Spec] = {name: _categories(source, name) for name in named["text"]}
         if names := named["number"]:
@@ -177,7 +174,7 @@ class TablePreprocessor:
         elif len(source.columns) != len(names):
             raise DataError(
                 f"{source.name}: {len(source.columns)} columns of features, but the model was trained on {len(names)}. "
-                "Where either table has no names, both must have the same columns in the same order, the target aside"
+                "Where either table has no names, both must have the same columns in the same order, the target aside."
             )
         else:
             names = list(source.columns)
@@ -197,10 +194,10 @@ class TablePreprocessor:
             hints = ", ".join(repr(name) + suggest(name, extra) for name in missing)
             raise DataError(
                 f"{source.name}: the model was trained on {len(names)} columns, of which these are missing: {hints}. "
-                "Add or rename them; their order does not matter"
+                "Add or rename them; their order does not matter."
             )
         if extra:
-            messages.append(f"{source.name}: columns that training did not have are ignored: {listed(extra)}")
+            messages.append(f"{source.name}: columns that training did not have are ignored: {listed(extra)}.")
 
     def to_json(self) -> dict[str, Any]:
         """The preprocessor in plain JSON types; floats come back from JSON text bit for bit."""
@@ -236,7 +233,7 @@ def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[lis
         row = int(np.abs(matrix[:, j]).argmax())
         raise DataError(
             f"{source.at(row, names[j])}: {float(matrix[row, j])} is so large that the variance of its column "
-            "overflows. Check the cell, or express the column in a larger unit"
+            "overflows. Check the cell, or express the column in a larger unit."
         )
     return scaler.mean_.tolist(), scaler.scale_.tolist()
 
@@ -247,7 +244,7 @@ def _categories(source: Source, name: str) -> TextColumn:
     if len(categories) > MAX_CATEGORIES:
         raise DataError(
             f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each to be a "
-            f"feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts"
+            f"feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts."
         )
     return TextColumn(name, tuple(categories))
 
@@ -298,7 +295,7 @@ class TargetEncoder:
         if len(labels) < 2:
             raise DataError(
                 f"{source.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two classes "
-                "at least. Choose another target, or --task regression if it is a quantity"
+                "at least. Choose another target, or --task regression if it is a quantity."
             )
         return cls(name, tuple(labels))
 
@@ -310,13 +307,9 @@ class TargetEncoder:
         name = _target(source)
         if not self.labels:
             return (numbers(source, name) - self.mean) / self.scale
-        codes, new = codes_among(self.labels, READERS[type(self.labels[0])](source, name))
-        if new:
-            row = int((codes < 0).argmax())
-            raise DataError(
-                f"{source.at(row, name)}: the label {str(source[name][row])!r} is none of those of training: "
-                f"{listed(map(str, self.labels))}. Mend the cell, or train anew with this class"
-            )
+        codes, _ = codes_among(self.labels, READERS[type(self.labels[0])](source, name))
+        expected = f"one of the labels of training, {listed(map(str, self.labels))}"
+        check_cells(source, name, codes < 0, expected, "Correct the cell, or train anew with this class")
         return codes
 
     def decode(self, outputs: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -340,12 +333,12 @@ def _target(source: Source) -> str:
     """The name of the source's target, no cell of which is missing."""
     column, name = source.target, source.target_name
     if column is None or name is None:
-        raise DataError(f"{source.name}: there is no target here. Name its column: --target COLUMN")
+        raise DataError(f"{source.name}: there is no target here. Name its column: --target COLUMN.")
     missing = column == "" if column.dtype.kind == "T" else np.isnan(column)
     if missing.any():
         raise DataError(
             f"{source.at(int(missing.argmax()), name)}: the target is missing here and in {missing.sum()} rows in all; "
-            "every row needs one. Fill it in, or leave those rows out"
+            "every row needs one. Fill it in, or leave those rows out."
         )
     return name
 
@@ -387,4 +380,4 @@ def _checked(data: object, where: str, rules: Mapping[str, str]) -> dict[str, An
 
 
 def _damaged(where: str, rule: str, got: object) -> ModelFileError:
-    return ModelFileError(f"{where}: must be {rule}, got {repr(got)[:80]}. Save the model anew")
+    return ModelFileError(f"{where}: must be {rule}; received {repr(got)[:80]}. Save the model anew.")

@@ -27,6 +27,7 @@ __all__ = [
     "Kind",
     "Source",
     "booleans",
+    "check_cells",
     "clean",
     "codes_among",
     "integers",
@@ -45,6 +46,7 @@ Kind = Literal["number", "bool", "text"]
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None", "?")
 TEXT = np.dtypes.StringDType()
+FIX = "Correct the cell, or leave it empty if the value is not known"
 NUMERIC = 0.9  # from this share of numbers on, the other cells of a column are mistakes, and not text
 EXACT = 2**53  # every whole number up to here is a float64
 
@@ -106,7 +108,7 @@ class Source:
             what = "no target was named" if name is None else f"no column {name!r}"
             raise DataError(
                 f"{self.name}: {what}; the target must be one of the columns "
-                f"{listed(self.columns)}{suggest(name or '', self.columns)}. Name it: --target COLUMN"
+                f"{listed(self.columns)}{suggest(name or '', self.columns)}. Name it: --target COLUMN."
             )
         rest = {other: column for other, column in self.columns.items() if other != name}
         return replace(self, columns=rest, target=self.columns[name], target_name=name)
@@ -166,16 +168,16 @@ def kind_of(source: Source, name: str, *, mixed: bool = False) -> Kind:
     known = int(present.sum())
     good = known - int(bad.sum())
     if not mixed and good >= min(NUMERIC * known, max(2, known - 1)):
-        raise _no_number(source, name, bad, f" ({good} of the {known} known cells of this column are numbers)")
+        check_cells(source, name, bad, f"a finite number, as in {good} of the {known} known cells of this column")
     return "text"
 
 
-def _no_number(source: Source, name: str, bad: npt.NDArray[np.bool_], why: str = "") -> DataError:
-    row = int(bad.argmax())
-    return DataError(
-        f"{source.at(row, name)}: expected a finite number, got {str(source[name][row])!r}{why}. Mend the cell, or "
-        "leave it empty where the value is not known"
-    )
+def check_cells(source: Source, name: str, bad: npt.NDArray[np.bool_], expected: str, fix: str = FIX) -> None:
+    """DataError for the first bad cell (m,) of a column, if there is one: its place, what was expected, and the fix."""
+    if bad.any():
+        row = int(bad.argmax())
+        received = repr(str(source[name][row]))
+        raise DataError(f"{source.at(row, name)}: expected {expected}; received {received}. {fix}.")
 
 
 def numbers(source: Source, name: str) -> npt.NDArray[np.float64]:
@@ -185,9 +187,7 @@ def numbers(source: Source, name: str) -> npt.NDArray[np.float64]:
         values, bad = _parse(column)
     else:
         values, bad = column.astype(np.float64), np.zeros(len(column), dtype=np.bool_)
-    bad |= np.isinf(values)
-    if bad.any():
-        raise _no_number(source, name, bad)
+    check_cells(source, name, bad | np.isinf(values), "a finite number")
     return values
 
 
@@ -199,13 +199,8 @@ def whole(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 def integers(source: Source, name: str) -> npt.NDArray[np.int64]:
     """A column without missing cells as int64 (m,); DataError at the first cell that is no whole number."""
     values = numbers(source, name)
-    good = whole(values)
-    if not good.all():
-        row = int(good.argmin())
-        raise DataError(
-            f"{source.at(row, name)}: {str(source[name][row])!r} is no class: classes are text, true or false, or "
-            "whole numbers. Use --task regression for a quantity"
-        )
+    expected = "a class, that is text, true or false, or a whole number"
+    check_cells(source, name, ~whole(values), expected, "Use --task regression for a quantity")
     return values.astype(np.int64)
 
 
@@ -219,12 +214,7 @@ def booleans(source: Source, name: str) -> npt.NDArray[np.float64]:
     else:
         values = column.astype(np.float64)
         bad = ~(np.isnan(values) | (values == 0) | (values == 1))
-    if bad.any():
-        row = int(bad.argmax())
-        raise DataError(
-            f"{source.at(row, name)}: expected true or false, got {str(column[row])!r}. Mend the cell, or leave it "
-            "empty where the value is not known"
-        )
+    check_cells(source, name, bad, "true or false")
     return values
 
 
@@ -234,8 +224,8 @@ def texts(source: Source, name: str) -> Column:
     if column.dtype.kind == "T":
         return column
     raise DataError(
-        f"{source.at(0, name)}: expected text, as at training, got {column[0]!s} in a column of dtype {column.dtype}. "
-        "Store the column as text"
+        f"{source.at(0, name)}: expected text, as at training; received {column[0]!s} in a column of dtype "
+        f"{column.dtype}. Store the column as text."
     )
 
 
@@ -259,11 +249,11 @@ def train_test_split(
     """
     if m < 2 or not 0 < fraction < 1:
         raise DataError(
-            f"a split into training and test rows needs 2 rows or more and a fraction above 0 and below 1, got {m} "
-            f"rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2"
+            "a split into training and test rows needs 2 rows or more and a fraction above 0 and below 1; received "
+            f"{m} rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2."
         )
     if stratify is not None and np.shape(stratify) != (m,):
-        raise DataError(f"stratify must be one label a row, ({m},), got {np.shape(stratify)}. Pass y as ({m},)")
+        raise DataError(f"stratify must be one label a row, ({m},); received {np.shape(stratify)}. Pass y as ({m},).")
     size = min(max(round(m * fraction), 1), m - 1)
     order = np.random.default_rng(seed).permutation(m)
     labels = np.zeros(m) if stratify is None else stratify
