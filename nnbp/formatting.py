@@ -9,19 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "counted",
-    "duration",
-    "json_text",
-    "json_value",
-    "metric_rows",
-    "number",
-    "parts_of_data",
-    "shown",
-    "table",
-    "training",
-]
-
 _METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",

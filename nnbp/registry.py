@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
-__all__ = ["Named", "is_built_in", "register", "suggest", "unknown_name"]
-
 
 class Named:
     """Base of what users choose by name: activations, losses, optimizers, …

@@ -16,25 +16,6 @@ from nnbp.formatting import shown
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import PRECISIONS, Array, Precision
 
-__all__ = [
-    "all_finite",
-    "class_weights",
-    "finite",
-    "finite_on_host",
-    "float_dtype",
-    "host",
-    "joined",
-    "like",
-    "matrix",
-    "not_negative",
-    "number",
-    "reduced",
-    "refuse",
-    "sample_weights",
-    "whole_number",
-]
-
-
 _AT_ONCE = 2**24
 """Elements of an array on the device that are looked at at once, at most."""
 

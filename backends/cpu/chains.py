@@ -12,8 +12,6 @@ from numpy.typing import DTypeLike, NDArray
 from nnbp.graph.formula import Constant, Formula, Input, Instruction, Operand, Value
 from nnbp.graph.ops import Array
 
-__all__ = ["TILE", "Calls", "Registers", "bind"]
-
 Calls: TypeAlias = list[tuple[Callable[..., object], tuple[Any, ...]]]
 """Functions with the arguments that they are bound to, in order."""
 

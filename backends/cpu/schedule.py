@@ -25,8 +25,6 @@ from .chains import Calls, Registers
 from .tasks import Call, Task
 from .threads import Workers, blas, run
 
-__all__ = ["MOST_THREADS", "Phase", "parts", "phases", "plan"]
-
 MOST_THREADS = 8
 """Threads at most: each has to take Python's lock for every call. Measured with two; the bound is a guess."""
 

@@ -19,8 +19,6 @@ from nnbp.graph.ops import Array, Operation
 from . import chains
 from .chains import Calls, Registers
 
-__all__ = ["Call", "Elementwise", "Fill", "Gather", "Gemm", "MaximumRows", "Task", "task"]
-
 CALL = 1.0
 """Microseconds that a call costs beside its work."""
 

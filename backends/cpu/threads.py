@@ -13,8 +13,6 @@ import numpy as np
 
 from .chains import Calls
 
-__all__ = ["Blas", "Workers", "blas"]
-
 
 @final
 class Blas:

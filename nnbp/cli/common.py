@@ -27,24 +27,6 @@ from nnbp.errors import (
 )
 from nnbp.validation import not_negative, number, whole_number
 
-__all__ = [
-    "Exit",
-    "Terminated",
-    "UsageError",
-    "add_options",
-    "arguments_checked",
-    "count",
-    "decay",
-    "exit_code",
-    "fraction",
-    "noted_fallback",
-    "positive",
-    "say",
-    "terminable",
-    "undisturbed",
-    "whole",
-]
-
 T = TypeVar("T")
 
 

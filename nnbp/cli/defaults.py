@@ -23,8 +23,6 @@ from nnbp.tabular.readers import load_source
 from nnbp.tabular.table import Source, numbers, train_test_split
 from nnbp.training.trainer import TrainingOptions
 
-__all__ = ["PreparedData", "TrainingSettings", "choose_settings", "describe_layers", "hidden_sizes", "prepare"]
-
 Samples = tuple[NDArray[np.float64], NDArray[Any]]
 
 _CLASS_LOSSES = ("binary_cross_entropy", "cross_entropy")

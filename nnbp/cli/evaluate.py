@@ -12,8 +12,6 @@ from nnbp.cli.run_folder import find_model
 from nnbp.formatting import counted, json_text, metric_rows, number
 from nnbp.tabular.readers import BUILTIN, load_source
 
-__all__ = ["add_parser", "run"]
-
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """Adds the command `evaluate` to the command line."""

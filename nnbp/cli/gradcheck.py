@@ -15,8 +15,6 @@ from nnbp.nn.losses import Loss
 from nnbp.testing import example_problem
 from nnbp.testing.gradients import TOLERANCE, GradientReport, check_gradients
 
-__all__ = ["CHECK_FAILED", "add_parser", "layer_sizes", "run"]
-
 CHECK_FAILED = 1
 """Exit code of a check that ran and found something wrong."""
 

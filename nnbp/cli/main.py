@@ -13,8 +13,6 @@ from nnbp.cli.common import Exit, Terminated, exit_code, say, terminable
 from nnbp.registry import suggest
 from nnbp.version import __version__
 
-__all__ = ["COMMANDS", "main"]
-
 COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor", "bench")
 """The commands, in the order of the help page; each is a file of this folder with `add_parser` and `run`."""
 

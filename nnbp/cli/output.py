@@ -12,8 +12,6 @@ from typing import Any
 from nnbp.cli.common import say
 from nnbp.formatting import counted, metric_rows, number, parts_of_data, training
 
-__all__ = ["describe_target", "note", "print_rows", "training_rows"]
-
 
 def note(command: str, messages: Sequence[str]) -> None:
     """Says on standard error what was ignored or not known in a table."""

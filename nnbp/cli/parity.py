@@ -15,8 +15,6 @@ from nnbp.optim.optimizers import Optimizer
 from nnbp.testing import example_problem
 from nnbp.testing.parity import ParityReport, compare_devices
 
-__all__ = ["add_parser", "run"]
-
 
 class Case(NamedTuple):
     """One network, and how it is trained."""

@@ -17,8 +17,6 @@ from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import load_source
 from nnbp.tabular.table import Source
 
-__all__ = ["add_parser", "load", "run"]
-
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """Adds the command `predict` to the command line."""

@@ -21,8 +21,6 @@ from nnbp.errors import MissingDependencyError, ModelFileError
 from nnbp.formatting import json_text
 from nnbp.training.callbacks import Callback, TrainingState
 
-__all__ = ["MODEL", "MetricsFile", "RunFolder", "environment", "find_model"]
-
 CONFIG, ENVIRONMENT, METRICS, MODEL, REPORT = (
     "config.toml",
     "environment.json",

@@ -32,8 +32,6 @@ from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import BUILTIN
 from nnbp.training.callbacks import Callback, History, TrainingState
 
-__all__ = ["add_parser", "run"]
-
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """Adds the command `train` to the command line."""

@@ -13,8 +13,6 @@ from typing import Any
 
 from nnbp.device.probe import said
 
-__all__ = ["Library", "driver_version", "libraries"]
-
 
 @dataclass(frozen=True)
 class Library:

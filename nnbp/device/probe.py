@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 from nnbp.graph.backend import Backend, backend_class
 from nnbp.graph.ops import Gemm
 
-__all__ = ["Reason", "Verdict", "cuda_name", "cuda_of_driver", "cupy_distributions", "probe", "refresh", "said"]
-
 _KNOWN_CUPY = (
     *("cupy", "cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy-cuda102", "cupy-cuda110", "cupy-cuda111"),
     *("cupy-rocm-4-3", "cupy-rocm-5-0", "cupy-rocm-7-0", "cupy-rocm-7-1", "cupy-rocm-7-14", "amd-cupy"),

@@ -25,8 +25,6 @@ from nnbp.device.probe import Reason, Verdict, cuda_name, probe
 from nnbp.errors import DeviceFallbackWarning, DeviceUnavailableError, NnbpError
 from nnbp.graph.backend import Backend, backend_class, registered
 
-__all__ = ["DeviceInfo", "DeviceSpec", "devices", "gpu_required", "open_backend", "parse_device", "reopening"]
-
 _SHIPPED = ("numpy", "cupy")
 """The backends of "cpu" and of "cuda", which go by these names of devices."""
 

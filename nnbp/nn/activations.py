@@ -28,22 +28,6 @@ from nnbp.graph.ops import Array, Reduce
 from nnbp.registry import Named
 from nnbp.validation import number
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "Activation",
-    "Exponential",
-    "Identity",
-    "LeakyReLU",
-    "ReLU",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Tanh",
-    "get",
-]
-
 
 class Activation(Named, kind="activation"):
     """a = f(z), elementwise, and its derivative.

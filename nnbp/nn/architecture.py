@@ -15,8 +15,6 @@ from nnbp.nn.layers import Dense, Layer
 from nnbp.nn.losses import Loss
 from nnbp.validation import whole_number
 
-__all__ = ["HIDDEN_UNITS", "Architecture"]
-
 HIDDEN_UNITS = 100
 """Units of the one hidden layer of a network that was given no sizes."""
 

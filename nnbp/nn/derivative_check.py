@@ -13,8 +13,6 @@ from nnbp.nn.activations import Activation
 from nnbp.nn.losses import CrossEntropy, Loss
 from nnbp.registry import is_built_in
 
-__all__ = ["check_activation", "check_loss"]
-
 TOLERANCE = 1e-6
 STEP = 1e-5
 

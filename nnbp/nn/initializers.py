@@ -19,8 +19,6 @@ import numpy.typing as npt
 from nnbp.errors import DTypeError, ShapeError
 from nnbp.registry import Named
 
-__all__ = ["GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Initializer", "LecunNormal", "Zeros", "get"]
-
 Floats = npt.NDArray[np.float64]
 
 

@@ -23,8 +23,6 @@ from nnbp.nn.parameters import ParameterSpec
 from nnbp.registry import register
 from nnbp.validation import number, whole_number
 
-__all__ = ["Dense", "Dropout", "Layer", "Node"]
-
 Views = Mapping[str, Array]
 
 

@@ -29,19 +29,6 @@ from nnbp.nn.activations import Activation
 from nnbp.registry import Named
 from nnbp.validation import number, refuse
 
-__all__ = [
-    "AbsoluteError",
-    "BinaryCrossEntropy",
-    "CrossEntropy",
-    "Huber",
-    "Loss",
-    "Output",
-    "Poisson",
-    "Quantile",
-    "SquaredError",
-    "get",
-]
-
 
 @dataclass(frozen=True)
 class Output:

@@ -15,8 +15,6 @@ from numpy.typing import DTypeLike
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array
 
-__all__ = ["ParameterSpec", "Parameters"]
-
 
 @dataclass(frozen=True)
 class ParameterSpec:

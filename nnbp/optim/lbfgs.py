@@ -19,8 +19,6 @@ from nnbp.graph.ops import Array
 from nnbp.optim.optimizers import Optimizer
 from nnbp.validation import number, whole_number
 
-__all__ = ["LBFGS", "LBFGSMemory", "Read"]
-
 Read = Callable[[Array], float]
 """Downloads an array of one number."""
 

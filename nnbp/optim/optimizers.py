@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from nnbp.registry import Named
 from nnbp.validation import not_negative, number
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "get"]
-
 Floats = NDArray[np.float64]
 
 

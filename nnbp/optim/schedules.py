@@ -18,18 +18,6 @@ from numpy.typing import NDArray
 from nnbp.registry import Named
 from nnbp.validation import not_negative, number, whole_number
 
-__all__ = [
-    "Constant",
-    "Cosine",
-    "Exponential",
-    "InverseScaling",
-    "ReduceOnPlateau",
-    "Schedule",
-    "Step",
-    "WarmUp",
-    "get",
-]
-
 
 class Schedule(Named, ABC, kind="schedule"):
     """A factor on the base learning rate: a subclass gives `__call__`, and a `name` if `get` is to know it.

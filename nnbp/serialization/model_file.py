@@ -45,8 +45,6 @@ from nnbp.serialization.safetensors_file import (
 from nnbp.validation import not_negative, whole_number
 from nnbp.version import __version__
 
-__all__ = ["FORMAT_VERSION", "ModelFile", "build_layers", "read", "write"]
-
 FORMAT_VERSION = 1
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]

@@ -27,22 +27,6 @@ from numpy.typing import NDArray
 from nnbp.errors import ModelFileError
 from nnbp.formatting import shown
 
-__all__ = [
-    "DTYPES",
-    "Container",
-    "RefusedError",
-    "canonical",
-    "check_names",
-    "check_plain",
-    "destination",
-    "explained",
-    "keyed",
-    "open_regular",
-    "pack",
-    "parse",
-    "replace",
-]
-
 KEY = "nnbp"
 HEADER_LIMIT = 2**24
 DEPTH_LIMIT = 32

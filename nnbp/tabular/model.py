@@ -18,8 +18,6 @@ from nnbp.serialization import model_file
 from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
 from nnbp.tabular.table import Source, numbers
 
-__all__ = ["Evaluation", "TableModel"]
-
 
 @dataclass(frozen=True)
 class Evaluation:

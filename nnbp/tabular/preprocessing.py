@@ -32,8 +32,6 @@ from nnbp.tabular.table import (
     whole,
 )
 
-__all__ = ["BoolColumn", "NumberColumn", "TablePreprocessor", "TargetEncoder", "TextColumn"]
-
 Floats = npt.NDArray[np.float64]
 Task = Literal["classification", "regression"]
 

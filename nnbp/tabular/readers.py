@@ -20,8 +20,6 @@ from nnbp.errors import DataError
 from nnbp.registry import suggest
 from nnbp.tabular.table import TEXT, Column, Source, clean, listed, optional, parse_number
 
-__all__ = ["BUILTIN", "SUFFIXES", "load_source"]
-
 BUILTIN = {
     "digits": "digit",
     "iris": "species",

@@ -19,28 +19,6 @@ import numpy.typing as npt
 from nnbp.errors import DataError, MissingDependencyError
 from nnbp.registry import suggest
 
-__all__ = [
-    "EXACT",
-    "MISSING",
-    "TEXT",
-    "Column",
-    "Kind",
-    "Source",
-    "booleans",
-    "check_cells",
-    "clean",
-    "codes_among",
-    "integers",
-    "kind_of",
-    "listed",
-    "numbers",
-    "optional",
-    "parse_number",
-    "texts",
-    "train_test_split",
-    "whole",
-]
-
 Column = npt.NDArray[Any]
 Kind = Literal["number", "bool", "text"]
 

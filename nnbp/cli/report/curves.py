@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from nnbp.errors import MissingDependencyError
 
-__all__ = ["curve", "inline_svg", "scatter"]
-
 TRAINING, VALIDATION = "#3b82c4", "#e07b28"
 _INK = "#010203"  # stands for the colour of the text around an inline picture
 _POINTS = 2000

@@ -18,8 +18,6 @@ from nnbp.formatting import counted, metric_rows, number, parts_of_data, trainin
 from nnbp.metrics import confusion_matrix
 from nnbp.tabular.model import Evaluation
 
-__all__ = ["render"]
-
 _CLASSES_IN_A_TABLE = 25
 _CONFUSIONS_LISTED = 20
 
