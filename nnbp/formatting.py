@@ -1,4 +1,4 @@
-"""Plain text and plain values: tables, numbers and metrics as they are printed, and what JSON can hold of them."""
+"""Values as people and machines read them: numbers, metrics and tables as text, and JSON."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     return [(_METRICS.get(name, name), number(value)) for name, value in metrics.items()]
 
 
-def parts_of_data(result: Mapping[str, Any]) -> str:
+def describe_rows(result: Mapping[str, Any]) -> str:
     """digits: 1294 rows to train on, 144 to validate, 359 held out."""
     rows = result["rows"]
-    parts = [f"{counted(rows['train'], 'row')} to train on"]
-    parts += [f"{rows['validation']} to validate"] if rows["validation"] else []
-    parts += [f"{rows['held_out']} held out"] if rows["held_out"] else []
-    return f"{result['source']}: {', '.join(parts)}"
+    texts = [f"{counted(rows['train'], 'row')} to train on"]
+    texts += [f"{rows['validation']} to validate"] if rows["validation"] else []
+    texts += [f"{rows['held_out']} held out"] if rows["held_out"] else []
+    return f"{result['source']}: {', '.join(texts)}"
 
 
-def training(result: Mapping[str, Any]) -> str:
+def describe_training(result: Mapping[str, Any]) -> str:
     """121 epochs in 2.3 s; the weights are those of epoch 118, where the validation loss was lowest."""
     text = f"{counted(result['epochs'], 'epoch')} in {duration(result['seconds'])}"
     if result["best_epoch"] is not None:

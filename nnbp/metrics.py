@@ -5,7 +5,7 @@ Each equals scikit-learn's function of the same meaning. Common to all of them:
 - a sample of weight 0 counts as absent (there, too, but for the classes that F1 is averaged over);
 - several outputs are averaged with equal weight; `max_error` is the largest over them all;
 - a prediction that is not finite makes the metric nan, so that a diverging training shows in its history;
-- where a metric is not defined it is nan, without a warning: `r2` for one sample, `roc_auc` for one class.
+- if a metric is not defined it is nan, without a warning: `r2` for one sample, `roc_auc` for one class.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Metric(Named, ABC, kind="metric"):
         """The metric of predictions `y_pred` for the truth `y_true`.
 
         Args:
-            y_true: class indices (m,), or values (m,) or (m, k) where `needs` is "values".
+            y_true: class indices (m,), or values (m,) or (m, k) if `needs` is "values".
             y_pred: what `needs` says.
             sample_weight: (m,), at least 0, not all 0; None is equal weights.
 
@@ -148,7 +148,7 @@ class LogLoss(Metric):
 class RocAuc(Metric):
     """The probability that a sample of class 1 has a higher score than one of class 0; ties count half.
 
-    Two classes only, the larger label is the positive one; nan where y_true has one class. Of (m, 2) the
+    Two classes only, the larger label is the positive one; nan if y_true has one class. Of (m, 2) the
     second column is the score. Source: `sklearn.metrics.roc_auc_score`; Hanley & McNeil, Radiology 143, 1982.
     """
 
@@ -204,7 +204,7 @@ class MAE(Metric):
 class R2(Metric):
     """1 - Σ wₙ (hₙ - yₙ)² / Σ wₙ (yₙ - ȳ)², the mean over outputs.
 
-    An output with a constant target scores 1 where every prediction is exact, else 0; fewer than two samples
+    An output with a constant target scores 1 if every prediction is exact, else 0; fewer than two samples
     give nan. Source: `sklearn.metrics.r2_score`, where a target is constant if Σ wₙ (yₙ - ȳ)² comes out as 0,
     which rounding in ȳ can prevent; here, if all its values are equal.
     """
@@ -265,7 +265,7 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
 
     Args:
         spec: a name of `Metric.registry`, a Metric, which is returned as it is, or a function of
-            (y_true, y_pred), and of sample_weight=… where weights are used. Larger is better, unless the
+            (y_true, y_pred), and of sample_weight=… if weights are used. Larger is better, unless the
             function's attribute `greater_is_better` says otherwise.
         classification: what a function is given, as by `predict`: "labels" if true, else "values".
 
@@ -309,7 +309,7 @@ def listed(specs: Any, classification: bool) -> list[Metric]:
 
 
 def defaults(classification: bool) -> tuple[str, ...]:
-    """The names of the metrics that are reported where none is asked for."""
+    """The names of the metrics that are reported if none is asked for."""
     return ("accuracy",) if classification else ("r2", "rmse")
 
 

@@ -50,7 +50,7 @@ def host(values: Any, name: str) -> NDArray[Any]:
 def _check_real(array: Array, name: str) -> None:
     if isinstance(array, np.ma.MaskedArray):
         raise DTypeError(
-            f"{name} is a plain array, without a mask; received a MaskedArray. Pass {name}.filled(value), or impute."
+            f"{name} is an array without a mask; received a MaskedArray. Pass {name}.filled(value), or impute."
         )
     if array.dtype.kind not in "fiub":
         hint = (
@@ -62,8 +62,7 @@ def _check_real(array: Array, name: str) -> None:
 
 
 def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array | NDArray[Any]:
-    """X (m, n_in): where it is on the device, of the network's dtype, the same array where nothing has to change; else
-    on the host, of its own dtype.
+    """X (m, n_in): a device array in the network's dtype, itself if it fits; a host array in its own dtype.
 
     Raises:
         ShapeError, DTypeError: X is no matrix of real numbers with n_in columns.
@@ -95,7 +94,7 @@ def all_finite(backend: Backend, array: Array) -> bool:
 
 
 def finite(backend: Backend, array: Array, name: str, fix: str = _IMPUTE, first: int = 0) -> None:
-    """Raises DataError where a value is NaN or infinite in the network's dtype, naming the first.
+    """Raises DataError if a value is NaN or infinite in the network's dtype, naming the first.
 
     Args:
         backend, array: the values, on the device.
@@ -176,11 +175,11 @@ def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
         return None
     w = host(weights, "sample_weight").astype(np.float64)
     if w.shape not in ((samples,), (samples, 1)):
-        raise ShapeError(f"sample_weight has one number a sample, ({samples},); received shape {w.shape}.")
+        raise ShapeError(f"sample_weight has one number per sample, ({samples},); received shape {w.shape}.")
     if not np.isfinite(w).all() or (w < 0).any() or not w.any():
         raise DataError(
             f"Sample weights are finite, at least 0 and not all 0; received weights from {np.min(w)} to {np.max(w)}. "
-            "Drop samples that shall not count."
+            "Drop samples that are not to count."
         )
     scaled: NDArray[np.float64] = np.ldexp(w, 1 - np.frexp(w.max())[1])
     return scaled.reshape(samples)
@@ -206,7 +205,7 @@ def class_weights(
     if labels.ndim != 1:
         raise ShapeError(
             f"class_weight goes by the one class of a sample; received targets of shape {labels.shape}, several labels "
-            "a sample. Use sample_weight."
+            "per sample. Use sample_weight."
         )
     if not isinstance(weights, Mapping):
         if weights != "balanced":

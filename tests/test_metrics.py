@@ -247,7 +247,7 @@ def test_any_integer_labels_do() -> None:
         (lambda: metrics.LogLoss()([0, 1, 1], np.eye(2)), ShapeError, "has the shape of y_true"),
         (lambda: metrics.RocAuc()([0, 1, 2], [0.1, 0.2, 0.3]), DataError, "two classes; received 3"),
         (lambda: metrics.RocAuc()([0, 1], np.ones((2, 3)) / 3), DataError, "3 columns"),
-        (lambda: metrics.MSE()([1.0], [1.0], [1.0, 2.0]), ShapeError, "sample_weight has one number a sample"),
+        (lambda: metrics.MSE()([1.0], [1.0], [1.0, 2.0]), ShapeError, "sample_weight has one number per sample"),
         (lambda: metrics.MSE()([1.0], [1.0], [-1.0]), DataError, r"from -1\.0 to -1\.0"),
         (lambda: metrics.MSE()([1.0], [1.0], [0.0]), DataError, "not all 0"),
         (lambda: metrics.MSE()([1.0], [1.0], [math.nan]), DataError, "finite"),

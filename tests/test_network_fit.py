@@ -66,7 +66,7 @@ def named(name: str) -> Any:
         ({"validation_split": 1.0}, ValueError, r"validation_split.*received 1\.0"),
         ({"validation_split": -0.1}, ValueError, r"validation_split.*received -0\.1"),
         ({"validation_split": 0.1, "validation_data": (X, LABELS)}, ValueError, "not both"),
-        ({"sample_weight": [1, 2]}, ShapeError, r"sample_weight has one number a sample, \(20,\)"),
+        ({"sample_weight": [1, 2]}, ShapeError, r"sample_weight has one number per sample, \(20,\)"),
         ({"sample_weight": -np.ones(20)}, DataError, "at least 0"),
         ({"class_weight": "auto"}, ValueError, "'balanced' or None; received 'auto'"),
         ({"class_weight": {"a": 1}}, DataError, "received 'a'"),

@@ -155,7 +155,7 @@ class _Tile:
     def _direct_target(self, i: int) -> Array | None:
         """The output array that instruction i can write its value to at once, or None.
 
-        It can where the value is that result, and no input that shares the array's memory is read later.
+        It can if the value is that result, and no input that shares the array's memory is read later.
         """
         formula = self.formula
         for out, result in zip(self.outputs, formula.results, strict=True):

@@ -68,10 +68,10 @@ def parts(task: Task, threads: int) -> list[slice]:
 
 
 def phases(tasks: Sequence[Task], threads: int) -> list[Phase]:
-    """The phases of tasks that shall look as if they had run one after the other."""
+    """The phases of tasks that must look as if they had run one after the other."""
     found: list[Phase] = []
     places: list[int] = []
-    # Arrays can overlap only where they are views of the same memory: few pairs of a step's tasks have to be
+    # Arrays can overlap only if they are views of the same memory: few pairs of a step's tasks have to be
     # looked at.
     known: defaultdict[int, list[int]] = defaultdict(list)
     last_call = -1

@@ -42,7 +42,7 @@ class Task(ABC):
         reads, writes: its arrays; `cuts` tells which of them are cut with it, the others are read or written whole.
         columns: length of the last axis of what it writes, along which it can be cut.
         work: estimated time on one thread, in microseconds.
-        product: the part of it that BLAS would share among its threads, if it had several; 0 where it would not.
+        product: the part of it that BLAS would share among its threads, if it had several; 0 if it would not.
     """
 
     reads: Sequence[Array]
@@ -83,7 +83,7 @@ class Gemm(Task):
         self.product = self.work - CALL if shared else 0.0
 
     def cuts(self, array: Array) -> bool:
-        # The left factor is read whole, also where its inner dimension happens to be as long, or where it is b, too.
+        # The left factor is read whole, also if its inner dimension happens to be as long, or if it is b, too.
         return array is not self.a and super().cuts(array)
 
     def calls(self, part: slice, registers: Registers) -> Calls:
@@ -91,8 +91,8 @@ class Gemm(Task):
         if not out.size:
             return []
         # `dot` takes half the time of `matmul` to get going, but knows whole arrays alone.
-        plain = all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b)) and out.flags.c_contiguous
-        return [(np.dot if plain and a.shape[1] else np.matmul, (a, b, out))]
+        whole = all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b)) and out.flags.c_contiguous
+        return [(np.dot if whole and a.shape[1] else np.matmul, (a, b, out))]
 
 
 @final

@@ -41,7 +41,7 @@ class Blas:
 
     @property
     def threads(self) -> int:
-        """How many threads BLAS may use by itself; 1 where it does not tell."""
+        """How many threads BLAS may use by itself; 1 if it does not tell."""
         with self._lock:
             return self._before or self._read()
 

@@ -105,15 +105,15 @@ def prepare(arguments: argparse.Namespace) -> PreparedData:
 def _preprocessor(source: Source) -> tuple[TablePreprocessor, bool]:
     """The preprocessor of a table; columns of one unit get one mean and one scale."""
     fitted = TablePreprocessor.fit(source)
-    plain = [column for column in fitted.columns if isinstance(column, NumberColumn)]
-    if len(plain) < len(fitted.columns):
+    numeric = [column for column in fitted.columns if isinstance(column, NumberColumn)]
+    if len(numeric) < len(fitted.columns):
         return fitted, False
-    matrix = np.column_stack([numbers(source, column.name) for column in plain])
-    matrix = np.where(np.isnan(matrix), [column.median for column in plain], matrix)
+    matrix = np.column_stack([numbers(source, column.name) for column in numeric])
+    matrix = np.where(np.isnan(matrix), [column.median for column in numeric], matrix)
     if not _in_one_unit(matrix):
         return fitted, False
     mean, scale = float(matrix.mean()), float(matrix.std())
-    return replace(fitted, columns=tuple(replace(column, mean=mean, scale=scale) for column in plain)), True
+    return replace(fitted, columns=tuple(replace(column, mean=mean, scale=scale) for column in numeric)), True
 
 
 def _in_one_unit(matrix: NDArray[np.float64]) -> bool:

@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="check backpropagation against central differences",
         description=(
             "Checks the gradients of small random networks against central differences in float64: of every built-in "
-            "hidden activation with every loss, or of those that are named. Exit code 1 where one is wrong."
+            "hidden activation with every loss, or of those that are named. Exit code 1 if one is wrong."
         ),
     )
     parser.add_argument(
@@ -44,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Checks and prints the reports; 0, or 1 where a gradient is wrong."""
+    """Checks and prints the reports; 0, or 1 if a gradient is wrong."""
     with arguments_checked():
         cases = _cases(arguments)
     if arguments.json:

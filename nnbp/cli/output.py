@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnbp.cli.common import say
-from nnbp.formatting import counted, metric_rows, number, parts_of_data, training
+from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number
 
 
 def note(command: str, messages: Sequence[str]) -> None:
@@ -43,11 +43,11 @@ def training_rows(result: Mapping[str, Any], device: str) -> list[tuple[str, str
     if result["features"] != result["columns"]:
         columns += f" ({counted(result['features'], 'feature')})"
     rows = [
-        ("Data", parts_of_data(result)),
+        ("Data", describe_rows(result)),
         ("Target", f"{describe_target(result['target'], result['labels'])}, from {columns}"),
         ("Network", f"{result['network']}; {counted(result['parameters'], 'parameter')}, {result['dtype']}"),
         ("Device", device),
-        ("Training", training(result)),
+        ("Training", describe_training(result)),
     ]
     if result["stopped"] and result["status"] == "done":
         rows.append(("", f"stopped early: {result['stopped']}"))

@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description=(
             "Compares forward pass, every delta and gradient, and the parameters after some updates, on two devices or "
             "more: with every built-in activation, loss and optimizer in turn, or with those that are named. Exit code "
-            "1 where they disagree, 6 where a device does not work."
+            "1 if they disagree, 6 if a device does not work."
         ),
     )
     parser.add_argument(
@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares and prints the reports; 0, or 1 where devices disagree. A device that does not work is an error: 6."""
+    """Compares and prints the reports; 0, or 1 if devices disagree. A device that does not work is an error: 6."""
     with arguments_checked():
         cases = [
             (case, _compare(arguments, case, dtype)) for case in _cases(arguments) for dtype in _dtypes_of(arguments)
@@ -89,7 +89,7 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
 
 
 def _dtypes_of(arguments: argparse.Namespace) -> list[str]:
-    """Both dtypes, where none is named; a lower precision is one of float32."""
+    """Both dtypes, if none is named; a lower precision is one of float32."""
     return arguments.dtype or (["float64", "float32"] if arguments.precision is None else ["float32"])
 
 

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def load(command: str, arguments: argparse.Namespace) -> TableModel:
-    """The model that the arguments name, on their device; says so where the CPU stands in for a GPU."""
+    """The model that the arguments name, on their device; says so if the CPU stands in for a GPU."""
     model, fallback = noted_fallback(lambda: TableModel.load(find_model(arguments.model), device=arguments.device))
     if fallback:
         say(command, f"note: {fallback}")

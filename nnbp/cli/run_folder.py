@@ -96,7 +96,7 @@ class RunFolder:
 
 
 class MetricsFile(Callback):
-    """metrics.csv, one row an epoch, written when the epoch ends: what was measured is there whatever happens next.
+    """metrics.csv, one row per epoch, written when the epoch ends: what was measured is there whatever happens next.
 
     Args:
         path: of the file.
@@ -167,7 +167,7 @@ def _version(name: str) -> str | None:
 
 
 def _blas() -> dict[str, Any]:
-    """What NumPy multiplies matrices with, and its threads; None where nothing tells."""
+    """What NumPy multiplies matrices with, and its threads; None if nothing tells."""
     config: dict[str, Any] = dict(np.show_config(mode="dicts"))
     built = config.get("Build Dependencies", {}).get("blas", {})
     threads = None

@@ -21,8 +21,8 @@ class Library:
     Attributes:
         name: as its makers write it.
         installed: whether the package that brings it is there.
-        version: None where it does not load, or does not tell.
-        message: why it does not load; empty where it does.
+        version: None if it does not load, or does not tell.
+        message: why it does not load; empty if it does.
     """
 
     name: str
@@ -71,7 +71,7 @@ def _dotted(numbers: Iterable[int]) -> str:
 
 
 def driver_version() -> str | None:
-    """The version of the NVIDIA driver, "580.65.06", as its management library tells it; None where there is none."""
+    """The version of the NVIDIA driver, "580.65.06", as its management library tells it; None if there is none."""
     text = ctypes.create_string_buffer(80)
     try:
         library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")

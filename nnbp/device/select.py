@@ -2,7 +2,7 @@
 
 ``"auto"`` takes a GPU that works, else the CPU, and says nothing. ``"cuda"`` and ``"cuda:1"`` fall back to the CPU
 with one `DeviceFallbackWarning`. ``fallback=False``, and NNBP_REQUIRE_GPU=1 in the environment, allow no CPU in
-place of a GPU: where none works, all three raise `DeviceUnavailableError`. ``"cpu"`` is always the CPU.
+place of a GPU: if none works, all three raise `DeviceUnavailableError`. ``"cpu"`` is always the CPU.
 
 A backend that another package registers as ``name`` in the entry-point group ``nnbp.backends`` is opened by ``"name"``,
 its class called without arguments, or by ``"name:1"``, its class called with the number. Nothing stands in for it.
@@ -119,7 +119,7 @@ def open_backend(device: str = "auto", *, fallback: bool = True) -> Backend:
 
 
 def _choose(spec: DeviceSpec) -> tuple[int, Verdict]:
-    """The GPU that was named, or the first that works; where none does, the first with its reason."""
+    """The GPU that was named, or the first that works; if none does, the first with its reason."""
     index = spec.index or 0
     verdict = probe(index)
     if spec.index is None and not verdict.works:
@@ -142,13 +142,13 @@ class DeviceInfo:
     """A device of this machine, and whether it works.
 
     Attributes:
-        name: as users write it; "cuda" for all GPUs where they could not be counted.
+        name: as users write it; "cuda" for all GPUs if they could not be counted.
         works: whether the engine can run on it.
-        reason: why not; None where it works.
-        message: the reason in words.
+        reason: why not; None if it works.
+        message: the reason as a text.
         fix: what would mend it; commands stand in backticks.
-        description: the model of the card or processor; empty where unknown.
-        memory_total: in bytes; None where unknown, as all that follows.
+        description: the model of the card or processor; empty if unknown.
+        memory_total: in bytes; None if unknown, as all that follows.
         memory_free: in bytes.
         compute_capability: of the card, "9.0".
         cuda_driver: the newest CUDA version that the driver knows, "13.0".
@@ -190,7 +190,7 @@ class DeviceInfo:
 
 
 def devices() -> list[DeviceInfo]:
-    """What is there: the CPU first, then each GPU; one row "cuda" with the reason where no GPU could be counted."""
+    """What is there: the CPU first, then each GPU; one row "cuda" with the reason if no GPU could be counted."""
     first = probe(0)
     found = [_cpu()]
     if first.count == 0:

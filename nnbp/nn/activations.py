@@ -55,7 +55,7 @@ class Activation(Named, kind="activation"):
 
     @property
     def needs_z(self) -> bool:
-        """Whether the derivative looks at z; where it does not, a may overwrite z."""
+        """Whether the derivative looks at z; if it does not, a may overwrite z."""
         return trace(self.df, "z", "a").uses("z")
 
     def forward(self, op: Builder, z: Array, b: Array, a: Array) -> tuple[Array, ...]:
@@ -122,7 +122,7 @@ class Tanh(Activation):
 
 @final
 class ReLU(Activation):
-    """f(z) = max(z, 0); f' = 1 where z > 0, else 0 (at the kink itself too, as PyTorch has it).
+    """f(z) = max(z, 0); f' = 1 if z > 0, else 0 (at the kink itself too, as PyTorch has it).
 
     Nair and Hinton, "Rectified linear units improve restricted Boltzmann machines", ICML 2010.
     """
@@ -140,7 +140,7 @@ class ReLU(Activation):
 
 @final
 class LeakyReLU(Activation):
-    """f(z) = max(z, s z) with slope s in [0, 1); f' = 1 where z > 0, else s.
+    """f(z) = max(z, s z) with slope s in [0, 1); f' = 1 if z > 0, else s.
 
     Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic models", 2013.
     """
@@ -161,7 +161,7 @@ class LeakyReLU(Activation):
 
 @final
 class ELU(Activation):
-    """f(z) = z where z > 0, else α (eᶻ − 1); f' = 1 where z > 0, else f + α.
+    """f(z) = z if z > 0, else α (eᶻ − 1); f' = 1 if z > 0, else f + α.
 
     Clevert, Unterthiner and Hochreiter, "Fast and accurate deep network learning by exponential linear units", 2016.
     """

@@ -97,7 +97,7 @@ class Architecture:
 
     @property
     def n_out(self) -> int | None:
-        """Size of the output layer, where it is known."""
+        """Size of the output layer, if it is known."""
         last = self._items[-1]
         return last.units if isinstance(last, Dense) else None
 
@@ -117,7 +117,7 @@ class Architecture:
         return 1
 
     def layers(self, outputs: int) -> list[Layer]:
-        """The layers, activations decided; `outputs` is the size of the last one where it was left open."""
+        """The layers, activations decided; `outputs` is the size of the last one if it was left open."""
         decided: list[Layer] = []
         hidden = iter(self.hidden)
         for k, item in enumerate(self._items):

@@ -80,7 +80,7 @@ def check_loss(loss: Loss, output: Activation) -> None:
 
 
 def _check_dcost(loss: Loss, output: Activation, y: Floats) -> None:
-    # Two outputs a sample, so that a softmax has something to share.
+    # Two outputs per sample, so that a softmax has something to share.
     at = np.asarray(output.f(np.stack([_FAR, np.zeros_like(_FAR)], axis=-1)) + np.zeros((len(_FAR), 2)))[:, 0]
     h = np.concatenate([_UNIT, _FAR])
     h, y = _pairs(np.concatenate([h[(h > at.min()) & (h < at.max())], at[np.abs(_FAR) < 8.0]]), y)
@@ -100,7 +100,7 @@ def _check_cost_z(loss: Loss, output: Activation, y: Floats, has_cost: bool) -> 
     h = np.asarray(output.f(z))
     expected, settled = _differences(lambda z: loss.cost_z(z, y), z)
     _judge(
-        f"The formula from z of the loss {loss!r} is wrong: where it is used delta is h − y, h = {output.name}(z), "
+        f"The formula from z of the loss {loss!r} is wrong: if it is used delta is h − y, h = {output.name}(z), "
         "which has to be the derivative of cost_z(z, y)",
         {"z": z, "y": y}, h - y, expected, settled, "central differences give",
         "Correct cost_z; or leave it out, and delta comes from dcost.",
@@ -125,7 +125,7 @@ def _pairs(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _targets(loss: Loss) -> Floats:
-    """Targets that the loss accepts, as it encodes them; those in (0, 1) where none of them is by itself."""
+    """Targets that the loss accepts, as it encodes them; those in (0, 1) if none of them is by itself."""
     found = []
     for value in _TARGETS:
         try:
@@ -157,7 +157,7 @@ def _judge(
     source: str,
     fix: str,
 ) -> None:
-    """Raises GradientError with the worst place, where `given` is not what is expected."""
+    """Raises GradientError with the worst place, if `given` is not what is expected."""
     if not judged.any():
         raise GradientError(f"{what}, and there is no point at which that could be seen: nowhere is it finite. {fix}")
     with np.errstate(all="ignore"):

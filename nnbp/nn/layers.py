@@ -79,7 +79,7 @@ class Layer(ABC):
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """The arguments that make an equal layer, as plain JSON values."""
+        """The arguments that make an equal layer, as JSON values."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
@@ -225,5 +225,5 @@ class IdentityNode(Node):
 
 
 def named(item: Any) -> dict[str, Any]:
-    """An activation or a loss as plain JSON values: its name and its arguments."""
+    """An activation or a loss as JSON values: its name and its arguments."""
     return {"name": item.name, **item.config()}

@@ -52,7 +52,7 @@ class Loss(Named, kind="loss"):
     """Activation of the output layer unless the user gives one."""
 
     requires: ClassVar[str | None] = None
-    """The only output activation that the loss can be used with, where there is such a one."""
+    """The only output activation that the loss can be used with, if there is such a one."""
 
     classification: ClassVar[bool] = False
     """Whether targets are classes."""
@@ -73,7 +73,7 @@ class Loss(Named, kind="loss"):
         )
 
     def cost_z(self, z: Any, y: Any) -> Any:
-        """The same term from z, where the output activation is `output_activation`; by default not used.
+        """The same term from z, if the output activation is `output_activation`; by default not used.
 
         A loss that gives it says that ∂C/∂z = h − y there, and delta is computed so.
         """
@@ -98,17 +98,17 @@ class Loss(Named, kind="loss"):
         columns = y.reshape(len(y), -1)
         if y.ndim > 2 or columns.shape[1] != outputs:
             raise ShapeError(
-                f"Targets of {self.name} have one value an output: (m,) or (m, {outputs}) here; received shape "
+                f"Targets of {self.name} have one value per output: (m,) or (m, {outputs}) here; received shape "
                 f"{y.shape}. Change the size of the output layer ({outputs}), or the targets."
             )
         return columns
 
     def truth(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Host targets as metrics want them: (m,) where there is one column."""
+        """Host targets as metrics want them: (m,) if there is one column."""
         return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
     def decide(self, xp: Any, h: Array) -> Array:
-        """What `predict` gives for outputs h (m, n_out): values, (m,) where there is one output."""
+        """What `predict` gives for outputs h (m, n_out): values, (m,) if there is one output."""
         return h[:, 0] if h.shape[1] == 1 else h
 
     def probabilities(self, xp: Any, h: Array) -> Array:
@@ -133,7 +133,7 @@ class Loss(Named, kind="loss"):
 
         Args:
             op, out, y: as for `record_cost`.
-            c: each sample's share of the mean, (1, m), or (1, 1) where all are the same.
+            c: each sample's share of the mean, (1, m), or (1, 1) if all are the same.
         """
         delta = op.empty(out.z.shape[0])
         if self.is_canonical(out.f):
@@ -176,7 +176,7 @@ class AbsoluteError(Loss):
 
 @final
 class Huber(Loss):
-    """C = Σ ½ r² where |r| <= d, else d (|r| − d/2), with r = h − y; ∂C/∂h = r clipped to [−d, d].
+    """C = Σ ½ r² if |r| <= d, else d (|r| − d/2), with r = h − y; ∂C/∂h = r clipped to [−d, d].
 
     Huber, "Robust estimation of a location parameter", 1964.
     """
@@ -197,7 +197,7 @@ class Huber(Loss):
 
 @final
 class Quantile(Loss):
-    """C = Σ max(q (y − h), (q − 1)(y − h)): its minimum is the q-quantile; ∂C/∂h = (1 − q) where h > y, −q where h < y.
+    """C = Σ max(q (y − h), (q − 1)(y − h)): its minimum is the q-quantile; ∂C/∂h = (1 − q) if h > y, −q if h < y.
 
     Koenker and Bassett, "Regression quantiles", 1978. At h = y, where it has a kink, the derivative is taken as 0.
     """
@@ -251,7 +251,7 @@ class BinaryCrossEntropy(Loss):
         return np.maximum(z, 0.0) - z * y + np.log1p(np.exp(-np.abs(z)))
 
     def decide(self, xp: Any, h: Array) -> Array:
-        """1 where h >= ½: (m,) classes of one output, (m, n_out) labels of several."""
+        """1 if h >= ½: (m,) classes of one output, (m, n_out) labels of several."""
         return super().decide(xp, (h >= 0.5).astype(np.int64))
 
     def probabilities(self, xp: Any, h: Array) -> Array:

@@ -55,6 +55,6 @@ class Parameters:
     def views(self, vector: Array) -> list[dict[str, Array]]:
         """The arrays of every layer as views of a flat vector of the same length as theta."""
         return [
-            {spec.name: vector[..., where[spec.name]].reshape(*vector.shape[:-1], *spec.shape) for spec in layer}
-            for layer, where in zip(self.specs, self.slices, strict=True)
+            {spec.name: vector[..., slices[spec.name]].reshape(*vector.shape[:-1], *spec.shape) for spec in layer}
+            for layer, slices in zip(self.specs, self.slices, strict=True)
         ]

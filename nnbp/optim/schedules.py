@@ -1,7 +1,7 @@
 """Learning-rate schedules: rate(t) = base rate · factor(t), t the time in epochs, 0 at the first update.
 
 Time is real: t = step / steps_per_epoch. A schedule that PyTorch has, too, is equal to PyTorch's stepped once
-an epoch: it uses ⌊t⌋ and holds still within an epoch. `WarmUp` alone moves with every update.
+per epoch: it uses ⌊t⌋ and holds still within an epoch. `WarmUp` alone moves with every update.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Schedule(Named, ABC, kind="schedule"):
         return np.array([self.rate(base, epoch + step / steps) for step in range(steps)])
 
     def observe(self, loss: float) -> None:
-        """Take the loss of the epoch that has just ended; called once an epoch."""
+        """Take the loss of the epoch that has just ended; called once per epoch."""
 
     def fresh(self) -> Self:
         """An independent schedule of the same settings that has observed nothing, for a training to use."""

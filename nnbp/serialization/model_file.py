@@ -61,7 +61,7 @@ class ModelFile:
         architecture: n_in; layers, a list of {"kind", "config"} with the config of `Layer.config`, activations decided;
             loss, {"name", …its arguments}; weight_decay; dtype, "float32" or "float64"; seed.
         arrays: W1 (n_out, n_in), b1 (n_out,), W2, … on the host, of that dtype; the number counts layers that learn.
-        extra: plain JSON of the caller's, under keys of its choice.
+        extra: JSON values of the caller's, under keys of its choice.
     """
 
     architecture: dict[str, Any]
@@ -118,7 +118,7 @@ def build_layers(architecture: Mapping[str, Any], custom: Sequence[type] = ()) -
 
 def _encode(model_file: ModelFile) -> bytes:
     architecture = model_file.architecture
-    # What is defined here is what the user has; reading is where names have to be allowed.
+    # What is defined here is what the user has; only a reader has to allow names.
     defined = [item for base in _NAMED for item in base.registry.values()]
     built, _ = _build(architecture, _Known(defined))
     _check_object(model_file.extra, "extra")

@@ -52,7 +52,7 @@ _OS_FIXES = {
 
 
 class RefusedError(Exception):
-    """Why a file or a value is refused; and the fix, where it is another than for most."""
+    """Why a file or a value is refused; and the fix, if it is another than for most."""
 
     def __init__(self, why: str, fix: str = "") -> None:
         super().__init__(why)
@@ -81,7 +81,7 @@ def check_plain(value: object, where: str, depth: int = 0) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise RefusedError(f"the keys of plain JSON are strings; {shown(where)} has {shown(key)}.")
+                raise RefusedError(f"the keys of JSON objects are strings; {shown(where)} has {shown(key)}.")
             check_plain(item, f"{where}.{key}", depth + 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):
@@ -93,7 +93,9 @@ def check_plain(value: object, where: str, depth: int = 0) -> None:
         if not math.isfinite(value):
             raise RefusedError(f"numbers are finite; {shown(where)} is {value}.")
     elif value is not None and not isinstance(value, str):
-        raise RefusedError(f"plain JSON is dict, list, str, int, float, bool, None; {shown(where)} is {shown(value)}.")
+        raise RefusedError(
+            f"JSON values are dict, list, str, int, float, bool, None; {shown(where)} is {shown(value)}."
+        )
 
 
 def parse(text: str, what: str) -> Any:

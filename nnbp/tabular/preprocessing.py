@@ -1,6 +1,6 @@
 """From the columns of a table to features and targets, and back from outputs to labels.
 
-Fitted by scikit-learn's transformers, then kept as plain numbers and strings: what goes into a model file is
+Fitted by scikit-learn's transformers, then kept as numbers and strings: what goes into a model file is
 JSON, and what transforms a table at prediction is NumPy alone.
 """
 
@@ -98,7 +98,7 @@ class TextColumn:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The names of the features that it gives, one a category."""
+        """The names of the features that it gives, one per category."""
         return tuple(f"{self.name}={category or '(missing)'}" for category in self.categories)
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
@@ -131,7 +131,7 @@ class TablePreprocessor:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The names of the n features: the column's, with "=category" where it is one-hot."""
+        """The names of the n features: the column's, with "=category" if it is one-hot."""
         return tuple(feature for column in self.columns for feature in column.features)
 
     @classmethod
@@ -162,7 +162,7 @@ class TablePreprocessor:
     def transform(self, source: Source) -> tuple[Floats, list[str]]:
         """Features (m, n) float64 of a table, and messages on what was ignored or not known. NumPy alone.
 
-        Columns are matched by name, in any order, where both tables have names, else by number and order.
+        Columns are matched by name, in any order, if both tables have names, else by number and order.
         Raises DataError for missing columns, a wrong number of them, or a bad cell.
         """
         messages: list[str] = []
@@ -198,7 +198,7 @@ class TablePreprocessor:
             messages.append(f"{source.name}: columns that training did not have are ignored: {listed(extra)}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The preprocessor in plain JSON types; floats come back from JSON text bit for bit."""
+        """The preprocessor in JSON's types; floats come back from JSON text bit for bit."""
         kinds = {spec: kind for kind, spec in KINDS.items()}
         columns = [{"kind": kinds[type(column)]} | json_value(asdict(column)) for column in self.columns]
         return {"named": self.named, "columns": columns}
@@ -225,7 +225,7 @@ def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[lis
     """Means and scales of the columns by StandardScaler, for which the scale of a constant is 1."""
     with np.errstate(all="ignore"):
         scaler = optional("sklearn.preprocessing", PURPOSE).StandardScaler().fit(matrix)
-    good = np.isfinite(scaler.mean_) & np.isfinite(scaler.var_)  # its scale is 1 where the variance overflows
+    good = np.isfinite(scaler.mean_) & np.isfinite(scaler.var_)  # its scale is 1 if the variance overflows
     if not good.all():
         j = int(good.argmin())
         row = int(np.abs(matrix[:, j]).argmax())
@@ -317,7 +317,7 @@ class TargetEncoder:
         return np.asarray(outputs, dtype=np.float64) * self.scale + self.mean
 
     def to_json(self) -> dict[str, Any]:
-        """The encoder in plain JSON types."""
+        """The encoder in JSON's types."""
         encoder: dict[str, Any] = json_value(asdict(self))
         return encoder
 

@@ -38,7 +38,7 @@ def load_source(
 
     target: a column's name; for NPY its index (the last by default; negative counts from the end); for NPZ
         the key of y ("y" by default, "X" holds the features). A built-in set knows its own.
-    target_required: False for prediction: the target is set aside where it is there, and may be absent.
+    target_required: False for prediction: the target is set aside if it is there, and may be absent.
     n_features: for NPY at prediction, the columns that the model takes: an array of as many has no target.
     Raises DataError with file, line and column for what cannot be read; MissingDependencyError.
     """
@@ -237,8 +237,8 @@ def _load(path: Path) -> dict[str, Any]:
             return {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path.name}: no NumPy file of plain arrays ({error}). Save it with np.save or np.savez from arrays of "
-            "numbers or strings, not of objects."
+            f"{path.name}: no NumPy file of arrays of numbers or strings ({error}). Save it with np.save or np.savez "
+            "from arrays of numbers or strings, not of objects."
         ) from error
 
 

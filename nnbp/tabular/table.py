@@ -30,7 +30,7 @@ EXACT = 2**53  # every whole number up to here is a float64
 
 
 def optional(module: str, purpose: str) -> Any:
-    """The module, imported now; `MissingDependencyError` with the pip command where it is not installed."""
+    """The module, imported now; `MissingDependencyError` with the pip command if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -45,7 +45,7 @@ class Source:
     """One table: columns of m cells each, and perhaps a target column.
 
     name: the file or set, as messages call it. columns: name → array (m,) of numbers, bools or strings
-    (`StringDType`, "" is missing). target: (m,) or None. named: False where the names are only positions.
+    (`StringDType`, "" is missing). target: (m,) or None. named: False if the names are only positions.
     places: (m,) int64, where each row stands in the file: its line, or its index from 0 (`unit` says which).
     """
 
@@ -116,7 +116,7 @@ def parse_number(text: str) -> float:
 
 
 def _parse(cells: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Text (m,) → its numbers, nan where missing or wrong, and a mask of the wrong cells."""
+    """Text (m,) → its numbers, nan if missing or wrong, and a mask of the wrong cells."""
     missing = cells == ""
     values: npt.NDArray[np.float64]
     try:
@@ -131,7 +131,7 @@ def _parse(cells: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_
 def kind_of(source: Source, name: str, *, mixed: bool = False) -> Kind:
     """What a column holds: "number" (also if all is missing), "bool" (true, false in any case) or "text".
 
-    mixed: numbers with a few texts among them are text. If not, DataError where nearly all known cells
+    mixed: numbers with a few texts among them are text. If not, DataError if nearly all known cells
         are numbers: a share of `NUMERIC` of them, or, so that short tables are covered, two or more but one.
     """
     column = source[name]
@@ -159,7 +159,7 @@ def check_cells(source: Source, name: str, bad: npt.NDArray[np.bool_], expected:
 
 
 def numbers(source: Source, name: str) -> npt.NDArray[np.float64]:
-    """A column as float64 (m,), nan where missing; DataError at the first cell that is no finite number."""
+    """A column as float64 (m,), nan if missing; DataError at the first cell that is no finite number."""
     column = source[name]
     if column.dtype.kind == "T":
         values, bad = _parse(column)
@@ -183,7 +183,7 @@ def integers(source: Source, name: str) -> npt.NDArray[np.int64]:
 
 
 def booleans(source: Source, name: str) -> npt.NDArray[np.float64]:
-    """A column of bools as float64 (m,) of 0, 1 and nan where missing; DataError at the first other cell."""
+    """A column of bools as float64 (m,) of 0, 1 and nan if missing; DataError at the first other cell."""
     column = source[name]
     if column.dtype.kind == "T":
         lower = np.strings.lower(column)
@@ -197,7 +197,7 @@ def booleans(source: Source, name: str) -> npt.NDArray[np.float64]:
 
 
 def texts(source: Source, name: str) -> Column:
-    """A column as text (m,), "" where missing; DataError where it holds numbers or bools instead."""
+    """A column as text (m,), "" if missing; DataError if it holds numbers or bools instead."""
     column = source[name]
     if column.dtype.kind == "T":
         return column
@@ -219,9 +219,9 @@ def codes_among(known: Sequence[Any], cells: Column) -> tuple[npt.NDArray[np.int
 def train_test_split(
     m: int, fraction: float, seed: int, stratify: npt.NDArray[Any] | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows 0 … m−1 parted at random into those to train on and a `fraction` to test on, each in rising order.
+    """Rows 0 … m−1 split at random into those to train on and a `fraction` to test on, each in rising order.
 
-    stratify: labels (m,). Where every class can be on both sides, each is parted in the same proportion, to
+    stratify: labels (m,). Where every class can be on both sides, each is split in the same proportion, to
     a row. Returns (train, test), int64; the same seed gives the same rows. Raises DataError for m < 2, a
     fraction outside (0, 1), or labels of another length.
     """
@@ -231,7 +231,7 @@ def train_test_split(
             f"{m} rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2."
         )
     if stratify is not None and np.shape(stratify) != (m,):
-        raise DataError(f"stratify must be one label a row, ({m},); received {np.shape(stratify)}. Pass y as ({m},).")
+        raise DataError(f"stratify must be one label per row, ({m},); received {np.shape(stratify)}. Pass y as ({m},).")
     size = min(max(round(m * fraction), 1), m - 1)
     order = np.random.default_rng(seed).permutation(m)
     labels = np.zeros(m) if stratify is None else stratify

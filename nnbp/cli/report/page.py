@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nnbp.cli.report.curves import curve, inline_svg, scatter
 from nnbp.errors import MissingDependencyError
-from nnbp.formatting import counted, metric_rows, number, parts_of_data, training
+from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number
 from nnbp.metrics import confusion_matrix
 from nnbp.tabular.model import Evaluation
 
@@ -22,8 +22,8 @@ _CLASSES_IN_A_TABLE = 25
 _CONFUSIONS_LISTED = 20
 
 _ABOUT_THE_CURVE = (
-    "The training loss is the mean over an epoch as it ran, with dropout where there is any; all else is measured "
-    "after the epoch. Both losses contain the weight decay."
+    "The training loss is the mean over an epoch as it ran, with dropout if there is any; all else is measured after "
+    "the epoch. Both losses contain the weight decay."
 )
 
 
@@ -55,9 +55,9 @@ def render(
     if result["labels"]:
         heading += f", {counted(len(result['labels']), 'class', 'classes')}"
     lead = [
-        parts_of_data(result),
+        describe_rows(result),
         f"{result['network']}, {counted(result['parameters'], 'parameter')}",
-        f"{training(result)}; on {result['device']}",
+        f"{describe_training(result)}; on {result['device']}",
     ]
     warnings = [str(result["stopped"])] if result["status"] != "done" else []
     warnings += [str(result["device_fallback"])] if result["device_fallback"] else []
