@@ -12,20 +12,38 @@ class Named:
     """Base of what users choose by name: activations, losses, optimizers, …
 
     ``class Activation(Named, kind="activation")`` begins a kind with a registry of its own. A subclass with a `name`
-    enters it. The public attributes of an object are the arguments that make an equal one.
+    (or the `attribute` that the kind is declared with) enters it; without one of its own it is a base, and stays out.
+    The public attributes of an object are the arguments that make an equal one.
+
+    A later class of a user's takes the place of an earlier one, as when a cell of a notebook is run again; it never
+    takes the place of one of nnbp's, whose name others mean by it: losses, model files, the command line.
+
+    Raises:
+        ValueError: at the definition of a class that takes the name of one of nnbp's own.
     """
 
     registry: ClassVar[dict[str, type[Any]]]
     """Every class of this kind by its name."""
 
     _kind: ClassVar[str]
+    _attribute: ClassVar[str]
 
-    def __init_subclass__(cls, kind: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, kind: str | None = None, attribute: str = "name", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if kind is not None:
-            cls._kind, cls.registry = kind, {}
-        else:
-            register(cls._kind, cls.registry, cls)
+            cls._kind, cls._attribute, cls.registry = kind, attribute, {}
+            return
+        name = cls.__dict__.get(cls._attribute)
+        if not isinstance(name, str):
+            return
+        known = cls.registry.get(name)
+        if known is not None and is_built_in(known) and cls.__module__ != known.__module__:
+            raise ValueError(
+                f"The {cls._kind} {cls.__name__} needs a name of its own: {name!r} is that of nnbp's {known.__name__}, "
+                f"which no other class replaces; received {cls._attribute} = {name!r}. Choose another: "
+                f"{cls._attribute} = 'my_{name}'."
+            )
+        cls.registry[name] = cls
 
     @classmethod
     def find(cls, name: object) -> type[Self]:
@@ -81,27 +99,6 @@ class Named:
 def is_built_in(cls: type) -> bool:
     """Whether nnbp itself brings this class: it stands in one of nnbp's modules under its own name."""
     return cls.__module__.startswith("nnbp.") and getattr(sys.modules[cls.__module__], cls.__name__, None) is cls
-
-
-def register(kind: str, registry: dict[str, type[Any]], cls: type, attribute: str = "name") -> None:
-    """Enters a class under the name that it gives itself; without one of its own it is a base, and stays out.
-
-    A later class of a user's takes the place of an earlier one, as when a cell of a notebook is run again; it never
-    takes the place of one of nnbp's, whose name others mean by it: losses, model files, the command line.
-
-    Raises:
-        ValueError: the name is that of one of nnbp's own classes.
-    """
-    name = cls.__dict__.get(attribute)
-    if not isinstance(name, str):
-        return
-    known = registry.get(name)
-    if known is not None and is_built_in(known) and cls.__module__ != known.__module__:
-        raise ValueError(
-            f"The {kind} {cls.__name__} needs a name of its own: {name!r} is that of nnbp's {known.__name__}, which no "
-            f"other class replaces; received {attribute} = {name!r}. Choose another: {attribute} = 'my_{name}'."
-        )
-    registry[name] = cls
 
 
 def suggest(received: object, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from nnbp.nn import activations, initializers, losses
 from nnbp.nn.initializers import Initializer
 from nnbp.optim import lbfgs, optimizers
 from nnbp.optim.schedules import Schedule
-from nnbp.registry import Named, is_built_in, register, unknown_name
+from nnbp.registry import Named, is_built_in, unknown_name
 
 BASES = [Activation, Initializer, Layer, Loss, Metric, Optimizer, Schedule]
 
@@ -133,7 +133,7 @@ def test_class_without_a_name_of_its_own_is_not_registered(base: Any) -> None:
 
 
 def test_module_of_nnbp_may_be_loaded_again() -> None:
-    register("activation", Activation.registry, type("Tanh", (), {"name": "tanh", "__module__": "nnbp.nn.activations"}))
+    type("Tanh", (Activation,), {"name": "tanh", "__module__": "nnbp.nn.activations"})
     assert Activation.registry["tanh"] is not activations.Tanh
 
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -99,28 +98,18 @@ class MetricsFile(Callback):
     """metrics.csv, one row per epoch, written when the epoch ends: what was measured is there whatever happens next.
 
     Args:
-        path: of the file.
+        path: of the file, which is there from now on.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._path = path
+        path.write_text("", encoding="utf-8")
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        if state.epoch == 1:
-            self._rows.writerow(["epoch", *state.logs, "learning_rate"])
-        self._rows.writerow(
-            [state.epoch, *map(repr, map(float, state.logs.values())), repr(float(state.learning_rate))]
-        )
-        self._file.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+        head = [["epoch", *state.logs, "learning_rate"]] if state.epoch == 1 else []
+        row = [state.epoch, *(float(value) for value in (*state.logs.values(), state.learning_rate))]
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([*head, row])
 
 
 def find_model(path: str | Path) -> Path:

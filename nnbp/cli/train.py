@@ -161,19 +161,19 @@ def _train(
     """Trains; the exit code, the status in one word, the reason to end before the last epoch, and the history."""
     keeper = _Keeper()
     metrics = ["accuracy"] if data.target.labels else ["r2"]
-    with MetricsFile(folder / METRICS) as rows:
-        try:
-            with arguments_checked():
-                network.fit(
-                    *data.train, **settings.training, validation_data=data.validation, metrics=metrics,
-                    callbacks=[keeper, rows], progress=False if arguments.quiet else "auto",
-                )  # fmt: skip
-        except Terminated:
-            return Exit.TERMINATED, "terminated", "ended by SIGTERM", keeper.history
-        except KeyboardInterrupt:
-            return Exit.INTERRUPTED, "interrupted", "ended by Ctrl-C", keeper.history
-        except DivergenceError as error:
-            return Exit.DIVERGED, "diverged", str(error), keeper.history
+    rows = MetricsFile(folder / METRICS)
+    try:
+        with arguments_checked():
+            network.fit(
+                *data.train, **settings.training, validation_data=data.validation, metrics=metrics,
+                callbacks=[keeper, rows], progress=False if arguments.quiet else "auto",
+            )  # fmt: skip
+    except Terminated:
+        return Exit.TERMINATED, "terminated", "ended by SIGTERM", keeper.history
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED, "interrupted", "ended by Ctrl-C", keeper.history
+    except DivergenceError as error:
+        return Exit.DIVERGED, "diverged", str(error), keeper.history
     return Exit.DONE, "done", keeper.history.stopped, keeper.history
 
 

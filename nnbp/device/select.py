@@ -171,18 +171,15 @@ class DeviceInfo:
 
     def facts(self) -> str:
         """What is known of the device, in one line."""
-        parts = [self.description]
-        if self.memory_total is not None:
-            parts.append(f"{self.memory_total / 2**30:.1f} GiB")
-        if self.memory_free is not None:
-            parts.append(f"{self.memory_free / 2**30:.1f} GiB free")
-        if self.compute_capability is not None:
-            parts.append(f"compute capability {self.compute_capability}")
-        if self.cuda_driver is not None:
-            parts.append(f"driver {self.driver or ''} for CUDA {self.cuda_driver}".replace("  ", " "))
-        if self.cuda_runtime is not None:
-            parts.append(f"CUDA runtime {self.cuda_runtime}")
-        return ", ".join(part for part in parts if part)
+        parts = (
+            self.description,
+            "" if self.memory_total is None else f"{self.memory_total / 2**30:.1f} GiB",
+            "" if self.memory_free is None else f"{self.memory_free / 2**30:.1f} GiB free",
+            self.compute_capability and f"compute capability {self.compute_capability}",
+            self.cuda_driver and " ".join(filter(None, ("driver", self.driver, f"for CUDA {self.cuda_driver}"))),
+            self.cuda_runtime and f"CUDA runtime {self.cuda_runtime}",
+        )
+        return ", ".join(filter(None, parts))
 
     def __str__(self) -> str:
         name = f"{self.name} ({self.facts()})" if self.facts() else self.name

@@ -20,7 +20,7 @@ from nnbp.nn import activations, initializers
 from nnbp.nn.activations import Activation
 from nnbp.nn.initializers import Initializer
 from nnbp.nn.parameters import ParameterSpec
-from nnbp.registry import register
+from nnbp.registry import Named
 from nnbp.validation import number, whole_number
 
 Views = Mapping[str, Array]
@@ -36,15 +36,10 @@ class Node(ABC):
         """Records the way back; da may be overwritten."""
 
 
-class Layer(ABC):
+class Layer(Named, ABC, kind="layer", attribute="kind"):
     """What all layers have: a closed set of subclasses, by `kind`, that model files may hold."""
 
-    registry: ClassVar[dict[str, type[Layer]]] = {}
     kind: ClassVar[str]
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("layer", Layer.registry, cls, "kind")
 
     @abstractmethod
     def outputs(self, n_in: int) -> int:
@@ -80,9 +75,6 @@ class Layer(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The arguments that make an equal layer, as JSON values."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
 
 
 @final

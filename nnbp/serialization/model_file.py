@@ -26,7 +26,7 @@ from nnbp.nn.architecture import Architecture
 from nnbp.nn.initializers import Initializer
 from nnbp.nn.layers import Layer
 from nnbp.nn.losses import Loss
-from nnbp.registry import Named, is_built_in, unknown_name
+from nnbp.registry import Named, unknown_name
 from nnbp.serialization.safetensors_file import (
     DTYPES,
     Container,
@@ -183,7 +183,7 @@ def _digest(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> s
 # ---- names and classes
 
 
-_LAYERS = {kind: layer for kind, layer in Layer.registry.items() if is_built_in(layer)}
+_LAYERS = Layer.built_in()
 _NAMED: dict[type[Named], tuple[str, dict[str, Any]]] = {
     Activation: ("activation", Activation.built_in()),
     Loss: ("loss", Loss.built_in()),
