@@ -7,18 +7,16 @@ import importlib
 import os
 import platform
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
+from nnbp.device.host import blas
 from nnbp.device.probe import cupy_distributions
 from nnbp.errors import MissingDependencyError, ModelFileError
 from nnbp.formatting import json_text
 from nnbp.training.callbacks import Callback, TrainingState
+from nnbp.version import installed
 
 CONFIG, ENVIRONMENT, METRICS, MODEL, REPORT = (
     "config.toml",
@@ -29,7 +27,6 @@ CONFIG, ENVIRONMENT, METRICS, MODEL, REPORT = (
 )
 
 _PACKAGES = ("nnbp", "numpy", "safetensors", "scikit-learn", "pandas", "pyarrow", "matplotlib", "tqdm")
-_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 class RunFolder:
@@ -140,32 +137,12 @@ def environment(device: str, words: Sequence[str], **more: Any) -> dict[str, Any
         "device": device,
         **more,
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))} | cupy_distributions(),
+        "packages": {name: found for name in _PACKAGES if (found := installed(name))} | cupy_distributions(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "blas": _blas(),
+        "blas": blas(),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _blas() -> dict[str, Any]:
-    """What NumPy multiplies matrices with, and its threads; None if nothing tells."""
-    config: dict[str, Any] = dict(np.show_config(mode="dicts"))
-    built = config.get("Build Dependencies", {}).get("blas", {})
-    threads = None
-    # It comes with scikit-learn; without it nothing tells how many threads there are.
-    if "threadpoolctl" in sys.modules:
-        pools = sys.modules["threadpoolctl"].threadpool_info()
-        threads = max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=None)
-    set_to = {name: os.environ[name] for name in _THREADS if name in os.environ}
-    return {"name": built.get("name"), "version": built.get("version"), "threads": threads, "environment": set_to}
 
 
 def _toml_writer() -> Any:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from nnbp.graph.backend import Backend, backend_class
 from nnbp.graph.ops import Gemm
+from nnbp.version import installed
 
 _KNOWN_CUPY = (
     *("cupy", "cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy-cuda102", "cupy-cuda110", "cupy-cuda111"),
@@ -198,16 +199,7 @@ def _factors() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def cupy_distributions() -> dict[str, str]:
     """Installed distributions that bring a package `cupy`, with their versions; more than one break each other."""
-    # Here, not above: the import is slow, and `import nnbp` is to be quick.
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in _KNOWN_CUPY:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in _KNOWN_CUPY if (found := installed(name))}
 
 
 def cuda_of_driver() -> int | None:

@@ -11,7 +11,6 @@ its class called without arguments, or by ``"name:1"``, its class called with th
 from __future__ import annotations
 
 import os
-import platform
 import re
 import sys
 import warnings
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnbp.device import host
 from nnbp.device.cuda_libraries import driver_version
 from nnbp.device.probe import Reason, Verdict, cuda_name, probe
 from nnbp.errors import DeviceFallbackWarning, DeviceUnavailableError, NnbpError
@@ -196,28 +196,8 @@ def devices() -> list[DeviceInfo]:
 
 
 def _cpu() -> DeviceInfo:
-    total, free = _host_memory()
-    return DeviceInfo("cpu", True, description=_processor(), memory_total=total, memory_free=free)
-
-
-def _processor() -> str:
-    """The model of the processor, as the system tells it."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _host_memory() -> tuple[int | None, int | None]:
-    """Total and available memory in bytes, as far as the system tells them."""
-    with suppress(OSError, KeyError, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        return 1024 * kilobytes["MemTotal"], 1024 * kilobytes["MemAvailable"]
-    with suppress(AttributeError, OSError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
-    return None, None
+    total, free = host.memory()
+    return DeviceInfo("cpu", True, description=host.processor(), memory_total=total, memory_free=free)
 
 
 def _gpu(index: int) -> DeviceInfo:
