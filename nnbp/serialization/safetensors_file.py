@@ -246,37 +246,32 @@ def _guess(head: bytes) -> str:
 # ---- files
 
 
-def _status(path: str) -> os.stat_result | None:
+def _regular(path: str) -> os.stat_result | None:
+    """The status of a regular file, None if there is none; anything else is refused."""
     try:
-        return os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise RefusedError(f"this can be no path: {error}.", "Give the path of a file.") from error
-
-
-def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, a pipe or a socket"
         raise RefusedError(f"a model file is a regular file; this is {kind}.", "Give the path of a file in a folder.")
+    return status
 
 
 @contextmanager
 def open_regular(path: str) -> Iterator[BinaryIO]:
     """Opens a file for reading, if it is one: a pipe would block, a device need not end."""
-    status = _status(path)
-    if status is None:
+    if _regular(path) is None:
         raise RefusedError("there is no such file.", f"Check the path; the current folder is {os.getcwd()!r}.")
-    _check_regular(status)
     with open(path, "rb") as file:
         yield file
 
 
 def destination(path: str) -> tuple[str, int | None]:
     """Where a new file for this path goes, symbolic links followed, and the mode of the file that is there."""
-    status = _status(path)
-    if status is not None:
-        _check_regular(status)
+    status = _regular(path)
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):

@@ -1,6 +1,6 @@
 """From the columns of a table to features and targets, and back from outputs to labels.
 
-Fitted by scikit-learn's transformers, then kept as numbers and strings: what goes into a model file is
+Fitted in part by scikit-learn's transformers, then kept as numbers and strings: what goes into a model file is
 JSON, and what transforms a table at prediction is NumPy alone.
 """
 
@@ -42,8 +42,19 @@ READERS: dict[type, Callable[[Source, str], npt.NDArray[Any]]] = {int: integers,
 PURPOSE = "fitting the preprocessing of a table"
 
 
+class _OneFeature:
+    """A column that gives one feature."""
+
+    name: str
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The name of the feature."""
+        return (self.name,)
+
+
 @dataclass(frozen=True)
-class NumberColumn:
+class NumberColumn(_OneFeature):
     """(x − mean) / scale, a missing x being the median."""
 
     RULES: ClassVar = {"name": "a string", "median": "finite", "mean": "finite", "scale": "finite and above 0"}
@@ -51,11 +62,6 @@ class NumberColumn:
     median: float
     mean: float
     scale: float
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The name of the one feature that it gives."""
-        return (self.name,)
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
         """Column `name` of the source as (m, 1); DataError at the first cell that is no finite number."""
@@ -69,17 +75,12 @@ class NumberColumn:
 
 
 @dataclass(frozen=True)
-class BoolColumn:
+class BoolColumn(_OneFeature):
     """0 or 1, a missing value being `fill`, the more frequent one at training."""
 
     RULES: ClassVar = {"name": "a string", "fill": "true or false"}
     name: str
     fill: bool
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The name of the one feature that it gives."""
-        return (self.name,)
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
         """Column `name` of the source as (m, 1); DataError at the first cell that is not true or false."""
@@ -136,7 +137,7 @@ class TablePreprocessor:
 
     @classmethod
     def fit(cls, source: Source) -> TablePreprocessor:
-        """Fit by scikit-learn's SimpleImputer (median), StandardScaler and OneHotEncoder.
+        """Fit by scikit-learn's SimpleImputer (median) and StandardScaler; texts become sorted categories.
 
         Raises DataError at a bad cell, for a table without features or a text column of more than
         `MAX_CATEGORIES`; MissingDependencyError.
@@ -153,10 +154,7 @@ class TablePreprocessor:
             means, scales = _standard(source, names, imputer.transform(matrix))
             fitted = zip(names, imputer.statistics_.tolist(), means, scales, strict=True)
             specs |= {name: NumberColumn(name, *rest) for name, *rest in fitted}
-        if names := named["bool"]:
-            matrix = np.column_stack([booleans(source, name) for name in names])
-            fills = impute(strategy="most_frequent").fit(matrix).statistics_.tolist()
-            specs |= {name: BoolColumn(name, bool(fill)) for name, fill in zip(names, fills, strict=True)}
+        specs |= {name: BoolColumn(name, bool(np.nanmean(booleans(source, name)) > 0.5)) for name in named["bool"]}
         return cls(tuple(specs[name] for name in kinds), source.named)
 
     def transform(self, source: Source) -> tuple[Floats, list[str]]:
@@ -237,8 +235,7 @@ def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[lis
 
 
 def _categories(source: Source, name: str) -> TextColumn:
-    encoder = optional("sklearn.preprocessing", PURPOSE).OneHotEncoder()
-    categories = encoder.fit(texts(source, name).astype(object)[:, None]).categories_[0].tolist()
+    categories = np.unique(texts(source, name)).tolist()
     if len(categories) > MAX_CATEGORIES:
         raise DataError(
             f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each to be a "
