@@ -302,8 +302,8 @@ def listed(specs: Any, classification: bool) -> list[Metric]:
     for metric in found:
         if metric.needs != "values" and not classification:
             raise ValueError(
-                f"The metric {metric.name} is for classes, and so is the loss then; received a loss for values. Use "
-                f"{', '.join(defaults(False))}, or train with loss='cross_entropy'."
+                f"The metric {metric.name} is for classes, and needs a loss for classes; received a loss for values. "
+                f"Use {', '.join(defaults(False))}, or train with loss='cross_entropy'."
             )
     return found
 

@@ -103,7 +103,7 @@ def is_built_in(cls: type) -> bool:
 
 def suggest(received: object, known: Iterable[str]) -> str:
     """A hint for a message, (did you mean 'age'?), if a known name is close; else the empty string."""
-    close = get_close_matches(received, list(known), n=1) if isinstance(received, str) else []
+    close = get_close_matches(received, list(known), n=1, cutoff=0.5) if isinstance(received, str) else []
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -75,7 +75,7 @@ def named(name: str) -> Any:
         ({"callbacks": [3]}, TypeError, "callback.*received 3"),
         ({"metrics": ["acc"]}, ValueError, "did you mean 'accuracy'"),
         ({"metrics": [lambda y, p: 0.0], "sample_weight": np.ones(20)}, TypeError, "sample_weight=None"),
-        ({"metrics": "mse"}, ShapeError, "mse: y_pred must fit y_true"),
+        ({"metrics": "mse"}, ShapeError, "y_pred of mse has the shape of y_true"),
         (
             {"metrics": ["accuracy", "f1_macro", "accuracy"]},
             ValueError,
@@ -108,7 +108,7 @@ def test_metrics_of_classes_do_not_go_with_values(metric: str) -> None:
     net = network()
     before = net.parameters.copy()
     for use in (lambda: net.fit(X, Y, metrics=metric, **QUIET), lambda: net.evaluate(X, Y, metrics=[metric])):
-        with pytest.raises(ValueError, match=f"metric {metric}: it is of classes.*Use r2, rmse, or train with loss="):
+        with pytest.raises(ValueError, match=f"metric {metric} is for classes.*Use r2, rmse, or train with loss="):
             use()
     np.testing.assert_array_equal(net.parameters, before)
 
@@ -116,7 +116,7 @@ def test_metrics_of_classes_do_not_go_with_values(metric: str) -> None:
 def test_metric_of_two_classes_is_refused_for_three_before_anything_changes() -> None:
     net = network(3, 3, loss="cross_entropy")
     before = net.parameters.copy()
-    with pytest.raises(DataError, match="roc_auc: it is defined for two classes"):
+    with pytest.raises(DataError, match="roc_auc is defined for two classes"):
         net.fit(X, np.arange(20) % 3, metrics=["roc_auc"], **QUIET)
     np.testing.assert_array_equal(net.parameters, before)
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
 import sys
 import textwrap
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 from nnbp.device.cuda_libraries import libraries
-from nnbp.device.host import blas
 from nnbp.device.probe import cupy_distributions
 from nnbp.device.select import DeviceInfo, devices
-from nnbp.formatting import json_text
-from nnbp.version import installed
 
 __all__ = ["add_parser", "run"]
 
@@ -33,6 +34,8 @@ _OPTIONAL = {
     "mpi4py": "mpi",
 }
 """Optional libraries, and the extra of nnbp that brings each."""
+
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -52,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the report; 0, or 6 where a GPU is required and none works."""
     found = devices()
     report = _report(found)
-    print(json_text(report) if arguments.json else _page(report, found))
+    print(json.dumps(report, indent=2) if arguments.json else _page(report, found))
     works = any(device.works for device in found if device.name != "cpu")
     return _EXIT_NO_GPU if arguments.require_gpu and not works else 0
 
@@ -65,10 +68,10 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
             "implementation": platform.python_implementation(),
             "executable": sys.executable,
         },
-        "packages": {name: installed(name) for name in ("nnbp", "numpy", "safetensors")},
+        "packages": {name: _version(name) for name in ("nnbp", "numpy", "safetensors")},
         "cupy": cupy_distributions(),
         "cuda_libraries": [asdict(library) | {"loads": library.loads} for library in libraries()],
-        "optional": {name: installed(name) for name in _OPTIONAL},
+        "optional": {name: _version(name) for name in _OPTIONAL},
         "system": {
             "name": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
@@ -77,15 +80,44 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
             "memory_total": cpu.memory_total,
             "memory_free": cpu.memory_free,
         },
-        "blas": blas(),
+        "blas": _blas(),
         "devices": [asdict(device) for device in found],
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _usable_cores() -> int | None:
     """Cores that this process may run on, where the system limits them."""
     affinity = getattr(os, "sched_getaffinity", None)
     return os.cpu_count() if affinity is None else len(affinity(0))
+
+
+def _blas() -> dict[str, Any]:
+    """What NumPy multiplies matrices with, and with how many threads; None where that is not known."""
+    config: dict[str, Any] = dict(np.show_config(mode="dicts"))
+    built = config.get("Build Dependencies", {}).get("blas", {})
+    threads = None
+    source = "threadpoolctl is not installed"
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        pass
+    else:
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        threads, source = (max(pools), "threadpoolctl") if pools else (None, "threadpoolctl does not know this BLAS")
+    return {
+        "name": built.get("name", "unknown"),
+        "version": built.get("version", ""),
+        "threads": threads,
+        "threads_from": source,
+        "environment": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+    }
 
 
 def _page(report: dict[str, Any], found: list[DeviceInfo]) -> str:

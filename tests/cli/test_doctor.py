@@ -13,7 +13,6 @@ import pytest
 from fake_cupy import FakeCupy
 
 from nnbp.cli import doctor
-from nnbp.device.host import blas
 from nnbp.device.probe import refresh
 
 
@@ -152,14 +151,14 @@ def test_threads_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_threads_are_those_of_the_blas() -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
     with threadpoolctl.threadpool_limits(1, "blas"):
-        assert blas()["threads"] == 1
+        assert doctor._blas()["threads"] == 1
 
 
 def test_what_is_not_installed_names_its_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     FakeCupy(count=0).install(monkeypatch)
-    monkeypatch.setattr(doctor, "installed", {"nnbp": "0.1.0", "pandas": "3.0"}.get)
+    monkeypatch.setattr(doctor, "_version", {"nnbp": "0.1.0", "pandas": "3.0"}.get)
     run()
     words = " ".join(capsys.readouterr().out.split())
     assert "pandas 3.0 pyarrow not installed, optional: nnbp[tables]" in words
