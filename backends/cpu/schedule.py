@@ -22,7 +22,7 @@ import numpy as np
 from nnbp.graph.ops import Array, meetings, same
 
 from .chains import Calls, Registers
-from .tasks import Call, Task
+from .tasks import Task
 from .threads import Workers, blas, run
 
 MOST_THREADS = 8
@@ -77,7 +77,7 @@ def phases(tasks: Sequence[Task], threads: int) -> list[Phase]:
     last_call = -1
     for i, task in enumerate(tasks):
         owners = {_owner(array) for array in (*task.reads, *task.writes)}
-        if isinstance(task, Call):
+        if not owners:
             place, last_call = len(found), i
         else:
             place = places[last_call] + 1 if last_call >= 0 else 0

@@ -153,25 +153,14 @@ def _gather(
 
 
 @final
-class Fill(Task):
-    """Random numbers, one after the other: never cut, as their order is what makes them."""
-
-    def __init__(self, stream: Any, out: Array) -> None:
-        self.fill, self.out = stream.fill, out
-        self.reads, self.writes, self.columns = (), (out, stream.state), 1
-        self.work = CALL + out.size * 2e-3
-
-    def calls(self, part: slice, registers: Registers) -> Calls:
-        return [(self.fill, (self.out,))]
-
-
-@final
 class Call(Task):
-    """A call that is none of the backend's own: what it reads and writes is not known, so it stays in its place."""
+    """A call that is never cut. If it writes no known array, nothing is known of it, and it stays in its place."""
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], writes: Sequence[Array] = (), work: float = CALL
+    ) -> None:
         self.call = (function, arguments)
-        self.reads, self.writes, self.columns, self.work = (), (), 1, CALL
+        self.reads, self.writes, self.columns, self.work = (), writes, 1, work
 
     def calls(self, part: slice, registers: Registers) -> Calls:
         return [self.call]
@@ -194,7 +183,9 @@ def task(operation: Operation) -> Task:
         case ops.Gather(source, order, counter, stride, out):
             return Gather(source, order, counter, stride, out)
         case ops.Uniform(stream, out):
-            return Fill(stream, out)
+            # One of this backend, whose numbers come one after the other.
+            own: Any = stream
+            return Call(own.fill, (out,), (out, stream.state), CALL + out.size * 2e-3)
         case ops.Advance(counter, count):
             return Call(np.add, (counter, count, counter))
         case ops.Foreign(function, arguments):

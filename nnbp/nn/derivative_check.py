@@ -45,7 +45,7 @@ def check_activation(f: Activation) -> None:
     _judge(
         f"The derivative of the activation {f!r} is wrong: df(z, a) has to be the derivative of f(z)",
         {"z": z}, given, expected, settled | ((np.abs(z) < 4.1) & ~np.isfinite(expected)),
-        "central differences give", "Correct df, or name the points where it jumps in `kinks`.",
+        "Correct df, or name the points where it jumps in `kinks`.",
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def _check_dcost(loss: Loss, output: Activation, y: Floats) -> None:
     _judge(
         f"The derivative of the loss {loss!r} is wrong: dcost(h, y) has to be the derivative of cost(h, y)",
         {"h": h, "y": y}, np.asarray(loss.dcost(h, y)) + np.zeros_like(h), expected, settled,
-        "central differences give", "Correct dcost, or name the values of h − y where it jumps in `kinks`.",
+        "Correct dcost, or name the values of h − y where it jumps in `kinks`.",
     )  # fmt: skip
 
 
@@ -102,8 +102,7 @@ def _check_cost_z(loss: Loss, output: Activation, y: Floats, has_cost: bool) -> 
     _judge(
         f"The formula from z of the loss {loss!r} is wrong: if it is used delta is h − y, h = {output.name}(z), "
         "which has to be the derivative of cost_z(z, y)",
-        {"z": z, "y": y}, h - y, expected, settled, "central differences give",
-        "Correct cost_z; or leave it out, and delta comes from dcost.",
+        {"z": z, "y": y}, h - y, expected, settled, "Correct cost_z; or leave it out, and delta comes from dcost.",
     )  # fmt: skip
     if not has_cost:
         return
@@ -114,7 +113,7 @@ def _check_cost_z(loss: Loss, output: Activation, y: Floats, has_cost: bool) -> 
     _judge(
         f"The formula from z of the loss {loss!r} is wrong: cost_z(z, y) has to be cost(h, y), h = {output.name}(z)",
         {"z": z, "y": y}, np.asarray(loss.cost_z(z, y)) + np.zeros_like(z), wanted, np.isfinite(wanted),
-        "cost gives", "Correct cost_z, or leave it out.",
+        "Correct cost_z, or leave it out.", "cost gives",
     )  # fmt: skip
 
 
@@ -154,8 +153,8 @@ def _judge(
     given: Floats,
     expected: Floats,
     judged: NDArray[np.bool],
-    source: str,
     fix: str,
+    source: str = "central differences give",
 ) -> None:
     """Raises GradientError with the worst place, if `given` is not what is expected."""
     if not judged.any():

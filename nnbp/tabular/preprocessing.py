@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DataError, ModelFileError
-from nnbp.formatting import json_value
+from nnbp.formatting import json_value, shown
 from nnbp.registry import suggest
 from nnbp.tabular.table import (
     EXACT,
@@ -174,13 +174,8 @@ class TablePreprocessor:
             )
         else:
             names = list(source.columns)
-        X = np.empty((len(source), len(self.feature_names)))
-        start = 0
-        for column, name in zip(self.columns, names, strict=True):
-            stop = start + len(column.features)
-            X[:, start:stop] = column.encode(source, name, messages)
-            start = stop
-        return X, messages
+        encoded = [column.encode(source, name, messages) for column, name in zip(self.columns, names, strict=True)]
+        return np.hstack(encoded), messages
 
     def _match(self, names: Sequence[str], source: Source, messages: list[str]) -> None:
         known = set(names)
@@ -375,4 +370,4 @@ def _checked(data: object, where: str, rules: Mapping[str, str]) -> dict[str, An
 
 
 def _damaged(where: str, rule: str, got: object) -> ModelFileError:
-    return ModelFileError(f"{where}: must be {rule}; received {repr(got)[:80]}. Save the model anew.")
+    return ModelFileError(f"{where} is {rule}; received {shown(got)}. Save the model anew.")

@@ -248,7 +248,7 @@ def test_odd_json_is_refused(path, value):
     for key in path:
         inner, last = inner[last], key
     inner[last] = value
-    with pytest.raises(ModelFileError, match=r"^preprocessing.*must be .*; received "):
+    with pytest.raises(ModelFileError, match=r"^preprocessing.*is .*; received "):
         TablePreprocessor.from_json(whole[""])
 
 
@@ -256,7 +256,7 @@ def test_odd_json_is_refused(path, value):
 def test_missing_fields_of_json_are_refused(j, key):
     data = copy.deepcopy(GOOD)
     del data["columns"][j][key]
-    with pytest.raises(ModelFileError, match=f"column {j}: must be an object"):
+    with pytest.raises(ModelFileError, match=f"column {j} is an object"):
         TablePreprocessor.from_json(data)
 
 
@@ -359,7 +359,7 @@ def test_what_is_wrong_with_the_target_of_a_new_table_is_told():
 def test_odd_json_of_a_target_is_refused(change):
     data = {"name": "y", "labels": ["a", "b"], "mean": 0.0, "scale": 1.0}
     assert TargetEncoder.from_json(data).labels == ("a", "b")
-    with pytest.raises(ModelFileError, match=r"^target.*must be .*; received "):
+    with pytest.raises(ModelFileError, match=r"^target.*is .*; received "):
         TargetEncoder.from_json(data | change)
 
 
