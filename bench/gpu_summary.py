@@ -204,8 +204,8 @@ def _worst(reports: Sequence[Mapping[str, Any]], stage: str) -> Worst:
 
 
 def _measured(case: Mapping[str, str], row: Mapping[str, Any]) -> Worst:
-    # Numbers that are not finite are the strings "nan" and "inf".
-    error, bound = float(row["max_relative_error"]), float(row["bound"])
+    # Numbers that are not finite are null; up to version 0.1 they were the strings "nan" and "inf".
+    error, bound = (math.nan if row[key] is None else float(row[key]) for key in ("max_relative_error", "bound"))
     ratio = 0.0 if error == 0 else error / bound if bound > 0 else math.inf
     name = f"{row['name']} of {case['activation']}, {case['loss']}, {case['optimizer']}"
     return Worst(math.inf if math.isnan(ratio) else ratio, error, bound, name)

@@ -4,20 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = [
-    "DTypeError",
-    "DataError",
-    "DeviceFallbackWarning",
-    "DeviceMemoryError",
-    "DeviceUnavailableError",
-    "DivergenceError",
-    "GradientError",
-    "MissingDependencyError",
-    "ModelFileError",
-    "NnbpError",
-    "ShapeError",
-]
-
 
 class NnbpError(Exception):
     """The root of all errors of nnbp."""

@@ -1,12 +1,13 @@
-"""Plain text and plain values: tables, numbers and metrics as they are printed, and what JSON can hold of them."""
+"""Values as people and machines read them: numbers, metrics and tables as text, and JSON."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["counted", "duration", "json_value", "metric_rows", "number", "parts_of_data", "table", "training"]
+import numpy as np
 
 _METRICS = {
     "accuracy": "accuracy",
@@ -43,16 +44,16 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     return [(_METRICS.get(name, name), number(value)) for name, value in metrics.items()]
 
 
-def parts_of_data(result: Mapping[str, Any]) -> str:
+def describe_rows(result: Mapping[str, Any]) -> str:
     """digits: 1294 rows to train on, 144 to validate, 359 held out."""
     rows = result["rows"]
-    parts = [f"{counted(rows['train'], 'row')} to train on"]
-    parts += [f"{rows['validation']} to validate"] if rows["validation"] else []
-    parts += [f"{rows['held_out']} held out"] if rows["held_out"] else []
-    return f"{result['source']}: {', '.join(parts)}"
+    texts = [f"{counted(rows['train'], 'row')} to train on"]
+    texts += [f"{rows['validation']} to validate"] if rows["validation"] else []
+    texts += [f"{rows['held_out']} held out"] if rows["held_out"] else []
+    return f"{result['source']}: {', '.join(texts)}"
 
 
-def training(result: Mapping[str, Any]) -> str:
+def describe_training(result: Mapping[str, Any]) -> str:
     """121 epochs in 2.3 s; the weights are those of epoch 118, where the validation loss was lowest."""
     text = f"{counted(result['epochs'], 'epoch')} in {duration(result['seconds'])}"
     if result["best_epoch"] is not None:
@@ -98,5 +99,23 @@ def table(rows: Sequence[Sequence[str]], *, left: Collection[int], ruled: bool =
 
 
 def json_value(value: Any) -> Any:
-    """The value; a number that is not finite, which JSON does not have, as text: "nan", "inf"."""
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+    """The value in JSON's types, arrays as lists; a number that is not finite, which JSON does not have, is null."""
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [json_value(item) for item in value]
+    if isinstance(value, np.generic):
+        # A float32 has no more digits than its own: 0.1, not 0.10000000149011612.
+        value = float(str(value)) if isinstance(value, np.floating) else value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON for people and machines, of `json_value` and indented."""
+    return json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def shown(value: object) -> str:
+    """A received value as a message shows it, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."

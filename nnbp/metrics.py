@@ -5,7 +5,7 @@ Each equals scikit-learn's function of the same meaning. Common to all of them:
 - a sample of weight 0 counts as absent (there, too, but for the classes that F1 is averaged over);
 - several outputs are averaged with equal weight; `max_error` is the largest over them all;
 - a prediction that is not finite makes the metric nan, so that a diverging training shows in its history;
-- where a metric is not defined it is nan, without a warning: `r2` for one sample, `roc_auc` for one class.
+- if a metric is not defined it is nan, without a warning: `r2` for one sample, `roc_auc` for one class.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnbp.errors import DataError, DTypeError, ShapeError
-from nnbp.registry import find, register
-from nnbp.validation import sample_weights
+from nnbp.errors import DataError, ShapeError
+from nnbp.registry import Named
+from nnbp.validation import host, refuse, sample_weights
 
 Array = NDArray[Any]
 Needs = Literal["labels", "values", "probabilities"]
 
 
-class Metric(ABC):
+class Metric(Named, ABC, kind="metric"):
     """A number for predictions: a subclass gives `score` and the attributes, and `get` knows it by its name.
 
     Attributes:
@@ -46,11 +46,6 @@ class Metric(ABC):
     name: str
     greater_is_better: bool
     needs: Needs
-    registry: ClassVar[dict[str, type[Metric]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("metric", Metric.registry, cls)
 
     @abstractmethod
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
@@ -66,7 +61,7 @@ class Metric(ABC):
         """The metric of predictions `y_pred` for the truth `y_true`.
 
         Args:
-            y_true: class indices (m,), or values (m,) or (m, k) where `needs` is "values".
+            y_true: class indices (m,), or values (m,) or (m, k) if `needs` is "values".
             y_pred: what `needs` says.
             sample_weight: (m,), at least 0, not all 0; None is equal weights.
 
@@ -75,25 +70,22 @@ class Metric(ABC):
             DTypeError: something is not numbers.
             DataError: a label is no whole number, a target is not finite, or the weights cannot be used.
         """
-        truth = (_table if self.needs == "values" else _labels)(self.name, "y_true", y_true)
-        prediction = (_labels if self.needs == "labels" else _table)(self.name, "y_pred", y_pred)
-        _same_shape(self.name, truth, prediction[:, 0] if self.needs == "probabilities" else prediction)
+        truth = (_table if self.needs == "values" else _labels)(f"y_true of {self.name}", y_true)
+        prediction = (_labels if self.needs == "labels" else _table)(f"y_pred of {self.name}", y_pred)
+        _check_same_shape(self.name, truth, prediction[:, 0] if self.needs == "probabilities" else prediction)
         if self.needs == "probabilities" and prediction.shape[1] == 1:
             prediction = np.hstack([1 - prediction, prediction])
         elif self.needs == "values":
             truth, prediction = truth.astype(np.float64), prediction.astype(np.float64)
-        _refuse(self.name, "y_true must be finite", truth, ~np.isfinite(truth), "Impute it or leave it out.")
-        given = sample_weights(sample_weight, len(truth))
-        weight = np.ones(len(truth)) if given is None else given
-        kept = weight > 0
-        truth, prediction, weight = truth[kept], prediction[kept], weight[kept]
+        refuse(f"y_true of {self.name} is finite", truth, ~np.isfinite(truth), "Impute it or leave it out.")
+        weight = sample_weights(sample_weight, len(truth))
+        if weight is None:
+            weight = np.ones(len(truth))
+        truth, prediction, weight = (array[weight > 0] for array in (truth, prediction, weight))
         if not np.isfinite(prediction).all():
             return math.nan
         with np.errstate(over="ignore", invalid="ignore"):
             return float(self.score(truth, prediction, weight))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 @final
@@ -144,13 +136,11 @@ class LogLoss(Metric):
     name, greater_is_better, needs = "log_loss", False, "probabilities"
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
-        rule = f"y_true must be in 0..{prediction.shape[1] - 1}, the columns of y_pred"
-        fix = "Pass class indices and the probabilities of all classes."
-        _refuse(self.name, rule, truth, (truth < 0) | (truth >= prediction.shape[1]), fix)
+        _refuse_labels("y_true of log_loss", truth, prediction.shape[1])
         eps = float(np.finfo(prediction.dtype).eps)
         p = prediction.astype(np.float64)
         wrong = (p.min(axis=1) < 0) | (abs(p.sum(axis=1) - 1.0) > math.sqrt(eps))
-        _refuse(self.name, "a row of y_pred must be probabilities", p, wrong, "Pass net.predict_proba(X).")
+        refuse("The rows of y_pred of log_loss are probabilities", p, wrong, "Pass net.predict_proba(X).")
         return float(np.average(-np.log(p[np.arange(len(p)), truth].clip(eps, 1.0 - eps)), weights=weight))
 
 
@@ -158,7 +148,7 @@ class LogLoss(Metric):
 class RocAuc(Metric):
     """The probability that a sample of class 1 has a higher score than one of class 0; ties count half.
 
-    Two classes only, the larger label is the positive one; nan where y_true has one class. Of (m, 2) the
+    Two classes only, the larger label is the positive one; nan if y_true has one class. Of (m, 2) the
     second column is the score. Source: `sklearn.metrics.roc_auc_score`; Hanley & McNeil, Radiology 143, 1982.
     """
 
@@ -168,7 +158,7 @@ class RocAuc(Metric):
         classes = np.unique(truth)
         if len(classes) > 2 or prediction.shape[1] > 2:
             raise DataError(
-                f"{self.name}: it is defined for two classes; received {len(classes)} classes in y_true and "
+                f"roc_auc is defined for two classes; received {len(classes)} classes in y_true and "
                 f"{prediction.shape[1]} columns in y_pred. Use log_loss or f1_macro for more."
             )
         if len(classes) < 2:
@@ -214,7 +204,7 @@ class MAE(Metric):
 class R2(Metric):
     """1 - Σ wₙ (hₙ - yₙ)² / Σ wₙ (yₙ - ȳ)², the mean over outputs.
 
-    An output with a constant target scores 1 where every prediction is exact, else 0; fewer than two samples
+    An output with a constant target scores 1 if every prediction is exact, else 0; fewer than two samples
     give nan. Source: `sklearn.metrics.r2_score`, where a target is constant if Σ wₙ (yₙ - ȳ)² comes out as 0,
     which rounding in ȳ can prevent; here, if all its values are equal.
     """
@@ -264,8 +254,8 @@ class _Function(Metric):
             inspect.signature(self.function).bind(y_true, y_pred, sample_weight=sample_weight)
         except TypeError as error:
             raise TypeError(
-                f"metric {self.name}: it must take weights as the keyword sample_weight; received "
-                f"{self.function!r}. Add the parameter sample_weight=None to it."
+                f"The metric {self.name} takes weights as the keyword sample_weight; received {self.function!r}. Add "
+                "the parameter sample_weight=None to it."
             ) from error
         return float(self.function(y_true, y_pred, sample_weight=sample_weight))
 
@@ -275,7 +265,7 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
 
     Args:
         spec: a name of `Metric.registry`, a Metric, which is returned as it is, or a function of
-            (y_true, y_pred), and of sample_weight=… where weights are used. Larger is better, unless the
+            (y_true, y_pred), and of sample_weight=… if weights are used. Larger is better, unless the
             function's attribute `greater_is_better` says otherwise.
         classification: what a function is given, as by `predict`: "labels" if true, else "values".
 
@@ -287,16 +277,16 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
         missing = [name for name in ("name", "greater_is_better", "needs") if not hasattr(spec, name)]
         if missing:
             raise ValueError(
-                f"metric {type(spec).__name__}: its class says name, greater_is_better and needs; received none of "
-                f"{', '.join(missing)}. Write: name, greater_is_better, needs = 'bias', False, 'values'."
+                f"The class of the metric {type(spec).__name__} has name, greater_is_better and needs; received none "
+                f"of {', '.join(missing)}. Write: name, greater_is_better, needs = 'bias', False, 'values'."
             )
         return spec
     if isinstance(spec, str):
-        return find("metric", Metric.registry, spec)()
+        return Metric.find(spec)()
     if isinstance(spec, type) or not callable(spec):
         raise TypeError(
-            "a metric must be a name, a Metric object or a function of (y_true, y_pred); "
-            f"received {spec!r}. Pass for example 'accuracy' or Accuracy()."
+            f"A metric is a name, a Metric object or a function of (y_true, y_pred); received {spec!r}. Pass for "
+            "example 'accuracy' or Accuracy()."
         )
     return _Function(spec, "labels" if classification else "values")
 
@@ -312,14 +302,14 @@ def listed(specs: Any, classification: bool) -> list[Metric]:
     for metric in found:
         if metric.needs != "values" and not classification:
             raise ValueError(
-                f"metric {metric.name}: it is of classes, and the loss has to be, too; received a loss for values. "
+                f"The metric {metric.name} is for classes, and needs a loss for classes; received a loss for values. "
                 f"Use {', '.join(defaults(False))}, or train with loss='cross_entropy'."
             )
     return found
 
 
 def defaults(classification: bool) -> tuple[str, ...]:
-    """The names of the metrics that are reported where none is asked for."""
+    """The names of the metrics that are reported if none is asked for."""
     return ("accuracy",) if classification else ("r2", "rmse")
 
 
@@ -339,62 +329,54 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, k: int) -> NDArray[np
         array([[1, 0],
                [1, 1]])
     """
-    name, fix = "confusion_matrix", "Pass class indices, and the number of classes as k."
-    truth, prediction = _labels(name, "y_true", y_true), _labels(name, "y_pred", y_pred)
-    _same_shape(name, truth, prediction)
-    for which, labels in (("y_true", truth), ("y_pred", prediction)):
-        _refuse(name, f"{which} must be in 0..{k - 1}", labels, (labels < 0) | (labels >= k), fix)
+    truth, prediction = (_labels(name, labels) for name, labels in (("y_true", y_true), ("y_pred", y_pred)))
+    _check_same_shape("a confusion matrix", truth, prediction)
+    _refuse_labels("y_true", truth, k)
+    _refuse_labels("y_pred", prediction, k)
     return np.bincount(truth * k + prediction, minlength=k * k).reshape(k, k).astype(np.int64)
 
 
-def _numbers(name: str, which: str, given: ArrayLike) -> Array:
-    """`given` as an array of real numbers that holds at least one sample."""
-    array = np.asarray(given)
-    if array.dtype.kind not in "biuf":
-        raise DTypeError(
-            f"{name}: {which} must be real numbers; received dtype {array.dtype}. "
-            "For labels that are words pass their indices: np.unique(labels, return_inverse=True)[1]."
-        )
+def _samples(name: str, values: ArrayLike) -> Array:
+    """An array of real numbers that holds at least one sample."""
+    array = host(values, name)
     if array.ndim not in (1, 2) or array.size == 0:
         raise ShapeError(
-            f"{name}: {which} must have one or two dimensions and at least one sample; received shape "
-            f"{array.shape}. Pass one row a sample."
+            f"{name} has one or two dimensions and at least one sample; received shape {array.shape}. Pass one row per "
+            "sample."
         )
     return array
 
 
-def _labels(name: str, which: str, given: ArrayLike) -> Array:
+def _labels(name: str, values: ArrayLike) -> Array:
     """Class indices as (m,) int64; (m, 1) is taken for (m,)."""
-    array = _numbers(name, which, given)
+    array = _samples(name, values)
     if array.ndim == 2 and array.shape[1] > 1:
         raise ShapeError(
-            f"{name}: {which} must be class indices of shape (m,); received shape {array.shape}. "
-            "For one-hot rows or probabilities pass their argmax(axis=1)."
+            f"{name} holds class indices, (m,); received shape {array.shape}. For one-hot rows or probabilities pass "
+            "their argmax(axis=1)."
         )
     array = array.reshape(-1)
     if array.dtype.kind == "f":
         wrong = ~np.isfinite(array) | (array != np.floor(array))
-        _refuse(name, f"{which} must be whole numbers", array, wrong, "Pass class indices, not probabilities.")
+        refuse(f"{name} holds whole numbers", array, wrong, "Pass class indices, not probabilities.")
     return array.astype(np.int64)
 
 
-def _table(name: str, which: str, given: ArrayLike) -> Array:
+def _table(name: str, values: ArrayLike) -> Array:
     """Numbers as (m, k), (m,) taken for (m, 1); float32 stays, all else becomes float64."""
-    array = _numbers(name, which, given)
+    array = _samples(name, values)
     return array.astype(np.float32 if array.dtype == np.float32 else np.float64).reshape(len(array), -1)
 
 
-def _same_shape(name: str, truth: Array, other: Array) -> None:
-    """ShapeError unless both have the same shape."""
+def _check_same_shape(name: str, truth: Array, other: Array) -> None:
     if truth.shape != other.shape:
         raise ShapeError(
-            f"{name}: y_pred must fit y_true, shape {truth.shape}; received shape {other.shape}. "
-            "Pass one entry for each sample and output."
+            f"y_pred of {name} has the shape of y_true, {truth.shape} here; received shape {other.shape}. Pass one "
+            "entry for each sample and output."
         )
 
 
-def _refuse(name: str, rule: str, array: Array, wrong: Array, fix: str) -> None:
-    """DataError with the first row of `array` in which `wrong` holds, if there is one."""
-    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
-    if len(rows):
-        raise DataError(f"{name}: {rule}; received {array[rows[0]]} in row {rows[0]}. {fix}")
+def _refuse_labels(name: str, labels: Array, k: int) -> None:
+    """DataError with the first label that is not in 0..k-1, if there is one."""
+    fix = "Pass class indices, and as many classes or columns of probabilities as there are."
+    refuse(f"{name} holds class indices in 0..{k - 1}", labels, (labels < 0) | (labels >= k), fix)

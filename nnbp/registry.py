@@ -3,13 +3,97 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self
 
-__all__ = ["find", "is_built_in", "lookup", "register", "unknown_name"]
 
-T = TypeVar("T")
+class Named:
+    """Base of what users choose by name: activations, losses, optimizers, …
+
+    ``class Activation(Named, kind="activation")`` begins a kind with a registry of its own. A subclass with a `name`
+    (or the `attribute` that the kind is declared with) enters it; without one of its own it is a base, and stays out.
+    The public attributes of an object are the arguments that make an equal one.
+
+    A later class of a user's takes the place of an earlier one, as when a cell of a notebook is run again; it never
+    takes the place of one of nnbp's, whose name others mean by it: losses, model files, the command line.
+
+    Raises:
+        ValueError: at the definition of a class that takes the name of one of nnbp's own.
+    """
+
+    registry: ClassVar[dict[str, type[Any]]]
+    """Every class of this kind by its name."""
+
+    _kind: ClassVar[str]
+    _attribute: ClassVar[str]
+
+    def __init_subclass__(cls, kind: str | None = None, attribute: str = "name", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind is not None:
+            cls._kind, cls._attribute, cls.registry = kind, attribute, {}
+            return
+        name = cls.__dict__.get(cls._attribute)
+        if not isinstance(name, str):
+            return
+        known = cls.registry.get(name)
+        if known is not None and is_built_in(known) and cls.__module__ != known.__module__:
+            raise ValueError(
+                f"The {cls._kind} {cls.__name__} needs a name of its own: {name!r} is that of nnbp's {known.__name__}, "
+                f"which no other class replaces; received {cls._attribute} = {name!r}. Choose another: "
+                f"{cls._attribute} = 'my_{name}'."
+            )
+        cls.registry[name] = cls
+
+    @classmethod
+    def find(cls, name: object) -> type[Self]:
+        """The class of this kind that has this name.
+
+        Raises:
+            ValueError: none has.
+        """
+        if isinstance(name, str) and name in cls.registry:
+            return cls.registry[name]
+        raise unknown_name(cls._kind, cls.registry, name)
+
+    @classmethod
+    def get(cls, spec: str | Self | type[Self]) -> Self:
+        """The object that a name, a class without required arguments, or an object stands for.
+
+        Raises:
+            ValueError: nothing goes by this name, or the object's class has none of its own.
+        """
+        if isinstance(spec, cls):
+            found = spec
+        else:
+            found = (spec if isinstance(spec, type) and issubclass(spec, cls) else cls.find(spec))()
+        owner = type(found)
+        if not isinstance(owner.__dict__.get("name"), str):
+            inherited = getattr(owner, "name", None)
+            received = f"{inherited!r}, the name of its base" if isinstance(inherited, str) else "none"
+            raise ValueError(
+                f"The {cls._kind} {owner.__name__} needs a name of its own, which messages and model files know it by; "
+                f"received {received}. Write it into the class: name = {owner.__name__.lower()!r}."
+            )
+        return found
+
+    @classmethod
+    def built_in(cls) -> dict[str, type[Self]]:
+        """nnbp's own classes of this kind by name, without those of users."""
+        return {name: known for name, known in cls.registry.items() if is_built_in(known)}
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that make an equal object."""
+        return {name: value for name, value in vars(self).items() if name[0] != "_"}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).items()))
 
 
 def is_built_in(cls: type) -> bool:
@@ -17,63 +101,15 @@ def is_built_in(cls: type) -> bool:
     return cls.__module__.startswith("nnbp.") and getattr(sys.modules[cls.__module__], cls.__name__, None) is cls
 
 
-def register(kind: str, registry: dict[str, type[T]], cls: type[T], attribute: str = "name") -> None:
-    """Enters a class under the name that it gives itself; without one of its own it is a base, and stays out.
-
-    A later class of a user's takes the place of an earlier one, as when a cell of a notebook is run again; it never
-    takes the place of one of nnbp's, whose name others mean by it: losses, model files, the command line.
-
-    Raises:
-        ValueError: the name is that of one of nnbp's own classes.
-    """
-    name = cls.__dict__.get(attribute)
-    if not isinstance(name, str):
-        return
-    known = registry.get(name)
-    if known is not None and is_built_in(known) and cls.__module__ != known.__module__:
-        raise ValueError(
-            f"The {kind} {cls.__name__} needs a name of its own: {name!r} is that of nnbp's {known.__name__}, which no "
-            f"other class replaces; received {attribute} = {name!r}. Choose another: {attribute} = 'my_{name}'."
-        )
-    registry[name] = cls
+def suggest(received: object, known: Iterable[str]) -> str:
+    """A hint for a message, (did you mean 'age'?), if a known name is close; else the empty string."""
+    close = get_close_matches(received, list(known), n=1, cutoff=0.5) if isinstance(received, str) else []
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def unknown_name(kind: str, names: Mapping[str, Any], received: object) -> ValueError:
     """The error for a name that nothing is registered under; it lists the names, and the closest one."""
-    close = get_close_matches(received, names, 1, 0.5) if isinstance(received, str) else []
-    hint = f"Did you mean {close[0]!r}?" if close else "Pass one of these names, or an object of its class."
-    return ValueError(f"Unknown {kind}: it is one of {', '.join(sorted(names))}; received {received!r}. {hint}")
-
-
-def find(kind: str, registry: Mapping[str, type[T]], name: object) -> type[T]:
-    """The class that is registered under a name.
-
-    Raises:
-        ValueError: nothing goes by this name.
-    """
-    if isinstance(name, str) and name in registry:
-        return registry[name]
-    raise unknown_name(kind, registry, name)
-
-
-def lookup(kind: str, base: Any, registry: Mapping[str, type[T]], spec: str | T | type[T]) -> T:
-    """The object that a name, a class without required arguments, or an object stands for.
-
-    Raises:
-        ValueError: nothing goes by this name, or the object's class has none of its own.
-    """
-    found: T
-    if isinstance(spec, base):
-        found = spec
-    else:
-        cls = spec if isinstance(spec, type) and issubclass(spec, base) else find(kind, registry, spec)
-        found = cls()
-    owner = type(found)
-    if not isinstance(owner.__dict__.get("name"), str):
-        inherited = getattr(owner, "name", None)
-        received = f"{inherited!r}, the name of its base" if isinstance(inherited, str) else "none"
-        raise ValueError(
-            f"The {kind} {owner.__name__} needs a name of its own, which messages and model files know it by; received "
-            f"{received}. Write it into the class: name = {owner.__name__.lower()!r}."
-        )
-    return found
+    return ValueError(
+        f"Unknown {kind}: it is one of {', '.join(sorted(names))}; received {received!r}{suggest(received, names)}. "
+        "Pass one of these names, or an object of its class."
+    )

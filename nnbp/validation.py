@@ -12,27 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.errors import DataError, DTypeError, ShapeError
+from nnbp.formatting import shown
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import PRECISIONS, Array, Precision
-
-__all__ = [
-    "all_finite",
-    "class_weights",
-    "finite",
-    "finite_on_host",
-    "float_dtype",
-    "host",
-    "inside",
-    "joined",
-    "like",
-    "matrix",
-    "not_negative",
-    "number",
-    "reduced",
-    "sample_weights",
-    "whole_number",
-]
-
 
 _AT_ONCE = 2**24
 """Elements of an array on the device that are looked at at once, at most."""
@@ -61,44 +43,42 @@ def host(values: Any, name: str) -> NDArray[Any]:
         array = np.asanyarray(values)
     except ValueError as error:
         raise ShapeError(f"{name} is an array in which all rows have the same length; {error}.") from error
-    _real_numbers(array, name)
+    _check_real(array, name)
     return np.asarray(array)
 
 
-def _real_numbers(array: Array, name: str) -> None:
+def _check_real(array: Array, name: str) -> None:
     if isinstance(array, np.ma.MaskedArray):
         raise DTypeError(
-            f"{name} is a plain array, without a mask; received a MaskedArray. Pass {name}.filled(value), or impute."
+            f"{name} is an array without a mask; received a MaskedArray. Pass {name}.filled(value), or impute."
         )
     if array.dtype.kind not in "fiub":
         hint = (
             "Encode labels as class indices (np.unique(y, return_inverse=True))."
-            if name == "y"
+            if name.startswith("y")
             else "Turn text columns into numbers first, or cast with .astype('float32')."
         )
         raise DTypeError(f"{name} holds real numbers; received dtype {array.dtype}. {hint}")
 
 
 def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array | NDArray[Any]:
-    """X (m, n_in): where it is on the device, of the network's dtype, the same array where nothing has to change; else
-    on the host, of its own dtype.
+    """X (m, n_in): a device array in the network's dtype, itself if it fits; a host array in its own dtype.
 
     Raises:
         ShapeError, DTypeError: X is no matrix of real numbers with n_in columns.
     """
-    X = X if backend.owns(X) else host(X, "X")
-    _real_numbers(X, "X")
-    if X.ndim != 2 or (n_in is not None and X.shape[1] != n_in):
+    if backend.owns(X):
+        _check_real(X, "X")
+    else:
+        X = host(X, "X")
+    if X.ndim != 2 or 0 in X.shape or (n_in is not None and X.shape[1] != n_in):
         columns = "n_in" if n_in is None else str(n_in)
         hint = " For one sample, pass X.reshape(1, -1)." if X.ndim == 1 else ""
         raise ShapeError(
-            f"X is a matrix (samples, features), here (m, {columns}); received shape {tuple(X.shape)}.{hint}"
+            f"X is a matrix (samples, features) with at least one sample and one feature, here (m, {columns}); "
+            f"received shape {tuple(X.shape)}.{hint}"
         )
-    if X.shape[1] == 0 or len(X) == 0:
-        raise ShapeError(f"X has at least one sample and one feature; received shape {tuple(X.shape)}.")
-    if backend.owns(X):
-        return X if X.dtype == dtype and X.flags.c_contiguous else backend.xp.ascontiguousarray(X, dtype=dtype)
-    return X
+    return backend.xp.ascontiguousarray(X, dtype=dtype) if backend.owns(X) else X
 
 
 def all_finite(backend: Backend, array: Array) -> bool:
@@ -114,7 +94,7 @@ def all_finite(backend: Backend, array: Array) -> bool:
 
 
 def finite(backend: Backend, array: Array, name: str, fix: str = _IMPUTE, first: int = 0) -> None:
-    """Raises DataError where a value is NaN or infinite in the network's dtype, naming the first.
+    """Raises DataError if a value is NaN or infinite in the network's dtype, naming the first.
 
     Args:
         backend, array: the values, on the device.
@@ -136,6 +116,20 @@ def finite_on_host(X: NDArray[Any], name: str, dtype: np.dtype[Any], fix: str = 
             good = math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all()
         if not good:
             raise _not_finite(values, name, fix, first + begin)
+
+
+def refuse(rule: str, array: NDArray[Any], wrong: NDArray[np.bool], fix: str) -> None:
+    """Raises DataError with the first row of `array` in which `wrong` holds, if there is one.
+
+    Args:
+        rule: what the rows keep to, as a sentence without its full stop.
+        array: (m, …).
+        wrong: of the same shape, or (m,).
+        fix: what the error advises.
+    """
+    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
+    if len(rows):
+        raise DataError(f"{rule}; received {array[rows[0]]} in row {rows[0]}. {fix}")
 
 
 def _not_finite(values: NDArray[Any], name: str, fix: str, first: int) -> DataError:
@@ -181,11 +175,11 @@ def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
         return None
     w = host(weights, "sample_weight").astype(np.float64)
     if w.shape not in ((samples,), (samples, 1)):
-        raise ShapeError(f"sample_weight has one number a sample, ({samples},); received shape {w.shape}.")
+        raise ShapeError(f"sample_weight has one number per sample, ({samples},); received shape {w.shape}.")
     if not np.isfinite(w).all() or (w < 0).any() or not w.any():
         raise DataError(
-            "Sample weights are finite, at least 0 and not all 0; received weights from "
-            f"{np.min(w)} to {np.max(w)}. Drop samples that shall not count."
+            f"Sample weights are finite, at least 0 and not all 0; received weights from {np.min(w)} to {np.max(w)}. "
+            "Drop samples that are not to count."
         )
     scaled: NDArray[np.float64] = np.ldexp(w, 1 - np.frexp(w.max())[1])
     return scaled.reshape(samples)
@@ -210,9 +204,8 @@ def class_weights(
         return None
     if labels.ndim != 1:
         raise ShapeError(
-            f"class_weight goes by the one class of a sample; received targets of shape {labels.shape}, several "
-            "labels a "
-            "sample. Use sample_weight."
+            f"class_weight goes by the one class of a sample; received targets of shape {labels.shape}, several labels "
+            "per sample. Use sample_weight."
         )
     if not isinstance(weights, Mapping):
         if weights != "balanced":
@@ -231,21 +224,19 @@ def class_weights(
     return values
 
 
-def inside(x: float, interval: str) -> bool:
-    """Whether x lies in an interval such as "[0, 1)"."""
-    low, high = (float(end) for end in interval[1:-1].split(", "))
-    return low < x < high or (x == low and interval[0] == "[") or (x == high and interval[-1] == "]")
-
-
 def number(name: str, value: Any, interval: str) -> float:
     """The value as a float that lies in an interval such as "[0, 1)" or "(0, inf)", or a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not inside(float(value), interval):
-        low, high = interval[1:-1].split(", ")
-        least = f"{'at least' if interval[0] == '[' else 'above'} {low}"
-        rules = {"inf)": f"finite and {least}", "inf]": least}
-        rule = rules.get(high + interval[-1], f"{least} and {'at most' if interval[-1] == ']' else 'below'} {high}")
-        raise ValueError(f"{name} is a number, {rule}; received {value!r}.")
-    return float(value)
+    low, high = interval[1:-1].split(", ")
+    if not isinstance(value, bool) and isinstance(value, Real):
+        x, least, most = float(value), float(low), float(high)
+        if least < x < most or (x == least and interval[0] == "[") or (x == most and interval[-1] == "]"):
+            return x
+    rule = f"{'at least' if interval[0] == '[' else 'above'} {low}"
+    if high != "inf":
+        rule += f" and {'at most' if interval[-1] == ']' else 'below'} {high}"
+    elif interval[-1] == ")":
+        rule = f"finite and {rule}"
+    raise ValueError(f"{name} is a number, {rule}; received {shown(value)}.")
 
 
 def not_negative(name: str, value: Any) -> float:
@@ -256,7 +247,7 @@ def not_negative(name: str, value: Any) -> float:
 def whole_number(name: str, value: Any, low: int) -> int:
     """The value as an int, at least `low`, or a ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} is a whole number, at least {low}; received {value!r}.")
+        raise ValueError(f"{name} is a whole number, at least {low}; received {shown(value)}.")
     return int(value)
 
 
@@ -273,9 +264,9 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 
 def reduced(precision: Any, dtype: np.dtype[Any]) -> Precision:
     """The precision to which a network of this dtype may round the factors of products, or a ValueError."""
-    for known in PRECISIONS:
-        if precision == known and dtype == np.float32:
-            return known
+    if precision in PRECISIONS and dtype == np.float32:
+        known: Precision = precision
+        return known
     raise ValueError(
         f"precision is {' or '.join(map(repr, PRECISIONS))}, how float32 matrices may be multiplied, or None; received "
         f"{precision!r} with dtype {dtype}. Leave precision out, or take dtype='float32'."

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 
-from nnbp.formatting import json_value, table
+import numpy as np
+
+from nnbp.formatting import json_text, json_value, table
 
 
 def test_columns_stand_at_the_left_or_at_the_right() -> None:
@@ -19,7 +21,13 @@ def test_a_rule_below_the_head_is_as_wide_as_the_table() -> None:
     assert lines == ["a", "───────", "b  wide"]
 
 
-def test_numbers_that_are_not_finite_become_text() -> None:
-    values = [1.5, 3, "x", None, math.nan, math.inf, -math.inf]
-    assert [json_value(value) for value in values] == [1.5, 3, "x", None, "nan", "inf", "-inf"]
-    assert json.dumps([json_value(value) for value in values], allow_nan=False)
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    values = {"a": [1.5, 3, "x", None, True], "b": (math.nan, math.inf), "c": {1: -math.inf}}
+    assert json_value(values) == {"a": [1.5, 3, "x", None, True], "b": [None, None], "c": {"1": None}}
+    assert json.loads(json_text(values)) == json_value(values)
+
+
+def test_arrays_are_lists_in_json_with_the_digits_of_their_dtype() -> None:
+    assert json_value(np.float32([[0.1, np.nan], [2.0, np.inf]])) == [[0.1, None], [2.0, None]]
+    assert json_value({"n": np.int64(3), "b": np.bool(True), "s": np.array(["é"])}) == {"n": 3, "b": True, "s": ["é"]}
+    assert json_text(np.array(["é"])) == '[\n  "é"\n]'

@@ -12,56 +12,68 @@ from nnbp.nn import activations, initializers, losses
 from nnbp.nn.initializers import Initializer
 from nnbp.optim import lbfgs, optimizers
 from nnbp.optim.schedules import Schedule
-from nnbp.registry import find, is_built_in, lookup, register, unknown_name
+from nnbp.registry import Named, is_built_in, unknown_name
 
 BASES = [Activation, Initializer, Layer, Loss, Metric, Optimizer, Schedule]
 
 
-class Base:
+class Thing(Named, kind="thing"):
     pass
 
 
-class Known(Base):
+class Known(Thing):
     name = "known"
 
     def __init__(self, size: int = 3) -> None:
         self.size = size
 
 
-REGISTRY: dict[str, type[Base]] = {"known": Known}
-
-
 def test_name_class_and_object() -> None:
-    made = lookup("thing", Base, REGISTRY, "known")
+    made = Thing.get("known")
     assert isinstance(made, Known)
     assert made.size == 3
-    assert isinstance(lookup("thing", Base, REGISTRY, Known), Known)
+    assert isinstance(Thing.get(Known), Known)
     own = Known(5)
-    assert lookup("thing", Base, REGISTRY, own) is own
+    assert Thing.get(own) is own
 
 
 def test_each_name_makes_a_new_object() -> None:
-    assert lookup("thing", Base, REGISTRY, "known") is not lookup("thing", Base, REGISTRY, "known")
+    assert Thing.get("known") is not Thing.get("known")
+
+
+def test_each_kind_has_a_registry_of_its_own() -> None:
+    class Other(Named, kind="other"):
+        pass
+
+    assert Thing.registry == {"known": Known}
+    assert Other.registry == {}
+
+
+def test_objects_of_the_same_arguments_are_equal() -> None:
+    assert Known(5) == Known(5) != Known(3)
+    assert hash(Known(5)) == hash(Known(5))
+    assert repr(Known(5)) == "Known(size=5)"
+    assert Known(**Known(5).config()) == Known(5)
 
 
 @pytest.mark.parametrize("received", ["Known", "knwon", "", 3, None, int, 1.5, ["known"]])
 def test_unknown(received: object) -> None:
     with pytest.raises(ValueError, match="Unknown thing: it is one of known") as caught:
-        lookup("thing", Base, REGISTRY, received)  # type: ignore[arg-type]
+        Thing.get(received)  # type: ignore[arg-type]
     assert f"received {received!r}" in str(caught.value)
 
 
 def test_find_gives_the_class_itself() -> None:
-    assert find("thing", REGISTRY, "known") is Known
+    assert Thing.find("known") is Known
     for received in ("knwon", None, Known, ["known"]):
         with pytest.raises(ValueError, match="Unknown thing"):
-            find("thing", REGISTRY, received)  # type: ignore[arg-type]
+            Thing.find(received)
 
 
 def test_hint_names_what_is_close_and_else_what_to_do() -> None:
-    assert "Did you mean 'known'?" in str(unknown_name("thing", REGISTRY, "knwon"))
-    far = str(unknown_name("thing", REGISTRY, "qqqq"))
-    assert "Did you mean" not in far
+    assert "did you mean 'known'?" in str(unknown_name("thing", Thing.registry, "knwon"))
+    far = str(unknown_name("thing", Thing.registry, "qqqq"))
+    assert "did you mean" not in far
     assert "object" in far
 
 
@@ -121,7 +133,7 @@ def test_class_without_a_name_of_its_own_is_not_registered(base: Any) -> None:
 
 
 def test_module_of_nnbp_may_be_loaded_again() -> None:
-    register("activation", Activation.registry, type("Tanh", (), {"name": "tanh", "__module__": "nnbp.nn.activations"}))
+    type("Tanh", (Activation,), {"name": "tanh", "__module__": "nnbp.nn.activations"})
     assert Activation.registry["tanh"] is not activations.Tanh
 
 
@@ -163,7 +175,7 @@ def test_metric_has_what_its_use_needs(missing: str) -> None:
     attributes = {"name": "mine", "greater_is_better": True, "needs": "values", "score": lambda *_: 0.0}
     del attributes[missing]
     metric = type("Mine", (Metric,), attributes)()
-    with pytest.raises(ValueError, match=rf"metric Mine: .*received none of {missing}"):
+    with pytest.raises(ValueError, match=rf"metric Mine .*received none of {missing}"):
         metrics.get(metric)
 
 

@@ -199,7 +199,7 @@ def test_no_sample_weights() -> None:
 @pytest.mark.parametrize(
     ("weights", "error", "said"),
     [
-        ([1, 2], ShapeError, r"one number a sample, \(3,\); received shape \(2,\)"),
+        ([1, 2], ShapeError, r"one number per sample, \(3,\); received shape \(2,\)"),
         (np.ones((1, 3)), ShapeError, r"received shape \(1, 3\)"),
         (1.0, ShapeError, r"received shape \(\)"),
         ([1, -1, 1], DataError, "at least 0.*from -1.0 to 1.0"),

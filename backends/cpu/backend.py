@@ -16,8 +16,6 @@ from . import schedule
 from .tasks import task
 from .threads import Workers, blas
 
-__all__ = ["NumpyBackend"]
-
 
 @final
 class NumpyBackend:

@@ -12,8 +12,6 @@ from numpy.typing import DTypeLike, NDArray
 from nnbp.graph.formula import Constant, Formula, Input, Instruction, Operand, Value
 from nnbp.graph.ops import Array
 
-__all__ = ["TILE", "Calls", "Registers", "bind"]
-
 Calls: TypeAlias = list[tuple[Callable[..., object], tuple[Any, ...]]]
 """Functions with the arguments that they are bound to, in order."""
 
@@ -157,7 +155,7 @@ class _Tile:
     def _direct_target(self, i: int) -> Array | None:
         """The output array that instruction i can write its value to at once, or None.
 
-        It can where the value is that result, and no input that shares the array's memory is read later.
+        It can if the value is that result, and no input that shares the array's memory is read later.
         """
         formula = self.formula
         for out, result in zip(self.outputs, formula.results, strict=True):

@@ -22,10 +22,8 @@ import numpy as np
 from nnbp.graph.ops import Array, meetings, same
 
 from .chains import Calls, Registers
-from .tasks import Call, Task
+from .tasks import Task
 from .threads import Workers, blas, run
-
-__all__ = ["MOST_THREADS", "Phase", "parts", "phases", "plan"]
 
 MOST_THREADS = 8
 """Threads at most: each has to take Python's lock for every call. Measured with two; the bound is a guess."""
@@ -70,16 +68,16 @@ def parts(task: Task, threads: int) -> list[slice]:
 
 
 def phases(tasks: Sequence[Task], threads: int) -> list[Phase]:
-    """The phases of tasks that shall look as if they had run one after the other."""
+    """The phases of tasks that must look as if they had run one after the other."""
     found: list[Phase] = []
     places: list[int] = []
-    # Arrays can overlap only where they are views of the same memory: few pairs of a step's tasks have to be
+    # Arrays can overlap only if they are views of the same memory: few pairs of a step's tasks have to be
     # looked at.
     known: defaultdict[int, list[int]] = defaultdict(list)
     last_call = -1
     for i, task in enumerate(tasks):
         owners = {_owner(array) for array in (*task.reads, *task.writes)}
-        if isinstance(task, Call):
+        if not owners:
             place, last_call = len(found), i
         else:
             place = places[last_call] + 1 if last_call >= 0 else 0

@@ -19,8 +19,6 @@ from nnbp.graph.ops import Array, Operation
 from . import chains
 from .chains import Calls, Registers
 
-__all__ = ["Call", "Elementwise", "Fill", "Gather", "Gemm", "MaximumRows", "Task", "task"]
-
 CALL = 1.0
 """Microseconds that a call costs beside its work."""
 
@@ -44,7 +42,7 @@ class Task(ABC):
         reads, writes: its arrays; `cuts` tells which of them are cut with it, the others are read or written whole.
         columns: length of the last axis of what it writes, along which it can be cut.
         work: estimated time on one thread, in microseconds.
-        product: the part of it that BLAS would share among its threads, if it had several; 0 where it would not.
+        product: the part of it that BLAS would share among its threads, if it had several; 0 if it would not.
     """
 
     reads: Sequence[Array]
@@ -85,7 +83,7 @@ class Gemm(Task):
         self.product = self.work - CALL if shared else 0.0
 
     def cuts(self, array: Array) -> bool:
-        # The left factor is read whole, also where its inner dimension happens to be as long, or where it is b, too.
+        # The left factor is read whole, also if its inner dimension happens to be as long, or if it is b, too.
         return array is not self.a and super().cuts(array)
 
     def calls(self, part: slice, registers: Registers) -> Calls:
@@ -93,8 +91,8 @@ class Gemm(Task):
         if not out.size:
             return []
         # `dot` takes half the time of `matmul` to get going, but knows whole arrays alone.
-        plain = all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b)) and out.flags.c_contiguous
-        return [(np.dot if plain and a.shape[1] else np.matmul, (a, b, out))]
+        whole = all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b)) and out.flags.c_contiguous
+        return [(np.dot if whole and a.shape[1] else np.matmul, (a, b, out))]
 
 
 @final
@@ -155,25 +153,14 @@ def _gather(
 
 
 @final
-class Fill(Task):
-    """Random numbers, one after the other: never cut, as their order is what makes them."""
-
-    def __init__(self, stream: Any, out: Array) -> None:
-        self.fill, self.out = stream.fill, out
-        self.reads, self.writes, self.columns = (), (out, stream.state), 1
-        self.work = CALL + out.size * 2e-3
-
-    def calls(self, part: slice, registers: Registers) -> Calls:
-        return [(self.fill, (self.out,))]
-
-
-@final
 class Call(Task):
-    """A call that is none of the backend's own: what it reads and writes is not known, so it stays in its place."""
+    """A call that is never cut. If it writes no known array, nothing is known of it, and it stays in its place."""
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], writes: Sequence[Array] = (), work: float = CALL
+    ) -> None:
         self.call = (function, arguments)
-        self.reads, self.writes, self.columns, self.work = (), (), 1, CALL
+        self.reads, self.writes, self.columns, self.work = (), writes, 1, work
 
     def calls(self, part: slice, registers: Registers) -> Calls:
         return [self.call]
@@ -196,7 +183,9 @@ def task(operation: Operation) -> Task:
         case ops.Gather(source, order, counter, stride, out):
             return Gather(source, order, counter, stride, out)
         case ops.Uniform(stream, out):
-            return Fill(stream, out)
+            # One of this backend, whose numbers come one after the other.
+            own: Any = stream
+            return Call(own.fill, (out,), (out, stream.state), CALL + out.size * 2e-3)
         case ops.Advance(counter, count):
             return Call(np.add, (counter, count, counter))
         case ops.Foreign(function, arguments):

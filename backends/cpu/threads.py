@@ -13,8 +13,6 @@ import numpy as np
 
 from .chains import Calls
 
-__all__ = ["Blas", "Workers", "blas"]
-
 
 @final
 class Blas:
@@ -43,7 +41,7 @@ class Blas:
 
     @property
     def threads(self) -> int:
-        """How many threads BLAS may use by itself; 1 where it does not tell."""
+        """How many threads BLAS may use by itself; 1 if it does not tell."""
         with self._lock:
             return self._before or self._read()
 

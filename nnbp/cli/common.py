@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 import signal
 import sys
@@ -13,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import partial
 from typing import Any, TypeVar
 
 from nnbp.errors import (
@@ -25,22 +25,7 @@ from nnbp.errors import (
     ModelFileError,
     ShapeError,
 )
-
-__all__ = [
-    "Exit",
-    "Terminated",
-    "UsageError",
-    "arguments_checked",
-    "count",
-    "exit_code",
-    "fraction",
-    "noted_fallback",
-    "positive",
-    "say",
-    "terminable",
-    "undisturbed",
-    "whole",
-]
+from nnbp.validation import not_negative, number, whole_number
 
 T = TypeVar("T")
 
@@ -68,19 +53,14 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived: what ends a command as Ctrl-C does, with another exit code."""
 
 
-_CODES: tuple[tuple[type[BaseException], Exit], ...] = (
+_CODES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Exit], ...] = (
     (Terminated, Exit.TERMINATED),
     (KeyboardInterrupt, Exit.INTERRUPTED),
     (UsageError, Exit.USAGE),
-    (DataError, Exit.DATA),
-    (ShapeError, Exit.DATA),
-    (DTypeError, Exit.DATA),
+    ((DataError, ShapeError, DTypeError), Exit.DATA),
     (ModelFileError, Exit.MODEL_FILE),
     (DivergenceError, Exit.DIVERGED),
-    (DeviceUnavailableError, Exit.RESOURCES),
-    (MissingDependencyError, Exit.RESOURCES),
-    (MemoryError, Exit.RESOURCES),
-    (OSError, Exit.RESOURCES),
+    ((DeviceUnavailableError, MissingDependencyError, MemoryError, OSError), Exit.RESOURCES),
 )
 
 
@@ -153,31 +133,40 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
-def _number(text: str, kind: Callable[[str], float], good: Callable[[float], bool], rule: str) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not good(value):
-        raise argparse.ArgumentTypeError(f"expected {rule}, got {text!r}")
-    return value
+def _argument(read: Callable[[str], Any], check: Callable[[str, Any], T]) -> Callable[[str], T]:
+    """A type of arguments of the command line: `read` makes a value of the text, `check` checks it by a name."""
+
+    def argument(text: str) -> T:
+        try:
+            value = read(text)
+        except ValueError:
+            value = text
+        try:
+            return check("the value", value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return argument
 
 
-def count(text: str) -> int:
-    """The argument of a number of things, at least 1."""
-    return int(_number(text, int, lambda value: value >= 1, "a whole number, 1 or more"))
+count = _argument(int, partial(whole_number, low=1))
+whole = _argument(int, partial(whole_number, low=0))
+positive = _argument(float, partial(number, interval="(0, inf)"))
+fraction = _argument(float, partial(number, interval="[0, 1)"))
+decay = _argument(float, not_negative)
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "model": {"metavar": "MODEL", "help": "a run folder or a model file"},
+    "source": {"metavar": "SOURCE", "help": "the name of a set, or a CSV, TSV, Parquet, NPY or NPZ file"},
+    "--device": {"default": "auto", "metavar": "D", "help": "auto, cpu, cuda or cuda:N (default auto)"},
+    "--json": {"action": "store_true", "help": "print one JSON object"},
+    "--activation": {"metavar": "NAME", "help": "of the hidden layers (default: every one)"},
+    "--loss": {"metavar": "NAME", "help": "the loss (default: every one)"},
+    "--seed": {"type": whole, "default": 0, "metavar": "N", "help": "of parameters and data (default 0)"},
+}
 
 
-def whole(text: str) -> int:
-    """The argument of a number of things, perhaps none."""
-    return int(_number(text, int, lambda value: value >= 0, "a whole number, 0 or more"))
-
-
-def positive(text: str) -> float:
-    """The argument of a finite number above 0."""
-    return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
-
-
-def fraction(text: str) -> float:
-    """The argument of a share, at least 0 and below 1."""
-    return _number(text, float, lambda value: 0 <= value < 1, "a fraction, 0 or more and below 1")
+def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds options that several commands have."""
+    for name in names:
+        parser.add_argument(name, **_OPTIONS[name])

@@ -6,7 +6,7 @@ Where an argument is left out, the default follows from the data; all of it ends
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,9 @@ from nnbp.tabular.readers import load_source
 from nnbp.tabular.table import Source, numbers, train_test_split
 from nnbp.training.trainer import TrainingOptions
 
-__all__ = ["Prepared", "Recipe", "layers_in_words", "prepare", "recipe", "sizes"]
-
 Samples = tuple[NDArray[np.float64], NDArray[Any]]
+
+_CLASS_LOSSES = ("binary_cross_entropy", "cross_entropy")
 
 _UPDATES = 2500
 """Updates that a training by default may take; small tables need many epochs for as many."""
@@ -34,8 +34,8 @@ _COLUMNS_OF_ONE_UNIT = 16
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A table, parted and encoded.
+class PreparedData:
+    """A table, split and encoded.
 
     Attributes:
         source: the whole table.
@@ -62,8 +62,8 @@ class Prepared:
         }
 
 
-def prepare(arguments: argparse.Namespace) -> Prepared:
-    """Reads the source of `nnbp train`, parts its rows and encodes them.
+def prepare(arguments: argparse.Namespace) -> PreparedData:
+    """Reads the source of `nnbp train`, splits its rows and encodes them.
 
     Raises:
         DataError: the source cannot be read, or a cell of it cannot be used.
@@ -79,7 +79,7 @@ def prepare(arguments: argparse.Namespace) -> Prepared:
     if loss is not None and loss.classification != bool(target.labels):
         raise UsageError(
             f"the loss {loss.name} is for {'classes' if loss.classification else 'quantities'}, and the task is "
-            f"{target.task}. Leave out --loss or --task"
+            f"{target.task}. Leave out --loss or --task."
         )
     labels = target.encode(source) if target.labels else None
     rest, test = source, None
@@ -99,21 +99,21 @@ def prepare(arguments: argparse.Namespace) -> Prepared:
         share, stratify = arguments.validation_fraction, y if target.labels else None
         kept, aside = train_test_split(len(rest), share, arguments.seed, stratify)
         train, validation = (X[kept], y[kept]), (X[aside], y[aside])
-    return Prepared(source, preprocessor, target, train, validation, test, one_unit)
+    return PreparedData(source, preprocessor, target, train, validation, test, one_unit)
 
 
 def _preprocessor(source: Source) -> tuple[TablePreprocessor, bool]:
     """The preprocessor of a table; columns of one unit get one mean and one scale."""
     fitted = TablePreprocessor.fit(source)
-    plain = [column for column in fitted.columns if isinstance(column, NumberColumn)]
-    if len(plain) < len(fitted.columns):
+    numeric = [column for column in fitted.columns if isinstance(column, NumberColumn)]
+    if len(numeric) < len(fitted.columns):
         return fitted, False
-    matrix = np.column_stack([numbers(source, column.name) for column in plain])
-    matrix = np.where(np.isnan(matrix), [column.median for column in plain], matrix)
+    matrix = np.column_stack([numbers(source, column.name) for column in numeric])
+    matrix = np.where(np.isnan(matrix), [column.median for column in numeric], matrix)
     if not _in_one_unit(matrix):
         return fitted, False
     mean, scale = float(matrix.mean()), float(matrix.std())
-    return replace(fitted, columns=tuple(replace(column, mean=mean, scale=scale) for column in plain)), True
+    return replace(fitted, columns=tuple(replace(column, mean=mean, scale=scale) for column in numeric)), True
 
 
 def _in_one_unit(matrix: NDArray[np.float64]) -> bool:
@@ -128,76 +128,52 @@ def _in_one_unit(matrix: NDArray[np.float64]) -> bool:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingSettings:
     """A network that is to be trained, and how.
 
     Attributes:
-        inputs: their number.
-        layers: all that follow.
+        layers: the number of inputs, and all layers.
         network: other arguments of `Network`.
         training: arguments of `Network.fit`.
         config: all that a run depends on, as config.toml has it.
     """
 
-    inputs: int
-    layers: list[Layer]
+    layers: list[int | Layer]
     network: dict[str, Any]
     training: dict[str, Any]
     config: dict[str, dict[str, Any]]
 
     def build(self) -> Network:
-        """The network; UsageError where an argument cannot be used."""
+        """The network; UsageError if an argument cannot be used."""
         with arguments_checked():
-            return Network([self.inputs, *self.layers], **self.network)
+            return Network(self.layers, **self.network)
 
 
-def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
-    """The arguments of `nnbp train` with all that was left out.
+def choose_settings(arguments: argparse.Namespace, data: PreparedData) -> TrainingSettings:
+    """The arguments of `nnbp train`, with defaults that follow from the data for those that were left out.
 
     Raises:
         UsageError: an argument cannot be used.
     """
-    n_in, samples, labels = data.train[0].shape[1], len(data.train[1]), data.target.labels
-    pixels = data.one_unit
-    hidden = [min(512, max(32, (8 if pixels else 4) * n_in))] if arguments.hidden is None else arguments.hidden
-    dropout = (0.5 if pixels else 0.2) if arguments.dropout is None else arguments.dropout
-    input_dropout = (0.2 if pixels else 0.0) if arguments.input_dropout is None else arguments.input_dropout
-    batch_size = arguments.batch_size or (64 if samples <= 20_000 else 256 if samples <= 200_000 else 1024)
-    epochs = arguments.epochs or min(1000, max(100, _UPDATES // -(-samples // batch_size)))
-    patience = max(15, epochs // 10) if arguments.patience is None else arguments.patience
-    learning_rate = arguments.learning_rate
-    if learning_rate is None and arguments.optimizer == "adam":
-        # Twice Adam's own, for batches twice as large as are usual.
-        learning_rate = 0.002
-    classes = "binary_cross_entropy" if len(labels) == 2 else "cross_entropy"
-    loss = arguments.loss or (classes if labels else "squared_error")
-    with arguments_checked():
-        rule, schedule = optimizers.get(arguments.optimizer), schedules.get(arguments.schedule, epochs)
-        # Made to be checked, before there is a run folder.
-        TrainingOptions(epochs, batch_size, rule, schedule)
-    layers: list[Layer] = []
-    if input_dropout:
-        layers.append(Dropout(input_dropout))
-    for units in hidden:
-        layers += [Dense(units), *([Dropout(dropout)] if dropout else [])]
-    layers.append(Dense(1 if not labels or loss == "binary_cross_entropy" else len(labels)))
+    samples, n_in = data.train[0].shape
+    labels, pixels = data.target.labels, data.one_unit
+    loss = arguments.loss or ("squared_error" if not labels else _CLASS_LOSSES[len(labels) > 2])
+    shape = {
+        "hidden": _given(arguments.hidden, [min(512, max(32, (8 if pixels else 4) * n_in))]),
+        "dropout": _given(arguments.dropout, 0.5 if pixels else 0.2),
+        "input_dropout": _given(arguments.input_dropout, 0.2 if pixels else 0.0),
+    }
     network = {
         "activation": arguments.activation,
         "loss": loss,
         # ΣW²/2 counts as much as the cost of one sample does, as in scikit-learn's LogisticRegression with its C of 1.
-        "weight_decay": 1.0 / samples if arguments.weight_decay is None else arguments.weight_decay,
+        "weight_decay": _given(arguments.weight_decay, 1.0 / samples),
         "dtype": arguments.dtype,
         "device": arguments.device,
         "seed": arguments.seed,
     }
-    training = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "optimizer": arguments.optimizer,
-        "learning_rate": learning_rate,
-        "schedule": arguments.schedule,
-        "clip_norm": arguments.clip_norm,
-    }
+    training = _training(arguments, samples)
+    patience = _given(arguments.patience, max(15, training["epochs"] // 10)) if data.validation else None
     config = {
         "data": {
             "source": str(arguments.source),
@@ -205,36 +181,68 @@ def recipe(arguments: argparse.Namespace, data: Prepared) -> Recipe:
             "task": data.target.task,
             "test_fraction": arguments.test_fraction,
             "validation_fraction": arguments.validation_fraction,
-            "standardised": "together" if data.one_unit else "by column",
+            "standardised": "together" if pixels else "by column",
         },
-        "network": {"hidden": hidden, "dropout": dropout, "input_dropout": input_dropout, **network},
-        "training": {**training, "patience": patience if data.validation else None},
+        "network": {**shape, **network},
+        "training": {**training, "patience": patience},
     }
-    fit = {"early_stopping": patience or None} if data.validation else {}
-    return Recipe(n_in, layers, network, {**training, **fit}, config)
+    outputs = 1 if not labels or loss == "binary_cross_entropy" else len(labels)
+    layers = [n_in, *_layers(**shape), Dense(outputs)]
+    return TrainingSettings(layers, network, {**training, "early_stopping": patience or None}, config)
 
 
-def layers_in_words(network: Network) -> str:
+def _given(argument: Any, default: Any) -> Any:
+    return default if argument is None else argument
+
+
+def _training(arguments: argparse.Namespace, samples: int) -> dict[str, Any]:
+    """Arguments of `Network.fit`, checked before there is a run folder."""
+    batch_size = arguments.batch_size or (64 if samples <= 20_000 else 256 if samples <= 200_000 else 1024)
+    epochs = arguments.epochs or min(1000, max(100, _UPDATES // -(-samples // batch_size)))
+    with arguments_checked():
+        optimizer, schedule = optimizers.get(arguments.optimizer), schedules.get(arguments.schedule, epochs)
+        TrainingOptions(epochs, batch_size, optimizer, schedule)
+    return {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": arguments.optimizer,
+        # Twice Adam's own, for batches twice as large as are usual.
+        "learning_rate": _given(arguments.learning_rate, 0.002 if arguments.optimizer == "adam" else None),
+        "schedule": arguments.schedule,
+        "clip_norm": arguments.clip_norm,
+    }
+
+
+def _layers(hidden: Sequence[int], dropout: float, input_dropout: float) -> Iterator[Layer]:
+    """The hidden layers."""
+    if input_dropout:
+        yield Dropout(input_dropout)
+    for units in hidden:
+        yield Dense(units)
+        if dropout:
+            yield Dropout(dropout)
+
+
+def describe_layers(network: Network) -> str:
     """64 → 256 relu → dropout 0.5 → 10 softmax."""
-    words = [str(network.model.n_in)]
+    parts = [str(network.model.n_in)]
     for layer in network.layers:
-        if isinstance(layer, Dense):
-            words.append(f"{layer.units} {layer.f.name}")
-        elif isinstance(layer, Dropout):
-            words.append(f"dropout {layer.rate:g}")
-        else:
-            words.append(layer.kind)
-    return " → ".join(words)
+        match layer:
+            case Dense(units=units, f=f):
+                parts.append(f"{units} {f.name}")
+            case Dropout(rate=rate):
+                parts.append(f"dropout {rate:g}")
+            case _:
+                parts.append(layer.kind)
+    return " → ".join(parts)
 
 
-def sizes(text: str) -> Sequence[int]:
+def hidden_sizes(text: str) -> Sequence[int]:
     """The argument 64,32 or none."""
-    if text.lower() == "none":
-        return []
     try:
-        units = [int(part) for part in text.split(",")]
+        units = [] if text.lower() == "none" else [int(part) for part in text.split(",")]
     except ValueError:
         units = [0]
-    if min(units) < 1:
-        raise argparse.ArgumentTypeError(f"expected sizes of hidden layers, such as 64,32, or none, got {text!r}")
+    if min(units, default=1) < 1:
+        raise argparse.ArgumentTypeError(f"expected sizes of hidden layers, such as 64,32, or none; received {text!r}.")
     return units

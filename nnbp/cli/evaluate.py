@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nnbp.cli.output import as_json, note, print_rows, target_in_words
+from nnbp.cli.common import add_options
+from nnbp.cli.output import describe_target, note, print_rows
 from nnbp.cli.predict import load
 from nnbp.cli.run_folder import find_model
-from nnbp.formatting import counted, metric_rows, number
+from nnbp.formatting import counted, json_text, metric_rows, number
 from nnbp.tabular.readers import BUILTIN, load_source
-
-__all__ = ["add_parser", "run"]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -24,13 +23,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "rows that it knows: what `nnbp train` says of its held-out rows is the fairer number."
         ),
     )
-    parser.add_argument("model", metavar="MODEL", help="a run folder or a model file")
-    parser.add_argument("source", metavar="SOURCE", help="the name of a set, or a CSV, TSV, Parquet, NPY or NPZ file")
-    parser.add_argument(
-        "--target", metavar="COLUMN", help="the column of the truth (default: the target of the training)"
-    )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default auto)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_options(parser, "model", "source", "--device", "--json")
+    parser.add_argument("--target", metavar="COLUMN", help="the column of the truth (default: that of the training)")
     parser.set_defaults(run=run)
     return parser
 
@@ -59,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         ("Model", path),
         ("Data", f"{source.name}, {counted(len(source), 'row')}"),
-        ("Target", target_in_words(str(source.target_name), model.target.labels)),
+        ("Target", describe_target(str(source.target_name), model.target.labels)),
         ("Device", model.network.device),
         ("", ""),
         *metric_rows(evaluation.metrics),
@@ -70,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             ("most frequent class", f"{number(model.baseline(evaluation.truth))} (accuracy of always naming it)")
         )
     if arguments.json:
-        print(as_json(document))
+        print(json_text(document))
     else:
         print_rows(rows)
     return 0

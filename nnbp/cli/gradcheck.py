@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from nnbp.cli.common import Exit, arguments_checked, count, positive, whole
+from nnbp.cli.common import Exit, add_options, arguments_checked, count, decay, positive
+from nnbp.formatting import json_text, table
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
-from nnbp.registry import find, is_built_in
 from nnbp.testing import example_problem
 from nnbp.testing.gradients import TOLERANCE, GradientReport, check_gradients
-
-__all__ = ["CHECK_FAILED", "add_parser", "built_in", "layer_sizes", "run"]
 
 CHECK_FAILED = 1
 """Exit code of a check that ran and found something wrong."""
@@ -31,35 +28,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="check backpropagation against central differences",
         description=(
             "Checks the gradients of small random networks against central differences in float64: of every built-in "
-            "hidden activation with every loss, or of those that are named. Exit code 1 where one is wrong."
+            "hidden activation with every loss, or of those that are named. Exit code 1 if one is wrong."
         ),
     )
     parser.add_argument(
         "--layers", type=layer_sizes, default=[4, 8, 3], metavar="N,N,…", help="sizes of all layers (default 4,8,3)"
     )
-    parser.add_argument("--activation", metavar="NAME", help="of the hidden layers (default: every one)")
-    parser.add_argument("--loss", metavar="NAME", help="the loss (default: every one)")
-    parser.add_argument("--weight-decay", type=float, default=0.1, metavar="λ", help="λ of J (default 0.1)")
+    parser.add_argument("--weight-decay", type=decay, default=0.1, metavar="λ", help="λ of J (default 0.1)")
     parser.add_argument("--samples", type=count, default=8, metavar="M", help="number of samples (default 8)")
-    parser.add_argument("--seed", type=whole, metavar="N", default=0, help="of parameters and data (default 0)")
-    parser.add_argument(
-        "--tolerance",
-        type=positive,
-        default=TOLERANCE,
-        metavar="E",
-        help=f"largest relative error (default {TOLERANCE:g})",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    error = f"largest relative error (default {TOLERANCE:g})"
+    parser.add_argument("--tolerance", type=positive, default=TOLERANCE, metavar="E", help=error)
+    add_options(parser, "--activation", "--loss", "--seed", "--json")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Checks and prints the reports; 0, or 1 where a gradient is wrong."""
+    """Checks and prints the reports; 0, or 1 if a gradient is wrong."""
     with arguments_checked():
         cases = _cases(arguments)
     if arguments.json:
-        print(json.dumps(_document(cases), indent=2, allow_nan=False))
+        print(json_text(_document(cases)))
     elif len(cases) == 1:
         print(cases[0][2])
     else:
@@ -68,12 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
-    hidden = [name for name in built_in(Activation.registry) if name != "softmax"]
-    kinds = built_in(Loss.registry)
+    hidden = [name for name in Activation.built_in() if name != "softmax"]
     if arguments.activation is not None:
-        hidden = [find("an activation", Activation.registry, arguments.activation).name]
-    if arguments.loss is not None:
-        kinds = [find("a loss", Loss.registry, arguments.loss).name]
+        hidden = [Activation.find(arguments.activation).name]
+    kinds = Loss.built_in() if arguments.loss is None else [Loss.find(arguments.loss).name]
     found = []
     for activation in hidden:
         for loss in kinds:
@@ -88,35 +75,31 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     return found
 
 
-def built_in(registry: Mapping[str, type]) -> list[str]:
-    """Names of the classes that nnbp itself brings."""
-    return [name for name, cls in registry.items() if is_built_in(cls)]
-
-
 def _document(cases: list[Case]) -> dict[str, Any]:
     reports = [{"activation": f, "loss": loss, **report.as_dict()} for f, loss, report in cases]
     return {"passed": all(report.passed for *_, report in cases), "reports": reports}
 
 
 def _table(cases: list[Case]) -> str:
-    lines = [f"{'activation':<12} {'loss':<21} {'checked':>7}  {'max relative':>12}  {'worst in':<8}  kinks"]
-    lines.append("─" * 78)
+    rows = [("activation", "loss", "checked", "max relative", "worst in", "kinks")]
     for activation, loss, report in cases:
-        worst = max(report.rows, key=lambda row: row.max_relative_error)
-        around = sum(row.stepped_around for row in report.rows)
+        around, on = (sum(getattr(row, name) for row in report.rows) for name in ("stepped_around", "at_kink"))
         notes = [f"{around} stepped around"] if around else []
-        notes += [f"{at} not judged"] if (at := sum(row.at_kink for row in report.rows)) else []
+        notes += [f"{on} not judged"] if on else []
         notes += [] if report.passed else ["FAILED"]
         checked = sum(row.checked for row in report.rows)
-        lines.append(
-            f"{activation:<12} {loss:<21} {checked:>7}  {report.max_relative_error:>12.1e}  {worst.name:<8}  "
-            f"{', '.join(notes)}".rstrip()
-        )
-    failed = sum(not report.passed for *_, report in cases)
-    worst_error = max(report.max_relative_error for *_, report in cases)
-    verdict = f"FAILED: {failed} of {len(cases)} networks" if failed else f"PASSED: {len(cases)} networks"
-    lines.append(f"{verdict}; largest relative error {worst_error:.2g}, allowed {cases[0][2].tolerance:g}")
-    return "\n".join(lines)
+        worst = max(report.rows, key=lambda row: row.max_relative_error)
+        error = f"{report.max_relative_error:.1e}"
+        rows.append((activation, loss, str(checked), error, worst.name, ", ".join(notes)))
+    largest = max(report.max_relative_error for *_, report in cases)
+    end = f"{verdict(cases, 'networks')}; largest relative error {largest:.2g}, allowed {cases[0][2].tolerance:g}"
+    return "\n".join([*table(rows, left=(0, 1, 4, 5), ruled=True), end])
+
+
+def verdict(cases: Sequence[tuple[Any, ...]], name: str) -> str:
+    """The first words of the last line: whether all cases passed, each of which ends in its report."""
+    failed = sum(not case[-1].passed for case in cases)
+    return f"FAILED: {failed} of {len(cases)} {name}" if failed else f"PASSED: {len(cases)} {name}"
 
 
 def layer_sizes(text: str) -> list[int]:
@@ -126,5 +109,5 @@ def layer_sizes(text: str) -> list[int]:
     except ValueError:
         sizes = []
     if len(sizes) < 2 or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"sizes of at least two layers, such as 4,8,3; received {text!r}")
+        raise argparse.ArgumentTypeError(f"expected sizes of at least two layers, such as 4,8,3; received {text!r}.")
     return sizes

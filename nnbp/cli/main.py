@@ -8,12 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NoReturn
 
 from nnbp.cli.common import Exit, Terminated, exit_code, say, terminable
-from nnbp.tabular.table import suggest
-
-__all__ = ["COMMANDS", "execute", "main"]
+from nnbp.registry import suggest
+from nnbp.version import __version__
 
 COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor")
 """The commands, in the order of the help page; each is a file of this folder with `add_parser` and `run`."""
@@ -45,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return Exit.USAGE
     if named is not None and named not in COMMANDS:
-        say("nnbp", f"error: there is no command {named!r}{suggest(named, COMMANDS)}. There are {', '.join(COMMANDS)}")
+        say("nnbp", f"error: there is no command {named!r}{suggest(named, COMMANDS)}. There are {', '.join(COMMANDS)}.")
         return Exit.USAGE
     try:
         arguments = parser.parse_args(words)
@@ -79,7 +77,7 @@ def execute(name: str, run: Callable[[argparse.Namespace], int], arguments: argp
     except (Exception, KeyboardInterrupt) as error:
         if arguments.debug:
             traceback.print_exc()
-        say(name, _words_for(error))
+        say(name, _error_text(error))
         return exit_code(error)
 
 
@@ -91,7 +89,7 @@ def _parser(named: str | None) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("--version", action="version", version=f"nnbp {__version__}")
     parser.set_defaults(debug=False)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
     for name in [named] if named in COMMANDS else COMMANDS:
@@ -100,17 +98,7 @@ def _parser(named: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-class _Version(argparse.Action):
-    """Prints the version and exits; it is looked up only when asked for, which takes a while."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import version
-
-        print(f"nnbp {version('nnbp')}")
-        parser.exit(Exit.DONE)
-
-
-def _words_for(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """The paragraph that tells of an error."""
     if isinstance(error, Terminated):
         return "ended by SIGTERM."

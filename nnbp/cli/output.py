@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 import shutil
 import sys
@@ -12,28 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnbp.cli.common import say
-from nnbp.formatting import counted, metric_rows, number, parts_of_data, training
-
-__all__ = ["as_json", "note", "of_training", "print_rows", "target_in_words"]
-
-
-def as_json(value: Mapping[str, Any]) -> str:
-    """One JSON object; what is no finite number becomes null."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number
 
 
 def note(command: str, messages: Sequence[str]) -> None:
     """Says on standard error what was ignored or not known in a table."""
     for message in messages:
-        say(command, f"note: {message}.")
+        say(command, f"note: {message}")
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
@@ -49,22 +32,22 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
         print(line)
 
 
-def target_in_words(name: str, labels: Sequence[Any]) -> str:
+def describe_target(name: str, labels: Sequence[Any]) -> str:
     """'species', 3 classes."""
     return f"{name!r}, {counted(len(labels), 'class', 'classes')}" if labels else f"{name!r}, a quantity"
 
 
-def of_training(result: Mapping[str, Any], device: str) -> list[tuple[str, str]]:
-    """What `nnbp train` tells of a run."""
+def training_rows(result: Mapping[str, Any], device: str) -> list[tuple[str, str]]:
+    """The rows that `nnbp train` prints."""
     columns = counted(result["columns"], "column")
     if result["features"] != result["columns"]:
         columns += f" ({counted(result['features'], 'feature')})"
     rows = [
-        ("Data", parts_of_data(result)),
-        ("Target", f"{target_in_words(result['target'], result['labels'])}, from {columns}"),
+        ("Data", describe_rows(result)),
+        ("Target", f"{describe_target(result['target'], result['labels'])}, from {columns}"),
         ("Network", f"{result['network']}; {counted(result['parameters'], 'parameter')}, {result['dtype']}"),
         ("Device", device),
-        ("Training", training(result)),
+        ("Training", describe_training(result)),
     ]
     if result["stopped"] and result["status"] == "done":
         rows.append(("", f"stopped early: {result['stopped']}"))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import NamedTuple
 
-from nnbp.cli.common import Exit, arguments_checked, count, whole
-from nnbp.cli.gradcheck import CHECK_FAILED, built_in, layer_sizes
+from nnbp.cli.common import Exit, add_options, arguments_checked, count
+from nnbp.cli.gradcheck import CHECK_FAILED, layer_sizes, verdict
+from nnbp.formatting import json_text, table
 from nnbp.graph.ops import PRECISIONS
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
 from nnbp.optim.optimizers import Optimizer
 from nnbp.testing import example_problem
 from nnbp.testing.parity import ParityReport, compare_devices
-
-__all__ = ["add_parser", "run"]
 
 
 class Case(NamedTuple):
@@ -34,11 +32,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description=(
             "Compares forward pass, every delta and gradient, and the parameters after some updates, on two devices or "
             "more: with every built-in activation, loss and optimizer in turn, or with those that are named. Exit code "
-            "1 where they disagree, 6 where a device does not work."
+            "1 if they disagree, 6 if a device does not work."
         ),
     )
     parser.add_argument(
-        "--devices", type=_words, default=["cpu", "cuda"], metavar="D,D", help="to compare (default cpu,cuda)"
+        "--devices", type=_devices, default=["cpu", "cuda"], metavar="D,D", help="to compare (default cpu,cuda)"
     )
     parser.add_argument("--dtype", type=_dtypes, metavar="T", help="default float64,float32")
     parser.add_argument(
@@ -47,17 +45,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--layers", type=layer_sizes, default=[16, 32, 4], metavar="N,N,…", help="default 16,32,4")
     parser.add_argument("--samples", type=count, default=50, metavar="M", help="number of samples (default 50)")
     parser.add_argument("--steps", type=count, default=10, metavar="N", help="number of updates (default 10)")
-    parser.add_argument("--activation", metavar="NAME", help="of the hidden layers")
-    parser.add_argument("--loss", metavar="NAME", help="the loss")
-    parser.add_argument("--optimizer", metavar="NAME", help="of the updates")
-    parser.add_argument("--seed", type=whole, metavar="N", default=0, help="of parameters and data (default 0)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--optimizer", metavar="NAME", help="of the updates (default: every one)")
+    add_options(parser, "--activation", "--loss", "--seed", "--json")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares and prints the reports; 0, or 1 where devices disagree. A device that does not work is an error: 6."""
+    """Compares and prints the reports; 0, or 1 if devices disagree. A device that does not work is an error: 6."""
     with arguments_checked():
         cases = [
             (case, _compare(arguments, case, dtype)) for case in _cases(arguments) for dtype in _dtypes_of(arguments)
@@ -65,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     passed = all(report.passed for _, report in cases)
     if arguments.json:
         reports = [{"case": case._asdict(), **report.as_dict()} for case, report in cases]
-        print(json.dumps({"passed": passed, "reports": reports}, indent=2, allow_nan=False))
+        print(json_text({"passed": passed, "reports": reports}))
     elif len(_cases(arguments)) == 1:
         print("\n\n".join(str(report) for _, report in cases))
     else:
@@ -86,51 +81,48 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     named = {key: getattr(arguments, key) for key in Case._fields if getattr(arguments, key) is not None}
     if named:
         return [Case(**named)]
-    hidden = [name for name in built_in(Activation.registry) if name != "softmax"]
+    hidden = [name for name in Activation.built_in() if name != "softmax"]
     cases = [Case(activation=name) for name in hidden]
-    cases += [Case(loss=name) for name in built_in(Loss.registry)]
-    cases += [Case(optimizer=name) for name in built_in(Optimizer.registry)]
+    cases += [Case(loss=name) for name in Loss.built_in()]
+    cases += [Case(optimizer=name) for name in Optimizer.built_in()]
     return list(dict.fromkeys(cases))
 
 
 def _dtypes_of(arguments: argparse.Namespace) -> list[str]:
-    """Both dtypes, where none is named; a lower precision is one of float32."""
+    """Both dtypes, if none is named; a lower precision is one of float32."""
     return arguments.dtype or (["float64", "float32"] if arguments.precision is None else ["float32"])
 
 
 def _table(cases: list[tuple[Case, ParityReport]]) -> str:
-    lines = [
-        f"{'activation':<11}  {'loss':<20}  {'optimizer':<9}  {'dtype':<7}  {'pass':>7}  {'bound':>7}  "
-        f"{'trained':>7}  {'bound':>7}"
-    ]
-    lines.append("─" * len(lines[0]))
+    rows = [("activation", "loss", "optimizer", "dtype", "pass", "bound", "trained", "bound", "")]
     for case, report in cases:
-        lines.append(
-            f"{case.activation:<11}  {case.loss:<20}  {case.optimizer:<9}  {report.arithmetic:<7}  "
-            f"{_worst(report, 'pass')}  {_worst(report, 'training')}{'' if report.passed else '  FAILED'}"
-        )
-    failed = sum(not report.passed for _, report in cases)
-    verdict = f"FAILED: {failed} of {len(cases)} comparisons" if failed else f"PASSED: {len(cases)} comparisons"
+        failed = "" if report.passed else "FAILED"
+        rows.append((*case, report.arithmetic, *_worst(report, "pass"), *_worst(report, "training"), failed))
     first = cases[0][1]
-    lines.append(f"{verdict} of {first.devices[0]} with {', '.join(first.devices[1:])}, {first.updates} updates each")
-    return "\n".join(lines)
+    pair = f"{first.devices[0]} with {', '.join(first.devices[1:])}"
+    end = f"{verdict(cases, 'comparisons')} of {pair}, {first.updates} updates each"
+    return "\n".join([*table(rows, left=(0, 1, 2, 3, 8), ruled=True), end])
 
 
-def _worst(report: ParityReport, stage: str) -> str:
+def _worst(report: ParityReport, stage: str) -> tuple[str, str]:
     """Relative error and bound of the row that comes nearest to its bound."""
     row = max((row for row in report.rows if row.stage == stage), key=lambda row: row.max_relative_error / row.bound)
-    return f"{row.max_relative_error:>7.1e}  {row.bound:>7.1e}"
+    return f"{row.max_relative_error:.1e}", f"{row.bound:.1e}"
 
 
-def _words(text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if len(words) < 2 or not all(words):
-        raise argparse.ArgumentTypeError(f"at least two devices, such as cpu,cuda; received {text!r}")
-    return words
+def _devices(text: str) -> list[str]:
+    devices = _listed(text)
+    if len(devices) < 2 or not all(devices):
+        raise argparse.ArgumentTypeError(f"expected at least two devices, such as cpu,cuda; received {text!r}.")
+    return devices
 
 
 def _dtypes(text: str) -> list[str]:
-    dtypes = [word.strip() for word in text.split(",")]
+    dtypes = _listed(text)
     if not set(dtypes) <= {"float32", "float64"}:
-        raise argparse.ArgumentTypeError(f"float32, float64 or both, with a comma between; received {text!r}")
+        raise argparse.ArgumentTypeError(f"expected float32, float64 or both, with a comma; received {text!r}.")
     return dtypes
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]

@@ -9,14 +9,13 @@ from typing import Any, TextIO
 
 from numpy.typing import NDArray
 
-from nnbp.cli.common import UsageError, noted_fallback, say
-from nnbp.cli.output import as_json, note
+from nnbp.cli.common import UsageError, add_options, noted_fallback, say
+from nnbp.cli.output import note
 from nnbp.cli.run_folder import find_model
+from nnbp.formatting import json_text
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import load_source
 from nnbp.tabular.table import Source
-
-__all__ = ["add_parser", "load", "run"]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -29,12 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "or the value in its own unit. Columns are matched by name, in any order; the target may be absent."
         ),
     )
-    parser.add_argument("model", metavar="MODEL", help="a run folder or a model file")
-    parser.add_argument("source", metavar="SOURCE", help="the name of a set, or a CSV, TSV, Parquet, NPY or NPZ file")
+    add_options(parser, "model", "source", "--device", "--json")
     parser.add_argument("--output", metavar="FILE", help="write the CSV table to this file instead")
     parser.add_argument("--proba", action="store_true", help="add the probability of every class")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default auto)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
     return parser
 
@@ -43,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Predicts and prints; 0."""
     model = load("nnbp predict", arguments)
     if arguments.proba and not model.target.labels:
-        raise UsageError("--proba is for classes, and this model predicts a quantity. Leave it out")
+        raise UsageError("--proba is for classes, and this model predicts a quantity. Leave it out.")
     known = model.preprocessor
     columns = len(known.columns) if known is not None else model.network.model.n_in
     target = model.target.name if known is not None else None
@@ -55,16 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
         with open(arguments.output, "w", encoding="utf-8", newline="") as file:
             _write(file, source, model, values, probabilities)
     if arguments.json:
-        print(as_json(_document(arguments, source, model, values, probabilities, messages)))
+        print(json_text(_document(arguments, source, model, values, probabilities, messages)))
     elif arguments.output is None:
         _write(sys.stdout, source, model, values, probabilities)
     else:
-        say("nnbp predict", f"{len(source)} rows of {source.name} predicted; they are in {arguments.output}")
+        say("nnbp predict", f"{len(source)} rows of {source.name} predicted; they are in {arguments.output}.")
     return 0
 
 
 def load(command: str, arguments: argparse.Namespace) -> TableModel:
-    """The model that the arguments name, on their device; says so where the CPU stands in for a GPU."""
+    """The model that the arguments name, on their device; says so if the CPU stands in for a GPU."""
     model, fallback = noted_fallback(lambda: TableModel.load(find_model(arguments.model), device=arguments.device))
     if fallback:
         say(command, f"note: {fallback}")
@@ -75,22 +71,14 @@ def _write(
     file: TextIO, source: Source, model: TableModel, values: NDArray[Any], probabilities: NDArray[Any] | None
 ) -> None:
     rows = csv.writer(file, lineterminator="\n")
-    table = _plain(values.reshape(len(values), -1))
-    width = len(table[0])
+    tables = [source.places[:, None], values.reshape(len(values), -1)]
+    width = tables[1].shape[1]
     names = ["prediction"] if width == 1 else [f"prediction {k}" for k in range(1, width + 1)]
     if probabilities is not None:
         names += [f"p({label})" for label in model.target.labels]
-        table = [row + more for row, more in zip(table, _plain(probabilities), strict=True)]
+        tables.append(probabilities)
     rows.writerow([source.unit, *names])
-    for place, row in zip(source.places.tolist(), table, strict=True):
-        rows.writerow([place, *row])
-
-
-def _plain(values: NDArray[Any]) -> list[Any]:
-    """An array as lists; floats say no more than their dtype knows: 0.1, not 0.10000000149011612."""
-    if values.dtype.kind != "f":
-        return list(values.tolist())
-    return [_plain(value) if value.ndim else float(str(value)) for value in values]
+    rows.writerows([cell for row in parts for cell in row] for parts in zip(*tables, strict=True))
 
 
 def _document(
@@ -109,8 +97,8 @@ def _document(
         "device": model.network.device,
         "notes": messages,
         source.unit: source.places.tolist(),
-        "predictions": _plain(values),
+        "predictions": values,
     }
     if probabilities is not None:
-        document |= {"labels": list(model.target.labels), "probabilities": _plain(probabilities)}
+        document |= {"labels": list(model.target.labels), "probabilities": probabilities}
     return document

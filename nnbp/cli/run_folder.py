@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import platform
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
+from nnbp.device.host import blas
 from nnbp.device.probe import cupy_distributions
 from nnbp.errors import ModelFileError
+from nnbp.formatting import json_text
 from nnbp.requirements import optional
 from nnbp.training.callbacks import Callback, TrainingState
-
-__all__ = ["MODEL", "MetricsFile", "RunFolder", "environment", "find_model"]
+from nnbp.version import installed
 
 CONFIG, ENVIRONMENT, METRICS, MODEL, REPORT = (
     "config.toml",
@@ -32,7 +27,6 @@ CONFIG, ENVIRONMENT, METRICS, MODEL, REPORT = (
 )
 
 _PACKAGES = ("nnbp", "numpy", "safetensors", "scikit-learn", "pandas", "pyarrow", "matplotlib", "tqdm")
-_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 class RunFolder:
@@ -64,7 +58,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise FileExistsError(
-                    f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out"
+                    f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out."
                 )
             return cls(path)
         stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
@@ -90,7 +84,7 @@ class RunFolder:
 
     def write_environment(self, facts: Mapping[str, Any]) -> None:
         """Writes environment.json."""
-        (self / ENVIRONMENT).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (self / ENVIRONMENT).write_text(json_text(facts) + "\n", encoding="utf-8")
 
     def write_report(self, page: str) -> None:
         """Writes report.html."""
@@ -98,31 +92,21 @@ class RunFolder:
 
 
 class MetricsFile(Callback):
-    """metrics.csv, one row an epoch, written when the epoch ends: what was measured is there whatever happens next.
+    """metrics.csv, one row per epoch, written when the epoch ends: what was measured is there whatever happens next.
 
     Args:
-        path: of the file.
+        path: of the file, which is there from now on.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._path = path
+        path.write_text("", encoding="utf-8")
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        if state.epoch == 1:
-            self._rows.writerow(["epoch", *state.logs, "learning_rate"])
-        self._rows.writerow(
-            [state.epoch, *map(repr, map(float, state.logs.values())), repr(float(state.learning_rate))]
-        )
-        self._file.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+        head = [["epoch", *state.logs, "learning_rate"]] if state.epoch == 1 else []
+        row = [state.epoch, *(float(value) for value in (*state.logs.values(), state.learning_rate))]
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([*head, row])
 
 
 def find_model(path: str | Path) -> Path:
@@ -139,10 +123,10 @@ def find_model(path: str | Path) -> Path:
             return given / MODEL
         inner = sorted(given.glob(f"*/{MODEL}"), key=lambda model: model.stat().st_mtime, reverse=True)
         others = ", ".join(str(model.parent) for model in inner[:3])
-        hint = f"It has run folders that do: {others}" if inner else "Did the training end before its first epoch did?"
+        hint = f"It has run folders that do: {others}." if inner else "Did the training end before its first epoch did?"
         raise ModelFileError(f"{path}: this folder holds no {MODEL}. {hint}")
     raise ModelFileError(
-        f"{path}: there is no such file or folder (looked up from {Path.cwd()}). Give a run folder or a model file"
+        f"{path}: there is no such file or folder (looked up from {Path.cwd()}). Give a run folder or a model file."
     )
 
 
@@ -153,32 +137,12 @@ def environment(device: str, words: Sequence[str], **more: Any) -> dict[str, Any
         "device": device,
         **more,
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))} | cupy_distributions(),
+        "packages": {name: found for name in _PACKAGES if (found := installed(name))} | cupy_distributions(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "blas": _blas(),
+        "blas": blas(),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _blas() -> dict[str, Any]:
-    """What NumPy multiplies matrices with, and its threads; None where nothing tells."""
-    config: dict[str, Any] = dict(np.show_config(mode="dicts"))
-    built = config.get("Build Dependencies", {}).get("blas", {})
-    threads = None
-    # It comes with scikit-learn; without it nothing tells how many threads there are.
-    if "threadpoolctl" in sys.modules:
-        pools = sys.modules["threadpoolctl"].threadpool_info()
-        threads = max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=None)
-    set_to = {name: os.environ[name] for name in _THREADS if name in os.environ}
-    return {"name": built.get("name"), "version": built.get("version"), "threads": threads, "environment": set_to}
 
 
 def _toml_writer() -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from typing import Any
 
 from nnbp.cli.common import (
     Exit,
     Terminated,
     UsageError,
+    add_options,
     arguments_checked,
     count,
+    decay,
     fraction,
     noted_fallback,
     positive,
@@ -19,18 +20,17 @@ from nnbp.cli.common import (
     undisturbed,
     whole,
 )
-from nnbp.cli.defaults import Prepared, Recipe, layers_in_words, prepare, recipe, sizes
-from nnbp.cli.output import as_json, of_training, print_rows
-from nnbp.cli.report.page import RunReport, render
+from nnbp.cli.defaults import PreparedData, TrainingSettings, choose_settings, describe_layers, hidden_sizes, prepare
+from nnbp.cli.output import print_rows, training_rows
+from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import METRICS, MODEL, REPORT, MetricsFile, RunFolder, environment
 from nnbp.device.probe import probe
 from nnbp.errors import DivergenceError
+from nnbp.formatting import json_text
 from nnbp.network import Network
-from nnbp.tabular.model import Evaluation, TableModel
+from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import BUILTIN
 from nnbp.training.callbacks import Callback, History, TrainingState
-
-__all__ = ["add_parser", "run"]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -50,38 +50,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("source", metavar="SOURCE", help=f"{', '.join(BUILTIN)}, or a CSV, TSV, Parquet, NPY or NPZ file")
     add("--target", metavar="COLUMN", help="what to predict: a column's name; of NPY its index; of NPZ the key of y")
     add("--task", choices=("classification", "regression"), help="default: follows from the target")
-    network = parser.add_argument_group("network")
-    add = network.add_argument
-    add(
-        "--hidden",
-        type=sizes,
-        metavar="N,N,…",
-        help="units of hidden layers; none for none (default: 32 to 512, as there are features)",
-    )
+    add = parser.add_argument_group("network").add_argument
+    add("--hidden", type=hidden_sizes, metavar="N,N,…", help="units of hidden layers, or none (default: 32 to 512)")
     add("--activation", default="relu", metavar="NAME", help="of the hidden layers (default relu)")
     add("--loss", metavar="NAME", help="default: cross entropy for classes, squared_error for quantities")
-    add(
-        "--dropout",
-        type=fraction,
-        metavar="RATE",
-        help="after each hidden layer (default 0.2; 0.5 for pixels and the like)",
-    )
-    add(
-        "--input-dropout",
-        type=fraction,
-        metavar="RATE",
-        help="of the features (default 0; 0.2 for pixels and the like)",
-    )
-    add("--weight-decay", type=_decay, metavar="λ", help="λ of J (default: 1 / number of training rows)")
+    add("--dropout", type=fraction, metavar="RATE", help="after each hidden layer (default 0.2; 0.5 for pixels)")
+    add("--input-dropout", type=fraction, metavar="RATE", help="of the features (default 0; 0.2 for pixels)")
+    add("--weight-decay", type=decay, metavar="λ", help="λ of J (default: 1 / number of training rows)")
     add("--dtype", choices=("float32", "float64"), default="float32", help="default float32")
-    add(
-        "--device",
-        default="auto",
-        metavar="D",
-        help="auto, cpu, cuda or cuda:N (default auto: a GPU that works, else the CPU)",
-    )
-    training = parser.add_argument_group("training")
-    add = training.add_argument
+    add_options(parser, "--device")
+    add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, metavar="N", help="at most (default: 100 to 1000, about 2500 updates)")
     add("--batch-size", type=count, metavar="M", help="default: 64; more for more than 20 000 rows")
     add("--optimizer", default="adam", metavar="NAME", help="default adam")
@@ -92,68 +70,83 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--patience",
         type=whole,
         metavar="N",
-        help="epochs without a lower validation loss; 0 trains to the end (default 15 or more)",
+        help="epochs without a lower validation loss; 0: no end (default 15 or more)",
     )
     add(
         "--validation-fraction",
         type=fraction,
         default=0.1,
         metavar="F",
-        help="of the rows, to choose the best epoch by (default 0.1)",
+        help="of the rows, for validation (default 0.1)",
     )
-    add(
-        "--test-fraction",
-        type=fraction,
-        default=0.2,
-        metavar="F",
-        help="of the rows, held out for the result (default 0.2)",
-    )
-    add("--seed", type=whole, default=0, metavar="N", help="of the parts, weights, shuffles and masks (default 0)")
-    output = parser.add_argument_group("output")
-    add = output.add_argument
+    add("--test-fraction", type=fraction, default=0.2, metavar="F", help="of the rows, held out (default 0.2)")
+    add("--seed", type=whole, default=0, metavar="N", help="of splits, weights, shuffles and masks (default 0)")
+    add = parser.add_argument_group("output").add_argument
     add("--out", metavar="FOLDER", help="the run folder, new or empty (default runs/SOURCE-1, -2, …)")
-    add("--json", action="store_true", help="print the result as one JSON object")
     add("--quiet", action="store_true", help="no progress on standard error")
+    add_options(parser, "--json")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains, saves, prints the result; 0, 5 where it diverged, 130 and 143 where Ctrl-C and SIGTERM ended it."""
+    """Trains, saves, prints the result; 0, 5 if it diverged, 130 and 143 if Ctrl-C and SIGTERM ended it."""
     data = prepare(arguments)
-    plan = recipe(arguments, data)
-    network, fallback = noted_fallback(plan.build)
+    settings = choose_settings(arguments, data)
+    network, fallback = noted_fallback(settings.build)
     try:
         folder = RunFolder.create(arguments.out, arguments.source)
     except FileExistsError as error:
         raise UsageError(str(error)) from error
     facts = environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
-    folder.write_config(plan.config)
+    folder.write_config(settings.config)
     folder.write_environment(facts)
-    ending = _train(arguments, data, plan, network, folder)
+    code, status, reason, history = _train(arguments, data, settings, network, folder)
     model = TableModel(network, data.preprocessor, data.target, {"source": data.source.name})
-    saved = ending.keeper.history.epochs > 0
-    if saved:
+    if history.epochs:
         with undisturbed():
             model.save(folder / MODEL)
-    result, evaluation = _result(data, arguments.source, network, folder, ending, fallback), None
-    if saved and data.test is not None:
-        evaluation = model.evaluate(data.test)
+    result: dict[str, Any] = {
+        "status": status,
+        "source": data.source.name,
+        "path": arguments.source,
+        "target": data.source.target_name,
+        "task": data.target.task,
+        "labels": list(data.target.labels),
+        "rows": data.rows(),
+        "columns": len(data.preprocessor.columns),
+        "features": len(data.preprocessor.feature_names),
+        "network": describe_layers(network),
+        "parameters": int(network.parameters.size),
+        "dtype": network.dtype.name,
+        "device": network.device,
+        "device_fallback": fallback,
+        "epochs": history.epochs,
+        "best_epoch": history.best_epoch,
+        "stopped": reason,
+        "seconds": history.seconds,
+        "metrics": {},
+        "run": str(folder.path),
+        "model": str(folder / MODEL) if history.epochs else None,
+        "report": str(folder / REPORT),
+    }
+    evaluation = model.evaluate(data.test) if history.epochs and data.test is not None else None
+    if evaluation is not None:
         result["metrics"] = evaluation.metrics
         if data.target.labels:
             result["baseline_accuracy"] = model.baseline(evaluation.truth)
-    folder.write_report(render(_report(plan, facts, result, ending, evaluation, data)))
-    if ending.code:
-        _explain(ending, folder, saved)
+    folder.write_report(render(result, history, settings.config, facts, evaluation))
+    if code:
+        _explain(result)
     if arguments.json:
-        print(as_json(result))
+        print(json_text(result))
     else:
-        print_rows(of_training(result, _device_in_words(arguments.device, result)))
-    return ending.code
+        print_rows(training_rows(result, _device_with_reason(arguments.device, result)))
+    return code
 
 
 class _Keeper(Callback):
-    """Holds on to the history: `fit` returns none where it is interrupted."""
+    """Holds on to the history: `fit` returns none if it is interrupted."""
 
     def __init__(self) -> None:
         self.history = History()
@@ -162,114 +155,43 @@ class _Keeper(Callback):
         self.history = state.history
 
 
-@dataclass(frozen=True)
-class _Ending:
-    """How a training ended.
-
-    Attributes:
-        code: the exit code.
-        status: in a word.
-        why: what ended it, where it was not its last epoch.
-        keeper: has the history.
-    """
-
-    code: Exit
-    status: str
-    why: str | None
-    keeper: _Keeper
-
-
-def _train(arguments: argparse.Namespace, data: Prepared, plan: Recipe, network: Network, folder: RunFolder) -> _Ending:
+def _train(
+    arguments: argparse.Namespace, data: PreparedData, settings: TrainingSettings, network: Network, folder: RunFolder
+) -> tuple[Exit, str, str | None, History]:
+    """Trains; the exit code, the status in one word, the reason to end before the last epoch, and the history."""
     keeper = _Keeper()
     metrics = ["accuracy"] if data.target.labels else ["r2"]
-    with MetricsFile(folder / METRICS) as rows:
-        try:
-            with arguments_checked():
-                network.fit(
-                    *data.train, **plan.training, validation_data=data.validation, metrics=metrics,
-                    callbacks=[keeper, rows], progress=False if arguments.quiet else "auto",
-                )  # fmt: skip
-        except KeyboardInterrupt as error:
-            if isinstance(error, Terminated):
-                return _Ending(Exit.TERMINATED, "terminated", "ended by SIGTERM", keeper)
-            return _Ending(Exit.INTERRUPTED, "interrupted", "ended by Ctrl-C", keeper)
-        except DivergenceError as error:
-            return _Ending(Exit.DIVERGED, "diverged", str(error), keeper)
-    return _Ending(Exit.DONE, "done", keeper.history.stopped, keeper)
+    rows = MetricsFile(folder / METRICS)
+    try:
+        with arguments_checked():
+            network.fit(
+                *data.train, **settings.training, validation_data=data.validation, metrics=metrics,
+                callbacks=[keeper, rows], progress=False if arguments.quiet else "auto",
+            )  # fmt: skip
+    except Terminated:
+        return Exit.TERMINATED, "terminated", "ended by SIGTERM", keeper.history
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED, "interrupted", "ended by Ctrl-C", keeper.history
+    except DivergenceError as error:
+        return Exit.DIVERGED, "diverged", str(error), keeper.history
+    return Exit.DONE, "done", keeper.history.stopped, keeper.history
 
 
-def _result(
-    data: Prepared, path: str, network: Network, folder: RunFolder, ending: _Ending, fallback: str | None
-) -> dict[str, Any]:
-    """All that is told of a run, in plain types."""
-    history = ending.keeper.history
-    return {
-        "status": ending.status,
-        "source": data.source.name,
-        "path": path,
-        "target": data.source.target_name,
-        "task": data.target.task,
-        "labels": list(data.target.labels),
-        "rows": data.rows(),
-        "columns": len(data.preprocessor.columns),
-        "features": len(data.preprocessor.feature_names),
-        "network": layers_in_words(network),
-        "parameters": int(network.parameters.size),
-        "dtype": network.dtype.name,
-        "device": network.device,
-        "device_fallback": fallback,
-        "epochs": history.epochs,
-        "best_epoch": history.best_epoch,
-        "stopped": ending.why,
-        "seconds": history.seconds,
-        "metrics": {},
-        "run": str(folder.path),
-        "model": str(folder / MODEL) if history.epochs else None,
-        "report": str(folder / REPORT),
-    }
-
-
-def _report(
-    plan: Recipe,
-    facts: dict[str, Any],
-    result: dict[str, Any],
-    ending: _Ending,
-    evaluation: Evaluation | None,
-    data: Prepared,
-) -> RunReport:
-    return RunReport(
-        result=result,
-        history=dict(ending.keeper.history),
-        config=plan.config,
-        environment=facts,
-        labels=[str(label) for label in data.target.labels],
-        truth=None if evaluation is None else evaluation.truth,
-        predicted=None if evaluation is None else evaluation.predicted,
-    )
-
-
-def _explain(ending: _Ending, folder: RunFolder, saved: bool) -> None:
+def _explain(result: dict[str, Any]) -> None:
     """Says on standard error what ended the training, and what is left of it."""
-    epochs, best = ending.keeper.history.epochs, ending.keeper.history.best_epoch
-    if not saved:
+    if result["model"] is None:
         kept = "No epoch had ended, so there is no model"
-    elif best is None:
-        kept = f"The weights of epoch {epochs} are saved"
+    elif result["best_epoch"] is None:
+        kept = f"The weights of epoch {result['epochs']} are saved"
     else:
-        kept = f"The best weights so far, those of epoch {best} of {epochs}, are saved"
-    why = ending.why if ending.code == Exit.DIVERGED else f"{ending.why}."
-    say("nnbp train", f"{why} {kept}; the run folder is {folder.path}")
+        kept = f"The best weights so far, those of epoch {result['best_epoch']} of {result['epochs']}, are saved"
+    say("nnbp train", f"{result['stopped'].rstrip('.')}. {kept}; the run folder is {result['run']}.")
 
 
-def _device_in_words(asked: str, result: dict[str, Any]) -> str:
-    """The device, and why it is the CPU where a GPU would have been taken."""
+def _device_with_reason(asked: str, result: dict[str, Any]) -> str:
+    """The device, and the reason if it is the CPU in place of a GPU."""
     if result["device_fallback"]:
         return f"{result['device']}. {result['device_fallback']}"
     if asked == "auto" and result["device"] == "cpu":
         return f"cpu (no GPU works here: {probe(0).message}; nnbp doctor tells more)"
     return str(result["device"])
-
-
-def _decay(text: str) -> float:
-    """The argument of a number of at least 0."""
-    return 0.0 if text.strip() in ("0", "0.0") else positive(text)

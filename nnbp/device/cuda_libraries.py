@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from nnbp.device.probe import said
-
-__all__ = ["Library", "driver_version", "libraries"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Library:
     Attributes:
         name: as its makers write it.
         installed: whether the package that brings it is there.
-        version: None where it does not load, or does not tell.
-        message: why it does not load; empty where it does.
+        version: None if it does not load, or does not tell.
+        message: why it does not load; empty if it does.
     """
 
     name: str
@@ -39,14 +38,15 @@ class Library:
 def libraries() -> list[Library]:
     """CuPy, NVRTC, cuBLAS and nvmath-python; never raises. What is installed of them is imported."""
     return [
-        _tried("CuPy", "cupy", _cupy),
-        _tried("NVRTC", "cupy", _nvrtc),
-        _tried("cuBLAS", "nvmath", _cublas),
-        _tried("nvmath-python", "nvmath", _nvmath),
+        _tried("CuPy", "cupy", lambda: import_module("cupy").__version__),
+        _tried("NVRTC", "cupy", lambda: _dotted(import_module("cupy").cuda.nvrtc.getVersion())),
+        # cublasGetProperty: major, minor and patch; it needs no handle, and so no memory of a card.
+        _tried("cuBLAS", "nvmath", lambda: _dotted(map(_cublas().get_property, range(3)))),
+        _tried("nvmath-python", "nvmath", lambda: _cublas() and import_module("nvmath").__version__),
     ]
 
 
-def _tried(name: str, package: str, version: Callable[[], str]) -> Library:
+def _tried(name: str, package: str, version: Callable[[], object]) -> Library:
     try:
         if find_spec(package) is None:
             return Library(name, False)
@@ -57,32 +57,21 @@ def _tried(name: str, package: str, version: Callable[[], str]) -> Library:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Library(name, True, version())
+            return Library(name, True, str(version()))
     except Exception as error:
         return Library(name, True, None, said(error))
 
 
-def _cupy() -> str:
-    return str(import_module("cupy").__version__)
+def _cublas() -> Any:
+    return import_module("nvmath.bindings.cublas")
 
 
-def _nvrtc() -> str:
-    return ".".join(map(str, import_module("cupy").cuda.nvrtc.getVersion()))
-
-
-def _cublas() -> str:
-    bindings = import_module("nvmath.bindings.cublas")
-    # cublasGetProperty: major, minor and patch; it needs no handle, and so no memory of a card.
-    return ".".join(str(bindings.get_property(part)) for part in range(3))
-
-
-def _nvmath() -> str:
-    import_module("nvmath.bindings.cublas")
-    return str(import_module("nvmath").__version__)
+def _dotted(numbers: Iterable[int]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def driver_version() -> str | None:
-    """The version of the NVIDIA driver, "580.65.06", as its management library tells it; None where there is none."""
+    """The version of the NVIDIA driver, "580.65.06", as its management library tells it; None if there is none."""
     text = ctypes.create_string_buffer(80)
     try:
         library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")

@@ -26,18 +26,7 @@ from numpy.typing import NDArray
 from nnbp.graph.backend import Backend, backend_class
 from nnbp.graph.ops import Gemm
 from nnbp.requirements import CUDA, pip_install
-
-__all__ = [
-    "Reason",
-    "Verdict",
-    "cuda_command",
-    "cuda_name",
-    "cuda_of_driver",
-    "cupy_distributions",
-    "probe",
-    "refresh",
-    "said",
-]
+from nnbp.version import installed
 
 _KNOWN_CUPY = (
     *("cupy", "cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy-cuda102", "cupy-cuda110", "cupy-cuda111"),
@@ -168,8 +157,8 @@ def _probe(index: int, process: int) -> Verdict:
     if not wrong:
         return Verdict(count=count)
     fix = (
-        f"{_reinstall(wheels)}; where the result stays wrong, the card or its driver is at fault, and "
-        "`nvidia-smi -q -d ECC,ROW_REMAPPER` shows the errors of its memory"
+        f"{_reinstall(wheels)}; where the result stays wrong, the card or its driver is at fault, and `nvidia-smi -q "
+        "-d ECC,ROW_REMAPPER` shows the errors of its memory"
     )
     return Verdict(Reason.WRONG_RESULT, f"GPU {index} computes wrongly: {wrong}", fix, count)
 
@@ -213,16 +202,7 @@ def _factors() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def cupy_distributions() -> dict[str, str]:
     """Installed distributions that bring a package `cupy`, with their versions; more than one break each other."""
-    # Here, not above: the import is slow, and `import nnbp` is to be quick.
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in _KNOWN_CUPY:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in _KNOWN_CUPY if (found := installed(name))}
 
 
 def cuda_of_driver() -> int | None:

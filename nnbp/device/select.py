@@ -2,7 +2,7 @@
 
 ``"auto"`` takes a GPU that works, else the CPU, and says nothing. ``"cuda"`` and ``"cuda:1"`` fall back to the CPU
 with one `DeviceFallbackWarning`. ``fallback=False``, and NNBP_REQUIRE_GPU=1 in the environment, allow no CPU in
-place of a GPU: where none works, all three raise `DeviceUnavailableError`. ``"cpu"`` is always the CPU.
+place of a GPU: if none works, all three raise `DeviceUnavailableError`. ``"cpu"`` is always the CPU.
 
 A backend that another package registers as ``name`` in the entry-point group ``nnbp.backends`` is opened by ``"name"``,
 its class called without arguments, or by ``"name:1"``, its class called with the number. Nothing stands in for it.
@@ -11,7 +11,6 @@ its class called without arguments, or by ``"name:1"``, its class called with th
 from __future__ import annotations
 
 import os
-import platform
 import re
 import sys
 import warnings
@@ -20,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnbp.device import host
 from nnbp.device.cuda_libraries import driver_version
 from nnbp.device.probe import Reason, Verdict, cuda_name, probe
 from nnbp.errors import DeviceFallbackWarning, DeviceUnavailableError, NnbpError
 from nnbp.graph.backend import Backend, backend_class, registered
-
-__all__ = ["DeviceInfo", "DeviceSpec", "devices", "gpu_required", "open_backend", "parse_device", "reopening"]
 
 _SHIPPED = ("numpy", "cupy")
 """The backends of "cpu" and of "cuda", which go by these names of devices."""
@@ -121,7 +119,7 @@ def open_backend(device: str = "auto", *, fallback: bool = True) -> Backend:
 
 
 def _choose(spec: DeviceSpec) -> tuple[int, Verdict]:
-    """The GPU that was named, or the first that works; where none does, the first with its reason."""
+    """The GPU that was named, or the first that works; if none does, the first with its reason."""
     index = spec.index or 0
     verdict = probe(index)
     if spec.index is None and not verdict.works:
@@ -144,13 +142,13 @@ class DeviceInfo:
     """A device of this machine, and whether it works.
 
     Attributes:
-        name: as users write it; "cuda" for all GPUs where they could not be counted.
+        name: as users write it; "cuda" for all GPUs if they could not be counted.
         works: whether the engine can run on it.
-        reason: why not; None where it works.
-        message: the reason in words.
+        reason: why not; None if it works.
+        message: the reason as a text.
         fix: what would mend it; commands stand in backticks.
-        description: the model of the card or processor; empty where unknown.
-        memory_total: in bytes; None where unknown, as all that follows.
+        description: the model of the card or processor; empty if unknown.
+        memory_total: in bytes; None if unknown, as all that follows.
         memory_free: in bytes.
         compute_capability: of the card, "9.0".
         cuda_driver: the newest CUDA version that the driver knows, "13.0".
@@ -173,18 +171,15 @@ class DeviceInfo:
 
     def facts(self) -> str:
         """What is known of the device, in one line."""
-        parts = [self.description]
-        if self.memory_total is not None:
-            parts.append(f"{self.memory_total / 2**30:.1f} GiB")
-        if self.memory_free is not None:
-            parts.append(f"{self.memory_free / 2**30:.1f} GiB free")
-        if self.compute_capability is not None:
-            parts.append(f"compute capability {self.compute_capability}")
-        if self.cuda_driver is not None:
-            parts.append(f"driver {self.driver or ''} for CUDA {self.cuda_driver}".replace("  ", " "))
-        if self.cuda_runtime is not None:
-            parts.append(f"CUDA runtime {self.cuda_runtime}")
-        return ", ".join(part for part in parts if part)
+        parts = (
+            self.description,
+            "" if self.memory_total is None else f"{self.memory_total / 2**30:.1f} GiB",
+            "" if self.memory_free is None else f"{self.memory_free / 2**30:.1f} GiB free",
+            self.compute_capability and f"compute capability {self.compute_capability}",
+            self.cuda_driver and " ".join(filter(None, ("driver", self.driver, f"for CUDA {self.cuda_driver}"))),
+            self.cuda_runtime and f"CUDA runtime {self.cuda_runtime}",
+        )
+        return ", ".join(filter(None, parts))
 
     def __str__(self) -> str:
         name = f"{self.name} ({self.facts()})" if self.facts() else self.name
@@ -192,7 +187,7 @@ class DeviceInfo:
 
 
 def devices() -> list[DeviceInfo]:
-    """What is there: the CPU first, then each GPU; one row "cuda" with the reason where no GPU could be counted."""
+    """What is there: the CPU first, then each GPU; one row "cuda" with the reason if no GPU could be counted."""
     first = probe(0)
     found = [_cpu()]
     if first.count == 0:
@@ -201,28 +196,8 @@ def devices() -> list[DeviceInfo]:
 
 
 def _cpu() -> DeviceInfo:
-    total, free = _host_memory()
-    return DeviceInfo("cpu", True, description=_processor(), memory_total=total, memory_free=free)
-
-
-def _processor() -> str:
-    """The model of the processor, as the system tells it."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _host_memory() -> tuple[int | None, int | None]:
-    """Total and available memory in bytes, as far as the system tells them."""
-    with suppress(OSError, KeyError, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        return 1024 * kilobytes["MemTotal"], 1024 * kilobytes["MemAvailable"]
-    with suppress(AttributeError, OSError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
-    return None, None
+    total, free = host.memory()
+    return DeviceInfo("cpu", True, description=host.processor(), memory_total=total, memory_free=free)
 
 
 def _gpu(index: int) -> DeviceInfo:

@@ -131,9 +131,8 @@ def backend_class(name: str) -> Callable[..., Backend]:
         listed = ", ".join(sorted(found)) or "none at all: is nnbp installed, or only on the path?"
         raise LookupError(
             f"No backend is installed under the name {name!r}: a backend is an entry point in the group "
-            "'nnbp.backends'; "
-            f"found {listed}. Install nnbp itself with `python -m pip install -e .`, or the package that brings "
-            f"{name!r}."
+            f"'nnbp.backends'; found {listed}. Install nnbp itself with `python -m pip install -e .`, or the package "
+            f"that brings {name!r}."
         )
     loaded: Callable[..., Backend] = found[name].load()
     return loaded

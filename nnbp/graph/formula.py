@@ -56,14 +56,7 @@ def _primitives() -> dict[str, Primitive]:
     unary |= {"reciprocal": "T(1) / {0}", "sign": "nnbp_sign({0})"}
     binary = {"add": "{0} + {1}", "subtract": "{0} - {1}", "multiply": "{0} * {1}", "divide": "{0} / {1}"}
     binary |= {"maximum": "nnbp_max({0}, {1})", "minimum": "nnbp_min({0}, {1})", "power": "pow({0}, {1})"}
-    compare = {
-        "greater": ">",
-        "greater_equal": ">=",
-        "less": "<",
-        "less_equal": "<=",
-        "equal": "==",
-        "not_equal": "!=",
-    }
+    compare = {"greater": ">", "greater_equal": ">=", "less": "<", "less_equal": "<=", "equal": "==", "not_equal": "!="}
     table = [Primitive(name, getattr(np, name), c) for name, c in (unary | binary).items()]
     table += [Primitive(name, getattr(np, name), f"{{0}} {c} {{1}}", boolean=True) for name, c in compare.items()]
     table.append(Primitive("where", None, "{0} ? {1} : {2}"))

@@ -25,34 +25,15 @@ import numpy as np
 from nnbp.graph.builder import Builder
 from nnbp.graph.formula import trace
 from nnbp.graph.ops import Array, Reduce
-from nnbp.registry import lookup, register
+from nnbp.registry import Named
 from nnbp.validation import number
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "Activation",
-    "Exponential",
-    "Identity",
-    "LeakyReLU",
-    "ReLU",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Tanh",
-    "get",
-]
 
-
-class Activation:
+class Activation(Named, kind="activation"):
     """a = f(z), elementwise, and its derivative.
 
     Subclasses give `name`, `f` and `df`. Numbers that a formula needs (a slope, say) are attributes of the object.
     """
-
-    registry: ClassVar[dict[str, type[Activation]]] = {}
-    """Every activation class by its name; defining a subclass with a `name` adds it."""
 
     name: ClassVar[str]
 
@@ -61,10 +42,6 @@ class Activation:
 
     kinks: ClassVar[tuple[float, ...]] = ()
     """Values of z at which f' jumps; gradient checks step around them."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("activation", Activation.registry, cls)
 
     def f(self, z: Any) -> Any:
         """a = f(z)."""
@@ -76,13 +53,9 @@ class Activation:
             f"{type(self).__name__} has no derivative: define df(self, z, a), which returns f'(z)."
         )
 
-    def config(self) -> dict[str, float]:
-        """The arguments that make an equal object."""
-        return dict(vars(self))
-
     @property
     def needs_z(self) -> bool:
-        """Whether the derivative looks at z; where it does not, a may overwrite z."""
+        """Whether the derivative looks at z; if it does not, a may overwrite z."""
         return trace(self.df, "z", "a").uses("z")
 
     def forward(self, op: Builder, z: Array, b: Array, a: Array) -> tuple[Array, ...]:
@@ -101,15 +74,6 @@ class Activation:
         """Records delta = f'(z) · da, in the array of da, and returns it."""
         op.map(lambda z, a, da: da * self.df(z, a), [da], z=z, a=a, da=da)
         return da
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).items()))
 
 
 @final
@@ -158,7 +122,7 @@ class Tanh(Activation):
 
 @final
 class ReLU(Activation):
-    """f(z) = max(z, 0); f' = 1 where z > 0, else 0 (at the kink itself too, as PyTorch has it).
+    """f(z) = max(z, 0); f' = 1 if z > 0, else 0 (at the kink itself too, as PyTorch has it).
 
     Nair and Hinton, "Rectified linear units improve restricted Boltzmann machines", ICML 2010.
     """
@@ -176,7 +140,7 @@ class ReLU(Activation):
 
 @final
 class LeakyReLU(Activation):
-    """f(z) = max(z, s z) with slope s in [0, 1); f' = 1 where z > 0, else s.
+    """f(z) = max(z, s z) with slope s in [0, 1); f' = 1 if z > 0, else s.
 
     Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic models", 2013.
     """
@@ -197,7 +161,7 @@ class LeakyReLU(Activation):
 
 @final
 class ELU(Activation):
-    """f(z) = z where z > 0, else α (eᶻ − 1); f' = 1 where z > 0, else f + α.
+    """f(z) = z if z > 0, else α (eᶻ − 1); f' = 1 if z > 0, else f + α.
 
     Clevert, Unterthiner and Hochreiter, "Fast and accurate deep network learning by exponential linear units", 2016.
     """
@@ -339,10 +303,5 @@ class Softmax(Activation):
         return da
 
 
-def get(spec: str | Activation | type[Activation]) -> Activation:
-    """The activation of a name, or the object itself.
-
-    Raises:
-        ValueError: no activation has this name.
-    """
-    return lookup("activation", Activation, Activation.registry, spec)
+get = Activation.get
+"""The activation of a name, or the object itself; see `Named.get`."""

@@ -15,8 +15,6 @@ from nnbp.nn.layers import Dense, Layer
 from nnbp.nn.losses import Loss
 from nnbp.validation import whole_number
 
-__all__ = ["HIDDEN_UNITS", "Architecture"]
-
 HIDDEN_UNITS = 100
 """Units of the one hidden layer of a network that was given no sizes."""
 
@@ -92,15 +90,14 @@ class Architecture:
             )
         if loss.name == "cross_entropy" and self._items[-1] is not None and dense[-1].units < 2:
             raise ValueError(
-                "cross_entropy compares at least 2 classes, one output each; received an output layer with 1 unit. "
-                "Use 2 "
-                "units, or loss='binary_cross_entropy'."
+                "cross_entropy compares at least 2 classes, one output each; received an output layer with 1 unit. Use "
+                "2 units, or loss='binary_cross_entropy'."
             )
         check_loss(loss, f)
 
     @property
     def n_out(self) -> int | None:
-        """Size of the output layer, where it is known."""
+        """Size of the output layer, if it is known."""
         last = self._items[-1]
         return last.units if isinstance(last, Dense) else None
 
@@ -113,15 +110,14 @@ class Architecture:
             if largest >= max(len(y), _CLASSES_WITHOUT_QUESTION):
                 raise DataError(
                     f"Class indices number the classes from 0; received {largest} among {len(y)} targets, which asks "
-                    "for as "
-                    "many outputs. Encode labels with np.unique(y, return_inverse=True), or give the sizes of the "
-                    "layers."
+                    "for as many outputs. Encode labels with np.unique(y, return_inverse=True), or give the sizes of "
+                    "the layers."
                 )
             return max(2, largest + 1)
         return 1
 
     def layers(self, outputs: int) -> list[Layer]:
-        """The layers, activations decided; `outputs` is the size of the last one where it was left open."""
+        """The layers, activations decided; `outputs` is the size of the last one if it was left open."""
         decided: list[Layer] = []
         hidden = iter(self.hidden)
         for k, item in enumerate(self._items):

@@ -13,8 +13,6 @@ from nnbp.nn.activations import Activation
 from nnbp.nn.losses import CrossEntropy, Loss
 from nnbp.registry import is_built_in
 
-__all__ = ["check_activation", "check_loss"]
-
 TOLERANCE = 1e-6
 STEP = 1e-5
 
@@ -47,7 +45,7 @@ def check_activation(f: Activation) -> None:
     _judge(
         f"The derivative of the activation {f!r} is wrong: df(z, a) has to be the derivative of f(z)",
         {"z": z}, given, expected, settled | ((np.abs(z) < 4.1) & ~np.isfinite(expected)),
-        "central differences give", "Correct df, or name the points where it jumps in `kinks`.",
+        "Correct df, or name the points where it jumps in `kinks`.",
     )  # fmt: skip
 
 
@@ -82,7 +80,7 @@ def check_loss(loss: Loss, output: Activation) -> None:
 
 
 def _check_dcost(loss: Loss, output: Activation, y: Floats) -> None:
-    # Two outputs a sample, so that a softmax has something to share.
+    # Two outputs per sample, so that a softmax has something to share.
     at = np.asarray(output.f(np.stack([_FAR, np.zeros_like(_FAR)], axis=-1)) + np.zeros((len(_FAR), 2)))[:, 0]
     h = np.concatenate([_UNIT, _FAR])
     h, y = _pairs(np.concatenate([h[(h > at.min()) & (h < at.max())], at[np.abs(_FAR) < 8.0]]), y)
@@ -93,7 +91,7 @@ def _check_dcost(loss: Loss, output: Activation, y: Floats) -> None:
     _judge(
         f"The derivative of the loss {loss!r} is wrong: dcost(h, y) has to be the derivative of cost(h, y)",
         {"h": h, "y": y}, np.asarray(loss.dcost(h, y)) + np.zeros_like(h), expected, settled,
-        "central differences give", "Correct dcost, or name the values of h − y where it jumps in `kinks`.",
+        "Correct dcost, or name the values of h − y where it jumps in `kinks`.",
     )  # fmt: skip
 
 
@@ -102,10 +100,9 @@ def _check_cost_z(loss: Loss, output: Activation, y: Floats, has_cost: bool) -> 
     h = np.asarray(output.f(z))
     expected, settled = _differences(lambda z: loss.cost_z(z, y), z)
     _judge(
-        f"The formula from z of the loss {loss!r} is wrong: where it is used delta is h − y, h = {output.name}(z), "
+        f"The formula from z of the loss {loss!r} is wrong: if it is used delta is h − y, h = {output.name}(z), "
         "which has to be the derivative of cost_z(z, y)",
-        {"z": z, "y": y}, h - y, expected, settled, "central differences give",
-        "Correct cost_z; or leave it out, and delta comes from dcost.",
+        {"z": z, "y": y}, h - y, expected, settled, "Correct cost_z; or leave it out, and delta comes from dcost.",
     )  # fmt: skip
     if not has_cost:
         return
@@ -116,7 +113,7 @@ def _check_cost_z(loss: Loss, output: Activation, y: Floats, has_cost: bool) -> 
     _judge(
         f"The formula from z of the loss {loss!r} is wrong: cost_z(z, y) has to be cost(h, y), h = {output.name}(z)",
         {"z": z, "y": y}, np.asarray(loss.cost_z(z, y)) + np.zeros_like(z), wanted, np.isfinite(wanted),
-        "cost gives", "Correct cost_z, or leave it out.",
+        "Correct cost_z, or leave it out.", "cost gives",
     )  # fmt: skip
 
 
@@ -127,7 +124,7 @@ def _pairs(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _targets(loss: Loss) -> Floats:
-    """Targets that the loss accepts, as it encodes them; those in (0, 1) where none of them is by itself."""
+    """Targets that the loss accepts, as it encodes them; those in (0, 1) if none of them is by itself."""
     found = []
     for value in _TARGETS:
         try:
@@ -156,10 +153,10 @@ def _judge(
     given: Floats,
     expected: Floats,
     judged: NDArray[np.bool],
-    source: str,
     fix: str,
+    source: str = "central differences give",
 ) -> None:
-    """Raises GradientError with the worst place, where `given` is not what is expected."""
+    """Raises GradientError with the worst place, if `given` is not what is expected."""
     if not judged.any():
         raise GradientError(f"{what}, and there is no point at which that could be seen: nowhere is it finite. {fix}")
     with np.errstate(all="ignore"):

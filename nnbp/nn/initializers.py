@@ -11,29 +11,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DTypeError, ShapeError
-from nnbp.registry import lookup, register
+from nnbp.registry import Named
 
-__all__ = [
-    "GlorotNormal",
-    "GlorotUniform",
-    "HeNormal",
-    "HeUniform",
-    "Initializer",
-    "LecunNormal",
-    "Zeros",
-    "get",
-]
-
-FloatArray = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 
 
-class Initializer(ABC):
+class Initializer(Named, ABC, kind="initializer"):
     """A distribution of initial weights: a subclass gives `draw`, and a `name` by which `get` then knows it.
 
     Example:
@@ -48,18 +37,13 @@ class Initializer(ABC):
     """
 
     name: str
-    registry: ClassVar[dict[str, type[Initializer]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("initializer", Initializer.registry, cls)
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
-        """W of shape (n_out, n_in), float64; `sample` has checked the arguments and checks the result."""
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
+        """W (n_out, n_in), float64."""
 
     @final
-    def sample(self, rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+    def sample(self, rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
         """A weight matrix W ~ this distribution.
 
         Args:
@@ -67,43 +51,28 @@ class Initializer(ABC):
             shape: (n_out, n_in), both at least 1.
 
         Returns:
-            W, shape (n_out, n_in), float64, on the host.
+            W, float64, on the host.
 
         Raises:
-            TypeError: rng is no `numpy.random.Generator`.
-            ShapeError: shape is not two positive integers, or a subclass drew another shape.
-            DTypeError: a subclass drew another dtype than float64.
+            ShapeError, DTypeError: a subclass drew another shape or dtype.
         """
-        generator: object = rng
-        if not isinstance(generator, np.random.Generator):
-            raise TypeError(
-                f"{type(self).__name__}: rng must be a numpy.random.Generator; "
-                f"received {type(generator).__name__}. Pass np.random.default_rng(seed)."
-            )
-        sizes: tuple[object, ...] = tuple(shape)
-        if len(sizes) != 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in sizes):
-            raise ShapeError(
-                f"{type(self).__name__}: shape must be (n_out, n_in), two positive integers; "
-                f"received {sizes!r}. Pass (units of the layer, inputs of the layer)."
-            )
-        n_out, n_in = int(shape[0]), int(shape[1])
-        weights: Any = self.draw(rng, n_out, n_in)
-        dtype = getattr(weights, "dtype", type(weights).__name__)
-        if dtype != np.float64:
+        weights: Any = self.draw(rng, *shape)
+        if (dtype := getattr(weights, "dtype", type(weights).__name__)) != np.float64:
             raise DTypeError(
-                f"{type(self).__name__}: draw must return a float64 array, the same bits for every device; "
-                f"received {dtype}. Leave the casting to the caller."
+                f"draw of {self!r} returns a float64 array, the same bits for every device; received {dtype}. Leave "
+                "the casting to the caller."
             )
-        if weights.shape != (n_out, n_in):
+        if weights.shape != shape:
             raise ShapeError(
-                f"{type(self).__name__}: draw must return an array of shape (n_out, n_in) = {(n_out, n_in)}; "
-                f"received shape {weights.shape}. Pass size=(n_out, n_in) to the generator."
+                f"draw of {self!r} returns an array of shape (n_out, n_in), {shape} here; received shape "
+                f"{weights.shape}. Pass size=(n_out, n_in) to the generator."
             )
-        drawn: FloatArray = weights
+        drawn: Floats = weights
         return drawn
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+    def config(self) -> dict[str, Any]:
+        """Nothing: a model file knows an initializer by its name alone."""
+        return {}
 
 
 @final
@@ -116,8 +85,7 @@ class GlorotUniform(Initializer):
 
     name = "glorot_uniform"
 
-    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
-        """W of shape (n_out, n_in), float64."""
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         bound = math.sqrt(6.0 / (n_in + n_out))
         return rng.uniform(-bound, bound, size=(n_out, n_in))
 
@@ -132,8 +100,7 @@ class GlorotNormal(Initializer):
 
     name = "glorot_normal"
 
-    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
-        """W of shape (n_out, n_in), float64."""
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         return rng.normal(0.0, math.sqrt(2.0 / (n_in + n_out)), size=(n_out, n_in))
 
 
@@ -147,8 +114,7 @@ class HeUniform(Initializer):
 
     name = "he_uniform"
 
-    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
-        """W of shape (n_out, n_in), float64."""
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         bound = math.sqrt(6.0 / n_in)
         return rng.uniform(-bound, bound, size=(n_out, n_in))
 
@@ -162,8 +128,7 @@ class HeNormal(Initializer):
 
     name = "he_normal"
 
-    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
-        """W of shape (n_out, n_in), float64."""
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         return rng.normal(0.0, math.sqrt(2.0 / n_in), size=(n_out, n_in))
 
 
@@ -176,8 +141,7 @@ class LecunNormal(Initializer):
 
     name = "lecun_normal"
 
-    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
-        """W of shape (n_out, n_in), float64."""
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         return rng.normal(0.0, math.sqrt(1.0 / n_in), size=(n_out, n_in))
 
 
@@ -191,23 +155,9 @@ class Zeros(Initializer):
 
     name = "zeros"
 
-    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> FloatArray:
-        """W of shape (n_out, n_in), float64."""
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         return np.zeros((n_out, n_in))
 
 
-def get(spec: str | Initializer) -> Initializer:
-    """The initializer that `spec` names, or `spec` itself where it is one.
-
-    Args:
-        spec: a name of `Initializer.registry`, or an object.
-
-    Raises:
-        ValueError: no initializer has that name; the message lists the names and the closest one.
-        TypeError: spec is neither a name nor an initializer.
-
-    Example:
-        >>> get("he_normal")
-        HeNormal()
-    """
-    return lookup("initializer", Initializer, Initializer.registry, spec)
+get = Initializer.get
+"""The initializer of a name, or the object itself; see `Named.get`."""

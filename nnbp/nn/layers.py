@@ -20,10 +20,8 @@ from nnbp.nn import activations, initializers
 from nnbp.nn.activations import Activation
 from nnbp.nn.initializers import Initializer
 from nnbp.nn.parameters import ParameterSpec
-from nnbp.registry import register
+from nnbp.registry import Named
 from nnbp.validation import number, whole_number
-
-__all__ = ["Dense", "Dropout", "Layer", "Node"]
 
 Views = Mapping[str, Array]
 
@@ -38,15 +36,10 @@ class Node(ABC):
         """Records the way back; da may be overwritten."""
 
 
-class Layer(ABC):
+class Layer(Named, ABC, kind="layer", attribute="kind"):
     """What all layers have: a closed set of subclasses, by `kind`, that model files may hold."""
 
-    registry: ClassVar[dict[str, type[Layer]]] = {}
     kind: ClassVar[str]
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("layer", Layer.registry, cls, "kind")
 
     @abstractmethod
     def outputs(self, n_in: int) -> int:
@@ -66,14 +59,7 @@ class Layer(ABC):
 
     @abstractmethod
     def connect(
-        self,
-        op: Builder,
-        x: Array,
-        theta: Views,
-        gradient: Views,
-        stream: RandomStream | None,
-        *,
-        keep_z: bool,
+        self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
     ) -> Node:
         """Records the forward pass on x (n_in, m).
 
@@ -88,10 +74,7 @@ class Layer(ABC):
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """The arguments that make an equal layer, as plain JSON values."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+        """The arguments that make an equal layer, as JSON values."""
 
 
 @final
@@ -108,11 +91,7 @@ class Dense(Layer):
     kind = "dense"
 
     def __init__(
-        self,
-        units: int,
-        activation: str | Activation | None = None,
-        *,
-        initializer: str | Initializer | None = None,
+        self, units: int, activation: str | Activation | None = None, *, initializer: str | Initializer | None = None
     ) -> None:
         self.units = whole_number("The number of units of a Dense layer", units, 1)
         self.activation = None if activation is None else activations.get(activation)
@@ -139,14 +118,7 @@ class Dense(Layer):
         return {"W": initializer.sample(rng, (self.units, n_in)), "b": np.zeros(self.units)}
 
     def connect(
-        self,
-        op: Builder,
-        x: Array,
-        theta: Views,
-        gradient: Views,
-        stream: RandomStream | None,
-        *,
-        keep_z: bool,
+        self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
     ) -> DenseNode:
         return DenseNode(self, op, x, theta, gradient, keep_z=keep_z)
 
@@ -207,14 +179,7 @@ class Dropout(Layer):
         return backend.random_stream(key)
 
     def connect(
-        self,
-        op: Builder,
-        x: Array,
-        theta: Views,
-        gradient: Views,
-        stream: RandomStream | None,
-        *,
-        keep_z: bool,
+        self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
     ) -> Node:
         return DropoutNode(op, x, self.rate, stream) if op.training and self.rate > 0 else IdentityNode(x)
 
@@ -252,5 +217,5 @@ class IdentityNode(Node):
 
 
 def named(item: Any) -> dict[str, Any]:
-    """An activation or a loss as plain JSON values: its name and its arguments."""
+    """An activation or a loss as JSON values: its name and its arguments."""
     return {"name": item.name, **item.config()}

@@ -22,25 +22,12 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.errors import DataError, ShapeError
+from nnbp.errors import ShapeError
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, Reduce
 from nnbp.nn.activations import Activation
-from nnbp.registry import lookup, register
-from nnbp.validation import number
-
-__all__ = [
-    "AbsoluteError",
-    "BinaryCrossEntropy",
-    "CrossEntropy",
-    "Huber",
-    "Loss",
-    "Output",
-    "Poisson",
-    "Quantile",
-    "SquaredError",
-    "get",
-]
+from nnbp.registry import Named
+from nnbp.validation import number, refuse
 
 
 @dataclass(frozen=True)
@@ -53,14 +40,11 @@ class Output:
     rows: tuple[Array, ...]
 
 
-class Loss:
+class Loss(Named, kind="loss"):
     """The cost C(h, y) of a sample: elementwise, summed over the outputs.
 
     Subclasses give `name`, `cost` and `dcost`. A loss with a canonical activation gives `cost_z` as well.
     """
-
-    registry: ClassVar[dict[str, type[Loss]]] = {}
-    """Every loss class by its name; defining a subclass with a `name` adds it."""
 
     name: ClassVar[str]
 
@@ -68,17 +52,13 @@ class Loss:
     """Activation of the output layer unless the user gives one."""
 
     requires: ClassVar[str | None] = None
-    """The only output activation that the loss can be used with, where there is such a one."""
+    """The only output activation that the loss can be used with, if there is such a one."""
 
     classification: ClassVar[bool] = False
     """Whether targets are classes."""
 
     kinks: ClassVar[tuple[float, ...]] = ()
     """Values of h − y at which the derivative jumps; gradient checks name them."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("loss", Loss.registry, cls)
 
     def cost(self, h: Any, y: Any) -> Any:
         """The term of one output: C = Σ cost(h, y)."""
@@ -93,7 +73,7 @@ class Loss:
         )
 
     def cost_z(self, z: Any, y: Any) -> Any:
-        """The same term from z, where the output activation is `output_activation`; by default not used.
+        """The same term from z, if the output activation is `output_activation`; by default not used.
 
         A loss that gives it says that ∂C/∂z = h − y there, and delta is computed so.
         """
@@ -103,10 +83,6 @@ class Loss:
         """Whether with this output activation C is computed from z by `cost_z`, and ∂C/∂z = h − y."""
         canonical = Activation.registry.get(self.output_activation)
         return type(self).cost_z is not Loss.cost_z and type(activation) is canonical
-
-    def config(self) -> dict[str, float]:
-        """The arguments that make an equal object."""
-        return dict(vars(self))
 
     def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
         """Checks host targets and returns them as the step wants them: (m, outputs).
@@ -122,18 +98,17 @@ class Loss:
         columns = y.reshape(len(y), -1)
         if y.ndim > 2 or columns.shape[1] != outputs:
             raise ShapeError(
-                f"Targets of {self.name} have one value an output: (m,) or (m, {outputs}) here; received shape "
-                f"{y.shape}. "
-                f"Change the size of the output layer ({outputs}), or the targets."
+                f"Targets of {self.name} have one value per output: (m,) or (m, {outputs}) here; received shape "
+                f"{y.shape}. Change the size of the output layer ({outputs}), or the targets."
             )
         return columns
 
     def truth(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Host targets as metrics want them: (m,) where there is one column."""
+        """Host targets as metrics want them: (m,) if there is one column."""
         return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
     def decide(self, xp: Any, h: Array) -> Array:
-        """What `predict` gives for outputs h (m, n_out): values, (m,) where there is one output."""
+        """What `predict` gives for outputs h (m, n_out): values, (m,) if there is one output."""
         return h[:, 0] if h.shape[1] == 1 else h
 
     def probabilities(self, xp: Any, h: Array) -> Array:
@@ -158,7 +133,7 @@ class Loss:
 
         Args:
             op, out, y: as for `record_cost`.
-            c: each sample's share of the mean, (1, m), or (1, 1) where all are the same.
+            c: each sample's share of the mean, (1, m), or (1, 1) if all are the same.
         """
         delta = op.empty(out.z.shape[0])
         if self.is_canonical(out.f):
@@ -170,15 +145,6 @@ class Loss:
     def record_targets(self, op: Builder, y: Array, outputs: int) -> Array:
         """Records what makes (outputs, m) targets of the encoded ones, (columns, m)."""
         return y
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).items()))
 
 
 @final
@@ -210,7 +176,7 @@ class AbsoluteError(Loss):
 
 @final
 class Huber(Loss):
-    """C = Σ ½ r² where |r| <= d, else d (|r| − d/2), with r = h − y; ∂C/∂h = r clipped to [−d, d].
+    """C = Σ ½ r² if |r| <= d, else d (|r| − d/2), with r = h − y; ∂C/∂h = r clipped to [−d, d].
 
     Huber, "Robust estimation of a location parameter", 1964.
     """
@@ -231,7 +197,7 @@ class Huber(Loss):
 
 @final
 class Quantile(Loss):
-    """C = Σ max(q (y − h), (q − 1)(y − h)): its minimum is the q-quantile; ∂C/∂h = (1 − q) where h > y, −q where h < y.
+    """C = Σ max(q (y − h), (q − 1)(y − h)): its minimum is the q-quantile; ∂C/∂h = (1 − q) if h > y, −q if h < y.
 
     Koenker and Bassett, "Regression quantiles", 1978. At h = y, where it has a kink, the derivative is taken as 0.
     """
@@ -267,7 +233,9 @@ class Poisson(Loss):
         return np.exp(z) - y * z
 
     def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
-        return _at_least_zero(self, super().encode(y, outputs))
+        columns = super().encode(y, outputs)
+        refuse(f"Targets of {self.name} are counts, at least 0", columns, columns < 0, "Use loss='squared_error'.")
+        return columns
 
 
 @final
@@ -283,7 +251,7 @@ class BinaryCrossEntropy(Loss):
         return np.maximum(z, 0.0) - z * y + np.log1p(np.exp(-np.abs(z)))
 
     def decide(self, xp: Any, h: Array) -> Array:
-        """1 where h >= ½: (m,) classes of one output, (m, n_out) labels of several."""
+        """1 if h >= ½: (m,) classes of one output, (m, n_out) labels of several."""
         return super().decide(xp, (h >= 0.5).astype(np.int64))
 
     def probabilities(self, xp: Any, h: Array) -> Array:
@@ -292,13 +260,10 @@ class BinaryCrossEntropy(Loss):
 
     def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
         columns = super().encode(y, outputs)
-        bad = (columns < 0) | (columns > 1)
-        if bad.any():
-            raise DataError(
-                f"Targets of binary_cross_entropy lie in [0, 1]; received {columns[bad][0]} in row "
-                f"{np.argmax(bad.any(1))}. "
-                "Encode the two classes as 0 and 1, or use loss='cross_entropy' for more than two."
-            )
+        refuse(
+            "Targets of binary_cross_entropy lie in [0, 1]", columns, (columns < 0) | (columns > 1),
+            "Encode the two classes as 0 and 1, or use loss='cross_entropy' for more than two.",
+        )  # fmt: skip
         return columns
 
 
@@ -331,14 +296,11 @@ class CrossEntropy(Loss):
 
     def encode(self, y: NDArray[Any], outputs: int) -> NDArray[Any]:
         if y.ndim == 2 and y.shape[1] == outputs and outputs > 1:
-            total = y.sum(axis=1)
-            bad = (np.abs(total - 1) > 1e-3) | (y < 0).any(axis=1)
-            if bad.any():
-                row = int(np.argmax(bad))
-                raise DataError(
-                    f"Rows of targets of cross_entropy are probabilities: none below 0, sum 1; row {row} is {y[row]}. "
-                    "Give one-hot rows, or class indices of shape (m,)."
-                )
+            refuse(
+                "Rows of targets of cross_entropy are probabilities, none below 0, with the sum 1", y,
+                (np.abs(y.sum(axis=1) - 1) > 1e-3) | (y < 0).any(axis=1),
+                "Give one-hot rows, or class indices of shape (m,).",
+            )  # fmt: skip
             return y
         if (y.ndim == 2 and y.shape[1] != 1) or y.ndim > 2:
             raise ShapeError(
@@ -346,15 +308,11 @@ class CrossEntropy(Loss):
                 f"{y.shape}."
             )
         labels = y.reshape(len(y), 1)
-        bad = (labels != np.floor(labels)) | (labels < 0) | (labels >= outputs)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise DataError(
-                f"Class indices are whole numbers from 0 to {outputs - 1}, the size of the output layer less one; "
-                "received "
-                f"{labels[row, 0]} in row {row}. Number the classes from 0, or give the output layer a unit for every "
-                "class."
-            )
+        refuse(
+            f"Class indices are whole numbers from 0 to {outputs - 1}, the size of the output layer less one",
+            labels[:, 0], (labels != np.floor(labels)) | (labels < 0) | (labels >= outputs),
+            "Number the classes from 0, or give the output layer a unit for every class.",
+        )  # fmt: skip
         return labels
 
     def record_targets(self, op: Builder, y: Array, outputs: int) -> Array:
@@ -376,19 +334,5 @@ class CrossEntropy(Loss):
         op.record(Reduce("sum", terms, 0, cost))
 
 
-def _at_least_zero(loss: Loss, y: NDArray[Any]) -> NDArray[Any]:
-    bad = y < 0
-    if bad.any():
-        raise DataError(
-            f"Targets of {loss.name} are counts, at least 0; received {y[bad][0]} in row {np.argmax(bad.any(1))}."
-        )
-    return y
-
-
-def get(spec: str | Loss | type[Loss]) -> Loss:
-    """The loss of a name, or the object itself.
-
-    Raises:
-        ValueError: no loss has this name.
-    """
-    return lookup("loss", Loss, Loss.registry, spec)
+get = Loss.get
+"""The loss of a name, or the object itself; see `Named.get`."""

@@ -15,8 +15,6 @@ from numpy.typing import DTypeLike
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array
 
-__all__ = ["ParameterSpec", "Parameters"]
-
 
 @dataclass(frozen=True)
 class ParameterSpec:
@@ -57,6 +55,6 @@ class Parameters:
     def views(self, vector: Array) -> list[dict[str, Array]]:
         """The arrays of every layer as views of a flat vector of the same length as theta."""
         return [
-            {spec.name: vector[..., where[spec.name]].reshape(*vector.shape[:-1], *spec.shape) for spec in layer}
-            for layer, where in zip(self.specs, self.slices, strict=True)
+            {spec.name: vector[..., slices[spec.name]].reshape(*vector.shape[:-1], *spec.shape) for spec in layer}
+            for layer, slices in zip(self.specs, self.slices, strict=True)
         ]

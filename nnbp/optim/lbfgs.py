@@ -19,8 +19,6 @@ from nnbp.graph.ops import Array
 from nnbp.optim.optimizers import Optimizer
 from nnbp.validation import number, whole_number
 
-__all__ = ["LBFGS", "LBFGSMemory", "Read"]
-
 Read = Callable[[Array], float]
 """Downloads an array of one number."""
 
@@ -153,13 +151,7 @@ class LBFGS(Optimizer):
         return LBFGSMemory()
 
     def step(
-        self,
-        theta: Array,
-        gradient: Array,
-        evaluate: Callable[[], float],
-        xp: Any,
-        memory: LBFGSMemory,
-        read: Read,
+        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: LBFGSMemory, read: Read
     ) -> float:
         """One step of up to `max_iter` iterations.
 
@@ -222,14 +214,7 @@ class _Line:
     """J along theta + t d, and a search for a t that fulfils the strong Wolfe conditions."""
 
     def __init__(
-        self,
-        theta: Array,
-        gradient: Array,
-        d: Array,
-        width: float,
-        evaluate: Callable[[], float],
-        xp: Any,
-        read: Read,
+        self, theta: Array, gradient: Array, d: Array, width: float, evaluate: Callable[[], float], xp: Any, read: Read
     ) -> None:
         self.theta, self.start, self.gradient, self.d, self.width = theta, _copy(theta), gradient, d, width
         self.evaluate, self.xp, self.read = evaluate, xp, read

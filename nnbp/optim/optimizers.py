@@ -19,23 +19,18 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.registry import lookup, register
+from nnbp.registry import Named
 from nnbp.validation import not_negative, number
-
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "get"]
 
 Floats = NDArray[np.float64]
 
 
-class Optimizer:
+class Optimizer(Named, kind="optimizer"):
     """An update rule: theta, gradient and state in, theta and state out.
 
     Args:
         learning_rate: η; None takes the default of the class, unless `fit` is given one.
     """
-
-    registry: ClassVar[dict[str, type[Optimizer]]] = {}
-    """Every optimizer class by its name; defining a subclass with a `name` adds it."""
 
     name: ClassVar[str]
 
@@ -46,10 +41,6 @@ class Optimizer:
 
     scheduled: ClassVar[bool] = True
     """Whether the learning rate of a step reaches the rule; where not, `fit` takes no schedule."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("optimizer", Optimizer.registry, cls)
 
     def __init__(self, learning_rate: float | None = None) -> None:
         name = f"learning_rate of {type(self).__name__}"
@@ -76,13 +67,6 @@ class Optimizer:
     def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
         """theta and the slots after the step: a formula of theta, g, the slots and the rates, in this order."""
         raise NotImplementedError(f"{type(self).__name__} has no rule: define update(self, theta, g, …).")
-
-    def config(self) -> dict[str, Any]:
-        """The arguments that make an equal object."""
-        return dict(vars(self))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
 
 
 @final
@@ -170,11 +154,7 @@ class Adam(Optimizer):
     default_rate = 1e-3
 
     def __init__(
-        self,
-        learning_rate: float | None = None,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
+        self, learning_rate: float | None = None, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
     ) -> None:
         super().__init__(learning_rate)
         self.beta1 = number(f"beta1 of {type(self).__name__}", beta1, "[0, 1)")
@@ -275,10 +255,5 @@ class Rprop(Optimizer):
         return theta - np.sign(g) * size, g, size
 
 
-def get(spec: str | Optimizer | type[Optimizer]) -> Optimizer:
-    """The optimizer of a name, or the object itself.
-
-    Raises:
-        ValueError: no optimizer has this name.
-    """
-    return lookup("optimizer", Optimizer, Optimizer.registry, spec)
+get = Optimizer.get
+"""The optimizer of a name, or the object itself; see `Named.get`."""

@@ -1,39 +1,25 @@
 """Learning-rate schedules: rate(t) = base rate · factor(t), t the time in epochs, 0 at the first update.
 
 Time is real: t = step / steps_per_epoch. A schedule that PyTorch has, too, is equal to PyTorch's stepped once
-an epoch: it uses ⌊t⌋ and holds still within an epoch. `WarmUp` alone moves with every update.
+per epoch: it uses ⌊t⌋ and holds still within an epoch. `WarmUp` alone moves with every update.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, Self, final, get_args, get_origin, get_type_hints
+from typing import Literal, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.registry import find, register
-from nnbp.validation import inside
-
-__all__ = [
-    "Constant",
-    "Cosine",
-    "Exponential",
-    "InverseScaling",
-    "ReduceOnPlateau",
-    "Schedule",
-    "Step",
-    "WarmUp",
-    "get",
-]
+from nnbp.registry import Named
+from nnbp.validation import not_negative, number, whole_number
 
 
-class Schedule(ABC):
+class Schedule(Named, ABC, kind="schedule"):
     """A factor on the base learning rate: a subclass gives `__call__`, and a `name` if `get` is to know it.
 
     Example:
@@ -45,11 +31,6 @@ class Schedule(ABC):
     """
 
     name: str
-    registry: ClassVar[dict[str, type[Schedule]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register("schedule", Schedule.registry, cls)
 
     @classmethod
     def default(cls, epochs: int) -> Self:
@@ -68,36 +49,15 @@ class Schedule(ABC):
         """The learning rates of an epoch's steps."""
         return np.array([self.rate(base, epoch + step / steps) for step in range(steps)])
 
-    def observe(self, loss: float) -> None:  # noqa: B027  (most schedules look at the time only)
-        """Take the loss of the epoch that has just ended; called once an epoch."""
+    def observe(self, loss: float) -> None:
+        """Take the loss of the epoch that has just ended; called once per epoch."""
 
     def fresh(self) -> Self:
         """An independent schedule of the same settings that has observed nothing, for a training to use."""
         return copy.deepcopy(self)
 
 
-class _Checked(Schedule):
-    """A dataclass whose settings `Annotated[type, interval]` are held to that type and interval."""
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            if get_origin(hint) is not Annotated:
-                continue
-            kind, interval = get_args(hint)
-            value = getattr(self, name)
-            number = numbers.Integral if kind is int else numbers.Real
-            typed = isinstance(value, number) and not isinstance(value, bool)
-            if not (typed and inside(value, interval)):
-                raise (ValueError if typed else TypeError)(
-                    f"{type(self).__name__}: {name} must be of type {kind.__name__} and in {interval}; "
-                    f"received {value!r}. Pass a {kind.__name__} of that interval."
-                )
-            # Set on frozen classes, too: a float32 left in place would make every later product one.
-            object.__setattr__(self, name, kind(value))
-
-
 @final
-@dataclass(frozen=True)
 class Constant(Schedule):
     """factor(t) = 1."""
 
@@ -111,16 +71,17 @@ class Constant(Schedule):
 
 
 @final
-@dataclass(frozen=True)
-class Step(_Checked):
+class Step(Schedule):
     """factor(t) = factor^⌊t / every⌋, with `every` in epochs.
 
     Source: `torch.optim.lr_scheduler.StepLR(step_size=every, gamma=factor)`.
     """
 
     name = "step"
-    every: Annotated[int, "[1, inf)"]
-    factor: Annotated[float, "(0, inf)"] = 0.1
+
+    def __init__(self, every: int, factor: float = 0.1) -> None:
+        self.every = whole_number("every of Step", every, 1)
+        self.factor = number("factor of Step", factor, "(0, inf)")
 
     @classmethod
     def default(cls, epochs: int) -> Self:
@@ -132,15 +93,16 @@ class Step(_Checked):
 
 
 @final
-@dataclass(frozen=True)
-class Exponential(_Checked):
+class Exponential(Schedule):
     """factor(t) = gamma^⌊t⌋: gamma is what each epoch multiplies by.
 
     Source: `torch.optim.lr_scheduler.ExponentialLR(gamma)`.
     """
 
     name = "exponential"
-    gamma: Annotated[float, "(0, inf)"]
+
+    def __init__(self, gamma: float) -> None:
+        self.gamma = number("gamma of Exponential", gamma, "(0, inf)")
 
     @classmethod
     def default(cls, epochs: int) -> Self:
@@ -152,8 +114,7 @@ class Exponential(_Checked):
 
 
 @final
-@dataclass(frozen=True)
-class Cosine(_Checked):
+class Cosine(Schedule):
     """factor(t) = minimum + (1 - minimum) · (1 + cos(π ⌊t⌋ / epochs)) / 2.
 
     After `epochs` whole epochs the factor rises again, as PyTorch's does (period 2 · epochs). The minimum is
@@ -164,8 +125,10 @@ class Cosine(_Checked):
     """
 
     name = "cosine"
-    epochs: Annotated[int, "[1, inf)"]
-    minimum: Annotated[float, "[0, 1]"] = 0.0
+
+    def __init__(self, epochs: int, minimum: float = 0.0) -> None:
+        self.epochs = whole_number("epochs of Cosine", epochs, 1)
+        self.minimum = number("minimum of Cosine", minimum, "[0, 1]")
 
     @classmethod
     def default(cls, epochs: int) -> Self:
@@ -178,8 +141,7 @@ class Cosine(_Checked):
 
 
 @final
-@dataclass(frozen=True)
-class InverseScaling(_Checked):
+class InverseScaling(Schedule):
     """factor(t) = 1 / (⌊t⌋ + 1)^power.
 
     scikit-learn's `learning_rate="invscaling"` has the same form, but its t counts samples, not epochs: there
@@ -189,15 +151,16 @@ class InverseScaling(_Checked):
     """
 
     name = "inverse_scaling"
-    power: Annotated[float, "(0, inf)"] = 0.5
+
+    def __init__(self, power: float = 0.5) -> None:
+        self.power = number("power of InverseScaling", power, "(0, inf)")
 
     def __call__(self, epoch: float) -> float:
         return 1.0 / math.pow(math.floor(epoch) + 1, self.power)
 
 
 @final
-@dataclass
-class WarmUp(_Checked):
+class WarmUp(Schedule):
     """factor(t) = start + (1 - start) · t / epochs for t < epochs, then(t - epochs) afterwards; t unrounded.
 
     `then` starts its own time, and observes losses, where the warm-up ends; None holds the base rate. The
@@ -208,20 +171,18 @@ class WarmUp(_Checked):
     """
 
     name = "warm_up"
-    epochs: Annotated[float, "(0, inf)"]
-    then: Schedule | None = None
-    start: Annotated[float, "[0, 1]"] = 1.0 / 3.0
-    _next: Schedule = field(init=False, repr=False)
-    _observed: int = field(default=0, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._next = Constant() if self.then is None else self.then
-        if not isinstance(self._next, Schedule):
+    def __init__(self, epochs: float, then: Schedule | None = None, start: float = 1.0 / 3.0) -> None:
+        if not isinstance(then, Schedule | None):
             raise TypeError(
-                f"WarmUp: then must be a Schedule object or None; received {self.then!r}. "
-                "Pass for example then=Cosine(95), or then=get('cosine', 95)."
+                f"then of WarmUp is a Schedule object or None; received {then!r}. Pass for example then=Cosine(95), or "
+                "then=get('cosine', 95)."
             )
+        self.epochs = number("epochs of WarmUp", epochs, "(0, inf)")
+        self.then = then
+        self.start = number("start of WarmUp", start, "[0, 1]")
+        self._next = Constant() if then is None else then
+        self._observed = 0
 
     @classmethod
     def default(cls, epochs: int) -> Self:
@@ -244,12 +205,11 @@ class WarmUp(_Checked):
             self._next.observe(loss)
 
     def fresh(self) -> Self:
-        return replace(self, then=None if self.then is None else self.then.fresh())
+        return type(self)(self.epochs, None if self.then is None else self.then.fresh(), self.start)
 
 
 @final
-@dataclass
-class ReduceOnPlateau(_Checked):
+class ReduceOnPlateau(Schedule):
     """rate ← max(rate · factor, min_rate) whenever the loss has not improved for more than `patience` epochs.
 
     A step of at most 1e-8 is not taken, as in PyTorch. A loss that is not a number counts as no improvement.
@@ -267,24 +227,29 @@ class ReduceOnPlateau(_Checked):
     """
 
     name = "reduce_on_plateau"
-    factor: Annotated[float, "(0, 1)"] = 0.1
-    patience: Annotated[int, "[0, inf)"] = 10
-    threshold: Annotated[float, "[0, inf)"] = 1e-4
-    threshold_mode: Literal["rel", "abs"] = "rel"
-    cooldown: Annotated[int, "[0, inf)"] = 0
-    min_rate: Annotated[float, "[0, inf)"] = 0.0
-    _best: float | None = field(default=None, init=False, repr=False)
-    _bad_epochs: int = field(default=0, init=False, repr=False)
-    _cooling: int = field(default=0, init=False, repr=False)
-    _reductions: int = field(default=0, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threshold_mode not in ("rel", "abs"):
+    def __init__(
+        self,
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: Literal["rel", "abs"] = "rel",
+        cooldown: int = 0,
+        min_rate: float = 0.0,
+    ) -> None:
+        if threshold_mode not in ("rel", "abs"):
             raise ValueError(
-                f"ReduceOnPlateau: threshold_mode must be 'rel' or 'abs'; received {self.threshold_mode!r}. "
-                "Pass 'rel' for a fraction of the best loss, 'abs' for a difference."
+                f"threshold_mode of ReduceOnPlateau is 'rel' or 'abs'; received {threshold_mode!r}. Pass 'rel' for a "
+                "fraction of the best loss, 'abs' for a difference."
             )
+        self.factor = number("factor of ReduceOnPlateau", factor, "(0, 1)")
+        self.patience = whole_number("patience of ReduceOnPlateau", patience, 0)
+        self.threshold = not_negative("threshold of ReduceOnPlateau", threshold)
+        self.threshold_mode = threshold_mode
+        self.cooldown = whole_number("cooldown of ReduceOnPlateau", cooldown, 0)
+        self.min_rate = not_negative("min_rate of ReduceOnPlateau", min_rate)
+        self._best = math.inf
+        self._bad_epochs = self._cooling = self._reductions = 0
 
     def __call__(self, epoch: float) -> float:
         return self.rate(1.0, epoch)
@@ -301,9 +266,8 @@ class ReduceOnPlateau(_Checked):
 
     def observe(self, loss: float) -> None:
         """Take the loss of the epoch that has just ended."""
-        best = math.inf if self._best is None else self._best
-        bound = best * (1.0 - self.threshold) if self.threshold_mode == "rel" else best - self.threshold
-        if loss < bound:
+        relative = self.threshold_mode == "rel"
+        if loss < (self._best * (1.0 - self.threshold) if relative else self._best - self.threshold):
             self._best = float(loss)
             self._bad_epochs = 0
         else:
@@ -317,22 +281,22 @@ class ReduceOnPlateau(_Checked):
             self._bad_epochs = 0
 
     def fresh(self) -> Self:
-        return replace(self)
+        return type(self)(**self.config())
 
 
 @final
-@dataclass(frozen=True)
 class _Function(Schedule):
     """factor(t) = function(t), for a function of the user's."""
 
-    function: Callable[[float], float]
+    def __init__(self, function: Callable[[float], float]) -> None:
+        self.function = function
 
     def __call__(self, epoch: float) -> float:
         factor = float(self.function(epoch))
         if not (math.isfinite(factor) and factor >= 0):
             raise ValueError(
-                f"a schedule must return a finite factor of at least 0 on the base rate; received {factor} "
-                f"at epoch {epoch} from {self.function!r}. Mend the function."
+                f"A schedule returns a finite factor of at least 0 on the base rate; received {factor} at epoch "
+                f"{epoch} from {self.function!r}. Correct the function."
             )
         return factor
 
@@ -358,10 +322,10 @@ def get(spec: str | Schedule | Callable[[float], float] | None, epochs: int = 10
     if isinstance(spec, Schedule):
         return spec
     if isinstance(spec, str):
-        return find("schedule", Schedule.registry, spec.replace("-", "_")).default(max(1, epochs))
+        return Schedule.find(spec.replace("-", "_")).default(max(1, epochs))
     if isinstance(spec, type) or not callable(spec):
         raise TypeError(
-            "a schedule must be None, a name, a Schedule object or a function of the epoch; "
-            f"received {spec!r}. Pass for example 'cosine' or Step(10)."
+            f"A schedule is None, a name, a Schedule object or a function of the epoch; received {spec!r}. Pass for "
+            "example 'cosine' or Step(10)."
         )
     return _Function(spec)

@@ -15,19 +15,18 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.nn import activations, initializers, layers, losses
+from nnbp.formatting import shown
 from nnbp.nn.activations import Activation
 from nnbp.nn.architecture import Architecture
 from nnbp.nn.initializers import Initializer
 from nnbp.nn.layers import Layer
 from nnbp.nn.losses import Loss
-from nnbp.registry import unknown_name
+from nnbp.registry import Named, unknown_name
 from nnbp.serialization.safetensors_file import (
     DTYPES,
     Container,
@@ -42,11 +41,9 @@ from nnbp.serialization.safetensors_file import (
     pack,
     parse,
     replace,
-    shown,
 )
+from nnbp.validation import not_negative, whole_number
 from nnbp.version import __version__
-
-__all__ = ["FORMAT_VERSION", "ModelFile", "build_layers", "read", "write"]
 
 FORMAT_VERSION = 1
 
@@ -64,7 +61,7 @@ class ModelFile:
         architecture: n_in; layers, a list of {"kind", "config"} with the config of `Layer.config`, activations decided;
             loss, {"name", …its arguments}; weight_decay; dtype, "float32" or "float64"; seed.
         arrays: W1 (n_out, n_in), b1 (n_out,), W2, … on the host, of that dtype; the number counts layers that learn.
-        extra: plain JSON of the caller's, under keys of its choice.
+        extra: JSON values of the caller's, under keys of its choice.
     """
 
     architecture: dict[str, Any]
@@ -121,7 +118,7 @@ def build_layers(architecture: Mapping[str, Any], custom: Sequence[type] = ()) -
 
 def _encode(model_file: ModelFile) -> bytes:
     architecture = model_file.architecture
-    # What is defined here is what the user has; reading is where names have to be allowed.
+    # What is defined here is what the user has; only a reader has to allow names.
     defined = [item for base in _NAMED for item in base.registry.values()]
     built, _ = _build(architecture, _Known(defined))
     _check_object(model_file.extra, "extra")
@@ -186,18 +183,13 @@ def _digest(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> s
 # ---- names and classes
 
 
-def _classes(module: ModuleType, base: type, attribute: str) -> dict[str, Any]:
-    """nnbp's own classes by name; not those of the registries, where anyone can put any class under any name."""
-    own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
-    return {item.__dict__[attribute]: item for item in own if issubclass(item, base) and attribute in item.__dict__}
-
-
-_LAYERS = _classes(layers, Layer, "kind")
-_NAMED: dict[Any, tuple[str, dict[str, Any]]] = {
-    Activation: ("activation", _classes(activations, Activation, "name")),
-    Loss: ("loss", _classes(losses, Loss, "name")),
-    Initializer: ("initializer", _classes(initializers, Initializer, "name")),
+_LAYERS = Layer.built_in()
+_NAMED: dict[type[Named], tuple[str, dict[str, Any]]] = {
+    Activation: ("activation", Activation.built_in()),
+    Loss: ("loss", Loss.built_in()),
+    Initializer: ("initializer", Initializer.built_in()),
 }
+"""nnbp's own classes by name; not the registries, in which anyone can put any class under any name later on."""
 
 
 class _Known:
@@ -260,8 +252,7 @@ def _constructed(what: str, cls: Any, arguments: dict[str, Any], config: dict[st
     said = arguments if config is None else config
     try:
         item = cls(**arguments)
-        # An initializer says nothing but its name.
-        own = item.config() if hasattr(item, "config") else {}
+        own = item.config()
         same = canonical(own) == canonical(said)
     # The class may be the user's: anything can go wrong in it.
     except Exception as error:
@@ -280,12 +271,6 @@ def _build(architecture: dict[str, Any], known: _Known) -> tuple[list[Layer], Lo
     check_plain(architecture, "architecture")
     fields = ("n_in", "layers", "loss", "weight_decay", "dtype", "seed")
     parts = keyed(architecture, fields, "the architecture")
-    for name, least in (("n_in", 1), ("seed", 0)):
-        if type(parts[name]) is not int or parts[name] < least:
-            raise RefusedError(f"{name} is a whole number, at least {least}; received {shown(parts[name])}.")
-    decay = parts["weight_decay"]
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or decay < 0:
-        raise RefusedError(f"weight_decay is a number, at least 0; received {shown(decay)}.")
     if parts["dtype"] not in list(DTYPES):
         raise RefusedError(f"the dtype is {' or '.join(DTYPES)}; received {shown(parts['dtype'])}.")
     if not isinstance(parts["layers"], list):
@@ -293,6 +278,9 @@ def _build(architecture: dict[str, Any], known: _Known) -> tuple[list[Layer], Lo
     built = [known.layer(item) for item in parts["layers"]]
     loss: Loss = known.make(Loss, parts["loss"])
     try:
+        whole_number("n_in", parts["n_in"], 1)
+        whole_number("seed", parts["seed"], 0)
+        not_negative("weight_decay", parts["weight_decay"])
         # Which layers and loss go together is said there. All activations are decided, so none is taken from "relu".
         Architecture([parts["n_in"], *built], "relu", None, loss)
     except ValueError as error:

@@ -25,23 +25,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from nnbp.errors import ModelFileError
-
-__all__ = [
-    "DTYPES",
-    "Container",
-    "RefusedError",
-    "canonical",
-    "check_names",
-    "check_plain",
-    "destination",
-    "explained",
-    "keyed",
-    "open_regular",
-    "pack",
-    "parse",
-    "replace",
-    "shown",
-]
+from nnbp.formatting import shown
 
 KEY = "nnbp"
 HEADER_LIMIT = 2**24
@@ -68,7 +52,7 @@ _OS_FIXES = {
 
 
 class RefusedError(Exception):
-    """Why a file or a value is refused; and the fix, where it is another than for most."""
+    """Why a file or a value is refused; and the fix, if it is another than for most."""
 
     def __init__(self, why: str, fix: str = "") -> None:
         super().__init__(why)
@@ -87,12 +71,6 @@ def explained(what: str, fix: str) -> Iterator[None]:
         raise ModelFileError(f"{what}: the operating system says {error.strerror or str(error)!r}. {advice}") from error
 
 
-def shown(value: object) -> str:
-    """A value as a message shows it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
 # ---- strict JSON
 
 
@@ -103,7 +81,7 @@ def check_plain(value: object, where: str, depth: int = 0) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise RefusedError(f"the keys of plain JSON are strings; {shown(where)} has {shown(key)}.")
+                raise RefusedError(f"the keys of JSON objects are strings; {shown(where)} has {shown(key)}.")
             check_plain(item, f"{where}.{key}", depth + 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):
@@ -115,7 +93,9 @@ def check_plain(value: object, where: str, depth: int = 0) -> None:
         if not math.isfinite(value):
             raise RefusedError(f"numbers are finite; {shown(where)} is {value}.")
     elif value is not None and not isinstance(value, str):
-        raise RefusedError(f"plain JSON is dict, list, str, int, float, bool, None; {shown(where)} is {shown(value)}.")
+        raise RefusedError(
+            f"JSON values are dict, list, str, int, float, bool, None; {shown(where)} is {shown(value)}."
+        )
 
 
 def parse(text: str, what: str) -> Any:
@@ -266,37 +246,32 @@ def _guess(head: bytes) -> str:
 # ---- files
 
 
-def _status(path: str) -> os.stat_result | None:
+def _regular(path: str) -> os.stat_result | None:
+    """The status of a regular file, None if there is none; anything else is refused."""
     try:
-        return os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise RefusedError(f"this can be no path: {error}.", "Give the path of a file.") from error
-
-
-def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, a pipe or a socket"
         raise RefusedError(f"a model file is a regular file; this is {kind}.", "Give the path of a file in a folder.")
+    return status
 
 
 @contextmanager
 def open_regular(path: str) -> Iterator[BinaryIO]:
     """Opens a file for reading, if it is one: a pipe would block, a device need not end."""
-    status = _status(path)
-    if status is None:
+    if _regular(path) is None:
         raise RefusedError("there is no such file.", f"Check the path; the current folder is {os.getcwd()!r}.")
-    _check_regular(status)
     with open(path, "rb") as file:
         yield file
 
 
 def destination(path: str) -> tuple[str, int | None]:
     """Where a new file for this path goes, symbolic links followed, and the mode of the file that is there."""
-    status = _status(path)
-    if status is not None:
-        _check_regular(status)
+    status = _regular(path)
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):

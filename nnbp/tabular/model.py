@@ -18,15 +18,13 @@ from nnbp.serialization import model_file
 from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
 from nnbp.tabular.table import Source, numbers
 
-__all__ = ["Evaluation", "TableModel"]
-
 
 @dataclass(frozen=True)
 class Evaluation:
     """How predictions compare with a labelled table.
 
     Attributes:
-        metrics: name → value; for quantities in the unit of the target. nan where a metric is not defined.
+        metrics: name → value; for quantities in the unit of the target. nan if a metric is not defined.
         truth: class indices (m,), or values (m,).
         predicted: the same, as predicted.
         messages: what was ignored or not known in the table.
@@ -47,7 +45,7 @@ class TableModel:
         preprocessor: makes features of columns; None for a network that was saved without: it takes columns of
             numbers as they are.
         target: makes labels or values of what the network gives.
-        about: other plain JSON values in the model file.
+        about: other JSON values in the model file.
     """
 
     network: Network
@@ -86,7 +84,7 @@ class TableModel:
         ):
             raise ModelFileError(
                 f"{path}: its table has {len(preprocessor.feature_names)} features and {len(target.labels)} classes, "
-                f"which does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save it anew"
+                f"which does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save it anew."
             )
         return cls(network, preprocessor, target, about)
 
@@ -98,14 +96,14 @@ class TableModel:
         if len(source.columns) != n_in:
             raise DataError(
                 f"{source.name}: {len(source.columns)} columns of features, but this model, which was saved without "
-                f"the preprocessing of a table, takes {n_in} columns of numbers in the order of its training"
+                f"the preprocessing of a table, takes {n_in} columns of numbers in the order of its training."
             )
         X = np.column_stack([numbers(source, name) for name in source.columns])
         if np.isnan(X).any():
             row, column = np.argwhere(np.isnan(X))[0]
             raise DataError(
                 f"{source.at(int(row), list(source.columns)[column])}: the cell is empty, and this model, which was "
-                "saved without the preprocessing of a table, has nothing to put there. Fill the cell"
+                "saved without the preprocessing of a table, has nothing to put there. Fill the cell."
             )
         return X, []
 
@@ -115,7 +113,7 @@ class TableModel:
         return self._decoded(self.network.predict(X)), messages
 
     def predict_proba(self, source: Source) -> NDArray[Any]:
-        """Probabilities (m, k) of the classes in the order of `target.labels`; TypeError where there are none."""
+        """Probabilities (m, k) of the classes in the order of `target.labels`; TypeError if there are none."""
         probabilities: NDArray[Any] = self.network.predict_proba(self.features(source)[0])
         return probabilities
 
@@ -136,8 +134,8 @@ class TableModel:
         if not self.target.labels:
             if predicted.ndim > 1:
                 raise DataError(
-                    f"{source.name}: the model predicts {predicted.shape[1]} values a row, and a table has one target. "
-                    "Evaluate such a network in Python: Network.evaluate(X, y)"
+                    f"{source.name}: the model predicts {predicted.shape[1]} values per row, and a table has one "
+                    "target. Evaluate such a network in Python: Network.evaluate(X, y)."
                 )
             truth, predicted = self.target.decode(truth), self._decoded(predicted)
             found = {name: metrics.get(name)(truth, predicted) for name in ("r2", "rmse", "mae")}
@@ -149,5 +147,5 @@ class TableModel:
         return Evaluation(found, truth, predicted, messages)
 
     def baseline(self, truth: NDArray[Any]) -> float:
-        """Accuracy of always naming the most frequent of these classes (m,); nan for quantities, where R² tells."""
+        """Accuracy of always naming the most frequent of these classes (m,); nan for quantities, for which R² tells."""
         return float(np.bincount(truth).max() / len(truth)) if self.target.labels else math.nan

@@ -1,6 +1,6 @@
 """From the columns of a table to features and targets, and back from outputs to labels.
 
-Fitted by scikit-learn's transformers, then kept as plain numbers and strings: what goes into a model file is
+Fitted in part by scikit-learn's transformers, then kept as numbers and strings: what goes into a model file is
 JSON, and what transforms a table at prediction is NumPy alone.
 """
 
@@ -15,22 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DataError, ModelFileError
+from nnbp.formatting import json_value, shown
+from nnbp.registry import suggest
 from nnbp.requirements import optional
 from nnbp.tabular.table import (
     EXACT,
     Source,
     booleans,
+    check_cells,
     codes_among,
     integers,
     kind_of,
     listed,
     numbers,
-    suggest,
     texts,
     whole,
 )
-
-__all__ = ["BoolColumn", "NumberColumn", "TablePreprocessor", "TargetEncoder", "TextColumn"]
 
 Floats = npt.NDArray[np.float64]
 Task = Literal["classification", "regression"]
@@ -42,25 +42,26 @@ READERS: dict[type, Callable[[Source, str], npt.NDArray[Any]]] = {int: integers,
 PURPOSE = "fitting the preprocessing of a table"
 
 
+class _OneFeature:
+    """A column that gives one feature."""
+
+    name: str
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The name of the feature."""
+        return (self.name,)
+
+
 @dataclass(frozen=True)
-class NumberColumn:
+class NumberColumn(_OneFeature):
     """(x − mean) / scale, a missing x being the median."""
 
-    RULES: ClassVar = {
-        "name": "a string",
-        "median": "finite",
-        "mean": "finite",
-        "scale": "finite and above 0",
-    }
+    RULES: ClassVar = {"name": "a string", "median": "finite", "mean": "finite", "scale": "finite and above 0"}
     name: str
     median: float
     mean: float
     scale: float
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The name of the one feature that it gives."""
-        return (self.name,)
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
         """Column `name` of the source as (m, 1); DataError at the first cell that is no finite number."""
@@ -68,27 +69,18 @@ class NumberColumn:
         values[np.isnan(values)] = self.median
         with np.errstate(over="ignore"):
             scaled = (values - self.mean) / self.scale
-        if not np.isfinite(scaled).all():
-            row = int(np.isfinite(scaled).argmin())
-            raise DataError(
-                f"{source.at(row, name)}: {float(values[row])} is too far from the {self.mean} ± "
-                f"{self.scale} of training to be standardised. Check the cell and its unit"
-            )
+        expected = f"a number that can be standardised by the {self.mean} ± {self.scale} of training"
+        check_cells(source, name, ~np.isfinite(scaled), expected, "Check the cell and its unit")
         return scaled[:, None]
 
 
 @dataclass(frozen=True)
-class BoolColumn:
+class BoolColumn(_OneFeature):
     """0 or 1, a missing value being `fill`, the more frequent one at training."""
 
     RULES: ClassVar = {"name": "a string", "fill": "true or false"}
     name: str
     fill: bool
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The name of the one feature that it gives."""
-        return (self.name,)
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
         """Column `name` of the source as (m, 1); DataError at the first cell that is not true or false."""
@@ -107,7 +99,7 @@ class TextColumn:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The names of the features that it gives, one a category."""
+        """The names of the features that it gives, one per category."""
         return tuple(f"{self.name}={category or '(missing)'}" for category in self.categories)
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
@@ -117,8 +109,8 @@ class TextColumn:
             unknown = codes < 0
             which = listed([text or "(missing)" for text in new], 5)
             messages.append(
-                f"{source.at(int(unknown.argmax()), name)}: here first, and in {unknown.sum()} of "
-                f"{len(source)} rows, is a category that training did not have ({which}): its features are 0"
+                f"{source.at(int(unknown.argmax()), name)}: here first, and in {unknown.sum()} of {len(source)} rows, "
+                f"is a category that training did not have ({which}): its features are 0."
             )
         return np.equal(codes[:, None], np.arange(len(self.categories))).astype(np.float64)
 
@@ -140,12 +132,12 @@ class TablePreprocessor:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The names of the n features: the column's, with "=category" where it is one-hot."""
+        """The names of the n features: the column's, with "=category" if it is one-hot."""
         return tuple(feature for column in self.columns for feature in column.features)
 
     @classmethod
     def fit(cls, source: Source) -> TablePreprocessor:
-        """Fit by scikit-learn's SimpleImputer (median), StandardScaler and OneHotEncoder.
+        """Fit by scikit-learn's SimpleImputer (median) and StandardScaler; texts become sorted categories.
 
         Raises DataError at a bad cell, for a table without features or a text column of more than
         `MAX_CATEGORIES`; MissingDependencyError.
@@ -153,7 +145,7 @@ class TablePreprocessor:
         impute = optional("sklearn.impute", PURPOSE).SimpleImputer
         kinds = {name: kind_of(source, name) for name in source.columns}
         if not kinds:
-            raise DataError(f"{source.name}: nothing but the target; another column must hold features")
+            raise DataError(f"{source.name}: nothing but the target; another column must hold features.")
         named = {kind: [name for name in kinds if kinds[name] == kind] for kind in KINDS}
         specs: dict[str, Spec] = {name: _categories(source, name) for name in named["text"]}
         if names := named["number"]:
@@ -162,16 +154,13 @@ class TablePreprocessor:
             means, scales = _standard(source, names, imputer.transform(matrix))
             fitted = zip(names, imputer.statistics_.tolist(), means, scales, strict=True)
             specs |= {name: NumberColumn(name, *rest) for name, *rest in fitted}
-        if names := named["bool"]:
-            matrix = np.column_stack([booleans(source, name) for name in names])
-            fills = impute(strategy="most_frequent").fit(matrix).statistics_.tolist()
-            specs |= {name: BoolColumn(name, bool(fill)) for name, fill in zip(names, fills, strict=True)}
+        specs |= {name: BoolColumn(name, bool(np.nanmean(booleans(source, name)) > 0.5)) for name in named["bool"]}
         return cls(tuple(specs[name] for name in kinds), source.named)
 
     def transform(self, source: Source) -> tuple[Floats, list[str]]:
         """Features (m, n) float64 of a table, and messages on what was ignored or not known. NumPy alone.
 
-        Columns are matched by name, in any order, where both tables have names, else by number and order.
+        Columns are matched by name, in any order, if both tables have names, else by number and order.
         Raises DataError for missing columns, a wrong number of them, or a bad cell.
         """
         messages: list[str] = []
@@ -180,19 +169,13 @@ class TablePreprocessor:
             self._match(names, source, messages)
         elif len(source.columns) != len(names):
             raise DataError(
-                f"{source.name}: {len(source.columns)} columns of features, but the model was trained on "
-                f"{len(names)}. Where either table has no names, both must have the same columns in the same "
-                "order, the target aside"
+                f"{source.name}: {len(source.columns)} columns of features, but the model was trained on {len(names)}. "
+                "Where either table has no names, both must have the same columns in the same order, the target aside."
             )
         else:
             names = list(source.columns)
-        X = np.empty((len(source), len(self.feature_names)))
-        start = 0
-        for column, name in zip(self.columns, names, strict=True):
-            stop = start + len(column.features)
-            X[:, start:stop] = column.encode(source, name, messages)
-            start = stop
-        return X, messages
+        encoded = [column.encode(source, name, messages) for column, name in zip(self.columns, names, strict=True)]
+        return np.hstack(encoded), messages
 
     def _match(self, names: Sequence[str], source: Source, messages: list[str]) -> None:
         known = set(names)
@@ -201,16 +184,16 @@ class TablePreprocessor:
         if missing:
             hints = ", ".join(repr(name) + suggest(name, extra) for name in missing)
             raise DataError(
-                f"{source.name}: the model was trained on {len(names)} columns, of which these are missing: "
-                f"{hints}. Add or rename them; their order does not matter"
+                f"{source.name}: the model was trained on {len(names)} columns, of which these are missing: {hints}. "
+                "Add or rename them; their order does not matter."
             )
         if extra:
-            messages.append(f"{source.name}: columns that training did not have are ignored: {listed(extra)}")
+            messages.append(f"{source.name}: columns that training did not have are ignored: {listed(extra)}.")
 
     def to_json(self) -> dict[str, Any]:
-        """The preprocessor in plain JSON types; floats come back from JSON text bit for bit."""
+        """The preprocessor in JSON's types; floats come back from JSON text bit for bit."""
         kinds = {spec: kind for kind, spec in KINDS.items()}
-        columns = [{"kind": kinds[type(column)]} | _plain(column) for column in self.columns]
+        columns = [{"kind": kinds[type(column)]} | json_value(asdict(column)) for column in self.columns]
         return {"named": self.named, "columns": columns}
 
     @classmethod
@@ -235,24 +218,23 @@ def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[lis
     """Means and scales of the columns by StandardScaler, for which the scale of a constant is 1."""
     with np.errstate(all="ignore"):
         scaler = optional("sklearn.preprocessing", PURPOSE).StandardScaler().fit(matrix)
-    good = np.isfinite(scaler.mean_) & np.isfinite(scaler.var_)  # its scale is 1 where the variance overflows
+    good = np.isfinite(scaler.mean_) & np.isfinite(scaler.var_)  # its scale is 1 if the variance overflows
     if not good.all():
         j = int(good.argmin())
         row = int(np.abs(matrix[:, j]).argmax())
         raise DataError(
-            f"{source.at(row, names[j])}: {float(matrix[row, j])} is so large that the variance of its "
-            "column overflows. Check the cell, or express the column in a larger unit"
+            f"{source.at(row, names[j])}: {float(matrix[row, j])} is so large that the variance of its column "
+            "overflows. Check the cell, or express the column in a larger unit."
         )
     return scaler.mean_.tolist(), scaler.scale_.tolist()
 
 
 def _categories(source: Source, name: str) -> TextColumn:
-    encoder = optional("sklearn.preprocessing", PURPOSE).OneHotEncoder()
-    categories = encoder.fit(texts(source, name).astype(object)[:, None]).categories_[0].tolist()
+    categories = np.unique(texts(source, name)).tolist()
     if len(categories) > MAX_CATEGORIES:
         raise DataError(
-            f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each "
-            f"to be a feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts"
+            f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each to be a "
+            f"feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts."
         )
     return TextColumn(name, tuple(categories))
 
@@ -302,8 +284,8 @@ class TargetEncoder:
         labels = [label(value) for value in np.unique(READERS[label](source, name))]
         if len(labels) < 2:
             raise DataError(
-                f"{source.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two "
-                "classes at least. Choose another target, or --task regression if it is a quantity"
+                f"{source.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two classes "
+                "at least. Choose another target, or --task regression if it is a quantity."
             )
         return cls(name, tuple(labels))
 
@@ -315,13 +297,9 @@ class TargetEncoder:
         name = _target(source)
         if not self.labels:
             return (numbers(source, name) - self.mean) / self.scale
-        codes, new = codes_among(self.labels, READERS[type(self.labels[0])](source, name))
-        if new:
-            row = int((codes < 0).argmax())
-            raise DataError(
-                f"{source.at(row, name)}: the label {str(source[name][row])!r} is none of those of training: "
-                f"{listed(map(str, self.labels))}. Mend the cell, or train anew with this class"
-            )
+        codes, _ = codes_among(self.labels, READERS[type(self.labels[0])](source, name))
+        expected = f"one of the labels of training, {listed(map(str, self.labels))}"
+        check_cells(source, name, codes < 0, expected, "Correct the cell, or train anew with this class")
         return codes
 
     def decode(self, outputs: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -331,8 +309,9 @@ class TargetEncoder:
         return np.asarray(outputs, dtype=np.float64) * self.scale + self.mean
 
     def to_json(self) -> dict[str, Any]:
-        """The encoder in plain JSON types."""
-        return _plain(self)
+        """The encoder in JSON's types."""
+        encoder: dict[str, Any] = json_value(asdict(self))
+        return encoder
 
     @classmethod
     def from_json(cls, data: object) -> TargetEncoder:
@@ -344,18 +323,14 @@ def _target(source: Source) -> str:
     """The name of the source's target, no cell of which is missing."""
     column, name = source.target, source.target_name
     if column is None or name is None:
-        raise DataError(f"{source.name}: there is no target here. Name its column: --target COLUMN")
+        raise DataError(f"{source.name}: there is no target here. Name its column: --target COLUMN.")
     missing = column == "" if column.dtype.kind == "T" else np.isnan(column)
     if missing.any():
         raise DataError(
-            f"{source.at(int(missing.argmax()), name)}: the target is missing here and in {missing.sum()} "
-            "rows in all; every row needs one. Fill it in, or leave those rows out"
+            f"{source.at(int(missing.argmax()), name)}: the target is missing here and in {missing.sum()} rows in all; "
+            "every row needs one. Fill it in, or leave those rows out."
         )
     return name
-
-
-def _plain(spec: Spec | TargetEncoder) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(spec).items()}
 
 
 def _distinct(values: list[Any], *types: type) -> bool:
@@ -395,4 +370,4 @@ def _checked(data: object, where: str, rules: Mapping[str, str]) -> dict[str, An
 
 
 def _damaged(where: str, rule: str, got: object) -> ModelFileError:
-    return ModelFileError(f"{where}: must be {rule}, got {repr(got)[:80]}. Save the model anew")
+    return ModelFileError(f"{where} is {rule}; received {shown(got)}. Save the model anew.")

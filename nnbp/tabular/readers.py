@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from nnbp.errors import DataError
+from nnbp.registry import suggest
 from nnbp.requirements import optional
-from nnbp.tabular.table import TEXT, Column, Source, clean, listed, parse_number, suggest
-
-__all__ = ["BUILTIN", "SUFFIXES", "load_source"]
+from nnbp.tabular.table import TEXT, Column, Source, clean, listed, parse_number
 
 BUILTIN = {
     "digits": "digit",
@@ -34,17 +33,13 @@ CHUNK = 65_536  # rows kept as Python strings at a time: a short string takes 50
 
 
 def load_source(
-    source: str | Path,
-    *,
-    target: str | None = None,
-    target_required: bool = True,
-    n_features: int | None = None,
+    source: str | Path, *, target: str | None = None, target_required: bool = True, n_features: int | None = None
 ) -> Source:
     """Read a built-in set (`BUILTIN`) or a file (`SUFFIXES`) with its target set aside.
 
     target: a column's name; for NPY its index (the last by default; negative counts from the end); for NPZ
         the key of y ("y" by default, "X" holds the features). A built-in set knows its own.
-    target_required: False for prediction: the target is set aside where it is there, and may be absent.
+    target_required: False for prediction: the target is set aside if it is there, and may be absent.
     n_features: for NPY at prediction, the columns that the model takes: an array of as many has no target.
     Raises DataError with file, line and column for what cannot be read; MissingDependencyError.
     """
@@ -53,12 +48,12 @@ def load_source(
         return _builtin(name).with_target(target or BUILTIN[name], required=target_required)
     if suffix not in SUFFIXES:
         raise DataError(
-            f"unknown source {name!r}{suggest(name, BUILTIN)}: it must be one of the sets "
-            f"{', '.join(BUILTIN)}, or a file ending in {' '.join(SUFFIXES)}"
+            f"unknown source {name!r}{suggest(name, BUILTIN)}: it must be one of the sets {', '.join(BUILTIN)}, or a "
+            f"file ending in {' '.join(SUFFIXES)}."
         )
     path = Path(source)
     if not path.is_file():
-        raise DataError(f"{name}: there is no such file; check the path (it is looked up from {Path.cwd()})")
+        raise DataError(f"{name}: there is no such file; check the path (it is looked up from {Path.cwd()}).")
     try:
         if suffix == ".npy":
             return _npy(path, target, target_required, n_features)
@@ -69,7 +64,7 @@ def load_source(
         delimiter = "\t" if suffix == ".tsv" else ","
         return _csv(path, delimiter).with_target(target, required=target_required)
     except OSError as error:
-        raise DataError(f"{name}: the file cannot be read ({error})") from error
+        raise DataError(f"{name}: the file cannot be read ({error}).") from error
 
 
 def _check_names(where: str, names: Sequence[str]) -> None:
@@ -78,11 +73,11 @@ def _check_names(where: str, names: Sequence[str]) -> None:
     for j, name in enumerate(names, 1):
         if not name:
             raise DataError(
-                f"{where}: column {j} has no name. Name it, or leave it out: pandas writes such a column "
-                "of row numbers unless it is told to_csv(index=False)"
+                f"{where}: column {j} has no name. Name it, or leave it out: pandas writes such a column of row "
+                "numbers unless it is told to_csv(index=False)."
             )
         if name in seen:
-            raise DataError(f"{where}: columns {seen[name]} and {j} are both named {name!r}. Rename one of them")
+            raise DataError(f"{where}: columns {seen[name]} and {j} are both named {name!r}. Rename one of them.")
         seen[name] = j
 
 
@@ -120,9 +115,9 @@ def _csv(path: Path, delimiter: str) -> Source:
                     _check_header(f"{path.name}, line {line}", header)
                 elif len(row) != len(header):
                     raise DataError(
-                        f"{path.name}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, but the header "
-                        f"names {len(header)} columns ({_ragged(row, header)}). Every row must have as many "
-                        "fields as the header; quote a field that holds the separator"
+                        f"{path.name}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, but the header names "
+                        f"{len(header)} columns ({_ragged(row, header)}). Every row must have as many fields as the "
+                        "header; quote a field that holds the separator."
                     )
                 else:
                     rows.append(row)
@@ -134,14 +129,14 @@ def _csv(path: Path, delimiter: str) -> Source:
     except csv.Error as error:
         raise DataError(
             f"{path.name}, line {last + 1}: the row that begins here is no valid CSV ({error}). "
-            'Close every quote, and write a quote inside a quoted field twice: "say ""hi"""'
+            'Close every quote, and write a quote inside a quoted field twice: "say ""hi""".'
         ) from error
     if not header:
-        raise DataError(f"{path.name}: the file is empty; line 1 must name the columns")
+        raise DataError(f"{path.name}: the file is empty; line 1 must name the columns.")
     if rows:
         flush()
     if not lines:
-        raise DataError(f"{path.name}: the table has no rows: one at least must follow the names of the columns")
+        raise DataError(f"{path.name}: the table has no rows: one at least must follow the names of the columns.")
     columns = [clean(np.concatenate(parts)) for parts in zip(*chunks, strict=True)]
     places = np.array(lines, dtype=np.int64)
     return Source(path.name, dict(zip(header, columns, strict=True)), places, unit="line")
@@ -158,14 +153,14 @@ def _check_header(where: str, header: list[str]) -> None:
     other = next((mark for mark in ";\t,|" if len(header) == 1 and mark in header[0]), None)
     if other:
         raise DataError(
-            f"{where}: one column, named {header[0]!r}: its fields seem to be separated by {other!r}. "
-            "Save a .csv with commas, or a .tsv with tabs"
+            f"{where}: one column, named {header[0]!r}: its fields seem to be separated by {other!r}. Save a .csv with "
+            "commas, or a .tsv with tabs."
         )
     values = [parse_number(name) for name in header]
     if all(np.isfinite(values)) and any(not name.lstrip("-").isdigit() for name in header):
         raise DataError(
-            f"{where}: every column has a number for a name ({listed(header, 4)}): the file seems to have no "
-            "header. Put a line with the names of the columns on top"
+            f"{where}: every column has a number for a name ({listed(header, 4)}): the file seems to have no header. "
+            "Put a line with the names of the columns on top."
         )
 
 
@@ -176,10 +171,10 @@ def _not_utf8(path: Path) -> str:
                 text.decode("utf-8")
             except UnicodeDecodeError as error:
                 return (
-                    f"{path.name}, line {line}: byte {error.start + 1} (0x{text[error.start]:02x}) "
-                    "is not UTF-8. Save the file as UTF-8, as with: iconv -f latin1 -t utf-8 OLD > NEW"
+                    f"{path.name}, line {line}: byte {error.start + 1} (0x{text[error.start]:02x}) is not UTF-8. Save "
+                    "the file as UTF-8, as with: iconv -f latin1 -t utf-8 OLD > NEW."
                 )
-    return f"{path.name}: the file ends within a character of UTF-8. It may have been cut off"
+    return f"{path.name}: the file ends within a character of UTF-8. It may have been cut off."
 
 
 def _parquet(path: Path) -> Source:
@@ -188,13 +183,13 @@ def _parquet(path: Path) -> Source:
     try:
         table = parquet.ParquetFile(path).read()
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name}: this is no readable Parquet file ({error}). Write it anew") from error
+        raise DataError(f"{path.name}: this is no readable Parquet file ({error}). Write it anew.") from error
     # pandas stores its row index as a column and says so here; it is no feature.
     index = (table.schema.pandas_metadata or {}).get("index_columns", ())
     _check_names(path.name, table.column_names)
     columns = {n: _arrow(pa, path, n, table.column(n)) for n in table.column_names if n not in index}
     if not columns or not table.num_rows:
-        raise DataError(f"{path.name}: the table has no rows or no columns; at least one of each is needed")
+        raise DataError(f"{path.name}: the table has no rows or no columns; at least one of each is needed.")
     return Source(path.name, columns, np.arange(table.num_rows))
 
 
@@ -213,8 +208,8 @@ def _arrow(pa: Any, path: Path, name: str, column: Any) -> Column:
         cells = column.to_pylist()
         return clean(np.array(["" if cell is None else str(cell) for cell in cells], dtype=TEXT))
     raise DataError(
-        f"{path.name}, column {name!r}: cells of type {kind} cannot be used; columns must hold numbers, "
-        "bools or text. Turn it into numbers (a date into days, say) or leave it out"
+        f"{path.name}, column {name!r}: cells of type {kind} cannot be used; columns must hold numbers, bools or text. "
+        "Turn it into numbers (a date into days, say) or leave it out."
     )
 
 
@@ -223,8 +218,8 @@ def _array(path: Path, label: str, array: Any, ndim: int) -> Column:
     array = np.asarray(array)
     if array.dtype.kind not in "biufU":
         raise DataError(
-            f"{path.name}: {label} has dtype {array.dtype}; it must hold numbers, bools or strings. "
-            "Convert it with astype"
+            f"{path.name}: {label} has dtype {array.dtype}; it must hold numbers, bools or strings. Convert it with "
+            "astype."
         )
     if array.ndim != ndim or not array.size:
         need = "(samples, features)" if ndim == 2 else "(samples,)"
@@ -243,15 +238,15 @@ def _load(path: Path) -> dict[str, Any]:
             return {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path.name}: no NumPy file of plain arrays ({error}). Save it with np.save or np.savez from "
-            "arrays of numbers or strings, not of objects"
+            f"{path.name}: no NumPy file of arrays of numbers or strings ({error}). Save it with np.save or np.savez "
+            "from arrays of numbers or strings, not of objects."
         ) from error
 
 
 def _npy(path: Path, target: str | None, required: bool, n_features: int | None) -> Source:
     arrays = _load(path)
     if "" not in arrays:
-        raise DataError(f"{path.name}: this is an NPZ file (arrays {listed(arrays)}); give it the ending .npz")
+        raise DataError(f"{path.name}: this is an NPZ file (arrays {listed(arrays)}); give it the ending .npz.")
     matrix = _array(path, "the array", arrays[""], 2)
     m, width = matrix.shape
     source = Source(path.name, {str(j): matrix[:, j] for j in range(width)}, np.arange(m), named=False)
@@ -262,15 +257,15 @@ def _npy(path: Path, target: str | None, required: bool, n_features: int | None)
         position = int("-1" if target is None else target)
     except ValueError:
         raise DataError(
-            f"{path.name}: the target must be the index of a column (0 to {width - 1}; -1 is the last), "
-            f"not {target!r}. Name it so: --target -1"
+            f"{path.name}: the target must be the index of a column (0 to {width - 1}; -1 is the last), not "
+            f"{target!r}. Name it so: --target -1."
         ) from None
     if not -width <= position < width:
         if not required:
             return source
         raise DataError(
-            f"{path.name}: no column {position} for the target: there are {width}. "
-            f"Choose --target from 0 to {width - 1}, or -1 for the last"
+            f"{path.name}: no column {position} for the target: there are {width}. Choose --target from 0 to "
+            f"{width - 1}, or -1 for the last."
         )
     return source.with_target(str(position % width), required=required)
 
@@ -278,14 +273,14 @@ def _npy(path: Path, target: str | None, required: bool, n_features: int | None)
 def _npz(path: Path, target: str | None, required: bool) -> Source:
     arrays = _load(path)
     if "" in arrays:
-        raise DataError(f"{path.name}: this is an NPY file; give it the ending .npy")
+        raise DataError(f"{path.name}: this is an NPY file; give it the ending .npy.")
     key = target if target is not None and (required or target in arrays) else "y"
     label = "X" if "X" in arrays else next((other for other in arrays if other != key), "X")
     for needed in (label, key) if required else (label,):
         if needed not in arrays:
             raise DataError(
-                f"{path.name}: no array {needed!r}; it has {listed(arrays)}{suggest(needed, arrays)}. "
-                "Save it with np.savez(path, X=X, y=y), or name the key of y: --target KEY"
+                f"{path.name}: no array {needed!r}; it has {listed(arrays)}{suggest(needed, arrays)}. Save it with "
+                "np.savez(path, X=X, y=y), or name the key of y: --target KEY."
             )
     matrix = _array(path, label, arrays[label], 2)
     columns = {str(j): matrix[:, j] for j in range(matrix.shape[1])}
@@ -296,7 +291,7 @@ def _npz(path: Path, target: str | None, required: bool) -> Source:
     y = _array(path, key, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y, 1)
     if len(y) != len(matrix):
         raise DataError(
-            f"{path.name}: {label} has {len(matrix)} rows and {key} has {len(y)}; they must have as many. "
-            "Save both from the same samples"
+            f"{path.name}: {label} has {len(matrix)} rows and {key} has {len(y)}; they must have as many. Save both "
+            "from the same samples."
         )
     return replace(source, target=y, target_name=key)

@@ -8,7 +8,6 @@ cell are cut off, and the tokens in `MISSING` become the empty string, which mea
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,41 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from nnbp.errors import DataError
-
-__all__ = [
-    "EXACT",
-    "MISSING",
-    "TEXT",
-    "Column",
-    "Kind",
-    "Source",
-    "booleans",
-    "clean",
-    "codes_among",
-    "integers",
-    "kind_of",
-    "listed",
-    "numbers",
-    "parse_number",
-    "suggest",
-    "texts",
-    "train_test_split",
-    "whole",
-]
+from nnbp.registry import suggest
 
 Column = npt.NDArray[Any]
 Kind = Literal["number", "bool", "text"]
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None", "?")
 TEXT = np.dtypes.StringDType()
+FIX = "Correct the cell, or leave it empty if the value is not known"
 NUMERIC = 0.9  # from this share of numbers on, the other cells of a column are mistakes, and not text
 EXACT = 2**53  # every whole number up to here is a float64
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The words " (did you mean 'age'?)" where a known name is close, else the empty string."""
-    close = difflib.get_close_matches(name, list(known), n=2)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +33,7 @@ class Source:
     """One table: columns of m cells each, and perhaps a target column.
 
     name: the file or set, as messages call it. columns: name → array (m,) of numbers, bools or strings
-    (`StringDType`, "" is missing). target: (m,) or None. named: False where the names are only positions.
+    (`StringDType`, "" is missing). target: (m,) or None. named: False if the names are only positions.
     places: (m,) int64, where each row stands in the file: its line, or its index from 0 (`unit` says which).
     """
 
@@ -99,8 +73,8 @@ class Source:
                 return self
             what = "no target was named" if name is None else f"no column {name!r}"
             raise DataError(
-                f"{self.name}: {what}; the target must be one of the columns {listed(self.columns)}"
-                f"{suggest(name or '', self.columns)}. Name it: --target COLUMN"
+                f"{self.name}: {what}; the target must be one of the columns "
+                f"{listed(self.columns)}{suggest(name or '', self.columns)}. Name it: --target COLUMN."
             )
         rest = {other: column for other, column in self.columns.items() if other != name}
         return replace(self, columns=rest, target=self.columns[name], target_name=name)
@@ -130,7 +104,7 @@ def parse_number(text: str) -> float:
 
 
 def _parse(cells: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Text (m,) → its numbers, nan where missing or wrong, and a mask of the wrong cells."""
+    """Text (m,) → its numbers, nan if missing or wrong, and a mask of the wrong cells."""
     missing = cells == ""
     values: npt.NDArray[np.float64]
     try:
@@ -145,7 +119,7 @@ def _parse(cells: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_
 def kind_of(source: Source, name: str, *, mixed: bool = False) -> Kind:
     """What a column holds: "number" (also if all is missing), "bool" (true, false in any case) or "text".
 
-    mixed: numbers with a few texts among them are text. If not, DataError where nearly all known cells
+    mixed: numbers with a few texts among them are text. If not, DataError if nearly all known cells
         are numbers: a share of `NUMERIC` of them, or, so that short tables are covered, two or more but one.
     """
     column = source[name]
@@ -160,28 +134,26 @@ def kind_of(source: Source, name: str, *, mixed: bool = False) -> Kind:
     known = int(present.sum())
     good = known - int(bad.sum())
     if not mixed and good >= min(NUMERIC * known, max(2, known - 1)):
-        raise _no_number(source, name, bad, f" ({good} of the {known} known cells of this column are numbers)")
+        check_cells(source, name, bad, f"a finite number, as in {good} of the {known} known cells of this column")
     return "text"
 
 
-def _no_number(source: Source, name: str, bad: npt.NDArray[np.bool_], why: str = "") -> DataError:
-    row = int(bad.argmax())
-    return DataError(
-        f"{source.at(row, name)}: expected a finite number, got {str(source[name][row])!r}{why}. "
-        "Mend the cell, or leave it empty where the value is not known"
-    )
+def check_cells(source: Source, name: str, bad: npt.NDArray[np.bool_], expected: str, fix: str = FIX) -> None:
+    """DataError for the first bad cell (m,) of a column, if there is one: its place, what was expected, and the fix."""
+    if bad.any():
+        row = int(bad.argmax())
+        received = repr(str(source[name][row]))
+        raise DataError(f"{source.at(row, name)}: expected {expected}; received {received}. {fix}.")
 
 
 def numbers(source: Source, name: str) -> npt.NDArray[np.float64]:
-    """A column as float64 (m,), nan where missing; DataError at the first cell that is no finite number."""
+    """A column as float64 (m,), nan if missing; DataError at the first cell that is no finite number."""
     column = source[name]
     if column.dtype.kind == "T":
         values, bad = _parse(column)
     else:
         values, bad = column.astype(np.float64), np.zeros(len(column), dtype=np.bool_)
-    bad |= np.isinf(values)
-    if bad.any():
-        raise _no_number(source, name, bad)
+    check_cells(source, name, bad | np.isinf(values), "a finite number")
     return values
 
 
@@ -193,18 +165,13 @@ def whole(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 def integers(source: Source, name: str) -> npt.NDArray[np.int64]:
     """A column without missing cells as int64 (m,); DataError at the first cell that is no whole number."""
     values = numbers(source, name)
-    good = whole(values)
-    if not good.all():
-        row = int(good.argmin())
-        raise DataError(
-            f"{source.at(row, name)}: {str(source[name][row])!r} is no class: classes are text, true or "
-            "false, or whole numbers. Use --task regression for a quantity"
-        )
+    expected = "a class, that is text, true or false, or a whole number"
+    check_cells(source, name, ~whole(values), expected, "Use --task regression for a quantity")
     return values.astype(np.int64)
 
 
 def booleans(source: Source, name: str) -> npt.NDArray[np.float64]:
-    """A column of bools as float64 (m,) of 0, 1 and nan where missing; DataError at the first other cell."""
+    """A column of bools as float64 (m,) of 0, 1 and nan if missing; DataError at the first other cell."""
     column = source[name]
     if column.dtype.kind == "T":
         lower = np.strings.lower(column)
@@ -213,23 +180,18 @@ def booleans(source: Source, name: str) -> npt.NDArray[np.float64]:
     else:
         values = column.astype(np.float64)
         bad = ~(np.isnan(values) | (values == 0) | (values == 1))
-    if bad.any():
-        row = int(bad.argmax())
-        raise DataError(
-            f"{source.at(row, name)}: expected true or false, got {str(column[row])!r}. "
-            "Mend the cell, or leave it empty where the value is not known"
-        )
+    check_cells(source, name, bad, "true or false")
     return values
 
 
 def texts(source: Source, name: str) -> Column:
-    """A column as text (m,), "" where missing; DataError where it holds numbers or bools instead."""
+    """A column as text (m,), "" if missing; DataError if it holds numbers or bools instead."""
     column = source[name]
     if column.dtype.kind == "T":
         return column
     raise DataError(
-        f"{source.at(0, name)}: expected text, as at training, got {column[0]!s} in a column of dtype "
-        f"{column.dtype}. Store the column as text"
+        f"{source.at(0, name)}: expected text, as at training; received {column[0]!s} in a column of dtype "
+        f"{column.dtype}. Store the column as text."
     )
 
 
@@ -245,19 +207,19 @@ def codes_among(known: Sequence[Any], cells: Column) -> tuple[npt.NDArray[np.int
 def train_test_split(
     m: int, fraction: float, seed: int, stratify: npt.NDArray[Any] | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows 0 … m−1 parted at random into those to train on and a `fraction` to test on, each in rising order.
+    """Rows 0 … m−1 split at random into those to train on and a `fraction` to test on, each in rising order.
 
-    stratify: labels (m,). Where every class can be on both sides, each is parted in the same proportion, to
+    stratify: labels (m,). Where every class can be on both sides, each is split in the same proportion, to
     a row. Returns (train, test), int64; the same seed gives the same rows. Raises DataError for m < 2, a
     fraction outside (0, 1), or labels of another length.
     """
     if m < 2 or not 0 < fraction < 1:
         raise DataError(
-            "a split into training and test rows needs 2 rows or more and a fraction above 0 and below 1, "
-            f"got {m} rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2"
+            "a split into training and test rows needs 2 rows or more and a fraction above 0 and below 1; received "
+            f"{m} rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2."
         )
     if stratify is not None and np.shape(stratify) != (m,):
-        raise DataError(f"stratify must be one label a row, ({m},), got {np.shape(stratify)}. Pass y as ({m},)")
+        raise DataError(f"stratify must be one label per row, ({m},); received {np.shape(stratify)}. Pass y as ({m},).")
     size = min(max(round(m * fraction), 1), m - 1)
     order = np.random.default_rng(seed).permutation(m)
     labels = np.zeros(m) if stratify is None else stratify

@@ -95,7 +95,7 @@ class GradientReport:
         return max(row.max_relative_error for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain JSON values; numbers that are not finite are strings."""
+        """All of it in JSON's types; numbers that are not finite are None."""
         rows = [{key: json_value(value) for key, value in asdict(row).items()} for row in self.rows]
         summary = {"max_relative_error": json_value(self.max_relative_error), "loss": json_value(self.loss)}
         return {"passed": self.passed, **asdict(self), **summary, "rows": rows}

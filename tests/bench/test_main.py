@@ -40,7 +40,7 @@ def test_a_run_writes_its_folder_and_the_readme_and_prints_the_table(tmp_path, m
         (["--peers", "nobody"], "numpy_loop"),
         (["--python", "jax_jit"], "PEER=PATH"),
         (["--python", "nobody=python"], "PEER=PATH"),
-        (["--rounds", "0"], "1 or more"),
+        (["--rounds", "0"], "a whole number, at least 1"),
     ],
 )
 def test_wrong_words_are_usage_errors(capsys, words, said):

@@ -105,4 +105,4 @@ def test_a_label_that_training_did_not_have_exits_with_3_and_its_place(runs, cap
 
 def test_a_model_of_something_else_does_not_fit(runs, capsys):
     assert main(["evaluate", str(runs / "wine"), "breast_cancer"]) == 3
-    assert "none of those of training" in capsys.readouterr().err
+    assert "one of the labels of training" in capsys.readouterr().err

@@ -108,8 +108,8 @@ def test_a_device_that_is_not_there_is_exit_code_6(monkeypatch, capsys):
         (["--dtype", "float16"], "float32, float64"),
         (["--precision", "fp8"], "tf32"),
         (["--precision", "tf32", "--dtype", "float64"], "float64"),
-        (["--steps", "0"], "1 or more"),
-        (["--optimizer", "adamm", "--devices", "cpu,cpu"], "Did you mean 'adam"),
+        (["--steps", "0"], "a whole number, at least 1"),
+        (["--optimizer", "adamm", "--devices", "cpu,cpu"], "did you mean 'adam"),
     ],
 )
 def test_wrong_arguments_are_exit_code_2(arguments, words, capsys):

@@ -83,7 +83,7 @@ def test_a_category_that_is_new_is_said_with_its_place(model, capsys):
     [
         ("age,income\n25,31.5\n", "these are missing: 'city'"),
         ("age,town,income\n25,Wien,31.5\n", "these are missing: 'city'"),
-        ("age,city,income\n25,Wien,abc\n", "line 2, column 'income': expected a finite number, got 'abc'"),
+        ("age,city,income\n25,Wien,abc\n", "line 2, column 'income': expected a finite number; received 'abc'"),
         ("age,city,income\n25,Wien\n", "line 2: 2 fields"),
     ],
 )

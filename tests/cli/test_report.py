@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from nnbp.cli.report.curves import curve, inline_svg, scatter
-from nnbp.cli.report.page import RunReport, render
+from nnbp.cli.report.page import render
 from nnbp.formatting import metric_rows, number
+from nnbp.tabular.model import Evaluation
 
 pytest.importorskip("matplotlib")
 
@@ -67,20 +68,18 @@ HISTORY = {
 }  # fmt: skip
 
 
-def report(labels=("a", "b"), history=HISTORY, **changes) -> RunReport:
-    return RunReport(
-        result=result(labels=list(labels), **changes),
-        history=history,
+def report(labels=("a", "b"), **changes) -> str:
+    return render(
+        result(labels=list(labels), **changes),
+        HISTORY,
         config={"network": {"hidden": [8], "dropout": 0.2, "schedule": None}},
         environment={"command": ["nnbp", "train"], "python": "3.13", "blas": {"name": "openblas", "environment": {}}},
-        labels=labels,
-        truth=np.array([0, 0, 1, 1]),
-        predicted=np.array([0, 1, 1, 1]),
+        evaluation=Evaluation({}, np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), []),
     )
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else():
-    text = render(report())
+    text = report()
     page = Page(text)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
@@ -94,7 +93,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else():
 
 
 def test_it_shows_numbers_curve_confusions_configuration_and_environment():
-    text = render(report())
+    text = report()
     words = " ".join(Page(text).words)
     assert "0.75" in words
     assert "Confusion matrix" in words
@@ -108,22 +107,19 @@ def test_it_shows_numbers_curve_confusions_configuration_and_environment():
 
 def test_labels_and_names_are_text_and_never_markup():
     evil = "<script>alert('&')</script>"
-    text = render(report(labels=(evil, "b"), source=f"{evil}.csv", target=evil))
+    text = report(labels=(evil, "b"), source=f"{evil}.csv", target=evil)
     assert "<script" not in text
     assert "&lt;script&gt;" in text
 
 
 def test_a_quantity_has_predictions_against_the_truth():
-    run = RunReport(
-        result=result(labels=[], task="regression", target="y", metrics={"r2": 0.4}),
-        history={"loss": [2.0, 1.0], "r2": [-40.0, 0.4]},
+    text = render(
+        result(labels=[], task="regression", target="y", metrics={"r2": 0.4}),
+        {"loss": [2.0, 1.0], "r2": [-40.0, 0.4]},
         config={},
         environment={},
-        labels=[],
-        truth=np.array([1.0, 2.0, 3.0]),
-        predicted=np.array([1.5, 2.0, 2.0]),
+        evaluation=Evaluation({}, np.array([1.0, 2.0, 3.0]), np.array([1.5, 2.0, 2.0]), []),
     )
-    text = render(run)
     page = Page(text)
     assert text.count("<svg") == 2
     assert len(page.ids) == len(set(page.ids))
@@ -132,33 +128,27 @@ def test_a_quantity_has_predictions_against_the_truth():
 
 def test_many_classes_are_listed_by_their_confusions():
     labels = [f"class {k}" for k in range(40)]
-    words = " ".join(Page(render(report(labels=labels))).words)
+    words = " ".join(Page(report(labels=labels)).words)
     assert "Most frequent confusions" in words
     assert "1 of 2" in words
 
 
 def test_what_ended_the_run_and_a_fallback_are_said_on_top():
-    text = render(report(status="interrupted", stopped="ended by Ctrl-C", device_fallback="no GPU works"))
+    text = report(status="interrupted", stopped="ended by Ctrl-C", device_fallback="no GPU works")
     assert '<p class="warn">Ended by Ctrl-C</p>' in text
     assert '<p class="warn">No GPU works</p>' in text
 
 
 def test_a_run_without_an_epoch_or_held_out_rows_has_a_page_too():
-    run = RunReport(
-        result=result(epochs=0, best_epoch=None, metrics={}, model=None),
-        history={},
-        config={},
-        environment={},
-        labels=["a"],
-    )
-    words = " ".join(Page(render(run)).words)
+    text = render(result(epochs=0, best_epoch=None, metrics={}, model=None, labels=["a"]), {}, {}, {})
+    words = " ".join(Page(text).words)
     assert "No epoch ended." in words
     assert "Confusion" not in words
 
 
 def test_without_matplotlib_the_page_says_how_to_get_pictures(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    text = render(report())
+    text = report()
     assert "<svg" not in text
     assert 'pip install "matplotlib>=3.9"' in html.unescape(text)
     assert Page(text).open == []

@@ -60,12 +60,13 @@ def test_without_tomli_w_the_error_comes_before_any_training(monkeypatch):
 def test_metrics_are_on_the_disk_when_their_epoch_ends():
     path = Path("metrics.csv")
     state = TrainingState(None, 2, History())
-    with MetricsFile(path) as rows:
-        state.epoch, state.logs, state.learning_rate = 1, {"loss": 0.1, "val_loss": 0.25}, 0.001
-        rows.on_epoch_end(state)
-        assert path.read_text(encoding="utf-8") == "epoch,loss,val_loss,learning_rate\n1,0.1,0.25,0.001\n"
-        state.epoch, state.logs = 2, {"loss": 0.05, "val_loss": 0.2}
-        rows.on_epoch_end(state)
+    rows = MetricsFile(path)
+    assert path.read_text(encoding="utf-8") == ""
+    state.epoch, state.logs, state.learning_rate = 1, {"loss": 0.1, "val_loss": 0.25}, 0.001
+    rows.on_epoch_end(state)
+    assert path.read_text(encoding="utf-8") == "epoch,loss,val_loss,learning_rate\n1,0.1,0.25,0.001\n"
+    state.epoch, state.logs = 2, {"loss": 0.05, "val_loss": 0.2}
+    rows.on_epoch_end(state)
     assert path.read_text(encoding="utf-8").splitlines()[2] == "2,0.05,0.2,0.001"
 
 

@@ -183,8 +183,8 @@ def test_bad_data_exit_with_3_and_say_where(capsys, tmp_path, text, words, said)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--activation", "rellu"), "Did you mean 'relu'?"),
-        (("--optimizer", "adm"), "Did you mean 'adam'?"),
+        (("--activation", "rellu"), "did you mean 'relu'?"),
+        (("--optimizer", "adm"), "did you mean 'adam'?"),
         (("--schedule", "cosin"), "'cosine'"),
         (("--loss", "cross"), "cross_entropy"),
         (("--device", "gpu"), 'Write "cuda"'),

@@ -289,7 +289,7 @@ def test_objects_equal_by_their_arguments() -> None:
         (lambda: LeakyReLU("0.1"), r"slope of leaky_relu is a number.*received '0\.1'"),  # type: ignore[arg-type]
         (lambda: ELU(None), r"alpha of elu is a number.*received None"),  # type: ignore[arg-type]
         (lambda: ELU(0.0), r"alpha of elu.*received 0\.0"),
-        (lambda: activations.get("tahn"), r"received 'tahn'.*Did you mean 'tanh'"),
+        (lambda: activations.get("tahn"), r"received 'tahn'.*did you mean 'tanh'"),
     ],
 )
 def test_arguments_out_of_range(make: Any, said: str) -> None:

@@ -129,7 +129,7 @@ def test_labels_that_are_no_numbering() -> None:
         ({"layers": [3, 4.0, 2]}, r"units of a Dense layer.*received 4\.0"),
         ({"layers": [3, 4, True]}, "received True"),
         ({"layers": [3, "relu", 2]}, "received 'relu'"),
-        ({"layers": [3, 4, 2], "activation": "tahn"}, "Did you mean 'tanh'"),
+        ({"layers": [3, 4, 2], "activation": "tahn"}, "did you mean 'tanh'"),
         ({"layers": [3, 4, 2], "activation": None}, "Unknown activation.*received None"),
         ({"layers": [3, 4, 2], "activation": np.tanh}, "Unknown activation.*received <ufunc 'tanh'>"),
         ({"layers": [3, 4, 2], "activation": ["tanh"] * 2}, "there are 1 hidden layers, received 2 activations"),

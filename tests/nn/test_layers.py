@@ -168,7 +168,7 @@ def test_rate_near_1_stays_below_1(rate: float) -> None:
         (lambda: Dense(2.0), r"whole number.*received 2\.0"),  # type: ignore[arg-type]
         (lambda: Dense(True), "received True"),
         (lambda: Dense("tanh"), "received 'tanh'"),  # type: ignore[arg-type]
-        (lambda: Dense(3, "tahn"), "Did you mean 'tanh'"),
+        (lambda: Dense(3, "tahn"), "did you mean 'tanh'"),
         (lambda: Dense(3, initializer="he"), "received 'he'"),
         (lambda: Dense(None), "whole number, at least 1; received None"),  # type: ignore[arg-type]
         (lambda: Dropout("0.5"), "is a number, at least 0 and below 1; received '0.5'"),  # type: ignore[arg-type]

@@ -204,9 +204,9 @@ def test_plain_json_comes_back(value: object) -> None:
     [
         ({"a": [1.0, float("nan")]}, "numbers are finite; 'it.a[1]' is nan"),
         ([float("-inf")], "numbers are finite; 'it[0]' is -inf"),
-        ({"a": (1, 2)}, "plain JSON is dict, list, str, int, float, bool, None; 'it.a' is (1, 2)"),
+        ({"a": (1, 2)}, "JSON values are dict, list, str, int, float, bool, None; 'it.a' is (1, 2)"),
         ({"a": np.int64(3)}, "'it.a' is np.int64(3)"),
-        ({1: "a"}, "the keys of plain JSON are strings; 'it' has 1"),
+        ({1: "a"}, "the keys of JSON objects are strings; 'it' has 1"),
         ([10**5000], "whole numbers have at most 99 digits; 'it[0]' has more"),
     ],
 )

@@ -246,7 +246,7 @@ def test_npz_round_trip(tmp_path):
         ({"X": np.ones((3, 2)), "y": np.ones((3, 4))}, None, r"y has shape \(3, 4\).*argmax"),
         ({"X": np.ones((3, 2)), "y": np.ones(2)}, None, r"X has 3 rows and y has 2"),
         ({"X": np.ones((3, 2), complex), "y": np.ones(3)}, None, r"X has dtype complex128"),
-        ({"X": np.ones((3, 2)), "y": np.array([{}, 1, 2])}, None, r"no NumPy file of plain arrays.*objects"),
+        ({"X": np.ones((3, 2)), "y": np.array([{}, 1, 2])}, None, r"no NumPy file of arrays.*objects"),
     ],
 )
 def test_what_is_wrong_with_an_npz(tmp_path, arrays, target, message):

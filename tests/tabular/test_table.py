@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnbp.errors import DataError
+from nnbp.registry import suggest
 from nnbp.tabular.table import (
     MISSING,
     TEXT,
@@ -16,7 +17,6 @@ from nnbp.tabular.table import (
     integers,
     kind_of,
     numbers,
-    suggest,
     texts,
     train_test_split,
 )
@@ -58,7 +58,8 @@ def test_kind_of_typed_columns():
 @pytest.mark.parametrize("good", [2, 40])
 def test_a_bad_cell_among_numbers_is_named(bad, good):
     source = table(*["1.5"] * good, "", bad)
-    message = rf"^t\.csv, line {good + 3}, column 'c': .* number, got '{bad}' \({good} of the {good + 1} known"
+    known = f"as in {good} of the {good + 1} known cells of this column"
+    message = rf"^t\.csv, line {good + 3}, column 'c': expected a finite number, {known}; received '{bad}'"
     with pytest.raises(DataError, match=message):
         kind_of(source, "c")
     assert kind_of(source, "c", mixed=True) == "text"
@@ -66,9 +67,9 @@ def test_a_bad_cell_among_numbers_is_named(bad, good):
 
 @pytest.mark.parametrize("bad", ["inf", "-Infinity", "1e999"])
 def test_infinity_is_refused_in_text_and_in_arrays(bad):
-    with pytest.raises(DataError, match=rf"line 3, column 'c': expected a finite number, got '{bad}'"):
+    with pytest.raises(DataError, match=rf"line 3, column 'c': expected a finite number.*; received '{bad}'"):
         numbers(table("1", bad, "2"), "c")
-    with pytest.raises(DataError, match=r"line 2, column 'c': .* got '-?inf'"):
+    with pytest.raises(DataError, match=r"line 2, column 'c': .* received '-?inf'"):
         numbers(table(float(bad), 1.0, dtype=float), "c")
 
 
@@ -95,10 +96,10 @@ def test_reading_never_changes_the_source():
 @pytest.mark.parametrize(
     ("read", "cells", "dtype", "message"),
     [
-        (booleans, ("true", "maybe"), TEXT, "line 3, column 'c': expected true or false, got 'maybe'"),
-        (booleans, (1, 2), int, "line 3, column 'c': expected true or false, got '2'"),
-        (integers, ("1", "1.5"), TEXT, "line 3, column 'c': '1.5' is no class"),
-        (texts, (3.0, 4.0), float, r"line 2, column 'c': expected text, as at training, got 3\.0"),
+        (booleans, ("true", "maybe"), TEXT, "line 3, column 'c': expected true or false; received 'maybe'"),
+        (booleans, (1, 2), int, "line 3, column 'c': expected true or false; received '2'"),
+        (integers, ("1", "1.5"), TEXT, "line 3, column 'c': expected a class, .*; received '1.5'"),
+        (texts, (3.0, 4.0), float, r"line 2, column 'c': expected text, as at training; received 3\.0"),
     ],
 )
 def test_a_cell_of_the_wrong_kind_is_named(read, cells, dtype, message):
@@ -170,5 +171,5 @@ def test_split_refuses(m, fraction):
 
 
 def test_split_refuses_labels_of_another_length():
-    with pytest.raises(DataError, match=r"\(10,\), got \(9,\)"):
+    with pytest.raises(DataError, match=r"\(10,\); received \(9,\)"):
         train_test_split(10, 0.5, 0, np.zeros(9))

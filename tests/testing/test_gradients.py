@@ -131,13 +131,13 @@ def test_a_derivative_that_is_no_number_fails(monkeypatch):
     report = check_gradients(net, X, y)
     assert not report.passed
     assert report.max_relative_error == np.inf
-    assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["max_relative_error"] == "inf"
+    assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["max_relative_error"] is None
 
 
-def test_a_loss_that_is_no_number_is_text_in_json():
+def test_a_loss_that_is_not_finite_is_null_in_json():
     net, X, y = example_problem([3, 2], device="cpu")
     document = dataclasses.replace(check_gradients(net, X, y), loss=np.nan).as_dict()
-    assert json.loads(json.dumps(document, allow_nan=False))["loss"] == "nan"
+    assert json.loads(json.dumps(document, allow_nan=False))["loss"] is None
 
 
 @pytest.mark.parametrize("spec", ["relu", "leaky_relu", nnbp.ELU(0.3), nnbp.ELU(1.0)])

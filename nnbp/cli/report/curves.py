@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from nnbp.requirements import optional
 
-__all__ = ["curve", "inline_svg", "scatter"]
-
 TRAINING, VALIDATION = "#3b82c4", "#e07b28"
 _INK = "#010203"  # stands for the colour of the text around an inline picture
 _POINTS = 2000
@@ -54,7 +52,7 @@ def curve(history: Mapping[str, Sequence[float]], best_epoch: int | None = None)
     """The training curve as a matplotlib figure: the loss of every epoch, and beside it accuracy or R².
 
     Args:
-        history: "loss", and "val_loss", "accuracy", "r2" and their "val_" where there are; a value an epoch, 1 or more.
+        history: "loss", and "val_loss", "accuracy", "r2" and their "val_" if there are; one value per epoch, 1 or more.
         best_epoch: the epoch whose weights were kept, counted from 1; it is marked.
 
     Raises:
