@@ -1,4 +1,4 @@
-"""Network: the class that users hold. It checks what it is given, has it computed on its device, and gives it back."""
+"""Network: the class that users work with. It checks its arguments, computes on its device and returns the results."""
 
 from __future__ import annotations
 
@@ -57,33 +57,34 @@ __all__ = ["Gradients", "Network", "Trace"]
 _TOO_LARGE = "X or the parameters are too large: standardise X, or use dtype='float64'."
 
 _KEPT = 2**20
-"""Elements, of data and layers, that a call of `partial_fit` may leave prepared for the next one."""
+"""How many elements, of data and layers together, a call of `partial_fit` may keep prepared for the next call."""
 
 
 class Network:
     """A feed-forward network: a⁰ = x, zˡ = Wˡ aˡ⁻¹ + bˡ, aˡ = f(zˡ), trained on J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW².
 
-    Threads may share a network: it does one thing at a time, and calls from other threads wait, also until training
-    ends. Threads that are to compute at the same time take a `copy` each.
+    Threads may share a network: it runs one call at a time, and calls from other threads wait, even for a training run
+    to end. Threads that must compute at the same time each need their own `copy`.
 
     Args:
-        layers: sizes of all layers, input first, ``[64, 32, 10]``; or layers, ``[Dense(32, "tanh"), Dropout(0.1),
-            Dense(10)]``; None takes the sizes from the data at the first fit, with one hidden layer of 100.
-        activation: of hidden layers that do not say: a name, an object, or one for each.
+        layers: sizes of all layers, input first, ``[64, 32, 10]``; or layer objects, ``[Dense(32, "tanh"),
+            Dropout(0.1), Dense(10)]``. None takes the sizes from the data at the first fit and adds one hidden layer
+            of 100 units.
+        activation: of the hidden layers that do not specify one: a name, an object, or a sequence with one per layer.
         loss: C, by name or as an object.
         weight_decay: λ, at least 0. Biases do not decay.
-        device: "auto" (a working GPU, else the CPU), "cpu", "cuda", "cuda:1"; the name of a backend that another
-            package brings; or a backend of your own, opened.
+        device: "auto" (a working GPU, else the CPU), "cpu", "cuda", "cuda:1"; the name of a backend from another
+            package; or a backend object.
         dtype: "float32" or "float64".
-        seed: of initial weights, shuffles and dropout masks; None takes one from the operating system.
-        output_activation: of the last layer; None is what goes with the loss.
-        fallback: whether a GPU that does not work is replaced by the CPU, with one warning, or is an error.
+        seed: for initial weights, shuffles and dropout masks; None takes one from the operating system.
+        output_activation: of the last layer; None chooses the one that matches the loss.
+        fallback: if a GPU does not work, True uses the CPU instead, with one warning; False raises an error.
         precision: "tf32" or "bf16" lets a GPU round the factors of the layers' products to 10 or 7 bits after the
-            point, for which it has units of their own; all else, parameters and sums, stays float32. None does not. A
-            CPU computes in float32 in any case.
+            point and multiply them on its dedicated units; everything else, parameters and sums included, stays
+            float32. None does not round. A CPU always computes in float32.
 
     Raises:
-        ValueError: an argument is out of its range; the message says which and what would be right.
+        ValueError: an argument is out of range; the message says which one and what is allowed.
         DeviceUnavailableError: the device does not work, and `fallback` is False or NNBP_REQUIRE_GPU=1 is set.
 
     >>> net = Network([2, 8, 1], loss="binary_cross_entropy", device="cpu", seed=0)
@@ -117,19 +118,19 @@ class Network:
             self._build(self._adapter)
 
     def _begin(self, architecture: Architecture, backend: Backend) -> None:
-        """The state of a network that has no parameters yet."""
+        """Initialises the state of a network that has no parameters yet."""
         self._lock = RLock()
         self._architecture, self._backend = architecture, backend
         self._adapter = DataAdapter(backend, self._dtype, architecture, architecture.n_in, architecture.n_out)
         self._passes: Passes | None = None
-        # What `partial_fit` goes on with: the rule, what it remembers, and what is prepared for as many samples.
+        # `partial_fit` continues from these: the rule, its state, and a trainer for as many samples.
         self._ongoing: tuple[Optimizer, OptimizerState] | None = None
         self._prepared: Trainer | None = None
 
     # Sizes.
 
     def _build(self, adapter: DataAdapter) -> Passes:
-        """Makes layers and parameters of the sizes that the adapter knows."""
+        """Creates the layers and parameters for the sizes that the adapter knows."""
         assert adapter.n_in is not None, "a network is built when its sizes are known"
         assert adapter.n_out is not None, "a network is built when its sizes are known"
         with self._backend.active():
@@ -143,7 +144,7 @@ class Network:
 
     @contextmanager
     def _built(self, adapter: DataAdapter) -> Iterator[Passes]:
-        """The passes of the network, built if it was not; if the block fails, it is then as it was before."""
+        """The passes of the network, built if necessary; if the block fails, the former state is restored."""
         before = self._adapter, self._passes
         try:
             yield self._passes or self._build(adapter)
@@ -152,7 +153,7 @@ class Network:
             raise
 
     def _ready(self, X: Array) -> Passes:
-        """The passes; if only the number of inputs is left to the data, it is that of X, which must be finite."""
+        """The passes; if only the number of inputs is still unknown, it is taken from X, which must be finite."""
         if self._passes is None:
             if self._adapter.n_out is None:
                 raise sizes_unknown()
@@ -168,7 +169,7 @@ class Network:
 
     @exclusive
     def prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Dataset:
-        """The data set on the device, as the engine takes it; sizes that are left to the data are taken from it.
+        """The data set on the device, in the form that the engine takes; unknown sizes are taken from the data.
 
         Raises:
             ShapeError, DTypeError, DataError: the data do not fit; nothing is changed then.
@@ -178,7 +179,7 @@ class Network:
         with self._built(adapter):
             return adapter.resident(data)
 
-    # What it is.
+    # Properties.
 
     @property
     def model(self) -> Model:
@@ -193,7 +194,7 @@ class Network:
 
     @property
     def device(self) -> str:
-        """Where the network is: "cpu", "cuda:0"."""
+        """The device that the network is on: "cpu", "cuda:0"."""
         return self._backend.device
 
     @property
@@ -203,12 +204,12 @@ class Network:
 
     @property
     def precision(self) -> Precision | None:
-        """Of the layers' products on a GPU, if it is not that of the dtype."""
+        """Precision of the layers' products on a GPU; None is that of the dtype."""
         return self._precision
 
     @property
     def seed(self) -> int:
-        """Of initial weights, shuffles and dropout masks."""
+        """The seed of initial weights, shuffles and dropout masks."""
         return self._seed
 
     @property
@@ -218,7 +219,7 @@ class Network:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers, without the input."""
+        """The layers, excluding the input."""
         return self.model.layers
 
     @property
@@ -289,16 +290,16 @@ class Network:
         dtype = f"{self.dtype.name!r}" + (f", precision={self.precision!r}" if self.precision else "")
         return f"Network({sizes}, loss={self.loss_function.name!r}, dtype={dtype}, device={self.device!r})"
 
-    # What it computes.
+    # Computation.
 
     @exclusive
     def forward(self, X: Any) -> Any:
-        """h of every sample, (m, n_out); a NaN in X is a NaN in h."""
+        """h of every sample, (m, n_out); a NaN in X gives NaN in h."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
         return joined([back(h) for _, h in self._ready(array).outputs(array)])
 
     def _decided(self, X: Any, decide: Callable[[Any, Array], Array]) -> Any:
-        """A function of h, of inputs that must be finite: a decision on NaN would be made up."""
+        """Applies a function to h. The inputs must be finite: a decision based on NaN would be arbitrary."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
         passes = self._ready(array)
         self._adapter.finite(array)
@@ -309,7 +310,7 @@ class Network:
                     finite(backend, h, "h", _TOO_LARGE, first)
                 parts.append(decide(backend.xp, h))
             else:
-                # What goes to the host anyway is looked at there: the device is waited for once.
+                # The values go to the host anyway, so they are checked there: this waits for the device only once.
                 values = backend.download(h)
                 if classes:
                     finite_on_host(values, "h", self._dtype, _TOO_LARGE, first)
@@ -330,7 +331,7 @@ class Network:
 
     @exclusive
     def gradients(self, X: Any, y: Any, sample_weight: Any = None) -> Gradients:
-        """∇J by backpropagation, with delta and ∂C/∂x of every sample."""
+        """∇J by backpropagation, together with delta and ∂C/∂x of every sample."""
         data = self._given(X, y, sample_weight)
         found, back = self._ready(data.X).gradients(self._adapter.resident(data)), like(X, self._backend)
         flat = back(found.flat)
@@ -341,16 +342,16 @@ class Network:
 
     @exclusive
     def per_sample_gradients(self, X: Any, y: Any) -> Any:
-        """(m, P): row n is the gradient of C of sample n, without the weight decay."""
+        """(m, P): row n is the gradient of C for sample n, without weight decay."""
         data = self._given(X, y)
         return like(X, self._backend)(self._ready(data.X).per_sample_gradients(self._adapter.resident(data)))
 
     @exclusive
     def predict(self, X: Any) -> Any:
-        """Class indices (m,) for classification losses, values else: (m,) for one output, (m, n_out) for several.
+        """Class indices (m,) for classification losses, else values: (m,) for one output, (m, n_out) for several.
 
         Raises:
-            DataError: a value of X, or of the outputs that classes are decided by, is not finite.
+            DataError: a value of X is not finite, or an output that decides a class is not.
         """
         return self._decided(X, self.loss_function.decide)
 
@@ -359,14 +360,14 @@ class Network:
         """Probabilities of the classes, (m, n_classes).
 
         Raises:
-            TypeError: the loss is not one of classes.
+            TypeError: the loss is not a classification loss.
             DataError: a value of X, or a probability, is not finite.
         """
         return self._decided(X, self.loss_function.probabilities)
 
     @exclusive
     def _predicted(self, X: Array | NDArray[Any], needs: str) -> NDArray[Any]:
-        """The outputs that a metric needs, of inputs of a data set; on the host."""
+        """The outputs that a metric needs, for the inputs of a data set, on the host."""
         assert self._passes is not None, "metrics are measured on a network whose sizes are known"
         loss, download = self.loss_function, self._backend.download
         decide = {"labels": loss.decide, "probabilities": loss.probabilities}.get(needs)
@@ -389,8 +390,8 @@ class Network:
 
         Args:
             X, y, sample_weight: the data.
-            metrics: names, objects or functions; None is accuracy for classes, r2 and rmse for values, and nothing for
-                several labels a sample.
+            metrics: names, objects or functions; None is accuracy for classes, r2 and rmse for values, and no metric
+                if a sample has several labels.
         """
         with self._backend.active():
             data = self._given(X, y, sample_weight)
@@ -433,30 +434,31 @@ class Network:
         progress: bool | str = "auto",
         clip_norm: float | None = None,
     ) -> History:
-        """Trains the network, from where it stands, with a new optimizer state.
+        """Trains the network from its current parameters, with a new optimizer state.
 
         Args:
             X: (m, n_in).
             y: (m,) or (m, n_out) values; (m,) class indices or (m, n_out) one-hot rows.
             epochs: passes through the data.
-            batch_size: samples of a step; None is the whole data set, as it always is for rprop and lbfgs.
+            batch_size: samples per step; None is the whole data set, which rprop and lbfgs always use.
             optimizer: name or object.
-            learning_rate: η; None is the optimizer's.
-            schedule: name, object, or function of the epoch that gives a factor on η.
+            learning_rate: η; None is the optimizer's default.
+            schedule: name, object, or a function of the epoch that returns a factor for η.
             validation_data: (X, y) or (X, y, sample_weight). The weights with the lowest validation loss are kept and
                 restored at the end.
             validation_split: share of the samples to set aside for validation, drawn with the network's seed.
             sample_weight: (m,), at least 0.
-            class_weight: a weight for each class index, or "balanced"; times the sample weights, in validation too.
+            class_weight: a weight for each class index, or "balanced"; multiplies the sample weights, in validation
+                too.
             shuffle: whether batches are drawn in a new order every epoch.
             early_stopping: an EarlyStopping, its patience in epochs, or True for the default patience.
             callbacks: Callback objects, or functions of the TrainingState that are called after every epoch.
-            metrics: measured after every epoch on training and validation data; costs a forward pass over each.
-            progress: "auto" (a bar in a terminal, else plain lines), "lines", False.
+            metrics: measured after every epoch on the training and validation data; costs a forward pass over each.
+            progress: "auto" (a bar in a terminal, else lines of text), "lines", False.
             clip_norm: bound on the Euclidean norm of the whole gradient.
 
         Returns:
-            one value per epoch of "loss", "val_loss" and every metric.
+            one value of "loss", "val_loss" and every metric per epoch.
 
         Raises:
             ShapeError, DTypeError, DataError, ValueError: an argument does not fit; nothing is changed then.
@@ -481,7 +483,7 @@ class Network:
             validation = None if held_out is None else self._evaluation(adapter.placed(held_out, beside), measures)
         with self._built(adapter) as passes:
             trainer = Trainer(passes.model, train, validation, options, piece=passes.piece)
-        # All is well: from here on the network changes.
+        # All checks have passed: the network changes from here on.
         self._ongoing = self._prepared = None
         return trainer.run(self)
 
@@ -522,9 +524,9 @@ class Network:
         learning_rate: float | None = None,
         sample_weight: Any = None,
     ) -> Self:
-        """One pass over these samples, in their order; the optimizer goes on from the call before.
+        """One pass over these samples, in order; the optimizer continues from the previous call.
 
-        The optimizer's state begins anew when its class or one of its arguments changes, or after `fit`.
+        The optimizer's state is reset when its class or one of its arguments changes, and after `fit`.
         """
         rule = _optimizer(optimizer, learning_rate)
         if rule.full_batch:
@@ -540,12 +542,12 @@ class Network:
             ongoing, self._prepared = (rule, OptimizerState()), None
         with self._built(adapter) as passes:
             trainer = self._prepared_for(passes.model, data, size, *ongoing)
-        # All is well: from here on the network changes. If training diverges, the optimizer forgets.
+        # All checks have passed: the network changes from here on. If training diverges, the optimizer state is lost.
         self._ongoing, steps = None, ongoing[1].steps
         try:
             trainer.run_once()
         except DeviceMemoryError:
-            # The device was full before the first step: the optimizer remembers what it did before.
+            # The device was full before the first step, so the optimizer keeps its former state.
             if ongoing[1].steps == steps:
                 self._ongoing = before
             raise
@@ -555,7 +557,7 @@ class Network:
     def _prepared_for(
         self, model: Model, data: Dataset, size: int | None, rule: Optimizer, state: OptimizerState
     ) -> Trainer:
-        """A trainer for one pass over a data set; one for few samples serves the next call of as many."""
+        """A trainer for one pass over a data set; for few samples it is kept for the next call with the same number."""
         resident, kept = self._backend.owns(data.X), self._prepared
         if (
             kept is not None
@@ -565,13 +567,13 @@ class Network:
             and kept.take(data)
         ):
             return kept
-        # What was prepared before is let go first: a device may have no room for both.
+        # The old trainer is released first: the device may not have room for both.
         kept = self._prepared = None
         samples = len(data)
         held = sum(array.size for array in data.arrays) + min(size or samples, samples) * sum(model.sizes)
         keeps = held < _KEPT and resident
         if keeps:
-            # Nothing of the caller's is kept.
+            # Copies, because none of the caller's arrays may be kept.
             w = None if data.w is None else model.copied(data.w)
             data = Dataset(model.copied(data.X), model.copied(data.y), w, weights=data.weights)
         unmeasured = Evaluation(data, np.empty(0), lambda X, needs: np.empty(0))
@@ -584,11 +586,11 @@ class Network:
 
     @exclusive
     def save(self, path: str | PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
-        """Writes architecture and parameters to one safetensors file, whole or not at all.
+        """Writes architecture and parameters to one safetensors file, atomically.
 
         Args:
-            path: the file; an older one is replaced.
-            extra: plain JSON values to keep beside them.
+            path: the file; an existing one is replaced.
+            extra: JSON values to store with them.
 
         Raises:
             ModelFileError: the file cannot be written.
@@ -625,7 +627,7 @@ class Network:
             custom: your own activation and loss classes that the network uses.
 
         Raises:
-            ModelFileError: the file is no nnbp model, or damaged.
+            ModelFileError: the file is not an nnbp model, or is damaged.
         """
         file = model_file.read(path, custom)
         return cls.from_file(file, device=device, fallback=fallback, precision=precision, custom=custom)
@@ -640,7 +642,7 @@ class Network:
         precision: Precision | None = None,
         custom: Sequence[type] = (),
     ) -> Self:
-        """The network of a model file that was read."""
+        """The network described by a model file that has been read."""
         architecture = file.architecture
         layers, loss = model_file.build_layers(architecture, custom)
         last = layers[-1]
@@ -653,8 +655,8 @@ class Network:
         net.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
         return net
 
-    # Copies: a state on the host, and the backend that it is brought to life on. What users hung on a network, and what
-    # subclasses keep, goes along.
+    # Copies are made from a state on the host, which is restored on a backend. Attributes that users or subclasses
+    # added are copied, too.
 
     @exclusive
     def _state(self) -> dict[str, Any]:
@@ -701,15 +703,15 @@ class Network:
         return network
 
     def copy(self, *, device: str | Backend | None = None, dtype: Any = None) -> Self:
-        """A network of its own with the same parameters, random sequences and optimizer state.
+        """An independent network with the same parameters, random sequences and optimizer state.
 
         Args:
-            device: where, one that must work; None is the backend of this network.
-            dtype: float32 or float64; None is that of this network. A lower `precision` goes with float32 alone.
+            device: of the copy; it must work. None is the backend of this network.
+            dtype: float32 or float64; None is that of this network. A lower `precision` is kept for float32 only.
 
         Raises:
             DeviceUnavailableError: the device does not work.
-            DTypeError: there is no such dtype.
+            DTypeError: the dtype is not one of these.
         """
         made = self._dtype if dtype is None else float_dtype(dtype)
         changed = {"_dtype": made, "_precision": self._precision if made == np.float32 else None}
@@ -717,12 +719,12 @@ class Network:
 
     @exclusive
     def to(self, device: str | Backend, *, fallback: bool = True) -> Self:
-        """Moves the network to a device and returns it; parameters, optimizer state and random sequences go along.
+        """Moves the network to a device, with its optimizer state and random sequences, and returns it.
 
-        If the device does not open, or has no room for it, the network stays as and where it is.
+        If the device cannot be opened or has no room, the network is left unchanged on its current device.
         """
         moved = self._revived(self._state(), _opened(device, fallback))
-        # From here on nothing fails.
+        # Nothing can fail from here on.
         for name in _LIVE - {"_lock"}:
             vars(self)[name] = vars(moved)[name]
         return self
@@ -748,7 +750,7 @@ class Network:
 
 
 _LIVE = frozenset({"_lock", "_architecture", "_backend", "_adapter", "_passes", "_ongoing", "_prepared"})
-"""Attributes of a network that belong to its device; the others are copied as they are."""
+"""Attributes that belong to the network's device; all others are copied as they are."""
 
 
 def _optimizer(optimizer: str | Optimizer, learning_rate: float | None) -> Optimizer:
@@ -759,5 +761,5 @@ def _optimizer(optimizer: str | Optimizer, learning_rate: float | None) -> Optim
 
 
 def _opened(device: str | Backend, fallback: bool) -> Backend:
-    """The backend of a device; a backend that the caller has made serves as it is."""
+    """The backend for a device; a backend object is returned as it is."""
     return device if isinstance(device, Backend) else open_backend(device, fallback=fallback)
