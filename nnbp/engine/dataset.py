@@ -1,4 +1,4 @@
-"""A data set, checked once: as the engine trains and measures on it, and as it was given."""
+"""A data set that has been checked: the arrays that the engine computes on, and the targets as they were given."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Dataset"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set. Its first three arrays are all on the device in the network's dtype, or all on the host.
+    """A data set. X, y and w are either all on the device, in the network's dtype, or all on the host.
 
     Attributes:
         X: (m, n_in).
         y: (m, columns), encoded targets.
-        w: (m, 1), weights, or None.
-        targets: as they were given, on the host.
-        weights: (m,), weights on the host, or None.
+        w: (m, 1), sample weights, or None.
+        targets: the targets as they were given, on the host.
+        weights: (m,), sample weights on the host, or None.
     """
 
     X: Array
@@ -37,10 +37,10 @@ class Dataset:
 
     @property
     def arrays(self) -> list[Array]:
-        """Those of the first three that exist, in order."""
+        """X, y and w, in this order, without w if it is None."""
         return [array for array in (self.X, self.y, self.w) if array is not None]
 
     @cached_property
     def weight(self) -> float:
-        """Σ wₙ; m without weights."""
+        """Σ wₙ, or m without weights."""
         return float(len(self)) if self.weights is None else float(np.sum(self.weights, dtype=np.float64))

@@ -1,8 +1,8 @@
-"""Epochs: one pass through a data set in batches, each step of it the same list of operations.
+"""Epochs: one pass through a data set in batches, in which every step runs the same list of operations.
 
-The rows of a batch are found on the device, from a permutation and a step counter that live there. A data set that
-stays on the host sends its batches ahead, see `nnbp.engine.prefetch`. What a step leaves on the device (the sum of the
-costs) is read after the epoch.
+The device finds the rows of a batch by a permutation and a step counter that are stored there. If a data set stays on
+the host, its batches are sent ahead; see `nnbp.engine.prefetch`. The sum of the costs accumulates on the device and is
+read after the epoch.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Epoch:
 
     Attributes:
         steps: number of batches; the last one may be smaller.
-        whole: whether there is one batch only, which is then not copied.
+        whole: whether there is only one batch, which is then not copied.
 
     Args:
         model: the network.
         data: the data set.
-        batch_size: samples of a batch.
-        training: whether this is a training epoch: dropout drops, and the backward pass is recorded.
-        update: the optimizer's part, if there is one that works step by step.
-        runs: how often the pass will be made, about.
+        batch_size: samples per batch.
+        training: whether this is a training epoch, with dropout and a backward pass.
+        update: the optimizer's part, if the optimizer works step by step.
+        runs: approximate number of times that the pass will be run.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Epoch:
             self._runs.append(self._record(rest, 1))
 
     def shuffle(self, generator: np.random.Generator) -> None:
-        """A new order of the samples, drawn on the host: the same on every device."""
+        """Draws a new order of the samples, on the host so that it is the same on every device."""
         if self.whole:
             return
         order = generator.permutation(len(self.data))
@@ -95,7 +95,7 @@ class Epoch:
         return float(self.model.backend.download(self._total)[0, 0])
 
     def _record(self, size: int, times: int) -> Callable[[], None]:
-        """What runs so many batches, one after the other."""
+        """A function that runs `times` batches of `size` samples, one after the other."""
         op = self.model.builder(size, training=self._training)
         gather = op.begin()
         data = self.data

@@ -1,4 +1,4 @@
-"""One call at a time: methods that wait for each other, on the network's device."""
+"""Mutual exclusion: decorators for methods of which only one may run at a time, on the network's device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["alone", "exclusive"]
 
 
 class _Held(Protocol):
-    """What has methods that take turns."""
+    """An object whose methods exclude each other."""
 
     @property
     def _lock(self) -> AbstractContextManager[Any]: ...
@@ -31,8 +31,8 @@ Owner = TypeVar("Owner", bound=_Held)
 def alone(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenate[Owner, P], T]:
     """Makes a method wait while another thread is in one of these methods.
 
-    For those that call what is the user's (callbacks, metrics) and enter the device's context around the rest: in it
-    NumPy does not warn.
+    It is for methods that call user code (callbacks, metrics). They enter the device's context only around their own
+    computations, because NumPy's warnings are off in that context.
     """
 
     @wraps(method)
@@ -62,10 +62,10 @@ def exclusive(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenat
 
 
 def _bare(error: DeviceMemoryError) -> DeviceMemoryError:
-    """The error without the frames that it, and those that it came of, came through.
+    """The error and the errors that caused it, without their tracebacks.
 
-    They hold the half of an executor that had room. As long as the caller handles the error, and in a notebook for
-    longer, a smaller batch would find the device as full as the large one left it.
+    The frames of a traceback keep a half-allocated executor alive. While the caller handles the error, and for longer
+    in a notebook, the device would remain full, and a smaller batch would fail as well.
     """
     link: BaseException | None = error
     while link is not None:

@@ -1,7 +1,7 @@
 """Executors: one forward and backward pass, with every buffer allocated once and every operation recorded.
 
-An executor is made for one batch size and run as often as wanted. Running it allocates nothing, branches on no value
-and waits for nothing, so a backend that can may record it as one graph.
+An executor is built for one batch size and can be run any number of times. A run does not allocate, branch on values or
+wait, so a backend may record it as one graph.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ class Batch:
 
 
 class Executor:
-    """A forward pass on a batch; with targets its cost; with `gradients` the backward pass, too.
+    """A forward pass on a batch, with the cost if there are targets, and the backward pass if `gradients` is set.
 
     Attributes:
-        forward, backward: the operations, for a longer recording; `run_forward` and `run_backward` run them. The
-            backward pass leaves ∇J in ``parameters.gradient``.
-        nodes: one per layer; a Dense layer's has z, a and, after `backward`, delta.
+        forward, backward: the operations, so that they can become part of a longer recording; `run_forward` and
+            `run_backward` run them. The backward pass writes ∇J to ``parameters.gradient``.
+        nodes: one per layer; the node of a Dense layer has z, a and, after the backward pass, delta.
         h: output (n_out, m).
         cost: C of each sample (1, m).
         share: w / Σw (1, m), or 1 / m (1, 1) without weights; delta and gradients are linear in it.
-        weight: Σw (1, 1), m without weights.
+        weight: Σw (1, 1), or m without weights.
         total: Σ w C (1, 1).
         dx: ∂J/∂x (n_in, m) if `want_dx`.
 
     Args:
         model: the network.
         batch: the arrays to read.
-        training: whether dropout drops.
-        gradients: whether to record the backward pass; needs targets.
-        keep_z: whether z is kept beside a in every layer.
-        want_dx: whether the backward pass goes on to the input.
+        training: whether dropout is active.
+        gradients: whether to record the backward pass, which needs targets.
+        keep_z: whether every layer keeps z as well as a.
+        want_dx: whether the backward pass continues to the input.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Executor:
         gradient = model.parameters.views(model.parameters.gradient)
         x = self.batch.x.T
         for k, layer in enumerate(model.layers):
-            # The loss looks at z of the output layer.
+            # The loss reads z of the output layer.
             keep = keep_z or k == len(model.layers) - 1
             node = layer.connect(op, x, theta[k], gradient[k], model.streams[k], keep_z=keep)
             self.nodes.append(node)
@@ -105,7 +105,7 @@ class Executor:
 
     @property
     def output(self) -> Output:
-        """The output layer, as the loss sees it."""
+        """The output layer, in the form that the loss takes."""
         node = self._last
         return Output(node.f, node.z, node.a, node.rows)
 
@@ -136,7 +136,7 @@ class Executor:
             if k == last:
                 da = self._last.propagate(op, delta, want_dx=below)
             else:
-                assert da is not None, "every layer above the first that learns passes its derivative down"
+                assert da is not None, "every layer above the first one with parameters passes its derivative down"
                 da = self.nodes[k].backward(op, da, want_dx=below)
         self.dx = da if want_dx else None
         if model.weight_decay:

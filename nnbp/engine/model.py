@@ -1,4 +1,4 @@
-"""A network whose sizes are known, on a backend: its layers, its loss, its parameters and its random sequences."""
+"""The model: a network whose sizes are known, on a backend, with its layers, loss, parameters and random sequences."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Model:
     Attributes:
         sizes: of the input and of every layer.
         n_out: number of outputs.
-        parameters: theta, its gradient, and how they are cut into W and b.
-        streams: random numbers of each layer, or None.
+        parameters: theta, its gradient, and how they are divided into W and b.
+        streams: the random stream of each layer, or None.
         order_generator: draws the order of the samples.
 
     Args:
-        backend: where everything lives.
-        layers: all layers after the input, activations decided, a Dense one last.
+        backend: holds all arrays.
+        layers: all layers after the input, with their activations resolved; the last one is Dense.
         loss: C.
         n_in: number of inputs.
         weight_decay: λ.
@@ -85,11 +85,11 @@ class Model:
         self.parameters.theta[...] = self.backend.upload(flat, self.dtype)
 
     def builder(self, samples: int, *, training: bool) -> Builder:
-        """A builder for batches of so many samples."""
+        """A builder for batches of this many samples."""
         return Builder(self.backend, self.dtype, samples, training=training, precision=self.precision)
 
     def objective(self, total: float, weight: float, decay: float | None = None) -> float:
-        """J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW², from its sums; the decay is that of the parameters as they are now, or given."""
+        """J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW², from its sums; the decay is that of the current parameters unless given."""
         return total / weight + (self.decay() if decay is None else decay)
 
     def decay(self) -> float:
@@ -97,7 +97,7 @@ class Model:
         return 0.5 * self.weight_decay * self._square_of_weights() if self.weight_decay else 0.0
 
     def norm(self) -> float:
-        """Euclidean norm of all parameters; not finite as soon as one of them, or Σθ² in their dtype, is not."""
+        """Euclidean norm of all parameters; not finite if one of them, or Σθ² in their dtype, is not finite."""
         return math.sqrt(self._square_of_theta())
 
     @cached_property
@@ -109,7 +109,7 @@ class Model:
         return self._square(self.parameters.theta)
 
     def _square(self, vector: Array) -> Callable[[], float]:
-        """A function that computes Σ vector², compiled once: every epoch asks for it."""
+        """A function that computes Σ vector², compiled once because every epoch needs it."""
         out = self.backend.empty((1, 1), self.dtype)
         run = self.backend.compile([Gemm(vector.reshape(1, -1), vector.reshape(-1, 1), out)])
 

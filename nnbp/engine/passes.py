@@ -1,7 +1,7 @@
 """Forward and backward passes of a model over any number of samples: h, J, the trace, gradients.
 
-Each goes through an executor that is kept for the next call with as many samples. Larger data go through one of a fixed
-size, piece by piece. All arrays are the backend's, unless said otherwise.
+Each pass uses an executor, which is kept for the next call with the same number of samples. Larger data are processed
+in pieces of a fixed size. All arrays belong to the backend unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from nnbp.nn.layers import DenseNode
 __all__ = ["Passes", "pieces"]
 
 PIECE = 2**22
-"""Elements that the layers of one executor hold, about; larger inputs go through it piece by piece."""
+"""Approximate number of elements in the layers of one executor; larger inputs are processed in pieces."""
 
 _KEPT = 4
-"""Executors that are kept at most."""
+"""The maximum number of executors that are kept."""
 
 
 class _Kind(NamedTuple):
-    """The key of an executor: its samples, columns of the targets (0 is none), and what it computes."""
+    """The key of an executor: its number of samples, columns of the targets (0 for none), and what it computes."""
 
     samples: int
     targets: int = 0
@@ -39,10 +39,10 @@ class _Kind(NamedTuple):
 
 
 class Passes:
-    """The passes of a model. They run in ``backend.active()``, in one thread at a time: executors are shared.
+    """The passes of a model. They run in ``backend.active()`` and in one thread at a time, since they share executors.
 
     Attributes:
-        piece: samples that go through an executor at once.
+        piece: maximum number of samples that an executor processes at once.
 
     Args:
         model: the network.
@@ -56,7 +56,7 @@ class Passes:
         self._one[...] = 1.0
 
     def _loaded(self, kind: _Kind, X: Array, y: Array | None = None, w: Array | None = None) -> Executor:
-        """An executor of the samples; if it is kept, its results are overwritten by the next run of its kind."""
+        """An executor with these samples; if it is kept, the next run of the same kind overwrites its results."""
         if kind.samples > self.piece:
             return self._made(kind, Batch(*(None if x is None else self.model.on_device(x) for x in (X, y, w))))
         executor = self._kept(kind)
@@ -69,8 +69,8 @@ class Passes:
         return executor
 
     def _copy(self, array: Array, buffer: Array) -> None:
-        # Not by assignment: if the two addresses differ by 16 bytes modulo a page, as those of arrays of whole pages do
-        # that follow each other, glibc's copy takes ten times as long on some processors (AMD's Zen 3).
+        # Not by assignment: glibc's copy takes ten times as long on some processors (AMD's Zen 3) if the two addresses
+        # differ by 16 bytes modulo a page, as they do for consecutive arrays of whole pages.
         self.model.backend.xp.multiply(self.model.on_device(array), self._one, buffer)
 
     def _kept(self, kind: _Kind) -> Executor:
@@ -89,7 +89,7 @@ class Passes:
         return Executor(self.model, batch, gradients=kind.gradients, keep_z=kind.trace, want_dx=kind.want_dx)
 
     def outputs(self, X: Array | NDArray[Any]) -> Iterator[tuple[int, Array]]:
-        """h (k, n_out), piece after piece, and the number of its first sample; X is on the device or on the host."""
+        """Index of the first sample and h (k, n_out) of each piece in turn; X is on the device or on the host."""
         for rows in pieces(len(X), self.piece):
             executor = self._loaded(_Kind(rows.stop - rows.start), X[rows])
             executor.run_forward()
@@ -114,10 +114,10 @@ class Passes:
         return self.model.objective(total, data.weight)
 
     def gradients(self, data: Dataset) -> Gradients:
-        """∇J by backpropagation, and ∂C/∂z, ∂C/∂x of every sample.
+        """∇J by backpropagation, and ∂C/∂z and ∂C/∂x of every sample.
 
-        The backward pass runs twice: with each sample's share of the mean, as in a training step, for the gradient of
-        J; and with share 1 for the derivatives of each sample's own cost.
+        The backward pass runs twice: for the gradient of J with each sample's share of the mean, as in a training step,
+        and for the derivatives of each sample's own cost with share 1.
         """
         model = self.model
         kind = _Kind(len(data), data.y.shape[1], data.w is not None, gradients=True, want_dx=True)
@@ -133,7 +133,7 @@ class Passes:
         return Gradients(loss, dW, db, delta, self._rows(executor.dx), flat)
 
     def per_sample_gradients(self, data: Dataset) -> Array:
-        """(m, P): row n is the gradient of C of sample n, its parts delta xᵀ and delta of every layer."""
+        """(m, P): row n is the gradient of C for sample n, made of delta xᵀ and delta of every layer."""
         model = self.model
         out = model.backend.empty((len(data), model.parameters.size), model.dtype)
         views = model.parameters.views(out)
@@ -147,7 +147,7 @@ class Passes:
         return out
 
     def _one_share_each(self, executor: Executor) -> None:
-        """A backward pass in which every sample counts once; the next forward pass finds the shares as they were."""
+        """Runs the backward pass with share 1 for every sample, then restores the shares for the next forward pass."""
         executor.share[...] = 1.0
         executor.run_backward()
         executor.share[...] = 1.0 / len(executor.batch.x)
@@ -162,5 +162,5 @@ def _dense_nodes(executor: Executor) -> list[DenseNode]:
 
 
 def pieces(samples: int, size: int) -> Iterator[slice]:
-    """Slices that cut so many samples into pieces of at most `size`."""
+    """Slices that divide `samples` samples into pieces of at most `size`."""
     return (slice(start, min(start + size, samples)) for start in range(0, samples, size))

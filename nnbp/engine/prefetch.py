@@ -1,8 +1,8 @@
-"""A data set that stays on the host: its batches go to the device one by one, each while it computes with the last.
+"""Prefetching for a data set that stays on the host: each batch is sent while the device computes with the last one.
 
-On the device lie two batches, one below the other: the *window*. A step finds its rows there as it finds those of a
-data set that is there as a whole, by an order and a counter; the order is that of the window, and the counter says
-which of its halves. The host follows the permutation of the samples, and so the same rows come in the same batches.
+The device holds two batches, one below the other: the *window*. A step finds its rows in the window by an order and a
+counter, as it does in a data set that is entirely on the device; here the order is that of the window, and the counter
+selects one of its halves. The host follows the permutation of the samples, so every batch has the same rows.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class Prefetch:
 
     Attributes:
         sources: the windows, (2 size, columns) on the device, one for each array.
-        rows: of a window, in their order: 0, 1, … on the device.
-        half: in which half of the windows the batch lies, 0 or 1, on the device.
+        rows: the indices of a window's rows in order, 0, 1, …, on the device.
+        half: the half of the windows that holds the batch, 0 or 1, on the device.
         order: of the samples, on the host.
 
     Args:
-        backend: where the batches go; one that can stream.
+        backend: receives the batches; it must be able to stream.
         arrays: (m, columns) each, on the host, of any dtype.
-        size: samples of a batch; the last one may be smaller.
+        size: samples per batch; the last one may be smaller.
         dtype: of the windows.
     """
 
     def __init__(self, backend: Backend, arrays: Sequence[NDArray[Any]], size: int, dtype: np.dtype[Any]) -> None:
-        assert isinstance(backend, Streaming), "data stay on the host where the backend can stream them"
+        assert isinstance(backend, Streaming), "data stay on the host only if the backend can stream them"
         self._arrays, self._size, self._sent = arrays, size, 0
         self._transfer = backend.transfer(size, [array.shape[1] for array in arrays], dtype)
         self.sources = list(self._transfer.windows)
@@ -44,11 +44,11 @@ class Prefetch:
         self.order = np.arange(len(arrays[0]))
 
     def begin(self) -> None:
-        """The next batch is the first."""
+        """Starts again at the first batch."""
         self._sent = 0
 
     def prefetching(self, run: Callable[[], None], times: int) -> Callable[[], None]:
-        """What runs so many steps, each on the next batch."""
+        """A function that runs `times` steps, each on the next batch."""
 
         def run_all() -> None:
             for _ in range(times):
@@ -69,7 +69,7 @@ def _take(source: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> N
     """``out = source[rows]``."""
     flags = source.flags
     if source.dtype == out.dtype and flags.c_contiguous and flags.aligned:
-        # Without a copy between; "clip", as NumPy buffers the output where an index might be wrong.
+        # Without an intermediate copy; "clip" because NumPy buffers the output if an index might be out of range.
         np.take(source, rows, 0, out, "clip")
     else:
         out[...] = source[rows]

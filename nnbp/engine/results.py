@@ -1,4 +1,4 @@
-"""The results of a pass over some samples: what `Network.trace` and `Network.gradients` return."""
+"""The results of a pass over some samples, as `Network.trace` and `Network.gradients` return them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Gradients", "Trace"]
 
 @dataclass(frozen=True)
 class Trace:
-    """A forward pass: ``z[l]``, ``a[l]`` (m, n_l) of the l-th dense layer, from 1 on; ``a[0]`` is X, ``z[0]`` None."""
+    """A forward pass: ``z[l]`` and ``a[l]`` (m, n_l) of dense layer l, counted from 1; ``a[0]`` is X, ``z[0]`` None."""
 
     z: list[Any]
     a: list[Any]
 
     def map(self, convert: Callable[[Array], Any]) -> Trace:
-        """The same with every array converted."""
+        """A copy of the trace with every array converted."""
         return Trace([None, *map(convert, self.z[1:])], list(map(convert, self.a)))
 
 

@@ -17,7 +17,7 @@ __all__ = ["OptimizerState", "Updater"]
 
 @dataclass
 class OptimizerState:
-    """What an optimizer remembers: the number of steps taken, and its vectors on the device."""
+    """The state of an optimizer: the number of steps taken, and its vectors on the device."""
 
     steps: int = 0
     slots: dict[str, Array] = field(default_factory=dict)
@@ -29,9 +29,9 @@ class Updater:
     Args:
         model: the network.
         optimizer: the rule.
-        steps: steps of an epoch.
+        steps: steps per epoch.
         clip_norm: bound on the Euclidean norm of the whole gradient, or None.
-        state: to go on with, or a new one.
+        state: the state to continue from; a new one for a fresh start.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class Updater:
         self.steps = backend.upload(np.arange(steps), np.int64)
 
     def begin(self, eta: NDArray[np.float64]) -> None:
-        """Sets the learning rates of the coming epoch, one a step."""
+        """Sets the learning rates of the next epoch, one per step."""
         t = self.state.steps + np.arange(1.0, len(eta) + 1)
         rates = self.optimizer.rates(t, eta)
         for j, name in enumerate(self.names):
             self._host[:, j] = rates[name]
-        # Rates that stay are not sent again.
+        # Unchanged rates are not sent again.
         if self.names and not np.array_equal(self._host, self._sent):
             self.table[...] = self.model.backend.upload(self._host, self.model.dtype)
             self._sent[...] = self._host
         self.state.steps += len(eta)
 
     def record(self, op: Builder, counter: Array) -> None:
-        """Records clipping and update with the rates of the step that the counter shows."""
+        """Records clipping and the update, with the rates of the step that the counter points to."""
         parameters = self.model.parameters
         theta, g = parameters.theta.reshape(1, -1), parameters.gradient.reshape(1, -1)
         rates: dict[str, Array] = {}

@@ -1,4 +1,4 @@
-"""The passes: h, J, gradients and traces in one piece and in several, through executors that are kept."""
+"""The passes: h, J, gradients and traces, in one piece and in several, with cached executors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def forward(made: Passes, X: Any) -> Any:
 
 
 def costs(made: Passes, X: Any, y: Any) -> Any:
-    """C of each sample: J of it alone, without the decay."""
+    """C of each sample: J of that sample alone, without the decay."""
     return np.array([made.loss(Dataset(X[n : n + 1], y[n : n + 1])) for n in range(len(X))]) - made.model.decay()
 
 
@@ -85,7 +85,7 @@ def test_executors_that_are_kept_are_small_together() -> None:
 
 
 def test_gradients_leave_nothing_shared() -> None:
-    """Results are the caller's: the next call does not change them, nor do they share memory with buffers."""
+    """Results belong to the caller: the next call does not change them, and they share no memory with buffers."""
     made = passes()
     X, y = data(6)
     first = made.gradients(Dataset(X, y))
@@ -118,7 +118,7 @@ def test_weighted_gradient_is_the_weighted_mean_of_samples(m: int, seed: int) ->
     expected = np.average(rows, axis=0, weights=w[:, 0])
     expected[: made.model.parameters.decayed] += 0.2 * made.model.parameters.theta[: made.model.parameters.decayed]
     np.testing.assert_allclose(found.flat, expected, rtol=1e-9, atol=1e-12)
-    # delta and dX belong to samples: weights do not touch them.
+    # delta and dX are per sample, so the weights do not affect them.
     bare = made.gradients(Dataset(X, y))
     np.testing.assert_array_equal(found.dX, bare.dX)
     np.testing.assert_allclose(found.loss, np.average(costs(made, X, y), weights=w[:, 0]) + made.model.decay())
@@ -158,7 +158,7 @@ def test_inference_does_not_drop() -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_executors_that_are_kept_compute_as_new_ones_do(weighted: bool) -> None:
-    """Each use of a kept executor finds the shares of the samples as they were, whatever ran before."""
+    """Whatever ran before, a cached executor starts with the original shares of the samples."""
     kept = passes(weight_decay=0.1)
     for seed in range(3):
         rng = np.random.default_rng(seed)
