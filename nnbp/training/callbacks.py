@@ -1,4 +1,4 @@
-"""Callbacks: what happens at the end of an epoch, and the history that training leaves."""
+"""Callbacks, which run at the end of an epoch, and the history that training returns."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ __all__ = [
 
 
 class History(Mapping[str, list[float]]):
-    """One value an epoch of everything that was measured: ``history["loss"]``, ``history["val_loss"]``, …
+    """One value per epoch of every measured quantity: ``history["loss"]``, ``history["val_loss"]``, …
 
-    ``"loss"`` is J over the epoch: the mean of the costs of the batches as training met them, with the weight
-    decay at the
-    epoch's start, so that with the whole data set as one batch it is J before the epoch's update. ``"val_loss"`` is J
-    of the validation data after the epoch; metrics are taken after the epoch.
+    ``"loss"`` is J over the epoch: the mean cost of the batches as training computed them, plus the weight decay at the
+    start of the epoch. If the whole data set is one batch, it is therefore J before the epoch's update. ``"val_loss"``
+    is J of the validation data after the epoch; metrics are measured after the epoch, too.
 
     Attributes:
-        best_epoch: epoch (from 1) whose weights the network holds, where validation chose them, else None.
-        stopped: why training ended before its last epoch, or None.
+        best_epoch: the epoch, counted from 1, whose weights the network holds if validation chose them, else None.
+        stopped: the reason why training ended before its last epoch, or None.
         seconds: duration of training.
     """
 
@@ -50,7 +49,7 @@ class History(Mapping[str, list[float]]):
 
     @property
     def epochs(self) -> int:
-        """Number of epochs that were run."""
+        """Number of completed epochs."""
         return len(self.values_by_name.get("loss", ()))
 
     def __getitem__(self, name: str) -> list[float]:
@@ -71,18 +70,18 @@ class History(Mapping[str, list[float]]):
 
 @dataclass
 class TrainingState:
-    """What a callback sees; setting `stop` to a reason ends training after this epoch.
+    """The state that is passed to callbacks; setting `stop` to a reason ends training after this epoch.
 
     Attributes:
         network: the network in training.
         epochs: number of epochs planned.
         history: values of all epochs.
-        epoch: number of epochs done.
+        epoch: number of epochs completed.
         logs: values of this epoch by name.
-        learning_rate: of the epoch's last step; of rprop and lbfgs, which set their steps themselves, the one they were
-            given.
-        stop: why to end training.
-        greater_is_better: the names of the values that every epoch has, and whether a larger one is a better one.
+        learning_rate: of the epoch's last step; for rprop and lbfgs, which choose their own step sizes, the one that
+            they were given.
+        stop: the reason to end training, or None.
+        greater_is_better: the names of the values that every epoch has, and whether larger values are better.
     """
 
     network: Any
@@ -96,20 +95,20 @@ class TrainingState:
 
 
 class Callback:
-    """Base of callbacks; a plain function of the state serves as well and is called at the end of every epoch."""
+    """Base class of callbacks; a function of the state also works, and is called at the end of every epoch."""
 
     def on_train_begin(self, state: TrainingState) -> None:
-        """Before the first epoch; an error that is raised here ends the training before anything has changed."""
+        """Called before the first epoch; an error raised here ends training before anything has changed."""
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        """After every epoch, when its values are in `state.logs` and in the history."""
+        """Called after every epoch, when its values are in `state.logs` and in the history."""
 
     def on_train_end(self, state: TrainingState) -> None:
-        """After the last epoch, also when training fails; not after an error in this object's `on_train_begin`."""
+        """Called after the last epoch, even if training fails, but not if this object's `on_train_begin` failed."""
 
 
 class FunctionCallback(Callback):
-    """A plain function of the state, called after every epoch."""
+    """A function of the state that is called after every epoch."""
 
     def __init__(self, function: Callable[[TrainingState], object]) -> None:
         self._function = function
@@ -119,17 +118,17 @@ class FunctionCallback(Callback):
 
 
 class EarlyStopping(Callback):
-    """Ends training when a value has not become better for `patience` epochs.
+    """Ends training when a value has not improved for `patience` epochs.
 
-    A loss is better when it is lower; a metric, as its `greater_is_better` says.
+    A loss improves when it falls; the direction of a metric is given by its `greater_is_better`.
 
     Args:
-        patience: epochs without a better value, at least 1.
-        min_delta: by how much a value has to be better to count.
-        monitor: name of the value; None is ``"val_loss"`` where there is validation, else ``"loss"``.
+        patience: number of epochs without an improvement, at least 1.
+        min_delta: the smallest change that counts as an improvement.
+        monitor: name of the value; None is ``"val_loss"`` if there is validation, else ``"loss"``.
 
     Raises:
-        ValueError: an argument is out of its range; and at the begin of training, if no value has the name.
+        ValueError: an argument is out of range; or, at the start of training, no value has this name.
     """
 
     def __init__(self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None) -> None:
@@ -167,10 +166,10 @@ class EarlyStopping(Callback):
 
 
 def early_stopping(spec: object) -> EarlyStopping | None:
-    """The EarlyStopping that this stands for: itself, its patience, True for the default; None or False for none.
+    """The EarlyStopping for a specification: itself, its patience, True for the default; None or False for none.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: the specification is none of these.
     """
     if spec is None or spec is False or isinstance(spec, EarlyStopping):
         return spec or None
@@ -184,10 +183,10 @@ def early_stopping(spec: object) -> EarlyStopping | None:
 
 
 def listed(callbacks: Iterable[Any]) -> list[Callback]:
-    """Callbacks as objects.
+    """The callbacks as Callback objects.
 
     Raises:
-        TypeError: one is neither a Callback nor a function.
+        TypeError: an item is neither a Callback nor a function.
     """
     found = [callbacks] if callable(callbacks) or isinstance(callbacks, Callback) else list(callbacks)
     for item in found:
@@ -201,9 +200,9 @@ def listed(callbacks: Iterable[Any]) -> list[Callback]:
 
 @contextmanager
 def attending(callbacks: Sequence[Callback], state: TrainingState) -> Iterator[None]:
-    """Begins the callbacks, and ends all that have begun, whatever happens in between, or in the end of one of them.
+    """Begins the callbacks, and on exit ends every one that has begun, even after an error in the block or in another.
 
-    The first error is the one that is raised; what goes wrong after it is noted on it.
+    The first error is raised; later errors are added to it as notes.
     """
     begun: list[Callback] = []
     failure: BaseException | None = None

@@ -1,7 +1,7 @@
-"""The data adapter: what a network is given becomes device arrays of its sizes and dtype, or a clear error.
+"""The data adapter: it turns user data into device arrays of the network's sizes and dtype, or raises a clear error.
 
-Data that the device has no room for stay on the host, to be sent there batch by batch; they are checked all the same.
-Nothing here changes a network: one that takes its sizes from the data is built when all that it was given was good.
+Data that do not fit on the device stay on the host and are sent batch by batch; they are checked in the same way.
+Nothing here changes a network: one that takes its sizes from the data is built only after all data have been checked.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from nnbp.validation import class_weights, finite, finite_on_host, host, matrix,
 
 __all__ = ["DataAdapter", "sizes_unknown"]
 
-# The word of the seed for drawing validation samples; see the words in `nnbp.engine.model`.
+# The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
 _SPLIT = 3
 
 _SHARE = 0.8
-"""The share of a device's free memory that a data set may have, together with what training takes beside it."""
+"""The share of a device's free memory that a data set may use, together with the buffers of training."""
 
 _SMALL = 2**20
-"""Bytes of a data set that is not worth the question how much memory is free."""
+"""A data set of at most this many bytes is uploaded without asking how much memory is free."""
 
 _BESIDE = 4
-"""Copies of theta that training keeps (it, its gradient, the last good one, the best), and arrays of a layer."""
+"""Vectors as long as theta in training (theta, its gradient, the last good, the best), and arrays per layer."""
 
 
 def sizes_unknown() -> NnbpError:
-    """The error for a network without sizes that is asked for anything but training."""
+    """The error for any use but training of a network whose sizes are unknown."""
     return NnbpError(
         "The sizes of this network are taken from the data, and it has seen none yet. Call fit(X, y) first, or "
         "give the sizes: Network([n_in, 100, n_out])."
@@ -46,13 +46,13 @@ def sizes_unknown() -> NnbpError:
 
 @dataclass(frozen=True)
 class DataAdapter:
-    """What a network takes. Its methods run in ``backend.active()``.
+    """Checks and converts the data that a network is given. Its methods run in ``backend.active()``.
 
     Attributes:
-        backend: where arrays go.
-        dtype: the network's.
-        architecture: it knows the loss, and the size of the output layer that targets ask for.
-        n_in, n_out: numbers of inputs and outputs; None where they are left to the data.
+        backend: creates the arrays.
+        dtype: of the network.
+        architecture: has the loss, and derives the size of the output layer from targets.
+        n_in, n_out: numbers of inputs and outputs; None if they are to be taken from the data.
     """
 
     backend: Backend
@@ -67,7 +67,7 @@ class DataAdapter:
         return self.architecture.loss
 
     def matrix(self, X: Any) -> Array | NDArray[Any]:
-        """X (m, n_in), on the device or on the host, wherever it was; its values may be any."""
+        """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
         return matrix(self.backend, X, self.dtype, self.n_in)
 
     def finite(self, X: Array | NDArray[Any]) -> None:
@@ -78,7 +78,7 @@ class DataAdapter:
             finite_on_host(X, "X", self.dtype)
 
     def read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Self, Dataset]:
-        """A data set, checked, with X wherever it was; and this adapter with the sizes that were open taken from it."""
+        """This adapter with unknown sizes taken from the data, and the checked data set; X stays where it was."""
         array = self.matrix(X)
         targets = self._targets(y, len(array))
         n_out = self.architecture.outputs_of(targets) if self.n_out is None else self.n_out
@@ -87,7 +87,7 @@ class DataAdapter:
         return replace(self, n_in=array.shape[1], n_out=n_out), data
 
     def _targets(self, y: Any, samples: int) -> NDArray[Any]:
-        """Targets on the host: one per sample, finite in the network's dtype."""
+        """The targets on the host, one per sample, finite in the network's dtype."""
         values = host(y, "y")
         if values.ndim == 0 or len(values) != samples:
             raise ShapeError(f"y has one target per sample, {samples} here; received shape {values.shape}.")
@@ -112,17 +112,16 @@ class DataAdapter:
         )
 
     def placed(self, data: Dataset, training: tuple[int | None, int] | None = None) -> Dataset:
-        """The data set on the device, unless X is on the host and has no room there.
+        """The data set on the device, unless X is on the host and does not fit on the device.
 
         Args:
-            data: a data set that was read.
-            training: the batch size, and the number of vectors that the optimizer keeps, if there must be room for
-                training as well.
+            data: a data set that `read` returned.
+            training: the batch size and the number of vectors that the optimizer keeps, if training must fit as well.
         """
         return self.resident(data) if self.backend.owns(data.X) or self._fits(data, training) else data
 
     def _fits(self, data: Dataset, training: tuple[int | None, int] | None) -> bool:
-        # An index of every sample goes along, for the order.
+        # The order takes one index per sample.
         size: int = self.dtype.itemsize * sum(array.size for array in data.arrays) + 8 * len(data)
         if size <= _SMALL or not isinstance(self.backend, Streaming):
             return True
@@ -132,7 +131,7 @@ class DataAdapter:
         return size <= _SHARE * free
 
     def _beside(self, samples: int, batch_size: int | None, slots: int) -> int:
-        """Bytes that training takes beside its data, about: buffers of a step, and vectors as long as theta."""
+        """Approximate bytes that training needs besides its data: buffers of a step, and vectors as long as theta."""
         assert self.n_in is not None, "data have been seen"
         assert self.n_out is not None, "data have been seen"
         sizes, parameters = [self.n_in], 0
@@ -143,7 +142,7 @@ class DataAdapter:
         return self.dtype.itemsize * (_BESIDE * batch * sum(sizes) + (_BESIDE + slots) * parameters)
 
     def weighted(self, data: Dataset, class_weight: Mapping[int, float] | str | None, reference: Dataset) -> Dataset:
-        """The data set with its weights times those of the classes; "balanced" counts the classes of a reference."""
+        """The data set with its weights multiplied by class weights; "balanced" counts the classes in the reference."""
         if class_weight is None:
             return data
         if not self.loss.classification:
@@ -157,7 +156,7 @@ class DataAdapter:
         return self._with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
     def split(self, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-        """The samples that are kept for training, and those of the share that is set aside for validation."""
+        """The samples for training, and the share of samples that is set aside for validation."""
         if not 0 < share < 1:
             raise ValueError(f"validation_split is a share of the samples, at least 0 and below 1; received {share!r}.")
         m = len(data)

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar where there is a terminal, else plain lines."""
+"""Progress on standard error: a bar in a terminal, else lines of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress(Callback):
-    """Plain lines: the first epoch, then one every few seconds, and the last."""
+    """Lines of text: one for the first epoch, one every few seconds, and one for the last epoch."""
 
     def on_train_begin(self, state: TrainingState) -> None:
         self._printed = -_SECONDS_BETWEEN_LINES
@@ -44,7 +44,7 @@ class Progress(Callback):
 
 
 class _Bar(Callback):
-    """A bar of tqdm's."""
+    """A tqdm progress bar."""
 
     def __init__(self, bar: Any) -> None:
         self._new = bar
@@ -53,7 +53,7 @@ class _Bar(Callback):
         self._bar = self._new(total=state.epochs, unit="epoch", desc="training", dynamic_ncols=True)
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        # More than the losses would leave no room for the bar in a terminal of 80 columns.
+        # Only the losses: with more values, a terminal of 80 columns would have no room for the bar.
         losses = {name: value for name, value in state.logs.items() if name in ("loss", "val_loss")}
         self._bar.set_postfix_str(_values(losses), refresh=False)
         self._bar.update(1)
@@ -67,15 +67,14 @@ def _values(logs: Mapping[str, float]) -> str:
 
 
 def reporter(progress: bool | str) -> Callback | None:
-    """What shows progress.
+    """The callback that shows progress, or None.
 
     Args:
-        progress: "auto" or True is a bar where standard error is a terminal (or in a notebook) and tqdm is
-        installed, else
-            plain lines; "lines" is always lines; False is silence.
+        progress: "auto" or True is a bar if tqdm is installed and standard error is a terminal (or in a notebook),
+            else lines of text; "lines" is always lines; False is no output.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: `progress` is none of these.
     """
     if progress is False:
         return None

@@ -1,4 +1,4 @@
-"""Training: epochs, validation, the best weights, and how training ends if the loss becomes NaN or infinite."""
+"""Training: epochs, validation, the best weights, and the error if the loss becomes NaN or infinite."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrainingOptions:
     """How to train; all values are checked and resolved.
 
     Raises:
-        ValueError: the optimizer takes no schedule, or no clipping; the bound on the norm is not positive.
+        ValueError: the optimizer supports no schedule or no clipping, or the bound on the norm is not positive.
     """
 
     epochs: int
@@ -69,9 +69,9 @@ class Evaluation:
 
     Args:
         data: the data set.
-        truth: targets as metrics see them.
-        predict: what a metric needs, of inputs.
-        metrics: to measure.
+        truth: targets in the form that metrics take.
+        predict: a function of inputs and a metric's `needs` that returns the outputs.
+        metrics: the metrics to measure.
 
     Raises:
         ValueError: a metric has the name of another value.
@@ -92,7 +92,7 @@ class Evaluation:
                 )
 
     def values(self, prefix: str = "") -> dict[str, float]:
-        """Every metric."""
+        """The value of every metric, by name."""
         outputs = {needs: self.predict(self.data.X, needs) for needs in {metric.needs for metric in self.metrics}}
         return {prefix + each.name: each(self.truth, outputs[each.needs], self.data.weights) for each in self.metrics}
 
@@ -100,23 +100,23 @@ class Evaluation:
 class Trainer:
     """A training run: its epochs, and the parameters that it keeps.
 
-    All device memory that training takes in every epoch is taken here: if it does not suffice, nothing has changed.
-    Metrics are tried here, too, and not when the weights have changed.
+    The constructor allocates all device memory that an epoch needs, so running out of memory changes nothing. It also
+    evaluates every metric once, so that a metric that fails does so before the weights change.
 
-    The engine's part of an epoch runs in the backend's context, and the user's part (metrics, schedules, callbacks)
-    outside of it, so that NumPy warns there as it does elsewhere.
+    The engine's part of an epoch runs in the backend's context. User code (metrics, schedules, callbacks) runs outside
+    of it, so that NumPy's warnings work there as usual.
 
     Args:
         model: the network; training changes its parameters in place.
-        train: what to learn from.
-        validation: what to choose the best weights by, or None.
-        options: how.
-        state: what the optimizer remembers; a new one unless training goes on.
-        piece: samples of the validation data that go through the network at once.
+        train: the data to learn from, with metrics.
+        validation: the data by which the best weights are chosen, or None.
+        options: how to train.
+        state: the optimizer's state if training continues; None is a new one.
+        piece: maximum number of validation samples that go through the network at once.
 
     Raises:
-        DeviceMemoryError: the device has no room for it.
-        Exception: a metric does not go with the data.
+        DeviceMemoryError: the device does not have enough memory.
+        Exception: a metric does not fit the data.
     """
 
     def __init__(
@@ -146,27 +146,27 @@ class Trainer:
             self.check = None if validation is None else Epoch(model, validation.data, piece, runs=runs)
             self.good = model.copied(model.parameters.theta)
             self.best = None if validation is None else model.copied(model.parameters.theta)
-            # Asked for after every epoch; the first time they take memory, and so does cuBLAS.
+            # Both are needed after every epoch. Their first call allocates memory, in cuBLAS too, so it is made here.
             model.norm(), model.decay()
         self._measured()
 
     def _measured(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Every metric of the training data, and of the validation data."""
+        """The values of all metrics on the training data, and on the validation data."""
         return self.train.values(), {} if self.validation is None else self.validation.values("val_")
 
     def _greater_is_better(self) -> dict[str, bool]:
-        """The names of an epoch's values, and whether a larger one is a better one."""
+        """The names of an epoch's values, and whether larger values are better."""
         found = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.train.metrics}}
         return found if self.validation is None else found | {f"val_{name}": found[name] for name in found}
 
     def run(self, network: Any) -> History:
         """Trains the model.
 
-        Whatever ends the training, a loss that is not finite, Ctrl-C or an error in a metric or a callback, the
-        parameters are then those of the best epoch if there is validation, else those of the last whole one.
+        Whatever ends training (even a loss that is not finite, Ctrl-C, or an error in a metric or a callback), the
+        network keeps the parameters of the best epoch if there is validation, else of the last complete epoch.
 
         Args:
-            network: what callbacks get to see as the network.
+            network: the network that callbacks receive.
 
         Raises:
             DivergenceError: a loss or a parameter becomes NaN or infinite.
@@ -183,7 +183,7 @@ class Trainer:
                     observed = status.logs.get("val_loss", status.logs["loss"])
                     if not (warned or math.isfinite(observed)):
                         warned = True
-                        # The caller of `Network.fit`: above it are the method, and the lock that it takes.
+                        # Points to the caller of `Network.fit`, past `fit` itself and the wrapper that takes its lock.
                         warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=4)
                     options.schedule.observe(observed)
                     for callback in callbacks:
@@ -198,7 +198,7 @@ class Trainer:
         return history
 
     def run_once(self) -> None:
-        """One epoch, from the parameters as they are now."""
+        """Runs one epoch from the current parameters."""
         whole = False
         with self.model.backend.active():
             self.good[...] = self.model.parameters.theta
@@ -209,19 +209,19 @@ class Trainer:
             self._leave(whole)
 
     def take(self, data: Dataset) -> bool:
-        """Takes the values of another data set of the same layout in place of its own; False if the layout differs."""
+        """Replaces the training data by those of another data set; returns False if the shapes differ."""
         own, arrays = self.train.data.arrays, data.arrays
         if [array.shape for array in own] != [array.shape for array in arrays]:
             return False
         for array, new in zip(own, arrays, strict=True):
             array[...] = new
-        # The weights on the host go along: their sum is that of the samples.
+        # The host's weights are replaced as well, because J divides by their sum.
         taken = replace(self.train.data, weights=data.weights)
         self.train = replace(self.train, data=taken)
         return True
 
     def _epoch(self, number: int, status: TrainingState) -> None:
-        """One epoch; its values go to the status and to the history."""
+        """Runs one epoch and adds its values to the status and the history."""
         loss, norm, status.learning_rate = self._learn(number)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise _divergence(number + 1, loss, status.learning_rate, status.history)
@@ -235,12 +235,12 @@ class Trainer:
         with self.model.backend.active():
             self.good[...] = theta
             if -math.inf < logs.get("val_loss", math.nan) < self.best_loss:
-                assert self.best is not None, "a validation loss comes of validation data"
+                assert self.best is not None, "there is a validation loss only if there are validation data"
                 self.best[...] = theta
                 self.best_loss, status.history.best_epoch = logs["val_loss"], number + 1
 
     def _leave(self, whole: bool) -> None:
-        """Leaves the network with the parameters that validation chose, else, after half an epoch, those before it."""
+        """Restores the best parameters by validation, or else, if an epoch was interrupted, those from before it."""
         chosen = self.best if self.best_loss < math.inf else None
         kept = self.good if chosen is None and not whole else chosen
         if kept is not None:
@@ -248,7 +248,7 @@ class Trainer:
                 self.model.parameters.theta[...] = kept
 
     def _learn(self, number: int) -> tuple[float, float, float]:
-        """The updates of an epoch: J over it, the norm of the parameters after it, its last step's learning rate."""
+        """Runs the updates of an epoch and returns J over it, the final norm of theta and the last learning rate."""
         model, one_pass = self.model, self.training_pass
         eta = self.options.schedule.rates(self.options.optimizer.rate, number, one_pass.steps)
         with model.backend.active():
@@ -259,7 +259,7 @@ class Trainer:
                 loss = self.lbfgs.step(theta, gradient, self._evaluate, model.backend.xp, self.memory, self._read)
             else:
                 assert self.updater is not None, "every optimizer but LBFGS works through an updater"
-                # J of the epoch is made of costs before each update, and of the decay before the first.
+                # J of the epoch consists of the costs before each update and the decay before the first one.
                 decay = model.decay()
                 self.updater.begin(eta)
                 one_pass.run()
@@ -275,28 +275,28 @@ class Trainer:
 
     def _validation_loss(self, validation: Evaluation) -> float:
         """J of the validation data."""
-        assert self.check is not None, "there is a pass for checking if there is validation"
+        assert self.check is not None, "there is a validation pass if there are validation data"
         with self.model.backend.active():
             self.check.run()
             return self.model.objective(self.check.total, validation.data.weight)
 
 
 def _passed_over(epoch: int, loss: float) -> str:
-    # No error: the training loss and the parameters are finite, and another epoch's validation loss may well be.
+    # Not an error: the training loss and the parameters are finite, and the next validation loss may be finite again.
     return (
-        f"The validation loss of epoch {epoch} is {loss}, and the best weights are chosen by finite ones: epochs like "
-        "this are passed over, and if all are, the last weights stay. Look for extreme values in the validation data, "
-        "standardise them as the training data, or lower the learning rate."
+        f"The validation loss of epoch {epoch} is {loss}, and only finite losses can choose the best weights. Epochs "
+        "like this are skipped; if all are, the last weights are kept. Look for extreme values in the validation data, "
+        "standardise them like the training data, or lower the learning rate."
     )
 
 
 def _divergence(epoch: int, loss: float, rate: float, history: History) -> DivergenceError:
-    what = f"a loss of {loss}" if not math.isfinite(loss) else "parameters too large or no numbers"
+    what = f"a loss of {loss}" if not math.isfinite(loss) else "parameters that are too large or not finite"
     last = epoch - 1 if history.best_epoch is None else history.best_epoch
     kept = f"those of epoch {last}" if last else "the initial ones"
     error = DivergenceError(
         f"Training diverged: epoch {epoch} ended with {what}, and the loss and the sum of squares of the parameters "
-        f"have to be finite in the network's dtype. The network keeps good parameters, {kept}. Lower the learning rate "
+        f"must be finite in the network's dtype. The network keeps good parameters, {kept}. Lower the learning rate "
         f"(it was {rate:g}), give clip_norm=1.0, or standardise the inputs and targets."
     )
     error.history = history

@@ -187,5 +187,5 @@ def test_network_trains_on_after_divergence() -> None:
 def test_parameters_that_are_not_finite_are_divergence_though_the_loss_is() -> None:
     """With one epoch of one batch the loss is that before the update."""
     net = network(3, 1, dtype="float32")
-    with pytest.raises(DivergenceError, match="parameters too large or no numbers, and"):
+    with pytest.raises(DivergenceError, match="parameters that are too large or not finite, and"):
         fit(net, *data(20, 3, 1), epochs=1, batch_size=None, optimizer=SGD(1e39))
