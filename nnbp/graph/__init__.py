@@ -1,1 +1,1 @@
-"""What the engine says to a backend: formulas, operations on buffers, and the protocol."""
+"""The interface between engine and backends: formulas, operations on buffers, and the protocol."""

@@ -1,8 +1,8 @@
-"""What the engine asks of an array library: the `Backend` protocol, and how backends are found.
+"""The `Backend` protocol, which an array library must implement, and how backends are found.
 
-The engine never asks which backend it has. It gives a backend the operations of a step, on buffers that already exist,
-and gets back a function that runs them: `compile` is the one member that does work. A backend of one's own is one class
-with these members and an entry point in the group ``nnbp.backends``.
+The engine never checks which backend it has. It passes the operations of a step, on existing buffers, to `compile` and
+gets back a function that runs them; no other member computes. To add a backend, write one class with these members and
+an entry point in the group ``nnbp.backends``.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ class Backend(Protocol):
     """The device as users write it: ``"cpu"``, ``"cuda:0"``."""
 
     xp: Any
-    """The array library itself, for what happens outside a step."""
+    """The array library itself, for computations outside a step."""
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
-        """A new C-contiguous array whose values are not set."""
+        """A new C-contiguous array with uninitialised values."""
 
     def upload(self, host: NDArray[Any], dtype: DTypeLike) -> Array:
         """A C-contiguous device array with the values of a host array; may be that array itself."""
 
     def download(self, array: Array) -> NDArray[Any]:
-        """A host array with the values; waits until they are computed. May be the same array on a CPU."""
+        """A host array with the values; waits until they are computed. On a CPU it may be the same array."""
 
     def owns(self, array: object) -> bool:
-        """Whether this is an array of this library, on this device."""
+        """Whether the object is an array of this library on this device."""
 
     def random_stream(self, key: tuple[int, int]) -> RandomStream:
         """The stream of ``np.random.Generator(np.random.Philox(key=key)).random(dtype=np.float32)``, bit for bit."""
@@ -57,63 +57,63 @@ class Backend(Protocol):
     def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
         """A function that runs the operations in order, all of them `times` times.
 
-        It works on the arrays of the operations: running it allocates nothing, waits for nothing and looks at no value,
-        unless a `Foreign` operation does. A backend is free to reorder and join operations as long as every array then
-        holds what it would hold, up to rounding. Operations without elements do nothing.
+        The function works on the arrays of the operations. It does not allocate, wait or inspect values, unless a
+        `Foreign` operation does. A backend may reorder and join operations as long as every array ends up with the
+        same values, up to rounding. Operations without elements do nothing.
 
         Args:
             operations: of `nnbp.graph.ops`.
-            times: how often all of them run at each call.
-            runs: how often the function will be called, about; more of them are worth more preparation.
+            times: how often all of them run in each call.
+            runs: approximate number of calls; the more there are, the more preparation is worthwhile.
 
         Raises:
-            ShapeError, DTypeError: the device cannot have such an operand.
+            ShapeError, DTypeError: the device does not support an operand.
         """
 
     def synchronize(self) -> None:
-        """Waits until all that was asked of the device is done."""
+        """Waits until the device has finished all its work."""
 
     def active(self) -> AbstractContextManager[object]:
-        """The context in which the engine runs: the device is current, floating-point warnings are off."""
+        """The context in which the engine runs: the device is current and floating-point warnings are off."""
 
 
 class Transfer(Protocol):
-    """The way of batches from the host to a device, which copies one while it computes with the one before.
+    """Transfers batches from the host to a device, which computes with one batch while the next is copied.
 
-    There are two halves, which take turns: `rows` gives the host's side of the next one to be filled, `send` copies it.
+    Two halves are used alternately: `rows` returns the host's side of the next half, to be filled; `send` copies it.
     """
 
     windows: Sequence[Array]
     """The device's side: both halves, one below the other, (2 rows, columns), for each array of a batch."""
 
     def rows(self) -> Sequence[NDArray[Any]]:
-        """The host's side of the next half, (rows, columns) each; waits until what was in it has been copied."""
+        """The host's side of the next half, (rows, columns) each; waits until its old contents have been copied."""
 
     def send(self, samples: int) -> int:
-        """Copies so many rows of it to the device, where all that is asked for after this call finds them.
+        """Copies this many rows to the device; work that is submitted after this call sees them.
 
         Returns:
-            the half of the windows that they are in, 0 or 1.
+            the half of the windows that holds them, 0 or 1.
         """
 
 
 @runtime_checkable
 class Streaming(Protocol):
-    """What a backend has besides where its device has a memory of its own: what does not fit there is streamed.
+    """Optional members of a backend whose device has separate memory: data that do not fit there are streamed.
 
-    To a backend without these members all data are uploaded at once.
+    For a backend without these members, all data are uploaded at once.
     """
 
     def memory(self) -> tuple[int, int]:
-        """Free and total memory of the device, in bytes; what the backend itself keeps for reuse is free."""
+        """Free and total memory of the device, in bytes; memory that the backend keeps for reuse counts as free."""
 
     def transfer(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> Transfer:
-        """A transfer of batches of at most so many rows, of arrays with these numbers of columns."""
+        """A transfer for batches of at most `rows` rows, with one array for each number of columns."""
 
 
 def registered() -> dict[str, EntryPoint]:
-    """What is installed in the entry-point group ``nnbp.backends``, by name."""
-    # Here, not above: the import is slow, and `import nnbp` is to be quick.
+    """The installed entry points of the group ``nnbp.backends``, by name."""
+    # Imported here because the import is slow and `import nnbp` must be fast.
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group="nnbp.backends")}
@@ -124,7 +124,7 @@ def backend_class(name: str) -> Callable[..., Backend]:
     """The class of the backend that is installed under this name in the entry-point group ``nnbp.backends``.
 
     Raises:
-        LookupError: none is.
+        LookupError: no backend has this name.
     """
     found = registered()
     if name not in found:

@@ -1,4 +1,4 @@
-"""The recorder: layers and losses tell it, in order, what a step does, and it keeps the operations."""
+"""The builder: it records the operations of a step, in the order in which layers and losses add them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Builder"]
 class Builder:
     """Records a computation on batches of m samples.
 
-    Matrices are (features, samples). What is recorded goes to the end of ``operations``; `begin` starts a new list, so
-    that one recording yields a forward part and a backward part.
+    Matrices are (features, samples). Operations are appended to ``operations``; `begin` starts a new list, so that one
+    recording can yield a forward part and a backward part.
 
     Args:
-        backend: where the buffers live.
-        dtype: float32 or float64, of every buffer unless said otherwise.
+        backend: allocates the buffers.
+        dtype: float32 or float64, of every buffer unless stated otherwise.
         samples: m, the width of a batch.
-        training: whether layers that behave differently in training (dropout) do so.
+        training: whether layers that behave differently in training, such as dropout, do so.
         precision: of the layers' products, if it is not that of the dtype.
     """
 
@@ -43,7 +43,7 @@ class Builder:
         return self.operations
 
     def empty(self, rows: int, columns: int | None = None, dtype: DTypeLike | None = None) -> Array:
-        """A buffer of the step, (rows, m) unless told otherwise."""
+        """A buffer of the step, (rows, m) by default."""
         buffer = self.backend.empty((rows, self.samples if columns is None else columns), dtype or self.dtype)
         self.buffers.append(buffer)
         return buffer
@@ -53,14 +53,14 @@ class Builder:
         return self.backend.upload(np.asarray(values, dtype or self.dtype), dtype or self.dtype)
 
     def record(self, operation: Operation) -> Array:
-        """Records an operation of `nnbp.graph.ops`, and returns the first array that it writes."""
+        """Records an operation of `nnbp.graph.ops` and returns the first array that it writes, or None."""
         self.operations.append(operation)
         return operation.writes[0] if operation.writes else None
 
     def map(self, function: Callable[..., Any], outputs: Sequence[Array], **inputs: Array) -> None:
-        """``outputs = function(**inputs)``, elementwise, broadcast; traced, see `nnbp.graph.formula`."""
+        """Records ``outputs = function(**inputs)``, elementwise with broadcasting; see `nnbp.graph.formula.trace`."""
         self.record(Map(trace(function, *inputs), tuple(inputs.values()), tuple(outputs)))
 
     def gemm(self, a: Array, b: Array, out: Array) -> Array:
-        """``out = a @ b``, in the precision of the network."""
+        """Records ``out = a @ b`` in the precision of the network."""
         return self.record(Gemm(a, b, out, self.precision))

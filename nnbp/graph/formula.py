@@ -1,10 +1,10 @@
-"""Formulas written once, as plain NumPy code, and compiled for every backend.
+"""Formulas: written once in ordinary NumPy code and compiled for every backend.
 
 An activation, a loss or an optimizer states its formula as an ordinary function of arrays, say
 ``lambda z: np.tanh(z)``. Called with arrays it computes. Called with the symbols of this module it is *traced*:
 every ufunc that it calls becomes an instruction, and the list of instructions is a `Formula`. A backend turns a
-`Formula` into what is fastest there: a chain of ufunc calls over cache-sized blocks, or one CUDA kernel. So a
-formula stands in one place, whatever it runs on.
+`Formula` into its fastest form: a chain of ufunc calls over cache-sized blocks, or one CUDA kernel. So there is one
+version of each formula for all devices.
 
 >>> formula = trace(lambda z, b: np.tanh(z + b), "z", "b")
 >>> print(formula)
@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Primitive:
-    """An elementwise function that formulas are made of: its ufunc (None for `where`), and the same in C."""
+    """An elementwise function that formulas may use: its ufunc (None for `where`), and its expression in C."""
 
     name: str
     ufunc: np.ufunc | None
@@ -68,7 +68,7 @@ PRIMITIVES = _primitives()
 
 
 class Symbol(NDArrayOperatorsMixin):
-    """A value that is not known yet: an input of a formula, a constant, or the result of a primitive on symbols."""
+    """A symbolic value: an input of a formula, a constant, or the result of a primitive applied to symbols."""
 
     __slots__ = ("arguments", "constant", "name", "primitive")
 
@@ -125,12 +125,12 @@ class Symbol(NDArrayOperatorsMixin):
 def _refuse(function: str, options: dict[str, Any]) -> NoReturn:
     if "out" in options:
         raise TypeError(
-            f"A formula makes new values and changes none in place; received {function} with out=, which `z += 1` "
-            "is, too. Write `z = z + 1`."
+            f"A formula computes new values and changes none in place; received {function} with out=, which `z += 1` "
+            "also uses. Write `z = z + 1`."
         )
     raise TypeError(
-        f"A formula may use elementwise NumPy functions alone, one value in and one value out; received {function}"
-        f"{''.join(f' with {option}=' for option in options)}. Those that are known: {', '.join(sorted(PRIMITIVES))}."
+        f"A formula may only use elementwise NumPy functions, one value in and one value out; received {function}"
+        f"{''.join(f' with {option}=' for option in options)}. Supported functions: {', '.join(sorted(PRIMITIVES))}."
     )
 
 
@@ -140,21 +140,21 @@ def _symbol(value: Any) -> Symbol:
     if isinstance(value, int | float | np.floating | np.integer | np.bool):
         return Symbol(constant=float(value))
     raise TypeError(
-        f"A formula is made of its arguments and of plain numbers; received {type(value).__name__}. "
+        f"A formula consists of its arguments and of numbers; received {type(value).__name__}. "
         "Give arrays as arguments of the formula."
     )
 
 
-# Powers that have a primitive of their own, which is faster and rounds once.
+# Powers with a dedicated primitive, which is faster and rounds once.
 _EXACT_POWERS = {2: "square", 0.5: "sqrt", -1: "reciprocal"}
-# Primitives that mean the same of truth values as of the numbers 0 and 1.
+# Primitives that give the same result for truth values as for the numbers 0 and 1.
 _ON_COMPARISONS = {"multiply", "maximum", "minimum", "where"}
 _LEFT_NEUTRAL = {"add": 0.0, "multiply": 1.0}
 _RIGHT_NEUTRAL = {"add": 0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0}
 
 
 def _apply(primitive: Primitive, *arguments: Any) -> Symbol:
-    """The result of a primitive; constants are folded, and what changes nothing (``x * 1``, ``x + 0``) is left out."""
+    """The result of a primitive; constants are folded, and operations without effect (``x * 1``, ``x + 0``) dropped."""
     symbols = tuple(_symbol(argument) for argument in arguments)
     constants = [symbol.constant for symbol in symbols]
     if primitive.ufunc is not None and None not in constants:
@@ -162,11 +162,11 @@ def _apply(primitive: Primitive, *arguments: Any) -> Symbol:
     comparisons = [symbol.is_boolean for symbol in symbols]
     if all(comparisons) and not (primitive.boolean or primitive.name in _ON_COMPARISONS):
         raise TypeError(
-            "NumPy does not compute with comparisons as with numbers (True + True is True), so a formula does not, "
-            f"either; received np.{primitive.name} of comparisons alone. Make numbers of them first: "
+            "NumPy does not treat comparisons as numbers (True + True is True), so a formula does not, "
+            f"either; received np.{primitive.name} of comparisons alone. Convert them to numbers first: "
             "np.where(condition, 1.0, 0.0)."
         )
-    # A comparison becomes a number by `1.0 * (z > 0)`, which therefore stays.
+    # `1.0 * (z > 0)` turns a comparison into a number, so it must not be dropped.
     if len(symbols) == 2 and not any(comparisons):
         if constants[1] is not None and constants[1] == _RIGHT_NEUTRAL.get(primitive.name):
             return symbols[0]
@@ -177,21 +177,21 @@ def _apply(primitive: Primitive, *arguments: Any) -> Symbol:
 
 @dataclass(frozen=True)
 class Input:
-    """An operand that is the formula's input of this index."""
+    """An operand that is the formula's input with this index."""
 
     index: int
 
 
 @dataclass(frozen=True)
 class Constant:
-    """An operand that is a plain number."""
+    """An operand that is a number."""
 
     number: float
 
 
 @dataclass(frozen=True)
 class Value:
-    """An operand that is the result of the instruction of this index."""
+    """An operand that is the result of the instruction with this index."""
 
     index: int
 
@@ -201,7 +201,7 @@ Operand = Input | Constant | Value
 
 @dataclass(frozen=True)
 class Instruction:
-    """One primitive on operands; its result is the `Value` of its own place in the list."""
+    """One primitive applied to operands; its result is the `Value` with the instruction's index in the list."""
 
     primitive: Primitive
     operands: tuple[Operand, ...]
@@ -209,10 +209,10 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Formula:
-    """A traced formula: named inputs, instructions in an order that can be run, and the operands that are its results.
+    """A traced formula: named inputs, instructions in executable order, and the operands that are its results.
 
-    Equal subexpressions are computed once. Formulas are hashable, and equal when they compute the same in the same
-    way, so a backend may keep what it compiled.
+    Equal subexpressions are computed once. Formulas are hashable, and equal if their inputs, instructions and results
+    are, so a backend may cache what it has compiled.
     """
 
     inputs: tuple[str, ...]
@@ -220,21 +220,21 @@ class Formula:
     results: tuple[Operand, ...]
 
     def uses(self, name: str) -> bool:
-        """Whether the input of this name is read at all."""
+        """Whether the formula reads the input with this name."""
         wanted = Input(self.inputs.index(name))
         return wanted in self.results or any(wanted in step.operands for step in self.instructions)
 
     def last_use(self, operand: Operand) -> int:
-        """Index of the last instruction that reads the operand; -1 where none does."""
+        """Index of the last instruction that reads the operand; -1 if none does."""
         return self._last_uses.get(operand, -1)
 
     @cached_property
     def _last_uses(self) -> dict[Operand, int]:
-        # Binding asks for every operand of every instruction; a search for each would be quadratic.
+        # Binding looks up every operand of every instruction; searching each time would be quadratic.
         return {operand: i for i, step in enumerate(self.instructions) for operand in step.operands}
 
     def c_source(self, scalar: Callable[[float], str] = lambda number: f"T({number!r})") -> tuple[list[str], list[str]]:
-        """The formula in C, on variables named after the inputs: ``const T v0 = …;``, and one expression a result."""
+        """The formula in C: lines ``const T v0 = …;``, which use the inputs' names, and one expression per result."""
 
         def text(operand: Operand) -> str:
             match operand:
@@ -248,7 +248,7 @@ class Formula:
         lines = []
         for i, step in enumerate(self.instructions):
             kind = "bool" if step.primitive.boolean else "T"
-            # A comparison that is used as a number is 0 or 1; outside `where` it has to be said.
+            # A comparison used as a number is 0 or 1; outside the condition of `where` it needs a cast.
             takes = [
                 f"T({text(operand)})"
                 if self._is_boolean(operand) and not (step.primitive.ufunc is None and k == 0)
@@ -289,7 +289,7 @@ def trace(function: Callable[..., Any], *inputs: str) -> Formula:
 
     Args:
         function: elementwise NumPy code on its arguments, without branches on their values.
-        inputs: one name an argument.
+        inputs: one name per argument.
 
     Raises:
         TypeError: the function uses something that is not elementwise, or branches on a value.
@@ -315,7 +315,7 @@ def trace(function: Callable[..., Any], *inputs: str) -> Formula:
         seen[id(symbol)] = found
         return found
 
-    # The symbols stay alive until the end: `seen` goes by their identity.
+    # The symbols must stay alive until the end because `seen` is keyed by their identity.
     symbols = [_symbol(result) for result in results]
     operands = tuple(operand(symbol) for symbol in symbols)
     return Formula(tuple(inputs), tuple(instructions), operands)

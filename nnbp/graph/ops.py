@@ -1,10 +1,10 @@
-"""The operations that a step is made of. This closed list is all that the engine says to a backend.
+"""The operations of a step. The engine passes no others to a backend.
 
-Each operation knows its arrays: those that it reads and those that it writes. So a backend can tell which operations
-may change places, run side by side or become one kernel, without knowing what they are for. Shapes are checked when an
-operation is made, once for all backends; what a device demands beyond that, its backend checks when it compiles.
+Each operation lists the arrays that it reads and those that it writes. From these a backend can tell which operations
+may be reordered, run in parallel or become one kernel, without knowing their purpose. Shapes are checked when an
+operation is created, once for all backends; a backend checks the further requirements of its device when it compiles.
 
-Matrices are (features, samples). Arrays are the backend's own, on its device.
+Matrices are (features, samples). All arrays belong to the backend and are on its device.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ Array: TypeAlias = Any
 """An array of the backend's own library, on its device."""
 
 Precision: TypeAlias = Literal["tf32", "bf16"]
-"""To how many bits after the point the factors of a float32 product may be rounded, 10 or 7; sums are float32."""
+"""Allows the factors of a float32 product to be rounded to 10 or 7 bits after the point; sums are float32."""
 
 PRECISIONS: tuple[Precision, ...] = ("tf32", "bf16")
 
 
 class RandomStream(Protocol):
-    """An endless stream of uniform float32 numbers, the same bits on every device, with a position that can be set."""
+    """An endless stream of uniform float32 numbers, bit-identical on every device, with a position that can be set."""
 
     @property
     def key(self) -> tuple[int, int]:
-        """Which stream it is."""
+        """The key that identifies the stream."""
 
     @property
     def state(self) -> Array:
@@ -60,7 +60,7 @@ class RandomStream(Protocol):
 
     @property
     def position(self) -> int:
-        """How many numbers were drawn so far."""
+        """The number of values drawn so far."""
 
     @position.setter
     def position(self, position: int) -> None: ...
@@ -68,16 +68,16 @@ class RandomStream(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """``outputs = formula(inputs)``, element by element, broadcast.
+    """``outputs = formula(inputs)``, element by element, with broadcasting.
 
     Args:
         formula: see `nnbp.graph.formula`.
         inputs: one array per input of the formula.
         outputs: one array per result, of the shape that all operands broadcast to. An output may be one of the inputs,
-            but must not overlap one partly.
+            but must not partly overlap one.
 
     Raises:
-        ShapeError: the shapes do not broadcast to that of the outputs.
+        ShapeError: the operands do not broadcast to the shape of the outputs.
     """
 
     formula: Formula
@@ -117,8 +117,8 @@ class Gemm:
     Args:
         a: (n, k), contiguous or the transpose of a contiguous array.
         b: (k, m), likewise.
-        out: (n, m), rows contiguous; it shares no memory with the factors.
-        precision: to which the factors may be rounded. A backend that gains nothing from that does not round.
+        out: (n, m), with contiguous rows; it must share no memory with the factors.
+        precision: the precision that the factors may be rounded to. A backend that gains nothing does not round.
 
     Raises:
         ShapeError: the shapes do not fit.
@@ -155,11 +155,11 @@ class Reduce:
         fold: "sum" or "maximum".
         a: (n, m).
         axis: 0 or 1.
-        out: (1, m) for axis 0, (n, 1) for axis 1 and then contiguous.
+        out: (1, m) for axis 0; (n, 1), contiguous, for axis 1.
 
     Raises:
-        ShapeError: the arrays do not fit.
-        ValueError: a maximum is asked for along axis 1.
+        ShapeError: the shapes do not fit, or the result along axis 1 is not contiguous.
+        ValueError: the fold is a maximum along axis 1.
     """
 
     fold: Literal["sum", "maximum"]
@@ -189,7 +189,7 @@ class Reduce:
 
     @property
     def writes(self) -> tuple[Array, ...]:
-        """The row or the column."""
+        """The row or column of results."""
         return (self.out,)
 
 
@@ -198,10 +198,10 @@ class Gather:
     """``out[i] = source[order[counter[0] * stride + i]]``: the rows of one batch.
 
     Args:
-        source: (N, k), rows contiguous.
+        source: (N, k), with contiguous rows.
         order: (N,), int64, contiguous; indices of rows.
         counter: (1,), int64; the number of the step.
-        stride: rows of a batch.
+        stride: rows per batch.
         out: (m, k), C-contiguous.
 
     Raises:
@@ -252,20 +252,20 @@ class Uniform:
 
     def __post_init__(self) -> None:
         if self.out.dtype != np.float32:
-            raise DTypeError(f"The random numbers are float32, in any step; received an array of {self.out.dtype}.")
+            raise DTypeError(f"Random numbers are always float32; received an array of {self.out.dtype}.")
         if not self.out.flags.c_contiguous:
             raise ShapeError(
-                f"The random numbers fill a C-contiguous array; received strides {self.out.strides} in bytes."
+                f"Random numbers are written to a C-contiguous array; received strides {self.out.strides} in bytes."
             )
 
     @property
     def reads(self) -> tuple[Array, ...]:
-        """Where the stream is."""
+        """The position of the stream."""
         return (self.stream.state,)
 
     @property
     def writes(self) -> tuple[Array, ...]:
-        """The numbers, and where the stream is."""
+        """The numbers, and the position of the stream."""
         return (self.out, self.stream.state)
 
 
@@ -274,7 +274,8 @@ class Advance:
     """``counter[0] += count``; the counter is (1,), int64.
 
     Raises:
-        DTypeError, ShapeError: it is not.
+        DTypeError: the counter is not int64.
+        ShapeError: its shape is not (1,).
     """
 
     counter: Array
@@ -299,9 +300,9 @@ class Advance:
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """``function(*arguments)``: a call whose arrays are not known, so nothing changes places with it.
+    """``function(*arguments)``: a call whose arrays are unknown, so no operation is moved past it.
 
-    On a GPU it must leave all its work to the device: a recorded step repeats the device's work, not the host's.
+    On a GPU the function must do all its work on the device: a recorded step repeats the device's work, not the host's.
     """
 
     function: Callable[..., object]
@@ -314,7 +315,7 @@ Operation: TypeAlias = Map | Gemm | Reduce | Gather | Uniform | Advance | Foreig
 
 
 class Accesses(Protocol):
-    """Anything that reads and writes arrays: an operation, or several that a backend made one of."""
+    """Anything that reads and writes arrays: an operation, or several that a backend has joined into one."""
 
     @property
     def reads(self) -> Sequence[Array]: ...
@@ -328,7 +329,7 @@ def conflict(before: Accesses, after: Accesses) -> bool:
 
 
 def meetings(before: Accesses, after: Accesses) -> Iterator[tuple[Array, Array]]:
-    """Pairs of arrays that may share memory, one of each operation, of which at least one is written."""
+    """Pairs of arrays, one from each operation, that may share memory and of which at least one is written."""
     for x in before.writes:
         yield from ((x, y) for y in (*after.reads, *after.writes) if overlap(x, y))
     for x in before.reads:
@@ -336,7 +337,7 @@ def meetings(before: Accesses, after: Accesses) -> Iterator[tuple[Array, Array]]
 
 
 def overlap(x: Array, y: Array) -> bool:
-    """Whether two arrays of one device may share memory: the addresses between which they lie overlap."""
+    """Whether two arrays on one device may share memory, that is, whether their address ranges overlap."""
     if not (x.size and y.size):
         return False
     (first, end), (other, other_end) = _span(x), _span(y)
@@ -344,7 +345,7 @@ def overlap(x: Array, y: Array) -> bool:
 
 
 def same(x: Array, y: Array) -> bool:
-    """Whether two arrays are the same elements in the same places."""
+    """Whether two arrays have the same elements at the same addresses."""
     return bool(x.shape == y.shape and x.strides == y.strides and x.dtype == y.dtype and _address(x) == _address(y))
 
 
@@ -355,6 +356,6 @@ def _span(array: Array) -> tuple[int, int]:
 
 
 def _address(array: Array) -> int:
-    """Of the first element, by the interfaces that array libraries share."""
+    """The address of the first element, from the interfaces that array libraries share."""
     interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
     return int(interface["data"][0])

@@ -1,4 +1,4 @@
-"""The operations of a step: which arrays they read and write, when their order matters, and what they refuse."""
+"""The operations of a step: which arrays they read and write, when their order matters, and the errors they raise."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "indices of 32 bits": (
         lambda: Gather(m, i64.astype(np.int32), i64, 1, m), DTypeError, "received int32 and int64",
     ),
-    "random numbers in float64": (lambda: Uniform(STREAM, m), DTypeError, "float32, in any step"),
+    "random numbers in float64": (lambda: Uniform(STREAM, m), DTypeError, "always float32"),
     "random numbers with gaps": (lambda: Uniform(STREAM, f32.T), ShapeError, "C-contiguous"),
     "a counter in float64": (lambda: Advance(m[0, :1]), DTypeError, "int64; received float64"),
     "several counters": (lambda: Advance(np.zeros(2, np.int64)), ShapeError, r"one number, \(1,\)"),
