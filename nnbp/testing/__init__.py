@@ -1,4 +1,4 @@
-"""For test suites: assertions on gradients and devices, and small problems for them."""
+"""For test suites: assertions on gradients and devices, and example problems."""
 
 from nnbp.testing.assertions import assert_devices_agree, assert_gradients, example_problem, example_targets
 

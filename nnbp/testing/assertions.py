@@ -1,4 +1,4 @@
-"""For test suites: assertions on gradients and devices that fail with the whole table, and small problems for them.
+"""For test suites: assertions on gradients and devices that show the whole table on failure, and example problems.
 
 >>> net, X, y = example_problem([3, 4, 2], activation="gelu", loss="huber", device="cpu")
 >>> assert_gradients(net, X, y).passed
@@ -33,7 +33,7 @@ def assert_gradients(net: Network, X: Any, y: Any, sample_weight: Any = None, **
         options: its keyword arguments: step, tolerance, entries.
 
     Raises:
-        AssertionError: it does not; the message is the report's table.
+        AssertionError: they disagree; the message is the report's table.
     """
     report = check_gradients(net, X, y, sample_weight, **options)
     if not report.passed:
@@ -50,15 +50,15 @@ def assert_devices_agree(
     devices: Sequence[str | Backend] = ("cpu", "cuda"),
     **options: Any,
 ) -> ParityReport:
-    """Fails unless the network computes and learns the same on all devices, within the bounds of `nnbp.testing.parity`.
+    """Fails unless computation and training agree on all devices, within the bounds of `nnbp.testing.tolerances`.
 
     Args:
         net, X, y, sample_weight, devices: as for `compare_devices`.
         options: its keyword arguments: steps, optimizer, learning_rate, batch_size.
 
     Raises:
-        AssertionError: it does not; the message is the report's table.
-        DeviceUnavailableError: a device does not work here.
+        AssertionError: they disagree; the message is the report's table.
+        DeviceUnavailableError: a device does not work on this machine.
     """
     report = compare_devices(net, X, y, sample_weight, devices=devices, **options)
     if not report.passed:
@@ -70,8 +70,8 @@ def example_targets(loss: str | Loss, samples: int, outputs: int, seed: int = 0)
     """Random targets that a loss accepts.
 
     Returns:
-        (samples,) class indices for cross_entropy, which all occur where there are enough samples; (samples, outputs)
-        zeros and ones for other losses of classes; else (samples, outputs) numbers, at least 0.
+        (samples,) class indices for cross_entropy, including every class if there are enough samples; (samples,
+        outputs) zeros and ones for other classification losses; else (samples, outputs) numbers, at least 0.
     """
     rng, rule = np.random.default_rng((seed, 1)), losses.get(loss)
     if rule.requires == "softmax":
@@ -84,17 +84,17 @@ def example_targets(loss: str | Loss, samples: int, outputs: int, seed: int = 0)
 def example_problem(
     sizes: Sequence[int], *, loss: str | Loss = "squared_error", samples: int = 8, seed: int = 0, **options: Any
 ) -> tuple[Network, NDArray[np.float64], NDArray[Any]]:
-    """A network with random parameters, biases too, and data that its loss accepts.
+    """A network with random parameters, including biases, and data that its loss accepts.
 
     Args:
         sizes: of all layers, input first.
         loss: of the network.
         samples: m.
-        seed: of everything.
+        seed: of all random numbers.
         options: further arguments of `Network`.
 
     Returns:
-        net, X (m, n_in) and y; where the loss takes the logarithm of h, the last biases are such that h > 0.
+        net, X (m, n_in) and y; if the loss takes the logarithm of h, the last biases are chosen so that h > 0.
     """
     rng = np.random.default_rng((seed, 0))
     net = Network(list(sizes), loss=loss, seed=seed, **options)
@@ -110,6 +110,6 @@ def example_problem(
 
 
 def _needs_positive(loss: Loss) -> bool:
-    """Whether the loss takes a logarithm, or the like, of the outputs."""
+    """Whether the loss needs positive outputs, because it takes their logarithm, for example."""
     with np.errstate(all="ignore"):
         return not np.isfinite(loss.cost(np.float64(-1.0), np.float64(1.0)))

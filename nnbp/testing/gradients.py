@@ -1,12 +1,13 @@
 """Gradient check: backpropagation against central differences of J, in float64.
 
 The derivative at θᵢ is extrapolated from two central differences (Richardson; Press et al., "Numerical Recipes",
-section 5.7), n = (4 D(h/2) − D(h)) / 3 with D(h) = (J(θᵢ + h) − J(θᵢ − h)) / 2h, whose error is of order h⁴. How far
-two steps disagree, and how far J itself is rounded, is the uncertainty u of n. The step shrinks until u is small, or as
-small as it gets (Ridders, "Accurate computation of F'(x) and F'(x)F''(x)", 1982).
+section 5.7), n = (4 D(h/2) − D(h)) / 3 with D(h) = (J(θᵢ + h) − J(θᵢ − h)) / 2h, whose error is of order h⁴. The
+uncertainty u of n is the difference between two steps plus the rounding error of J. The step shrinks until u is small,
+or no longer decreases (Ridders, "Accurate computation of F'(x) and F'(x)F''(x)", 1982).
 
-Where a z crosses a kink of its activation between θᵢ − h and θᵢ + h, or h − y a kink of the loss, a central difference
-means nothing: the step shrinks until nothing is crossed. An entry that stands on a kink is named and not judged.
+If a z crosses a kink of its activation between θᵢ − h and θᵢ + h, or h − y crosses a kink of the loss, a central
+difference is meaningless: the step shrinks until no kink is crossed. An entry that lies on a kink is reported but not
+judged.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["GradientReport", "GradientRow", "check_gradients"]
 Floats = NDArray[np.float64]
 
 STEP = 2.0**-10
-"""First step, relative to max(1, |θᵢ|); near ε^(1/5), where the rounding and the h⁴ of the extrapolation are equal."""
+"""First step, relative to max(1, |θᵢ|); near ε^(1/5), at which rounding equals the h⁴ error of the extrapolation."""
 
 LEVELS = 5
 SHRINK = 8.0
@@ -40,19 +41,19 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class GradientRow:
-    """What was found for one array of derivatives.
+    """The result for one array of derivatives.
 
     Attributes:
         name: "W1", "b1", … as in the notes, "dX" for ∂C/∂x.
         shape: of the array.
-        checked: how many entries were compared.
+        checked: number of entries compared.
         max_absolute_error: largest |a − n|; a by backpropagation, n by differences.
         max_relative_error: largest |a − n| / max(|a| + |n|, 10⁶ u).
-        worst: index of the entry with the largest relative error, or None where none was compared.
-        backpropagated, differenced: a and n there.
-        stepped_around: entries for which the step was shrunk so that nothing crosses a kink.
-        at_kink: entries that stand on a kink, and were not judged.
-        passed: whether the relative error is within the tolerance everywhere.
+        worst: index of the entry with the largest relative error, or None if no entry was compared.
+        backpropagated, differenced: a and n of that entry.
+        stepped_around: number of entries whose step was shrunk so that no kink is crossed.
+        at_kink: number of entries that lie on a kink and were not judged.
+        passed: whether all relative errors are within the tolerance.
     """
 
     name: str
@@ -70,12 +71,12 @@ class GradientRow:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What `check_gradients` found; print it for a table.
+    """The result of `check_gradients`; print it to see a table.
 
     Attributes:
-        rows: one a parameter array, and one for ∂C/∂x.
+        rows: one per parameter array, and one for ∂C/∂x.
         tolerance: largest relative error that passes.
-        kinks: the kinks that were met, in words: "relu at z = 0".
+        kinks: descriptions of the kinks that were crossed: "relu at z = 0".
         loss: J.
     """
 
@@ -86,16 +87,16 @@ class GradientReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every row passed, and something was compared at all."""
+        """Whether every row passed and at least one entry was compared."""
         return all(row.passed for row in self.rows) and any(row.checked for row in self.rows)
 
     @property
     def max_relative_error(self) -> float:
-        """The largest of all rows."""
+        """The largest relative error of all rows."""
         return max(row.max_relative_error for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in JSON's types; numbers that are not finite are None."""
+        """The report in JSON types; numbers that are not finite become None."""
         rows = [{key: json_value(value) for key, value in asdict(row).items()} for row in self.rows]
         summary = {"max_relative_error": json_value(self.max_relative_error), "loss": json_value(self.loss)}
         return {"passed": self.passed, **asdict(self), **summary, "rows": rows}
@@ -141,7 +142,7 @@ def _cells(row: GradientRow) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Point:
-    """The network at one point: what is differenced, one value a column, and on which side of each kink it is there."""
+    """The network at one point: the values to difference, one per column, and the side of each kink that it is on."""
 
     values: Floats
     sides: list[tuple[str, NDArray[np.int8]]]
@@ -149,7 +150,7 @@ class _Point:
 
 @dataclass(frozen=True)
 class _Differences:
-    """Derivatives by differences, one a column."""
+    """Derivatives by differences, one per column."""
 
     values: Floats
     uncertainty: Floats
@@ -158,7 +159,7 @@ class _Differences:
 
 
 class _Probe:
-    """A network in float64 on the CPU, with an executor whose parameters and inputs are moved back and forth."""
+    """A network in float64 on the CPU, with an executor whose parameters and inputs are shifted and restored."""
 
     def __init__(self, net: Network, data: Dataset, X: Floats) -> None:
         model = net.model
@@ -172,7 +173,7 @@ class _Probe:
         self.kinks: dict[str, None] = {}
 
     def _sides(self) -> Iterator[tuple[str, NDArray[np.int8]]]:
-        """Of every unit and sample, (units, m), the side of every kink."""
+        """The side of every kink that each unit is on for each sample, (units, m)."""
         for node in self.nodes:
             for kink in node.f.kinks:
                 yield f"{node.f.name} at z = {kink:g}", np.sign(node.z - kink).astype(np.int8)
@@ -181,7 +182,7 @@ class _Probe:
             yield f"{self.loss.name} at {where}", np.sign(self.executor.h - self.executor.y - kink).astype(np.int8)
 
     def at_parameter(self, i: int, offset: Floats) -> _Point:
-        """J with θᵢ moved by the offset (1,); samples of weight 0 count nowhere."""
+        """J with θᵢ shifted by the offset (1,); samples of weight 0 are ignored."""
         kept = self.theta[i]
         self.theta[i] = kept + offset[0]
         self.run()
@@ -192,7 +193,7 @@ class _Probe:
         return _Point(np.array([J]), [(name, side[:, counts].reshape(-1, 1)) for name, side in self._sides()])
 
     def at_input(self, i: int, offset: Floats) -> _Point:
-        """C of every sample with its feature i moved."""
+        """C of every sample with feature i shifted."""
         kept = self.X[:, i].copy()
         self.X[:, i] += offset
         self.run()
@@ -203,9 +204,9 @@ class _Probe:
         """Derivatives by differences.
 
         Args:
-            at: the network with each column's variable moved by an offset, (k,).
+            at: evaluates the network with each column's variable shifted by an offset, (k,).
             step: first step of each column.
-            scale: of each column, the size of the terms that its value is the sum of; ε times that is its rounding.
+            scale: size of the terms that add up to each column's value; ε times the scale is its rounding error.
         """
         best, doubt = np.full(len(step), np.nan), np.full(len(step), np.inf)
         crossed = np.zeros(len(step), np.bool)
@@ -224,11 +225,11 @@ class _Probe:
             better = ~crossing & (uncertainty < doubt)
             best[better], doubt[better] = value[better], uncertainty[better]
             crossed |= crossing
-            # From 10⁻⁶ |n| on, u does not show in the relative error.
+            # u does not affect the relative error once it is at most 10⁻⁶ |n|.
             if np.all(doubt <= np.maximum(2 * rounding, 1e-6 * np.abs(best))):
                 break
         clean = np.isfinite(doubt)
-        # A column whose value is no number is no kink: it is compared, and fails.
+        # A column whose value is NaN or infinite is not on a kink: it is compared, and fails.
         return _Differences(best, doubt, crossed & clean, crossed & ~clean)
 
 
@@ -246,7 +247,7 @@ def _row(
     with np.errstate(all="ignore"):
         relative = absolute / np.maximum(np.abs(a) + np.abs(n.values), 1e6 * n.uncertainty)
     relative[absolute == 0] = 0.0
-    # A NaN compares as False everywhere: it counts as wrong.
+    # Every comparison with NaN is False, so a NaN must be counted as wrong explicitly.
     absolute, relative = (np.where(judged, np.where(np.isfinite(e), e, np.inf), -1.0) for e in (absolute, relative))
     counts = (int(n.stepped_around.sum()), int(n.at_kink.sum()))
     if not judged.any():
@@ -260,7 +261,7 @@ def _row(
 
 
 def _sample(rng: np.random.Generator, count: int, entries: int | None) -> NDArray[np.int64]:
-    """Which of so many entries to check, in order."""
+    """Indices of the entries to check, of `count` in all, in order."""
     if entries is None or entries >= count:
         return np.arange(count)
     return np.sort(rng.choice(count, entries, replace=False))
@@ -279,8 +280,8 @@ def check_gradients(
     """Compares ∂J/∂W, ∂J/∂b and ∂C/∂x by backpropagation with central differences.
 
     The relative error of an entry is |a − n| / max(|a| + |n|, 10⁶ u): a by backpropagation, n by differences, u the
-    uncertainty of n. So a difference that is below the rounding of J counts as at most 1e-6, however small the
-    derivative is. The check is made on a copy in float64 on the CPU, dropout off; the network is left as it is.
+    uncertainty of n. A difference below the rounding error of J therefore counts as at most 1e-6, however small the
+    derivative is. The check uses a copy in float64 on the CPU, without dropout; the network itself is not changed.
 
     Args:
         net: the network.
@@ -289,11 +290,11 @@ def check_gradients(
         sample_weight: (m,), at least 0, or None.
         step: first step h, relative to max(1, |θᵢ|); None is 2⁻¹⁰.
         tolerance: largest relative error that passes.
-        entries: how many entries of each array are checked, drawn with a fixed seed; features in the case of ∂C/∂x.
-            None is all.
+        entries: number of entries of each array to check, drawn with a fixed seed; for ∂C/∂x, number of features. None
+            is all.
 
     Returns:
-        a report with `passed`, `max_relative_error` and a row an array; `print` shows it as a table.
+        a report with `passed`, `max_relative_error` and one row per array; `print` shows it as a table.
 
     Raises:
         ShapeError, DTypeError, DataError, ValueError: an argument does not fit.
@@ -314,8 +315,8 @@ def check_gradients(
     parameters, rng, rows = twin.model.parameters, np.random.default_rng(0), []
     with twin.model.backend.active():
         probe = _Probe(twin, data, np.array(data.X))
-        # What C is rounded by: its own size, that of the z which it is computed from, and that of the products of
-        # targets and outputs in it. (ln h is rounded as h is, by ε, however near to 0 it is itself.)
+        # The rounding error of C scales with C itself, with the z that it is computed from, and with the products of
+        # targets and outputs in it. (ln h has the rounding error of h, ε, even if ln h itself is close to 0.)
         executor = probe.executor
         scale = np.abs(executor.cost[0]) + np.sum(
             np.abs(found.delta[-1].T * executor.output.z) + np.abs(executor.y * executor.h), 0
@@ -343,7 +344,7 @@ def _joined(parts: list[_Differences]) -> _Differences:
 
 
 def _arrays(parameters: Any) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
-    """Name, place in the flat vector and shape of every parameter array; the k-th W is "W" and k, counted from 1."""
+    """Name, slice of the flat vector and shape of every parameter array; the k-th W, counted from 1, is named "Wk"."""
     counts: dict[str, int] = {}
     for specs, slices in zip(parameters.specs, parameters.slices, strict=True):
         for spec in specs:

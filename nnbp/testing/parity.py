@@ -1,11 +1,12 @@
 """Parity: the same network on two devices, compared number by number.
 
-Every z, a, delta, dW, db and ∂C/∂x, and the parameters after some updates, are held to a bound on
-max |p − q| / max |p|, p from the first device, q from another. `nnbp.testing.tolerances` has the bounds and where they
-come from: 10⁻¹² and 10⁻¹⁰ in float64, some roundings and what the network makes of them in float32, TF32 and bfloat16.
+For every z, a, delta, dW, db and ∂C/∂x, and for the parameters after some updates, max |p − q| / max |p| must stay
+within a bound, with p from the first device and q from another. `nnbp.testing.tolerances` defines and justifies the
+bounds: 10⁻¹² and 10⁻¹⁰ in float64; in float32, TF32 and bfloat16, a few roundings and their amplification by the
+network.
 
-Where a z comes so close to a kink of its activation that the devices are on different sides of it, both are right, and
-differ. Such samples are left out of the comparison of deltas and gradients, and counted.
+If a z is so close to a kink of its activation that the devices are on different sides of it, both are right although
+they differ. Such samples are excluded from the comparison of deltas and gradients, and counted.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ __all__ = ["ParityReport", "ParityRow", "compare_devices"]
 Found = dict[str, NDArray[Any]]
 
 _BY_SAMPLE = ("z", "a", "delta", "dX")
-"""Beginnings of the names of what is no sum over the samples."""
+"""Prefixes of the names of arrays that are not sums over the samples."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,18 @@ class ParityRow:
     """One array on two devices.
 
     Attributes:
-        stage: "pass", forward and back, or "training".
-        name: "z1", "a1", "J", "delta1", "dW1", "db1", …, "dX"; after the updates "W1 trained", "b1 trained", …, and on
-            the way "J by epoch".
+        stage: "pass", forward and backward, or "training".
+        name: "z1", "a1", "J", "delta1", "dW1", "db1", …, "dX"; after the updates "W1 trained", "b1 trained", …, and "J
+            by epoch".
         device: the device that is compared with the first.
         shape: of the array.
         max_absolute_error: max |p − q|.
-        max_relative_error: max |p − q| / max |p|, which is held to the bound. In float32 an array also passes if its
-            absolute error is one that denormals explain; see `nnbp.testing.tolerances`.
-        max_ulp_error: max |p − q| in units of the last place of the larger of the two.
+        max_relative_error: max |p − q| / max |p|, which must be within the bound. In float32 an array also passes if
+            denormals explain its absolute error; see `nnbp.testing.tolerances`.
+        max_ulp_error: max |p − q| in units in the last place of the larger of the two.
         cosine: of the angle between the arrays as vectors.
         bound: on the relative error.
-        passed: whether it is kept.
+        passed: whether the array is within its bound.
     """
 
     stage: str
@@ -72,16 +73,16 @@ class ParityRow:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What `compare_devices` found; print it for a table.
+    """The result of `compare_devices`; print it to see a table.
 
     Attributes:
-        devices: as compared, the first with every other.
+        devices: the devices; the first is compared with every other.
         dtype: of the networks.
-        precision: of their products, where it is not that of the dtype: "tf32" or "bf16".
+        precision: "tf32" or "bf16", of their products, or None if it is that of the dtype.
         optimizer: of the updates.
-        updates: how many there were.
-        kinks: samples that were left out of deltas and gradients because the devices were on two sides of a kink.
-        rows: one an array.
+        updates: number of updates.
+        kinks: samples excluded from deltas and gradients because the devices were on different sides of a kink.
+        rows: one per array.
     """
 
     devices: tuple[str, ...]
@@ -94,7 +95,7 @@ class ParityReport:
 
     @property
     def arithmetic(self) -> str:
-        """The precision of the products, where it is a lower one, else the dtype."""
+        """The precision of the products if it is lower than that of the dtype, else the dtype."""
         return self.precision or self.dtype
 
     @property
@@ -104,11 +105,11 @@ class ParityReport:
 
     @property
     def max_relative_error(self) -> float:
-        """The largest of all rows."""
+        """The largest relative error of all rows."""
         return max(row.max_relative_error for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain JSON values; numbers that are not finite are strings."""
+        """The report in JSON types; numbers that are not finite become None."""
         summary = {"passed": self.passed, "max_relative_error": json_value(self.max_relative_error), **asdict(self)}
         return {**summary, "rows": [{key: json_value(v) for key, v in asdict(row).items()} for row in self.rows]}
 
@@ -147,29 +148,30 @@ def compare_devices(
     learning_rate: float | None = None,
     batch_size: int | None = None,
 ) -> ParityReport:
-    """Runs copies of a network on several devices and compares all that they compute.
+    """Runs copies of a network on several devices and compares all their results.
 
     Args:
-        net: the network, in its dtype; it is left as it is.
+        net: the network; copies in its dtype are compared, and it is not changed itself.
         X: (m, n_in).
         y: targets, as for `fit`.
         sample_weight: (m,), at least 0, or None.
         devices: at least two, by name or as opened backends; the first is compared with every other.
-        steps: number of updates, in shuffled mini-batches, the same on every device; full-batch optimizers take all
-            samples, and an update of L-BFGS is one of its iterations. Rprop goes by signs alone: a derivative that
-            is 0 but for rounding (a sum of signs, with absolute_error) sends it different ways, and neither is wrong.
-            The same holds in float32 for derivatives below 2⁻⁶³: the product of two of them is 0 on a GPU.
+        steps: number of updates, on shuffled mini-batches that are the same on every device; full-batch optimizers use
+            all samples, and an update of L-BFGS is one of its iterations. Rprop uses only signs: if a derivative is 0
+            except for rounding (a sum of signs, with absolute_error), devices may step in different directions, and
+            neither is wrong. The same holds in float32 for derivatives below 2⁻⁶³: the product of two of them is 0 on a
+            GPU.
         optimizer: of the updates, by name or as an object.
-        learning_rate: η; None is the optimizer's.
-        batch_size: samples of an update; None takes a size with which whole epochs make up `steps`. With a size of your
-            own the last epoch is finished: see `ParityReport.updates`.
+        learning_rate: η; None is the optimizer's default.
+        batch_size: samples per update; None chooses a size for which `steps` is a whole number of epochs. With any
+            other size the last epoch is completed: see `ParityReport.updates`.
 
     Returns:
-        a report with `passed` and a row an array; `print` shows it as a table.
+        a report with `passed` and one row per array; `print` shows it as a table.
 
     Raises:
-        DeviceUnavailableError: a device does not work here, or two names stand for the same device. ("cpu", "cpu") is
-            allowed: whoever writes that wants it.
+        DeviceUnavailableError: a device does not work on this machine, or two names stand for the same device. The same
+            name twice, ("cpu", "cpu"), is allowed because it must be intended.
         DivergenceError: training diverges on the first device.
         ShapeError, DTypeError, DataError, ValueError: an argument does not fit.
 
@@ -182,7 +184,7 @@ def compare_devices(
     backends = _open(devices)
     rule = copy(optimizers.get(optimizer))
     if isinstance(rule, LBFGS):
-        # A step of it is many updates, and roundings grow with every one.
+        # One of its steps is many updates, and rounding errors grow with each of them.
         rule.max_iter = min(rule.max_iter, steps)
     X = np.asarray(host(X, "X"), net.dtype)
     y = host(y, "y")
@@ -192,7 +194,7 @@ def compare_devices(
     updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
     single = net.dtype == np.float32
     runs = [net.copy(device=backend) for backend in backends]
-    # The yardstick of the float32 bounds, ρ: the largest error of the runs that are judged, against the last one.
+    # ρ, on which the float32 bounds are based, is the largest error of the judged runs relative to the last run.
     judged = slice(1)
     if net.precision is not None:
         runs += [net.copy(device=backend) for backend in with_rounded_factors(net.precision)]
@@ -231,7 +233,8 @@ def compare_devices(
 def _open(devices: Sequence[str | Backend]) -> list[Backend]:
     if isinstance(devices, str) or len(devices) < 2:
         raise ValueError(
-            f'devices are at least two, the first is compared with the others: ("cpu", "cuda"); received {devices!r}.'
+            'devices has at least two entries, the first of which is compared with the others, as in ("cpu", "cuda"); '
+            f"received {devices!r}."
         )
     opened = [item if isinstance(item, Backend) else open_backend(item, fallback=False) for item in devices]
     names: dict[str, str] = {}
@@ -253,13 +256,13 @@ def _labels(backends: Sequence[Backend]) -> list[str]:
 
 
 def _epochs(samples: int, steps: int, size: int, rule: Optimizer, free: bool) -> tuple[int, int]:
-    """Number of epochs, and samples of a batch."""
+    """Number of epochs, and samples per batch."""
     if isinstance(rule, LBFGS):
         return -(-steps // rule.max_iter), samples
     if rule.full_batch:
         return steps, samples
     if free:
-        # The most batches an epoch, up to 5, of which whole epochs make up the steps.
+        # As many batches per epoch as possible, up to 5, with `steps` being a whole number of epochs.
         counts = [count for count in range(min(5, samples), 0, -1) if steps % count == 0]
         size = next(-(-samples // count) for count in counts if -(-samples // -(-samples // count)) == count)
     return -(-steps // -(-samples // size)), size
@@ -280,14 +283,14 @@ def _forward(twin: Network, X: NDArray[Any]) -> Found:
 
 
 def _backward(twin: Network, X: NDArray[Any], y: NDArray[Any], w: NDArray[Any] | None) -> Found:
-    """J and everything that backpropagation finds, on the host."""
+    """J and all results of backpropagation, on the host."""
     g = twin.gradients(X, y, w)
     named = [*_numbered("delta", g.delta), *_numbered("dW", g.dW), *_numbered("db", g.db), ("dX", g.dX)]
     return {"J": np.array([g.loss], twin.dtype), **{name: np.asarray(array) for name, array in named}}
 
 
 def _trained(twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: dict[str, Any]) -> Found:
-    """Trains, and returns the parameters and the losses on the way, on the host."""
+    """Trains, and returns the final parameters and the loss of every epoch, on the host."""
     history = twin.fit(X, y, sample_weight=w, progress=False, **options)
     named = [*_numbered("W", twin.weights), *_numbered("b", twin.biases)]
     found = {f"{name} trained": np.array(twin.model.backend.download(array)) for name, array in named}
@@ -297,7 +300,7 @@ def _trained(twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: d
 def _trained_or_not(
     twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: dict[str, Any], first: Found
 ) -> Found:
-    """As `_trained`; where training diverges, although it does not on the first device, nothing is a number."""
+    """As `_trained`, but if training diverges, although it did not on the first device, all results are NaN."""
     try:
         return _trained(twin, X, y, w, options)
     except DivergenceError:
@@ -305,10 +308,10 @@ def _trained_or_not(
 
 
 def _on_both_sides(twin: Network, passes: Sequence[Found], y: NDArray[Any]) -> NDArray[np.bool]:
-    """Of each sample, whether some z or h − y of it is on one side of a kink in one run and on the other in another."""
+    """For each sample, whether any z or h − y is on different sides of a kink in different runs."""
     dense = [layer for layer in twin.layers if isinstance(layer, Dense)]
     places = [(name, kink) for name, layer in _numbered("z", dense) for kink in layer.f.kinks]
-    # A loss with kinks is one of values: targets have the shape of the outputs, or are a single column.
+    # A loss with kinks is a regression loss: targets have the shape of the outputs, or are a single column.
     target = y.reshape(len(y), -1)
     places += [(f"a{len(dense)}", kink + target) for kink in twin.loss_function.kinks]
     crossed = np.zeros(len(y), np.bool)
@@ -329,6 +332,6 @@ def _row(stage: str, name: str, device: str, p: NDArray[Any], q: NDArray[Any], b
     relative = relative_error(p, q)
     return ParityRow(
         stage, name, device, tuple(p.shape), float(difference.max()), relative, float(ulp.max()), cosine, bound,
-        # A bound that is not finite is none: float64 itself failed then.
+        # A bound that is not finite is no bound: the run in float64 has failed.
         passed=(relative <= bound and math.isfinite(bound)) or bool(difference.max() <= lost),
     )  # fmt: skip

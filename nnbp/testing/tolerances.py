@@ -1,21 +1,21 @@
-"""Rounding: how far two devices that both compute rightly may be apart.
+"""Tolerances: how much two devices may differ by rounding if both are correct.
 
-The bounds are on max |p − q| / max |p|, p and q one array on two devices:
+The bounds are on max |p − q| / max |p|, with p and q the same array on two devices:
 
-- float64: 10⁻¹² for a pass forward and back, 10⁻¹⁰ for what training leaves.
-- float32: 8 √K ε + 8 ρ, and 8 √(K s) ε + 32 ρ after s updates. ε = 2⁻²³ is the rounding of float32; K the number of
-  terms of the longest sum, which errs by some √K ε (Higham and Mary, "A new approach to probabilistic rounding error
-  analysis", 2019); ρ the error of the first device itself against a run in float64, which tells how much this network
-  amplifies a rounding. TF32, bfloat16 or a wrong kernel miss this bound by far.
+- float64: 10⁻¹² for a forward and backward pass, 10⁻¹⁰ for the results of training.
+- float32: 8 √K ε + 8 ρ, and 8 √(K s) ε + 32 ρ after s updates. ε = 2⁻²³ is the rounding error of float32. K is the
+  number of terms of the longest sum, whose error is about √K ε (Higham and Mary, "A new approach to probabilistic
+  rounding error analysis", 2019). ρ is the error of the first device itself relative to a run in float64, which shows
+  how much this network amplifies rounding. TF32, bfloat16 or a wrong kernel exceed this bound by far.
 - products in TF32 or bfloat16, summed in float32: 8 √K ε + η + 2 ρ, and 8 √(K s) ε + η + 8 ρ after s updates. ρ is the
-  error against float64 of a run on the CPU whose products take factors that were rounded to that precision before.
-  Units for TF32 round to the nearest or cut off, which errs three times as much: ρ is that of the worse one. bfloat16
-  is rounded to the nearest. η = 2⁻¹⁰ or 2⁻⁷, by the 10 or 7 bits after the point, is one unit in the last place of a
-  factor, for arrays of a few numbers whose errors cancel by chance. Products of three bits less miss this bound.
+  error, relative to float64, of a run on the CPU whose products take factors already rounded to that precision. TF32
+  units round to nearest or truncate, and truncation has three times the error: ρ is the larger of the two errors.
+  bfloat16 is rounded to nearest. η = 2⁻¹⁰ or 2⁻⁷, from the 10 or 7 bits after the point, is one unit in the last place
+  of a factor; it allows for small arrays whose errors happen to cancel. Products with three bits less exceed the bound.
 
-In float32 an absolute error of at most 8 K · 2⁻¹²⁶ passes as well: on a GPU numbers below 2⁻¹²⁶, denormals, are 0 in
-every kernel, and the terms of a sum can lose as much each. Optimizers that divide by the size of the gradient, such as
-Adam, can make more of them than that.
+In float32 an absolute error of at most 8 K · 2⁻¹²⁶ passes as well: every kernel on a GPU treats numbers below 2⁻¹²⁶
+(denormals) as 0, and each term of a sum can lose as much. Optimizers that divide by the size of the gradient, such as
+Adam, can amplify these errors beyond this bound.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = ["PASS_BOUND", "TRAINING_BOUND", "bound", "flushed", "relative_error",
 PASS_BOUND, TRAINING_BOUND = 1e-12, 1e-10
 
 _BITS: dict[str, int] = {"tf32": 10, "bf16": 7}
-"""After the point, of a factor."""
+"""Bits after the point, of a factor."""
 
 
 def bound(rho: float, *, terms: int, updates: int | None, precision: Precision | None) -> float:
-    """The bound of an array in float32.
+    """The bound for an array in float32.
 
     Args:
         rho: ρ of the array.
@@ -55,7 +55,7 @@ def bound(rho: float, *, terms: int, updates: int | None, precision: Precision |
 
 
 def flushed(terms: int) -> float:
-    """The absolute error that denormals which are taken for 0 explain, in float32.
+    """The absolute error in float32 that is explained by treating denormals as 0.
 
     Args:
         terms: K.
@@ -64,7 +64,7 @@ def flushed(terms: int) -> float:
 
 
 def relative_error(p: NDArray[Any], q: NDArray[Any]) -> float:
-    """max |p − q| / max |p|, and infinite where that is no number."""
+    """max |p − q| / max |p|, or infinity if that is NaN or infinite."""
     with np.errstate(all="ignore"):
         error, size = (float(np.max(np.abs(array))) for array in (p.astype(np.float64) - q, p))
     if error == 0:
@@ -73,11 +73,11 @@ def relative_error(p: NDArray[Any], q: NDArray[Any]) -> float:
 
 
 class _RoundedFactors:
-    """The CPU, but that float32 factors of less precision are rounded to it: to the nearest, or cut off."""
+    """The CPU backend, with the factors of reduced-precision products rounded to nearest, or truncated."""
 
     def __init__(self, backend: Backend, *, cut: bool) -> None:
         self._backend, self._cut = backend, cut
-        # Members of its own, not looked up when asked for: so it counts as a `Backend`.
+        # Copied as attributes instead of using __getattr__, so that isinstance(self, Backend) is true.
         own = [name for name in dir(Backend) if name[0] != "_" and name != "compile"]
         vars(self).update({name: getattr(backend, name) for name in own})
         vars(self).update(name=backend.name, device=backend.device, xp=backend.xp)
@@ -100,7 +100,7 @@ class _RoundedFactors:
 
 
 def with_rounded_factors(precision: Precision) -> list[Backend]:
-    """The CPU with products as precise as TF32 or bfloat16 where a network allows it, for each way of rounding.
+    """CPU backends with products in TF32 or bfloat16 if a network allows it, one backend for each way of rounding.
 
     >>> nearest, cut = with_rounded_factors("tf32")
     >>> a, out = np.float32([[1 + 2**-11 + 2**-20]]), np.zeros((1, 1), np.float32)
