@@ -1,4 +1,4 @@
-"""The engine on NumPy: operations become ufuncs and BLAS calls that write into existing buffers."""
+"""The NumPy backend: operations become ufunc and BLAS calls that write into existing buffers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class NumpyBackend:
         return run if times == 1 else partial(_repeat, run, times)
 
     def synchronize(self) -> None:
-        """Nothing is ever under way on the CPU when a call has returned."""
+        """Does nothing: on the CPU all work is done when a call returns."""
 
     def active(self) -> AbstractContextManager[object]:
         return _Active()
@@ -58,7 +58,7 @@ class NumpyBackend:
 
 @final
 class _Active:
-    """No floating-point warnings; the number of BLAS's threads is put back. A class, as it is met at every call."""
+    """Turns floating-point warnings off and restores BLAS's number of threads. A class because it is entered often."""
 
     __slots__ = ("_blas", "_errors")
 
@@ -79,7 +79,7 @@ def _repeat(run: Callable[[], None], times: int) -> None:
 
 @final
 class PhiloxStream:
-    """Uniform float32 numbers of NumPy's Philox4x64-10; `state` stands for what every draw changes."""
+    """Uniform float32 numbers from NumPy's Philox4x64-10; `state` represents the state that every draw changes."""
 
     def __init__(self, key: tuple[int, int]) -> None:
         self.key = key
@@ -92,7 +92,7 @@ class PhiloxStream:
 
     @position.setter
     def position(self, position: int) -> None:
-        # A block of the generator is four 64-bit words, each two float32 numbers.
+        # A block of the generator is four 64-bit words, each of which yields two float32 numbers.
         blocks, rest = divmod(position, 8)
         bits = np.random.Philox(key=np.array(self.key, np.uint64))
         bits.advance(blocks)

@@ -1,4 +1,4 @@
-"""Formulas on NumPy: a chain of ufunc calls that write into existing arrays, tile after tile."""
+"""Formulas on NumPy: chains of ufunc calls that write into existing arrays, tile by tile."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from nnbp.graph.formula import Constant, Formula, Input, Instruction, Operand, V
 from nnbp.graph.ops import Array
 
 Calls: TypeAlias = list[tuple[Callable[..., object], tuple[Any, ...]]]
-"""Functions with the arguments that they are bound to, in order."""
+"""Functions with their bound arguments, in order."""
 
 TILE = 65536
-"""Elements of a tile: an elementwise chain goes over its arrays in tiles that stay in the cache of a core."""
+"""Elements per tile: an elementwise chain processes its arrays in tiles that fit into the cache of a core."""
 
-# NumPy deprecates `out` as a third positional argument for these two alone.
+# NumPy deprecates `out` as a third positional argument, but only for these two.
 _OUT_BY_KEYWORD = {np.maximum, np.minimum}
 
 
 @final
 class Registers:
-    """Small arrays for the values between two calls, shared by all chains that run one after the other."""
+    """Small arrays for intermediate values, shared by all chains that run one after the other."""
 
     def __init__(self) -> None:
         self._arrays: dict[tuple[np.dtype[Any], int], NDArray[Any]] = {}
 
     def array(self, dtype: DTypeLike, index: int, shape: tuple[int, ...]) -> NDArray[Any]:
-        """The first elements of a register, in the shape of a tile."""
+        """The first elements of a register, as an array of the given shape."""
         size = int(np.prod(shape))
         key = (np.dtype(dtype), index)
         if key not in self._arrays or self._arrays[key].size < size:
@@ -39,10 +39,10 @@ class Registers:
 
 
 def bind(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array], registers: Registers) -> Calls:
-    """The calls that compute ``outputs = formula(inputs)``, broadcast; the outputs have the shape of the result."""
+    """The calls that compute ``outputs = formula(inputs)`` with broadcasting; outputs have the shape of the result."""
     calls: Calls = []
     single = outputs[0].size == 1
-    # A number is an array of no axes, which ufuncs handle in half the time.
+    # Single numbers become arrays without axes, which ufuncs handle in half the time.
     inputs = [x.reshape(()) if x.size == 1 else x for x in inputs]
     outputs = [x.reshape(()) if single else x for x in outputs]
     for tile in _tiles(outputs[0].shape):
@@ -53,7 +53,7 @@ def bind(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array], re
 
 @final
 class _Tile:
-    """The calls of one tile, and which register each value lives in."""
+    """The calls of one tile, and the register that holds each value."""
 
     def __init__(
         self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array], registers: Registers
@@ -80,7 +80,7 @@ class _Tile:
             case Value(index):
                 return self._values[index]
             case Constant(number):
-                # An array of the formula's dtype, as a Python number beside a comparison would make float64.
+                # An array of the formula's dtype, because a Python number with a comparison would give float64.
                 return np.asarray(number, self.dtype)
 
     def _new(self, boolean: bool, shape: tuple[int, ...]) -> tuple[int, Array]:
@@ -105,7 +105,7 @@ class _Tile:
                 self._free[kind].append(register)
 
     def _set_aside(self) -> dict[Operand, Array]:
-        """Copies of results that are inputs, where another output takes their place."""
+        """Copies of inputs that are also results, if another output overwrites them."""
         aside: dict[Operand, Array] = {}
         for out, result in zip(self.outputs, self.formula.results, strict=True):
             if isinstance(result, Input):
@@ -119,12 +119,12 @@ class _Tile:
         boolean, ufunc = step.primitive.boolean, step.primitive.ufunc
         arguments = tuple(self._array(operand) for operand in step.operands)
         flag = _flag_as_number(step, arguments)
-        # A value is as small as its operands allow: what depends on a row alone is computed once a row.
+        # A value is as small as its operands allow: one that depends only on the row is computed once per row.
         shape = np.broadcast_shapes(*(argument.shape for argument in arguments))
         casts: list[int] = []
         if ufunc is not None and flag is None:
             arguments = tuple(self._as_number(argument, casts) for argument in arguments)
-        # The result may take the place of an operand that is read for the last time, if it fits exactly.
+        # The result may overwrite an operand that is read for the last time, if their shapes are equal.
         self._release(set(step.operands), i, shape)
         target = self._direct_target(i)
         if target is None:
@@ -144,7 +144,7 @@ class _Tile:
         self._release(set(step.operands), i, None)
 
     def _as_number(self, argument: Array, casts: list[int]) -> Array:
-        """A comparison's result as numbers 0 and 1: ufuncs on mixed dtypes are slow, and allocate a buffer."""
+        """A comparison's result as the numbers 0 and 1: ufuncs on mixed dtypes are slow and allocate a buffer."""
         if argument.dtype != np.bool:
             return argument
         register, number = self._new(False, argument.shape)
@@ -153,9 +153,9 @@ class _Tile:
         return number
 
     def _direct_target(self, i: int) -> Array | None:
-        """The output array that instruction i can write its value to at once, or None.
+        """The output array that instruction i can write its value to directly, or None.
 
-        It can if the value is that result, and no input that shares the array's memory is read later.
+        It can if its value is the result for this output, and no input that shares the array's memory is read later.
         """
         formula = self.formula
         for out, result in zip(self.outputs, formula.results, strict=True):
@@ -168,7 +168,7 @@ class _Tile:
 
 
 def _flag_as_number(step: Instruction, arguments: Sequence[Array]) -> Array | None:
-    """The comparison's result that a product with 1 makes a number of, or None: then a cast does."""
+    """The comparison that a product with 1 converts to a number; None if the step is not of this form."""
     if step.primitive.ufunc is not np.multiply or Constant(1.0) not in step.operands:
         return None
     return next((argument for argument in arguments if argument.dtype == np.bool), None)
@@ -179,7 +179,7 @@ def _same(a: Array, b: Array) -> bool:
 
 
 def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut arrays of this shape into tiles of at most `TILE` elements, last axis first."""
+    """Slices that divide arrays of this shape into tiles of at most `TILE` elements, filling the last axis first."""
     room = TILE
     steps: list[int] = []
     for size in reversed(shape):
@@ -197,14 +197,14 @@ def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
 
 
 def _cut(array: Array, tile: tuple[slice, ...]) -> Array:
-    """The part of an array that belongs to a tile; axes of length one are broadcast, so they stay whole."""
+    """The part of an array that belongs to a tile; axes of length one are broadcast, so they are not cut."""
     own = tile[len(tile) - array.ndim :]
-    # The Ellipsis keeps an array of no axes an array.
+    # With the Ellipsis, indexing an array without axes returns an array and not a scalar.
     return array[(*(slice(None) if size == 1 else part for size, part in zip(array.shape, own, strict=True)), ...)]
 
 
 def _bind_where(condition: Array, if_true: Array, if_false: Array, out: Array) -> Calls:
-    # Views of the same memory are different objects, so what stands in `out` already is told by its address.
+    # Views of the same memory are different objects, so addresses tell whether `out` already holds the values.
     if _same(out, if_true):
         return [(_copy_unless, (out, if_false, condition))]
     before: Calls = [] if _same(out, if_false) else [(np.copyto, (out, if_false))]

@@ -1,12 +1,12 @@
-"""Which parts of a step run on which thread.
+"""The schedule: which thread runs which parts of a step.
 
-The tasks of a step are put into phases. Within a phase every task is cut along its last axis, thread k does
-the k-th part of each, in order, and no part needs what another thread does; between phases the threads wait for each
-other. A forward and backward pass of a batch, say, is one phase: its columns are samples, and no sample needs another.
-The products delta xᵀ, which sum over samples, are the next, the update of theta the last. That follows from the arrays
-that the tasks read and write alone; no layer knows of it.
+The tasks of a step are grouped into phases. Within a phase every task is cut along its last axis, thread k runs the
+k-th part of each task in order, and no part depends on another thread's work; between phases the threads wait for each
+other. The forward and backward pass of a batch is one phase, for example: its columns are samples, which do not depend
+on each other. The products delta xᵀ, which sum over samples, are the next phase, and the update of theta is the last.
+All of this is derived from the arrays that the tasks read and write; layers are not involved.
 
-Parts are fixed by shapes and the number of threads, so the same number of threads gives the same bits.
+The parts depend only on shapes and the number of threads, so the same number of threads gives the same bits.
 """
 
 from __future__ import annotations
@@ -26,53 +26,52 @@ from .tasks import Task
 from .threads import Workers, blas, run
 
 MOST_THREADS = 8
-"""Threads at most: each has to take Python's lock for every call. Measured with two; the bound is a guess."""
+"""Maximum number of threads: each must take Python's lock for every call. Measured with two; the bound is a guess."""
 
 _NARROWEST = 64
-"""Columns of a part, about, at least: narrower products are slow ones."""
+"""Approximate minimum number of columns per part: narrower products are slow."""
 
 _HANDOVER = 120.0
-"""Microseconds that a phase on several threads costs: to wake them, to wait for the last. Measured: 70 to 200."""
+"""Cost of a phase on several threads in microseconds: waking them, waiting for the last. Measured: 70 to 200."""
 
 _ALONE = 1500.0
-"""Microseconds of a step for which no worker is woken."""
+"""For steps shorter than this, in microseconds, no workers are woken."""
 
 _LARGE = 250.0
-"""Microseconds of a product that gains from BLAS's own threads. They wait for each other in busy loops: where another
-program has the core, a step takes longer with them than alone, and the more so the smaller its products are."""
+"""Minimum time in microseconds of a product that gains from BLAS's own threads. They wait for each other in busy loops:
+if another program uses the core, a step takes longer with them than without, above all if its products are small."""
 
 _BLAS_SHARE = 0.8
-"""What a thread of BLAS's own adds, as a share of one."""
+"""Speedup from each additional BLAS thread, as a share of one thread."""
 
 
 @dataclass
 class Phase:
-    """Tasks that no thread has to wait within."""
+    """Tasks that can run without any thread waiting for another."""
 
     tasks: list[Task] = field(default_factory=list)
 
     def load(self, threads: int) -> float:
-        """Microseconds that the busiest thread, the first, works."""
+        """Microseconds of work for the busiest thread, which is the first."""
         return sum(task.work / len(parts(task, threads)) for task in self.tasks)
 
 
 def parts(task: Task, threads: int) -> list[slice]:
-    """The columns that each thread does, the same for all tasks of as many columns."""
+    """The columns for each thread, the same for all tasks with as many columns."""
     columns = task.columns
     if columns < threads * _NARROWEST:
         return [slice(0, columns)]
-    # Multiples of 16: float32 rows that begin on a line of the cache are cut between two lines. Rounded up, as the
-    # first thread is at work already while the others are still being woken.
+    # Multiples of 16, so that float32 rows that begin on a cache line are cut between two lines. Rounded up because the
+    # first thread is already working while the others are being woken.
     ends = [-(-columns * k // (threads * 16)) * 16 for k in range(threads)] + [columns]
     return [slice(*pair) for pair in pairwise(ends)]
 
 
 def phases(tasks: Sequence[Task], threads: int) -> list[Phase]:
-    """The phases of tasks that must look as if they had run one after the other."""
+    """The phases of a list of tasks; the results must be those of running the tasks one after the other."""
     found: list[Phase] = []
     places: list[int] = []
-    # Arrays can overlap only if they are views of the same memory: few pairs of a step's tasks have to be
-    # looked at.
+    # Arrays can overlap only if they are views of the same memory, so few pairs of tasks need to be compared.
     known: defaultdict[int, list[int]] = defaultdict(list)
     last_call = -1
     for i, task in enumerate(tasks):
@@ -94,26 +93,26 @@ def phases(tasks: Sequence[Task], threads: int) -> list[Phase]:
 
 
 def _owner(array: Array) -> int:
-    """The array of which this one is a view, by its id; 0 for memory that is not NumPy's, of which nothing is known."""
+    """The id of the array that this one is a view of; 0 for memory that NumPy does not own, which may be shared."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return id(array) if array.base is None else 0
 
 
 def _meet(before: Task, after: Task, threads: int) -> bool | None:
-    """None if two tasks have nothing to do with each other; else whether their parts fit each other."""
+    """None if two tasks are independent; else whether each part of one depends only on the same part of the other."""
     pairs = list(meetings(before, after))
     if not pairs:
         return None
     mine, own = parts(before, threads), parts(after, threads)
     if len(mine) == len(own) == 1:
-        # Both are the first thread's alone, which does them in order.
+        # Both run on the first thread only, which runs them in order.
         return True
     return mine == own and all(before.cuts(x) and after.cuts(y) and same(x, y) for x, y in pairs)
 
 
 def plan(tasks: Sequence[Task], workers: Workers) -> Callable[[], None]:
-    """A function that runs the tasks in the fastest way that is known for them: on one thread, or on several."""
+    """A function that runs the tasks in the way that is expected to be fastest: on one thread or on several."""
     most = min(blas().threads, MOST_THREADS)
     largest = max((task.product for task in tasks), default=0.0)
     work = sum(task.work for task in tasks)
@@ -153,7 +152,7 @@ def _run_with(threads: int, calls: Calls) -> None:
 
 
 def _run_phases(threads: int, phases: Sequence[Sequence[Calls]], workers: Workers) -> None:
-    # Where fewer threads are allowed by now, the same parts run one after the other: the bits stay.
+    # If fewer threads are allowed by now, the same parts run one after the other, so the bits do not change.
     together = blas().threads >= threads
     blas().use(1)
     for lists in phases:

@@ -1,7 +1,7 @@
-"""Tasks: operations as NumPy does them, which can be cut along the last axis of what they write.
+"""Tasks: operations on NumPy arrays that can be cut along the last axis of their output.
 
-A task knows roughly what it costs. The schedule (`schedule.py`) decides from that and from the arrays which parts of it
-run on which thread. It becomes calls only then.
+A task has a cost estimate. From this and from the arrays, the schedule (`schedule.py`) decides which thread runs which
+parts. Only then does the task become calls.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from . import chains
 from .chains import Calls, Registers
 
 CALL = 1.0
-"""Microseconds that a call costs beside its work."""
+"""Overhead of a call in microseconds."""
 
-# Nanoseconds an element, of float32 on one core (a 2021 server's, measured); most ufuncs are bound by the cache.
+# Nanoseconds per float32 element on one core, measured on a server of 2021; most ufuncs are limited by the cache.
 _CHEAP = 0.2
 _COSTS = {"tanh": 2.8, "exp": 1.4, "log": 1.8, "sqrt": 0.5, "maximum": 0.5, "minimum": 0.5, "sign": 0.5}
 _COSTLY = dict.fromkeys(("expm1", "log1p", "sin", "cos", "arctan", "power"), 10.0)
 
 _FLOPS = 80e3
-"""Floating-point operations a microsecond of a float32 product on one core."""
+"""Floating-point operations per microsecond of a float32 product on one core."""
 
-# OpenBLAS gives smaller products to one thread by itself.
+# OpenBLAS runs smaller products on one thread.
 _SHARED_FLOPS = 2 * 65536 * 4
 _SHARED_VECTOR = 2304 * 4
 
@@ -39,10 +39,10 @@ class Task(ABC):
     """An operation on NumPy arrays.
 
     Attributes:
-        reads, writes: its arrays; `cuts` tells which of them are cut with it, the others are read or written whole.
-        columns: length of the last axis of what it writes, along which it can be cut.
+        reads, writes: its arrays; `cuts` tells which of them are cut with it; the others are read or written whole.
+        columns: length of the last axis of its output, along which it can be cut.
         work: estimated time on one thread, in microseconds.
-        product: the part of it that BLAS would share among its threads, if it had several; 0 if it would not.
+        product: the part of `work` that BLAS would share among its threads if it had several; 0 if it would not.
     """
 
     reads: Sequence[Array]
@@ -53,10 +53,10 @@ class Task(ABC):
 
     @abstractmethod
     def calls(self, part: slice, registers: Registers) -> Calls:
-        """The calls that do the columns `part`."""
+        """The calls that compute the columns `part`."""
 
     def cuts(self, array: Array) -> bool:
-        """Whether an array of this task is cut with it."""
+        """Whether an array of this task is cut with the task."""
         return self.columns > 1 and array.ndim > 0 and array.shape[-1] == self.columns
 
     def part(self, array: Array, part: slice) -> Array:
@@ -73,7 +73,7 @@ class Gemm(Task):
         self.a, self.b, self.out = a, b, out
         self.reads, self.writes, self.columns = (a, b), (out,), out.shape[1]
         if 1 in out.shape:
-            # A vector is bound by reading the matrix.
+            # With a vector, the time is that of reading the matrix.
             elements = max(a.size, b.size)
             self.work, shared = CALL + elements * 1e-4, elements >= _SHARED_VECTOR
         else:
@@ -83,14 +83,14 @@ class Gemm(Task):
         self.product = self.work - CALL if shared else 0.0
 
     def cuts(self, array: Array) -> bool:
-        # The left factor is read whole, also if its inner dimension happens to be as long, or if it is b, too.
+        # The left factor is always read whole, even if its inner dimension happens to be as long, or if it is also b.
         return array is not self.a and super().cuts(array)
 
     def calls(self, part: slice, registers: Registers) -> Calls:
         a, b, out = self.a, self.b[:, part], self.out[:, part]
         if not out.size:
             return []
-        # `dot` takes half the time of `matmul` to get going, but knows whole arrays alone.
+        # `dot` has half the overhead of `matmul`, but supports only whole arrays.
         whole = all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b)) and out.flags.c_contiguous
         return [(np.dot if whole and a.shape[1] else np.matmul, (a, b, out))]
 
@@ -128,7 +128,7 @@ class MaximumRows(Task):
 
 @final
 class Gather(Task):
-    """``out[i] = source[order[counter[0] · stride + i]]``; what is cut are the rows, the columns of ``out.T``."""
+    """``out[i] = source[order[counter[0] · stride + i]]``; it is cut by rows, which are the columns of ``out.T``."""
 
     def __init__(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> None:
         self.source, self.order, self.counter, self.stride = source, order, counter, stride
@@ -148,13 +148,13 @@ def _gather(
     take: Callable[..., object], order: Array, count: Callable[[], int], stride: int, start: int, stop: int, out: Array
 ) -> None:
     first = count() * stride
-    # With mode="clip" `take` writes into `out` without a buffer of its own; the order holds valid rows alone.
+    # With mode="clip", `take` writes into `out` without buffering; all indices in the order are valid.
     take(order[first + start : first + stop], 0, out, "clip")
 
 
 @final
 class Call(Task):
-    """A call that is never cut. If it writes no known array, nothing is known of it, and it stays in its place."""
+    """A call that is never cut. If it has no known output, nothing is known about it, so it is never moved."""
 
     def __init__(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], writes: Sequence[Array] = (), work: float = CALL
@@ -172,18 +172,18 @@ def task(operation: Operation) -> Task:
         case ops.Map(formula, inputs, outputs):
             return Elementwise(formula, inputs, outputs)
         case ops.Gemm(a, b, out):
-            # In the dtype of the arrays whatever the precision: no BLAS of a CPU gains from less.
+            # The precision is ignored: no CPU BLAS gains from less than the dtype of the arrays.
             return Gemm(a, b, out)
         case ops.Reduce("maximum", a, _, out):
             return MaximumRows(a, out)
         case ops.Reduce(_, a, axis, out):
-            # As a product with ones: BLAS is the fastest reducer.
+            # As a product with ones, because BLAS sums fastest.
             ones = np.ones((1, len(a)) if axis == 0 else (a.shape[1], 1), a.dtype)
             return Gemm(ones, a, out) if axis == 0 else Gemm(a, ones, out)
         case ops.Gather(source, order, counter, stride, out):
             return Gather(source, order, counter, stride, out)
         case ops.Uniform(stream, out):
-            # One of this backend, whose numbers come one after the other.
+            # A stream of this backend; its numbers must be drawn in order, so the call is not cut.
             own: Any = stream
             return Call(own.fill, (out,), (out, stream.state), CALL + out.size * 2e-3)
         case ops.Advance(counter, count):

@@ -1,4 +1,4 @@
-"""Threads: those of BLAS, whose number is set for the time of a step, and workers of our own."""
+"""Threads: the number of BLAS threads, which is set for the duration of a step, and our own workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .chains import Calls
 class Blas:
     """The number of threads that NumPy's BLAS uses.
 
-    It belongs to the process: what is set by `use` is put back when the last `with blas():` ends.
+    The number is global to the process: `use` sets it, and the end of the last `with blas():` block restores it.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Blas:
         if find_spec("threadpoolctl") is not None:
             from threadpoolctl import ThreadpoolController
 
-            # Made once: it looks through all libraries of the process, which takes milliseconds.
+            # Created once: it searches all libraries of the process, which takes milliseconds.
             found = ThreadpoolController().select(user_api="blas").lib_controllers
             self._libraries = [library for library in found if "numpy" in library.filepath] or found
         self._start_anew()
@@ -34,19 +34,19 @@ class Blas:
             os.register_at_fork(after_in_child=self._start_anew)
 
     def _start_anew(self) -> None:
-        # Re-entrant, as a signal's handler may come to use the network of the thread that it interrupts.
+        # Re-entrant because a signal handler may use the network of the thread that it interrupts.
         self._lock, self._users = threading.RLock(), 0
         self._before: int | None = None
         self._now: int | None = None
 
     @property
     def threads(self) -> int:
-        """How many threads BLAS may use by itself; 1 if it does not tell."""
+        """The number of threads that BLAS uses outside a step; 1 if it is unknown."""
         with self._lock:
             return self._before or self._read()
 
     def use(self, number: int) -> None:
-        """Sets the number, inside a `with` block, but never a larger one than it is outside."""
+        """Sets the number inside a `with` block, limited to the number outside of it."""
         if number == self._now:
             return
         with self._lock:
@@ -85,8 +85,8 @@ class Blas:
 def _release(library: Any) -> None:
     """Lets any thread set the number.
 
-    Newer versions of threadpoolctl listen to the first thread that sets it, and silently to no other. Here, the lock of
-    `Blas` keeps threads out of each other's way; and nobody else is kept from setting it afterwards.
+    Newer versions of threadpoolctl accept a number only from the first thread that sets one and silently ignore others.
+    Here the lock of `Blas` prevents races, and other code can still set the number afterwards.
     """
     if hasattr(library, "clear_controlling_thread"):
         library.clear_controlling_thread(force=True)
@@ -97,7 +97,7 @@ _making = threading.Lock()
 
 
 def blas() -> Blas:
-    """The BLAS of this process, one object for all threads."""
+    """The Blas object of this process, shared by all threads."""
     if not _blas:
         with _making:
             if not _blas:
@@ -106,16 +106,16 @@ def blas() -> Blas:
 
 
 def run(calls: Calls) -> None:
-    """Runs calls in order."""
+    """Runs the calls in order."""
     for function, arguments in calls:
         function(*arguments)
 
 
 @final
 class _Worker:
-    """A thread that runs what it is handed. Two bare locks wake it and tell that it is done: nothing is faster here.
+    """A thread that runs the calls it is given. Two bare locks wake it and signal completion, the fastest way here.
 
-    What was asked and what was done are counted, so that no interrupt, wherever it falls, makes them differ for long.
+    Requests and completions are counted, so that an interrupt at any point cannot leave them out of step for long.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class _Worker:
         threading.Thread(target=self._loop, name="nnbp worker", daemon=True).start()
 
     def start(self, calls: Calls) -> None:
-        """Runs the calls."""
+        """Starts running the calls."""
         self._calls = calls
         try:
             self._asked += 1
@@ -137,7 +137,7 @@ class _Worker:
             self._go.release()
 
     def finish(self) -> BaseException | None:
-        """Waits until they have run, also when the waiting is interrupted; returns what was raised meanwhile."""
+        """Waits until the calls have run, even if interrupted; returns the error that was raised meanwhile, if any."""
         interrupt: BaseException | None = None
         while self._did != self._asked:
             try:
@@ -153,14 +153,14 @@ class _Worker:
         self._go.release()
 
     def _loop(self) -> None:
-        # A thread has floating-point settings of its own.
+        # Each thread has its own floating-point error state.
         with np.errstate(all="ignore"):
             while True:
                 self._go.acquire()
                 if self._ending:
                     return
                 asked, calls = self._asked, self._calls
-                # Nobody's arrays are kept while there is nothing to do.
+                # An idle worker must not keep arrays alive.
                 self._calls = []
                 try:
                     run(calls)
@@ -174,7 +174,7 @@ class _Worker:
 
 @final
 class Workers:
-    """Threads that run lists of calls side by side with the caller's own."""
+    """Threads that run lists of calls in parallel with the calling thread."""
 
     def __init__(self) -> None:
         self._workers: list[_Worker] = []
@@ -183,12 +183,12 @@ class Workers:
         weakref.finalize(self, _end, self._workers)
 
     def run(self, lists: Sequence[Calls]) -> None:
-        """Runs the lists at the same time and returns when all are done; lists may not depend on each other.
+        """Runs the lists in parallel and returns when all are done; the lists must not depend on each other.
 
-        Where the workers are busy for another thread, the lists run one after the other, with the same result.
+        If the workers are busy for another thread, the lists run one after the other, with the same result.
         """
         if self._process != os.getpid():
-            # Neither threads nor whoever held the lock live on in a forked process.
+            # Neither the threads nor the holder of the lock exist in a forked process.
             self._workers.clear()
             self._busy, self._process = threading.Lock(), os.getpid()
         if not self._busy.acquire(blocking=False):
