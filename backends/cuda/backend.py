@@ -1,7 +1,7 @@
-"""The engine on CuPy: operations become CUDA kernels and cuBLAS calls, and running them is a launch.
+"""The CuPy backend: operations become CUDA kernels and cuBLAS calls, and running them is a launch.
 
-What is compiled allocates nothing, waits for nothing and reads nothing on the host. Everything runs on the stream that
-is CuPy's current one, so it stays in order with what the user's own CuPy code does there.
+A compiled function does not allocate, wait or read values on the host. Everything runs on CuPy's current stream, so it
+stays in order with the user's own CuPy code on that stream.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .prefetch import CupyTransfer
 __all__ = ["CupyBackend"]
 
 _BLOCKS = 16
-"""Blocks of a multiprocessor: as many of these threads as one can hold."""
+"""Blocks per multiprocessor: enough to fill one with threads at the default block size."""
 
 
 @final
@@ -36,10 +36,10 @@ class CupyBackend:
     """CuPy on one NVIDIA GPU.
 
     Args:
-        index: of the device, as CuPy counts.
-        graphs: whether steps become CUDA graphs. Without them the same kernels are launched one by one.
-        persistent: from how many steps on those of small networks are one kernel, which has to be compiled the first
-            time on a machine; None is never.
+        index: of the device, in CuPy's numbering.
+        graphs: whether steps become CUDA graphs. Otherwise the same kernels are launched one by one.
+        persistent: minimum number of steps for which a small network uses a single kernel, which must be compiled at
+            its first use on a machine; None is never.
 
     Raises:
         ImportError: nvmath-python is not installed.
@@ -51,7 +51,7 @@ class CupyBackend:
 
     def __init__(self, index: int = 0, *, graphs: bool = True, persistent: int | None = 256) -> None:
         self.index, self.device = index, f"cuda:{index}"
-        # As a context, this makes the device CuPy's current one, in the thread and for the time of the block.
+        # As a context manager, this makes the device CuPy's current one in this thread for the duration of the block.
         self._current: Any = cupy.cuda.Device(index)
         multiprocessors = int(self._current.attributes["MultiProcessorCount"])
         self._most_blocks = _BLOCKS * multiprocessors
@@ -69,7 +69,7 @@ class CupyBackend:
         array = self.empty(values.shape, dtype)
         with self._current:
             array.set(values)
-            # The caller may change or free the host array at once.
+            # The caller may change or free the host array immediately.
             cupy.cuda.get_current_stream().synchronize()
         return array
 
@@ -87,8 +87,8 @@ class CupyBackend:
     def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
         """A CUDA graph of the operations, of fewer kernels than there are operations; see `fusion.py`, `graphs.py`.
 
-        Little work that is done many times is one kernel, see `persistent.py`. Products go through cuBLAS, in full
-        precision unless told otherwise, as long as nobody sets NVIDIA_TF32_OVERRIDE.
+        Small steps that run many times become a single kernel; see `persistent.py`. Products use cuBLAS, in full
+        precision unless requested otherwise, provided that NVIDIA_TF32_OVERRIDE is not set.
         """
         operations = lowered(operations, self._capability)
         if self._persistent is not None and times * runs >= self._persistent:
@@ -100,14 +100,14 @@ class CupyBackend:
         return Recording(bound, times, self._streams, self._usage)
 
     def _persistent_steps(self, operations: Sequence[Operation], times: int) -> list[tuple[Launch, int]] | None:
-        """The steps as one kernel. If the card cannot launch clusters, all later ones run on one block."""
+        """The steps as one kernel. If the card cannot launch clusters, this and all later kernels use one block."""
         steps = persistent_steps(operations, times, self._blocks_in_step, self.empty)
         if steps is None or (refused := self._refused(steps[0][0])) is None:
             return steps
         warnings.warn(
             f"{self.device} cannot run a cluster of {steps[0][0].size} blocks ({refused}), so the steps of small "
-            "networks run on one block, which may take longer; the results are as good. A part of a card (MIG), or a "
-            "limit on the multiprocessors of a process (MPS), may have no room for a cluster.",
+            "networks run on one block, which may take longer but is equally accurate. A part of a card (MIG), or a "
+            "limit on the multiprocessors of a process (MPS), may leave no room for a cluster.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -115,7 +115,7 @@ class CupyBackend:
         return persistent_steps(operations, times, 1, self.empty)
 
     def _refused(self, steps: Launch) -> Exception | None:
-        """Why the blocks of a kernel cannot be launched together, or None; found by a launch of no steps."""
+        """The reason why the blocks of a kernel cannot be launched together, or None; tested by a launch of 0 steps."""
         if steps.size == 1:
             return None
         function, arguments = self._bound(replace(steps, arguments=(np.int32(0), *steps.arguments[1:])))
@@ -142,7 +142,7 @@ class CupyBackend:
         match item:
             case Gemm(a, b, out, precision):
                 function, arguments = self._streams.cublas.bind(a, b, out, precision, cublas.layout(a, b, out))
-                # The arrays stay alive: the call knows their addresses alone.
+                # The arrays must stay alive because the call has only their addresses.
                 return _multiply, (function, arguments, (a, b, out))
             case Foreign(function, arguments):
                 return function, arguments
@@ -166,10 +166,10 @@ class CupyBackend:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """The device is current; what CUDA and its libraries say of memory that is short becomes one error.
+        """Makes the device current and converts all out-of-memory errors of CUDA and its libraries to one error.
 
-        That covers the memory that is taken elsewhere than in `empty`: by operators and functions of CuPy, which has
-        then freed what it keeps and tried again itself, and by kernels, graphs and cuBLAS.
+        This covers memory that is not allocated by `empty`: by operators and functions of CuPy, which has then already
+        freed its cached memory and tried again, and by kernels, graphs and cuBLAS.
         """
         with self._current, np.errstate(all="ignore"):
             self._usage.follow()
@@ -184,13 +184,13 @@ class CupyBackend:
 
 
 def _multiply(function: Callable[..., None], arguments: tuple[Any, ...], alive: tuple[Any, ...]) -> None:
-    """Runs a product; `alive` are the arrays whose addresses stand in the arguments."""
+    """Runs a product; `alive` keeps the arrays alive whose addresses are in the arguments."""
     function(*arguments)
 
 
 @final
 class PhiloxStream:
-    """Uniform float32 numbers of NumPy's Philox4x64-10, whose position is kept on the device."""
+    """Uniform float32 numbers from NumPy's Philox4x64-10, with the position stored on the device."""
 
     def __init__(self, backend: CupyBackend, key: tuple[int, int]) -> None:
         self._backend = backend
@@ -199,11 +199,11 @@ class PhiloxStream:
 
     @property
     def position(self) -> int:
-        """How many numbers were drawn so far; waits for the device."""
+        """The number of values drawn so far; waits for the device."""
         return int(self._backend.download(self.state)[0])
 
     @position.setter
     def position(self, position: int) -> None:
-        # In place: calls that were bound before go on from the new position.
+        # In place, so that calls bound earlier continue from the new position.
         with self._backend.active():
             self.state[...] = self._backend.upload(np.array([position]), np.int64)

@@ -1,13 +1,13 @@
-"""What the CuPy backend hands to CUDA: kernels, made from formulas or from ``kernels/*.cu``.
+"""Code generation: the kernels of the CuPy backend, made from formulas or from ``kernels/*.cu``.
 
-Nothing here needs CuPy: an array is whatever has shape, strides (in bytes), dtype and flags, as NumPy's have. So the
-tests run the very same launches, compiled as C++, on NumPy arrays.
+Nothing here needs CuPy: an array is any object with shape, strides (in bytes), dtype and flags like NumPy's. So the
+tests can run the very same launches, compiled as C++, on NumPy arrays.
 
-CuPy compiles them by NVRTC with ``-fmad=true`` and ``-ftz=true``. The first makes a product and a sum one operation
-that rounds once, so results differ from NumPy's in the last bit. The second concerns float32 alone, and not cuBLAS: a
-number below 2⁻¹²⁶ in magnitude (a denormal) is 0, whether a kernel reads it or computes it. So exp(−88) is 0, the
-softplus of −88 too (the logarithm of one), the logarithm of a denormal is −∞, and the product of two gradients below
-2⁻⁶³, whose sign Rprop looks at, has none.
+CuPy compiles the kernels by NVRTC, with ``-fmad=true`` and ``-ftz=true``. The first fuses a product and a sum into one
+operation that rounds once, so results differ from NumPy's in the last bit. The second affects only float32, and not
+cuBLAS: a number below 2⁻¹²⁶ in magnitude (a denormal) is 0, whether a kernel reads it or computes it. So exp(−88) is 0,
+and so is the softplus of −88 (the logarithm of one); the logarithm of a denormal is −∞; and the product of two
+gradients below 2⁻⁶³, whose sign Rprop uses, has no sign.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ __all__ = [
 ]
 
 SCALARS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.uint16): "nnbp_bf16"}
-"""The types of elements in C. NumPy has no bfloat16: its bits are held as uint16, and only ever written."""
+"""Element types in C. NumPy has no bfloat16, so its bits are stored as uint16; kernels only write them."""
 
-# Up to here 32-bit indices do: the step of a grid's loop can be added to any of them without overflow.
+# Up to this value 32-bit indices suffice: adding the step of a grid-stride loop to any of them cannot overflow.
 NARROW = 2**30
 
 
 _TILES = ((64, 64), (64, 32), (32, 64), (32, 32), (32, 16), (16, 32), (16, 16))
-"""Rows and columns of the result that a block computes at a time, of a product that is not cuBLAS's."""
+"""Rows and columns of the tile of a result that a block computes at a time, in products without cuBLAS."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel and what it is launched with.
+    """A kernel with its arguments and launch sizes.
 
     Attributes:
         name: of the function in the source.
-        source: all of it, in CUDA C++.
+        source: the whole source, in CUDA C++.
         arguments: arrays, which are passed as pointers, and NumPy integers of the width that the kernel takes.
-        size: turns of the kernel's loop; any number of blocks may share them.
-        block: threads of a block; for most kernels any number does, others are written for theirs.
-        turns: of the loop that one block takes at a time.
+        size: iterations of the kernel's loop; any number of blocks may share them.
+        block: threads per block; most kernels work with any number, the others require this one.
+        turns: iterations of the loop that one block does at a time.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Launch:
 def elementwise(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Launch:
     """One kernel for ``outputs = formula(inputs)``, with broadcasting; for scalars, vectors and matrices.
 
-    It computes in the widest dtype of the outputs, in float32 where they are bfloat16. Each thread reads all inputs of
-    an element before it writes the outputs, so these may be the same arrays. Inputs that the formula does not use are
-    not read.
+    It computes in the widest dtype of the outputs, or in float32 if they are bfloat16. Each thread reads all inputs of
+    an element before it writes the outputs, so inputs and outputs may be the same arrays. Inputs that the formula does
+    not use are not read.
 
     Raises:
         ShapeError: there are more than two axes.
@@ -86,12 +86,12 @@ def elementwise(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Arr
     rows, columns = _index_space(outputs[0])
     for array in [*inputs, *(out for out in outputs if out.dtype != np.uint16)]:
         _scalar(array, "an elementwise formula")
-    # The variables have names of our own: those of the formula may be words of C.
+    # The variables are renamed because the formula's names may be reserved words in C.
     formula = replace(formula, inputs=tuple(f"x{k}" for k in range(len(inputs))))
     operands = [Operand(f"p{k}", x, *strides(x)) for k, x in enumerate(inputs) if formula.uses(f"x{k}")]
     operands += [Operand(f"q{k}", x, *strides(x)) for k, x in enumerate(outputs)]
 
-    # Where the outputs are stored column by column, so goes the loop.
+    # If the outputs are stored column by column, the loop runs in that order, too.
     swapped = [replace(x, row=x.column, column=x.row) for x in operands]
     first = -len(outputs)
     if operands[first].index(rows, columns) != "i" and swapped[first].index(columns, rows) == "i":
@@ -113,13 +113,13 @@ def elementwise(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Arr
 
 
 def arithmetic(outputs: Sequence[Array]) -> np.dtype[Any]:
-    """The dtype that a kernel computes in."""
+    """The dtype that a kernel with these outputs computes in."""
     return np.result_type(np.float32, *(out.dtype for out in outputs if out.dtype != np.uint16))
 
 
 @dataclass(frozen=True)
 class Operand:
-    """An array under an elementwise kernel, and how many elements lie from row to row and from column to column."""
+    """An array in an elementwise kernel, with the distance in elements between its rows and between its columns."""
 
     name: str
     array: Array
@@ -128,16 +128,16 @@ class Operand:
 
     @property
     def strided(self) -> str:
-        """The index of its element in any layout."""
+        """The index of an element, valid for any layout."""
         return f"row * r{self.name} + column * c{self.name}"
 
     @property
     def place(self) -> str:
-        """The index of its element, in C, where one of an array of rows and columns is not needed, else `strided`."""
+        """The index of an element in C if a scalar, a row or a column is enough, else `strided`."""
         return {(0, 0): "0", (0, 1): "column", (1, 0): "row"}.get((self.row, self.column), self.strided)
 
     def index(self, rows: int, columns: int) -> str:
-        """The index of its element, as simple as the layout allows; i counts the elements row by row."""
+        """The index of an element, as simple as the layout allows; i counts the elements row by row."""
         whole = (rows == 1 or self.row == columns) and (columns == 1 or self.column == 1)
         return "i" if whole else self.place
 
@@ -152,7 +152,7 @@ def _elementwise_source(
         is_input = x.name[0] == "p"
         parameters.append(f"{'const ' if is_input else ''}{SCALARS[x.array.dtype]}* {x.name}")
         if is_input:
-            # What is the same for all elements is read once.
+            # A value that is the same for all elements is read once.
             place = once if indices[x.name] == "0" else loads
             place.append(f"const T x{x.name[1:]} = T({x.name}[{indices[x.name]}]);")
     if "columns" in integers:
@@ -178,7 +178,7 @@ def gather(source: Array, order: Array, counter: Array, stride: int, out: Array)
 
     Raises:
         ShapeError: the rows of the source, the order or out are not contiguous.
-        DTypeError: out has another dtype than the source.
+        DTypeError: out and source have different dtypes.
     """
     columns = source.shape[1]
     row_stride, column_stride = strides(source)
@@ -195,11 +195,11 @@ def gather(source: Array, order: Array, counter: Array, stride: int, out: Array)
 
 
 def uniform(position: Array, key: tuple[int, int], out: Array) -> Launch:
-    """The kernel that fills out with the stream of a key from position[0] on; `advance` then moves the position."""
+    """The kernel that fills out from a key's stream, starting at position[0]; `advance` then moves the position."""
     wide = out.size > NARROW
     integer = np.int64 if wide else np.int32
     arguments = (position, out, integer(out.size), np.uint64(key[0]), np.uint64(key[1]))
-    # One turn is a block of eight numbers; the position may lie within the first.
+    # One iteration is a block of eight numbers; the position may lie inside the first block.
     return Launch("uniform", _file("uniform", out.dtype, wide), arguments, -(-out.size // 8) + 1 if out.size else 0)
 
 
@@ -213,9 +213,9 @@ def product(a: Array, b: Array, out: Array, blocks: int, threads: int) -> Launch
 
     Args:
         a, b: (n, k) and (k, m), in any layout.
-        out: (n, m), rows contiguous.
-        blocks: that should all have something to do.
-        threads: of a block.
+        out: (n, m), with contiguous rows.
+        blocks: number of blocks that should all have work to do.
+        threads: threads per block.
     """
     (n, k), m = map(int, a.shape), int(b.shape[1])
     sizes = [(h, w) for h, w in _TILES if h * w <= 16 * threads]
@@ -239,7 +239,7 @@ def _index_space(out: Array) -> tuple[int, int]:
 
 
 def strides(array: Array) -> tuple[int, int]:
-    """Elements from row to row and from column to column; 0 along an axis of length one."""
+    """Distance in elements between rows and between columns; 0 along an axis of length one."""
     shape = (1, 1, *array.shape)[-2:]
     steps = (0, 0, *array.strides)[-2:]
     row, column = (0 if size == 1 else step // array.dtype.itemsize for size, step in zip(shape, steps, strict=True))

@@ -1,8 +1,8 @@
 """Kernels for several operations at once: on the columns of matrices, and sums along their rows.
 
-Each is written from the formulas of its operations. A column is a sample, and a loss looks at no two of them at once:
-so softmax, the cost and its derivative are one kernel, whose blocks own some columns each, and whose threads wait for
-each other between the operations. What one operation leaves in memory the next one reads there.
+Each kernel is made from the formulas of its operations. A column is a sample, and a loss never combines samples: so
+softmax, the cost and its derivative are one kernel. Each of its blocks owns some columns, and its threads wait for each
+other between operations. An operation reads from memory the results that an earlier one has written.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ __all__ = ["IDENTITY", "THREADS", "columns", "row_sums"]
 IDENTITY = trace(lambda x: x, "x")
 
 _WIDTHS = (32, 8)
-"""Columns of a block: of matrices with many columns or few rows, and of others, whose rows more threads share."""
+"""Columns per block: for matrices with many columns or few rows, and for others, whose rows more threads share."""
 
 _TALL = 128
-"""Rows from which on a block of few columns is worth it."""
+"""Minimum number of rows for which blocks of few columns are worthwhile."""
 
 _MANY = 2048
-"""Columns that keep a card busy with blocks of many columns."""
+"""Minimum number of columns for which blocks of many columns keep a card busy."""
 
 _MOST = 512
-"""Threads of a block that owns columns."""
+"""Maximum threads per block that owns columns."""
 
 _WARP = 32
-"""Threads that share a row, at least."""
+"""Minimum number of threads that share a row."""
 
 _SUMMANDS = 4096
-"""Terms that one block sums, at least, where a row is shared by several."""
+"""Minimum number of terms that a block sums if several blocks share a row."""
 
 _BLOCKS = 512
-"""Blocks that a sum is worth, about."""
+"""Approximate number of blocks that a sum is divided among."""
 
 THREADS = 256
-"""Threads of a block that sums rows, and of one that does all that a step has; a power of 2."""
+"""Threads per block that sums rows, and per block of a persistent kernel; a power of 2."""
 
 _FOLD = {"sum": "{0} + {1}", "maximum": "nnbp_max({0}, {1})"}
 _NEUTRAL = {"sum": "T(0)", "maximum": "-T(INFINITY)"}
 
 
 class _Parameters:
-    """The parameters of a kernel: pointers, each array once, and the integers that its indices need."""
+    """The parameters of a kernel: one pointer per array, and the integers that its indices need."""
 
     def __init__(self, count: int) -> None:
         self.columns = count
@@ -67,14 +67,14 @@ class _Parameters:
         name, array = self.pointer(array, written=written)
         x = Operand(name, array, *codegen.strides(array))
         self.farthest = max(self.farthest, abs(x.row) * rows + abs(x.column) * self.columns)
-        # The layouts that steps are made of need no integers of their own, and so share their kernels.
+        # The layouts that steps use need no extra integers, so matrices of all sizes share a kernel.
         index = "row * columns + column" if (x.row, x.column) == (self.columns, 1) else x.place
         if index == x.strided:
             self.integers |= {f"r{name}": x.row, f"c{name}": x.column}
         return f"{name}[{index}]"
 
     def pointer(self, array: Array, *, written: bool = False) -> tuple[str, Array]:
-        """The name of the pointer to an array, and the array that it was first known by."""
+        """The name of the pointer to an array, and the first array object that used this pointer."""
         key = array.data.ptr, array.dtype, tuple(array.shape), tuple(array.strides)
         name, first = self.arrays.setdefault(key, (f"p{len(self.arrays)}", array))
         if written:
@@ -82,12 +82,12 @@ class _Parameters:
         return name, first
 
     def number(self, name: str, value: int) -> str:
-        """An integer by name."""
+        """Adds an integer parameter and returns its name."""
         self.integers[name] = value
         return name
 
     def signature(self) -> str:
-        """What stands between the parentheses."""
+        """The parameter list of the kernel's signature."""
         pointers = [
             f"{'' if name in self._written else 'const '}{SCALARS[array.dtype]}* {name}"
             for name, array in self.arrays.values()
@@ -95,7 +95,7 @@ class _Parameters:
         return ", ".join([*pointers, *(f"I {name}" for name in self.integers)])
 
     def arguments(self) -> tuple[Any, ...]:
-        """What is passed, in this order."""
+        """The arguments, in the order of the signature."""
         integer = np.int64 if self.wide else np.int32
         return (*(array for _, array in self.arrays.values()), *map(integer, self.integers.values()))
 
@@ -106,7 +106,7 @@ class _Parameters:
 
 
 def _formula(parameters: _Parameters, item: Map, rows: int) -> tuple[list[str], list[str], list[str]]:
-    """Lines of C that compute a formula at `row` and `column`, its results, and the lines that store them."""
+    """Lines of C that compute a formula at `row` and `column`, its results, and lines that store them."""
     formula = replace(item.formula, inputs=tuple(f"x{k}" for k in range(len(item.inputs))))
     lines = [
         f"const T x{k} = T({parameters.element(x, rows)});" for k, x in enumerate(item.inputs) if formula.uses(f"x{k}")
@@ -120,11 +120,11 @@ def _formula(parameters: _Parameters, item: Map, rows: int) -> tuple[list[str], 
 
 
 def columns(items: Sequence[Map | Reduce]) -> Launch:
-    """One kernel for operations on matrices of as many columns, none of which looks from one column into another.
+    """One kernel for operations on matrices with the same number of columns, none of which combines columns.
 
     Args:
-        items: formulas on (n, m) or (1, m) matrices, and folds along axis 0; n may differ, m does not. What an
-            operation writes and another reads or writes, too, is the same array, or a row (1, m).
+        items: formulas on (n, m) or (1, m) matrices, and folds along axis 0; n may differ, m may not. If an operation
+            writes to memory that another one uses, both must use the same array, or a row (1, m).
     """
     count = int(items[0].writes[0].shape[-1])
     parameters, phases, most = _Parameters(count), [], 1
@@ -151,7 +151,7 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
                 f"    {out} = value;",
                 "}",
             ]
-        # A row is written by a part of the threads, and read by all.
+        # Some of the threads write a row, and all of them read it.
         phases += ["{", *(f"    {line}" for line in body), "}", "__syncthreads();"]
     wide = _WIDTHS[most >= _TALL and count < _MANY]
     parameters.number("wide", wide)
@@ -179,14 +179,13 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
 def row_sums(item: Map, summand: int, out: Array, empty: Callable[[tuple[int, ...], DTypeLike], Array]) -> list[Launch]:
     """``out[i, 0] = Σ_j r[i, j]``, where r is the result `summand` of a formula whose outputs are written as well.
 
-    Sums of many terms are shared by several blocks, and what these leave is summed by a second kernel, always in the
-    same order.
+    Several blocks share a sum of many terms, and a second kernel adds their partial sums, always in the same order.
 
     Args:
-        item: the formula; of its results, the first are its outputs.
+        item: the formula; its first results are its outputs.
         summand: index of the result to sum.
         out: (n, 1), contiguous.
-        empty: makes an array for the parts of a sum.
+        empty: allocates an array for the partial sums.
     """
     rows, count = map(int, np.broadcast_shapes(*(tuple(x.shape) for x in (*item.inputs, *item.outputs))))
     parts = max(1, min(-(-count // _SUMMANDS), -(-_BLOCKS // max(1, rows))))

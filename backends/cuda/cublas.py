@@ -1,4 +1,4 @@
-"""Products of matrices by cuBLAS, through NVIDIA's own bindings: CuPy's refuse to be part of a CUDA graph."""
+"""Matrix products by cuBLAS, through NVIDIA's own bindings: CuPy's cannot be captured in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEFAULT_ALGORITHM = -1
 
 
 class Layout(NamedTuple):
-    """Arguments of cuBLAS: transposed or not (0 or 1), sizes, and leading dimensions of b, a and out."""
+    """Arguments of cuBLAS: transposition flags (0 or 1), sizes, and leading dimensions of b, a and out."""
 
     transb: int
     transa: int
@@ -35,12 +35,12 @@ class Layout(NamedTuple):
 
 
 def layout(a: Array, b: Array, out: Array) -> Layout:
-    """How cuBLAS computes ``out = a @ b``; a (n, k), b (k, m), out (n, m), rows of out contiguous.
+    """The arguments with which cuBLAS computes ``out = a @ b``; a (n, k), b (k, m), out (n, m) with contiguous rows.
 
-    cuBLAS stores matrices column by column, so that out is outᵀ = bᵀ aᵀ to it, and b its first operand.
+    cuBLAS stores matrices column by column, so it computes outᵀ = bᵀ aᵀ, with b as the first operand.
 
     Raises:
-        ShapeError: an array is too large, or neither stored row by row nor column by column.
+        ShapeError: an array is too large, or is stored neither row by row nor column by column.
     """
     (n, k), m = a.shape, b.shape[1]
     if max(n, k, m) >= 2**31:
@@ -55,14 +55,14 @@ def layout(a: Array, b: Array, out: Array) -> Layout:
 
 
 class Cublas:
-    """cuBLAS on one device, on a handle of its own.
+    """cuBLAS on one device, with its own handle.
 
     Attributes:
-        bytes: of the workspace that a product may use. NVIDIA's documentation recommends 32 MiB for Hopper, and 4 MiB
-            for other cards.
+        bytes: size of the workspace that a product may use. NVIDIA's documentation recommends 32 MiB for Hopper and
+            4 MiB for other cards.
 
     Args:
-        capability: of the card, 90 for Hopper.
+        capability: compute capability of the card, 90 for Hopper.
 
     Raises:
         ImportError: nvmath-python cannot be imported.
@@ -78,25 +78,25 @@ class Cublas:
             ) from error
         self._cublas: Any = cublas
         self._handle: int = cublas.create()
-        # Not at the end of the process: by then CUDA may be gone.
+        # Not at interpreter exit, when CUDA may have been shut down already.
         weakref.finalize(self, cublas.destroy, self._handle).atexit = False
         self.bytes = 2**25 if capability >= 90 else 2**22
-        # α = 1 and β = 0 of every product; cuBLAS reads them on the host, at each call.
+        # α = 1 and β = 0 for every product; cuBLAS reads them on the host at each call.
         self._factors = {np.dtype(t): np.array([1, 0], t) for t in (np.float32, np.float64)}
 
     def use(self, stream: int, workspace: int) -> None:
-        """Sends the products from here on to a stream, with the address of a workspace.
+        """Sends all following products to a stream, with the address of a workspace.
 
-        Without one, cuBLAS takes memory when it is called, which a graph being captured does not allow.
+        Without a workspace cuBLAS allocates memory when it is called, which is not allowed during graph capture.
         """
-        # In this order: a change of the stream takes the workspace away.
+        # In this order, because setting the stream resets the workspace.
         self._cublas.set_stream(self._handle, stream)
         self._cublas.set_workspace(self._handle, workspace, self.bytes)
 
     def bind(
         self, a: Array, b: Array, out: Array, precision: Precision | None, laid: Layout
     ) -> tuple[Callable[..., None], tuple[Any, ...]]:
-        """The call for ``out = a @ b``; with "bf16" a and b hold bfloat16, as uint16."""
+        """The call for ``out = a @ b``; for "bf16", a and b contain bfloat16 stored as uint16."""
         factors = self._factors[out.dtype]
         alpha = factors.ctypes.data
         beta = alpha + factors.itemsize
@@ -113,7 +113,7 @@ class Cublas:
 
 
 def _by_rows(array: Array) -> int | None:
-    """Leading dimension of a matrix that is stored row by row; None where it is not."""
+    """Leading dimension of a matrix that is stored row by row; None if it is not."""
     rows, columns = map(int, array.shape)
     row, column = strides(array)
     if rows * columns == 0:
@@ -124,7 +124,7 @@ def _by_rows(array: Array) -> int | None:
 
 
 def _leading(array: Array) -> tuple[int, int]:
-    """0 and the leading dimension of a matrix that is stored row by row, 1 and that of one stored column by column."""
+    """0 and the leading dimension if the matrix is stored row by row; 1 and that of its transpose if by columns."""
     for transposed, stored in enumerate((array, array.T)):
         leading = _by_rows(stored)
         if leading is not None:

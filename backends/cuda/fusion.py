@@ -1,15 +1,15 @@
-"""Which operations of a step share a kernel.
+"""Fusion: which operations of a step share a kernel.
 
-A step is recorded as the formulas that it is made of. Here it becomes fewer launches, without a word from the layers,
-losses and optimizers whose formulas they are:
+A step is recorded as separate formulas. This module reduces it to fewer launches; the layers, losses and optimizers
+that recorded the formulas are not involved:
 
-- a formula that reads what another one left, element by element, is computed with it;
-- a softmax, its cost and their derivative, and whatever else stays within the columns of a matrix, are one kernel;
-- a sum along the rows is taken by the kernel that computes its terms: db with delta.
+- a formula that reads another one's output, element by element, is computed in the same kernel;
+- a softmax, its cost and their derivative, and all other operations within the columns of a matrix, are one kernel;
+- the kernel that computes the terms of a sum along the rows also computes the sum: db with delta.
 
-An operation may move forward, to the first of those that it joins, where nothing in between has to do with it. All
-buffers hold what they would hold without that, but for roundings: a product that is stored, and then added to in the
-same kernel, is added before it is rounded.
+An operation may move forward to the first of those that it joins if it does not conflict with anything in between. All
+buffers end up with the same values as without fusion, except for rounding: a product that is stored, and then added to
+in the same kernel, is added before it is rounded.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ _ZERO = trace(lambda: 0.0)
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """Operations that `columns` makes one kernel of."""
+    """Operations that `columns` compiles into one kernel."""
 
     items: tuple[Map | Reduce, ...]
 
     @property
     def reads(self) -> tuple[Array, ...]:
-        """Of all of them."""
+        """The arrays that any of them reads."""
         return tuple(array for item in self.items for array in item.reads)
 
     @property
     def writes(self) -> tuple[Array, ...]:
-        """Of all of them."""
+        """The arrays that any of them writes."""
         return tuple(array for item in self.items for array in item.writes)
 
 
@@ -76,12 +76,12 @@ class _RowSum:
 
     @property
     def reads(self) -> tuple[Array, ...]:
-        """Of the formula."""
+        """The inputs of the formula."""
         return self.item.reads
 
     @property
     def writes(self) -> tuple[Array, ...]:
-        """Of the formula, and the sums."""
+        """The outputs of the formula, and the sums."""
         return (*self.item.writes, self.out)
 
 
@@ -90,14 +90,14 @@ Empty = Callable[[tuple[int, ...], DTypeLike], Array]
 
 
 def lowered(operations: Sequence[Operation], capability: int) -> list[Operation]:
-    """The operations that a GPU has something to do for, as it can do them.
+    """The operations in a form that a GPU supports, without those that have no elements.
 
     Args:
         operations: of a step.
-        capability: of the card, 90 for Hopper.
+        capability: compute capability of the card, 90 for Hopper.
 
     Raises:
-        DTypeError, ShapeError: an operand of a product or a sum is not of the dtype or layout that kernels take.
+        DTypeError, ShapeError: kernels do not support the dtype or layout of an operand of a product or a sum.
     """
     found: list[Operation] = []
     for operation in operations:
@@ -110,13 +110,13 @@ def lowered(operations: Sequence[Operation], capability: int) -> list[Operation]
                 if layout(a, b, out).k == 0:
                     found.append(Map(_ZERO, (), (out,)))
                 else:
-                    # Cards before Ampere have no units for less than float32.
+                    # Cards before Ampere have no units for these lower precisions.
                     found.append(Gemm(a, b, out, precision if capability >= 80 else None))
             case Reduce(fold, a, _, out):
                 same_dtype(a, out, f"a {fold}")
                 found.append(operation)
             case Uniform(stream, out):
-                # A launch of its own moves the stream: every thread of the other has to read the position before.
+                # A separate launch advances the stream, because every thread of this one must read the old position.
                 found += [operation, Advance(stream.state, out.size)]
             case _:
                 found.append(operation)
@@ -124,9 +124,9 @@ def lowered(operations: Sequence[Operation], capability: int) -> list[Operation]
 
 
 def narrowed(operations: Sequence[Operation], empty: Empty) -> list[Operation]:
-    """The operations with those of products in bfloat16 reading factors that were rounded to it.
+    """The operations, with bfloat16 products that read rounded copies of their factors.
 
-    A factor is rounded again only where it was written in between.
+    A factor is rounded again only if it has been written in between.
     """
     found: list[Operation] = []
     copies: list[tuple[Array, Array]] = []
@@ -154,7 +154,7 @@ def narrowed(operations: Sequence[Operation], empty: Empty) -> list[Operation]:
 
 
 def fused(operations: Sequence[Operation]) -> list[Joined]:
-    """The operations, fewer of them; see the head of this module."""
+    """The operations, joined as described in the docstring of this module."""
     found: list[Joined] = []
     rest = list(_merged(operations))
     while rest:
@@ -165,7 +165,7 @@ def fused(operations: Sequence[Operation]) -> list[Joined]:
 
 
 def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Gemm | Foreign]:
-    """What to launch, in order; where a sum has several parts, `empty` makes the array for them."""
+    """The launches, in order; `empty` allocates arrays for partial sums."""
     found: list[Launch | Gemm | Foreign] = []
     for operation in operations:
         match operation:
@@ -185,7 +185,7 @@ def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Gemm |
             case Advance(counter, count):
                 found.append(codegen.advance(counter, count))
             case Gemm(a, b, out) if out.size == 1 and a.dtype == out.dtype:
-                # A dot product: cuBLAS's matrix kernels would leave it to one block.
+                # A dot product, which cuBLAS's matrix kernels would compute in a single block.
                 product = trace(lambda x, y: x * y, "x", "y")
                 found += row_sums(Map(product, (a, b.T), ()), 0, out, empty)
             case _:
@@ -194,7 +194,7 @@ def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Gemm |
 
 
 def _merged(operations: Sequence[Operation]) -> list[Operation]:
-    """Formulas that read what a formula before them wrote are computed with it."""
+    """The operations, with each formula merged into an earlier one whose output it reads."""
     done: list[Operation] = []
     for operation in operations:
         place = _place(done, operation, _chain) if isinstance(operation, Map) else None
@@ -209,7 +209,7 @@ def _merged(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _place(done: Sequence[Operation], late: Operation, joins: Callable[[Any, Any], bool]) -> int | None:
-    """Index of the operation that a later one can join, past all that come between them; None where there is none."""
+    """Index of the operation that a later one can join without a conflict in between; None if there is none."""
     for k in range(len(done) - 1, -1, -1):
         if joins(done[k], late):
             return k
@@ -219,7 +219,7 @@ def _place(done: Sequence[Operation], late: Operation, joins: Callable[[Any, Any
 
 
 def _chain(before: Operation, after: Map) -> bool:
-    """Whether a formula goes on, element by element, with what another one leaves."""
+    """Whether a formula reads another one's output, element by element."""
     if not isinstance(before, Map) or before.outputs[0].shape != after.outputs[0].shape:
         return False
     dtype = arithmetic(before.outputs)
@@ -230,7 +230,7 @@ def _chain(before: Operation, after: Map) -> bool:
 
 
 def _composed(before: Map, after: Map) -> Map:
-    """One formula for two, the second of which reads what the first writes."""
+    """Two formulas composed into one; the second reads the output of the first."""
     arrays, outputs = list(before.inputs), list(before.outputs)
     results = list(before.formula.results)
     shift = len(before.formula.instructions)
@@ -266,7 +266,7 @@ def _composed(before: Map, after: Map) -> Map:
 
 
 def _grouped(first: Operation, others: list[Operation]) -> tuple[Joined, list[Operation]]:
-    """An operation with all that can join it, and the operations that are left."""
+    """An operation joined with all that can join it, and the remaining operations."""
     items: list[Operation] = [first]
     left: list[Operation] = []
     if _in_columns(first):
@@ -287,7 +287,7 @@ def _grouped(first: Operation, others: list[Operation]) -> tuple[Joined, list[Op
 
 
 def _in_columns(operation: Operation) -> bool:
-    """Whether an operation stays within the columns of matrices."""
+    """Whether an operation works within the columns of matrices."""
     if isinstance(operation, Reduce):
         return operation.axis == 0
     return (
@@ -298,7 +298,7 @@ def _in_columns(operation: Operation) -> bool:
 
 
 def _joins_columns(items: Sequence[Operation], late: Operation) -> bool:
-    """Whether an operation goes with others in one kernel: as many columns, one dtype, no look across columns."""
+    """Whether an operation fits into one kernel with others: same number of columns, same dtype, same elements."""
     first = items[0].writes[0]
     if late.writes[0].shape[-1] != first.shape[-1] or late.writes[0].dtype != first.dtype:
         return False
@@ -306,7 +306,7 @@ def _joins_columns(items: Sequence[Operation], late: Operation) -> bool:
 
 
 def _sums(item: Map, late: Reduce) -> bool:
-    """Whether a sum along the rows can be taken by the kernel that computes its terms."""
+    """Whether the kernel that computes the terms of a sum along the rows can also compute the sum."""
     return item.outputs[0].ndim == 2 and arithmetic(item.outputs) == late.out.dtype and not any(
         overlap(late.out, array) for array in (*item.reads, *item.writes)
     )  # fmt: skip

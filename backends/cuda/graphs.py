@@ -1,6 +1,6 @@
-"""Steps on a GPU as CUDA graphs: launched by hand first, recorded from then on.
+"""Steps on a GPU as CUDA graphs: the first run launches kernel by kernel, later ones launch a recorded graph.
 
-A graph of all of a step's kernels is one launch for the processor, where the kernels by themselves are one each.
+For the CPU, a graph of all kernels of a step is a single launch; without it, each kernel is a launch.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from .cublas import Cublas
 __all__ = ["Call", "Recording", "Streams", "Usage"]
 
 Call: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
-"""A launch: a function and the arguments that it is bound to."""
+"""A launch: a function and its bound arguments."""
 
 _STEPS = 16
-"""Steps that one graph holds, where at least as many are to be run."""
+"""Steps in one graph, if at least as many remain to be run."""
 
 _PER_THREAD = 2
-"""The handle of CUDA's stream that is another one in every thread."""
+"""The handle of CUDA's per-thread default stream."""
 
 
 class Streams:
-    """What the recordings of a device share: cuBLAS, its workspaces, and where graphs are captured.
+    """The resources that all recordings on a device share: cuBLAS, its workspaces, and the stream for graph capture.
 
-    Work on one stream is done in order, so products that go there can share a workspace, and those that go elsewhere
-    cannot. Methods are called while the device is current, by one thread at a time.
+    Work on one stream is done in order, so products on the same stream can share a workspace, and products on different
+    streams cannot. Methods must be called while the device is current, by one thread at a time.
 
     Attributes:
         device: the context in which the device is current.
-        cublas: the products.
-        lock: for that: networks of several threads share a device.
+        cublas: runs the products.
+        lock: ensures that only one thread calls the methods, since networks in several threads share a device.
 
     Args:
-        device: of CuPy.
+        device: CuPy's device.
         name: of the device, as users write it.
     """
 
@@ -62,18 +62,20 @@ class Streams:
 
     @classmethod
     def of(cls, index: int, name: str) -> Streams:
-        """Those of a device: a handle of cuBLAS and workspaces take memory of the card, and go with their last user."""
+        """The shared object of a device, which is freed with its last user: handle and workspaces use GPU memory."""
         found = cls._of.get(index)
         if found is None:
             found = cls._of[index] = cls(cupy.cuda.Device(index), name)
         return found
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
-        """A new array, or the error that says what did not fit."""
+        """A new array; if it does not fit, the error of `memory.empty`."""
         return memory.empty(shape, dtype, self._name)
 
     def use(self, stream: Any, *, owner: Any = None) -> Any:
-        """Sends products to a stream, with the workspace of that stream or of the one that a graph is made for.
+        """Sends products to a stream.
+
+        The workspace is that of `owner`, the stream that a graph is captured for, or else of the stream itself.
 
         Returns:
             the workspace. It is released with its stream, unless a graph still holds it.
@@ -86,10 +88,10 @@ class Streams:
         return workspace
 
     def captured(self, calls: Sequence[Call], times: int, stream: Any) -> Graph:
-        """A graph of so many runs of the calls, to be launched on a stream.
+        """A graph of `times` runs of the calls, to be launched on a stream.
 
         Raises:
-            CaptureError: none can be made of them.
+            CaptureError: the calls cannot be captured.
         """
         if self._capturing is None:
             self._capturing = cupy.cuda.Stream(non_blocking=True)
@@ -105,7 +107,7 @@ class Streams:
             except Exception as error:
                 failed = error
             finally:
-                # In any case, also after Ctrl-C: the stream would capture for ever.
+                # Always, even after Ctrl-C, because otherwise the stream would stay in capture mode.
                 try:
                     graph = capturing.end_capture()
                 except Exception as error:
@@ -117,24 +119,24 @@ class Streams:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A recorded step, and the workspace whose address is recorded in its products."""
+    """A recorded step, and the workspace whose address its products contain."""
 
     recorded: Any
     workspace: Any
 
 
 class CaptureError(Exception):
-    """What stands in the way of a graph."""
+    """The reason why a graph cannot be captured."""
 
 
 def _refuse(size: int) -> Any:
-    # CuPy would take the memory back when the call ends, and the graph go on to use it.
+    # CuPy would reuse the memory after the call, but the graph would continue to use it.
     raise RuntimeError(f"a call takes {size} bytes of memory while a graph is made of it")
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python collects no cycles: a handle of cuBLAS in one waits for the device when it goes, which ends a capture."""
+    """Pauses Python's cycle collection: destroying a cuBLAS handle waits for the device, which ends a capture."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -145,9 +147,9 @@ def _no_collection() -> Iterator[None]:
 
 
 class Usage:
-    """How one backend uses its device: as graphs or not, and on which streams.
+    """How one backend uses its device: with graphs or without, and on which streams.
 
-    Its networks have one set of buffers each, so the work that it asks for on several streams is kept in order.
+    Each of its networks has only one set of buffers, so work on different streams must be kept in order.
 
     Attributes:
         graphs: whether to make graphs.
@@ -159,27 +161,27 @@ class Usage:
         self._lock = RLock()
 
     def tell(self, reason: CaptureError) -> None:
-        """Says why steps are not recorded, once."""
+        """Warns once that steps are not recorded, with the reason."""
         if not self._told:
             self._told = True
             warnings.warn(
                 f"Steps of this network are launched kernel by kernel, and not as one CUDA graph: something in a step "
-                f"cannot be recorded ({reason}). A layer of your own may read values on the host, or take memory, "
-                "while it runs; give it buffers when it is connected.",
+                f"cannot be recorded ({reason}). A custom layer may read values on the host or allocate memory "
+                "while it runs; let it allocate its buffers when it is connected.",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
     def follow(self) -> None:
-        """Lets the current stream wait for what was asked of other streams before.
+        """Makes the current stream wait for earlier work on other streams.
 
         Raises:
-            NnbpError: the stream is CUDA's own of each thread.
+            NnbpError: the current stream is CUDA's per-thread default stream.
         """
         current = cupy.cuda.get_current_stream()
         if current.ptr == _PER_THREAD:
             raise NnbpError(
-                "Networks run on streams that all threads see; received CUDA's default stream of each thread. Unset "
+                "Networks run on streams that all threads share; received CUDA's per-thread default stream. Unset "
                 "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM, or use a cupy.cuda.Stream()."
             )
         with self._lock:
@@ -188,33 +190,33 @@ class Usage:
                     event = cupy.cuda.Event(disable_timing=True)
                     event.record(other)
                     current.wait_event(event)
-            # What comes after the current one comes after all of them.
+            # The current stream now waits for all others, so only it has to be remembered.
             self._used = {current.ptr: current}
 
     def leave(self) -> None:
-        """Remembers the current stream, which may have gone on while another thread used another one."""
+        """Records the current stream again: another thread may have used a different one in the meantime."""
         current = cupy.cuda.get_current_stream()
         with self._lock:
             self._used[current.ptr] = current
 
 
 class Recording:
-    """Runs calls so many times, on the stream that is current then.
+    """Runs calls `times` times, on the stream that is current when it is called.
 
-    The first run launches one by one, which also loads what CUDA loads at first use. The graph is made after it, or,
-    of what runs once at a time, after a second run: what is run twice and thrown away is not worth one.
+    The first run launches the calls one by one, which also loads everything that CUDA loads on first use. The graph is
+    made after the first run, or after the second if `times` is 1: a graph is not worthwhile for only two runs.
 
     Args:
-        calls: in order; they allocate nothing and wait for nothing.
-        times: how often all of them run at each call.
-        streams: of the device.
+        calls: in order; they must not allocate or wait.
+        times: how often all of them run in each call.
+        streams: the shared resources of the device.
         usage: of the backend.
     """
 
     def __init__(self, calls: Sequence[Call], times: int, streams: Streams, usage: Usage) -> None:
         self.calls, self.times, self._streams, self._usage = calls, times, streams, usage
         self._recorded = usage.graphs
-        # By stream, and go with it; by the number of steps.
+        # Keyed by stream, and freed with it; then by the number of steps.
         self._graphs: weakref.WeakKeyDictionary[Any, dict[int, Graph]] = weakref.WeakKeyDictionary()
         self._by_hand = 1 if times > 1 else 2
 

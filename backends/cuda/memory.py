@@ -1,4 +1,4 @@
-"""The memory of a GPU: how much is free, and the one error for all the ways in which CUDA says that it is full."""
+"""GPU memory: how much is free, and a single error for all the ways in which CUDA reports that it is full."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnbp.errors import DeviceMemoryError
 __all__ = ["empty", "exhausted", "free_and_total", "full"]
 
 _NO_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "STATUS_ALLOC_FAILED")
-"""What CUDA's runtime, its driver and its libraries begin or end their messages with."""
+"""Names in the messages of CUDA's runtime, its driver and its libraries when memory is full."""
 
 
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike, device: str) -> Any:
@@ -27,7 +27,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike, device: str) -> Any:
     except Exception as error:
         if not exhausted(error):
             raise
-    # CuPy keeps freed memory for reuse, also what user code freed, and that of other sizes.
+    # CuPy caches freed memory, including memory freed by user code and blocks of other sizes.
     cupy.get_default_memory_pool().free_all_blocks()
     try:
         return cupy.empty(shape, dtype)
@@ -40,18 +40,18 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike, device: str) -> Any:
 
 
 def exhausted(error: BaseException) -> bool:
-    """Whether an error says that the GPU has no more memory."""
+    """Whether an error reports that the GPU is out of memory."""
     if isinstance(error, cupy.cuda.memory.OutOfMemoryError):
         return True
     module = type(error).__module__.partition(".")[0]
-    # A library's own error, and not one of the user's that quotes it.
+    # It must be the library's own error, and not a user's error that quotes it.
     return module in ("cupy", "cupy_backends", "nvmath") and any(name in str(error) for name in _NO_MEMORY)
 
 
 def free_and_total() -> tuple[int, int]:
-    """Bytes of the current GPU that an array could have, and all of them, within the limit that CuPy was given.
+    """Free and total bytes of the current GPU, within CuPy's memory limit if one is set.
 
-    What CuPy keeps for reuse is free: it gives it back when memory is short.
+    Memory that CuPy caches counts as free, because CuPy releases it when memory runs out.
     """
     free, total = map(int, cupy.cuda.runtime.memGetInfo())
     pool = cupy.get_default_memory_pool()
@@ -63,10 +63,10 @@ def free_and_total() -> tuple[int, int]:
 
 
 def full(device: str, what: str) -> DeviceMemoryError:
-    """The error that says what did not fit on the device that is current, how much is free and what helps."""
+    """The error that states what did not fit on the current device, how much is free and what helps."""
     free, total = free_and_total()
     return DeviceMemoryError(
-        f"Arrays have to fit into the memory of {device}; received {what}, where {free / 2**20:,.1f} of "
-        f"{total / 2**20:,.1f} MiB are free. Take a smaller batch_size or network, free arrays of your own, look with "
-        '`nvidia-smi` who else holds memory of the card, or use device="cpu".'
+        f"Arrays must fit into the memory of {device}; received {what}, but {free / 2**20:,.1f} of "
+        f"{total / 2**20:,.1f} MiB are free. Take a smaller batch_size or network, free arrays of your own, check with "
+        '`nvidia-smi` who else uses memory on the card, or use device="cpu".'
     )

@@ -1,9 +1,9 @@
-"""Many training steps as one launch, for networks so small that the launches of a step take longer than its work.
+"""Many training steps as one launch, for networks so small that launching a step takes longer than computing it.
 
-The kernels of a step become functions of one persistent kernel. Its blocks wait for each other where a function reads
-or writes what another one wrote, and go through all steps without the host. On Hopper and later GPUs these are up to
-eight blocks, a cluster, for which the hardware has a barrier; elsewhere it is one block. Products are not cuBLAS's
-then, but those of ``kernels/product.cu``.
+The kernels of a step become functions of one persistent kernel. Its blocks wait for each other before a function that
+reads or writes the output of another, and run all steps without the host. On Hopper and later GPUs there are up to
+eight blocks, a cluster, which has a hardware barrier; on other GPUs there is one block. Products are computed by
+``kernels/product.cu`` instead of cuBLAS.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from .fusion import Joined, fused, launches
 __all__ = ["most_blocks", "persistent_steps"]
 
 _STEPS = 1024
-"""Steps of a launch, at most: the device is to be free for other work from time to time."""
+"""Maximum number of steps per launch, so that the device is free for other work from time to time."""
 
 _CLUSTER = 8
-"""Blocks of a cluster, as many as every whole GPU that has clusters allows."""
+"""Blocks per cluster, the most that every undivided GPU with clusters allows."""
 
 _WORK = 3 * 2**19
-"""What one block does in the time that it takes to launch the kernels of a step: multiplications of products, and
-`_ELEMENT` for every other element. An estimate from clocks and widths of the units; no GPU has measured it."""
+"""Work of one block in the time that it takes to launch the kernels of a step: multiplications in products, plus
+`_ELEMENT` per element of other operations. Estimated from clock rates and unit widths; not yet measured on a GPU."""
 
 _LEAST = 2**16
-"""The same that is worth another block, for all of which a barrier takes longer than for one. An estimate, too."""
+"""Minimum work, in the same unit, per additional block, since barriers take longer with more blocks. An estimate."""
 
 _ELEMENT = 8
 
 _ARGUMENTS = 500
-"""What a kernel takes, at most: 4 KiB."""
+"""Maximum number of arguments of a kernel, from the limit of 4 KiB."""
 
 _SHARED = 34816
-"""Bytes that the threads of a block share: those of a product in float64."""
+"""Bytes of shared memory per block, as many as a product in float64 needs."""
 
 _TYPES = {"float32": "float", "float64": "double", "int32": "int", "int64": "long long", "uint64": "unsigned long long"}
 
@@ -51,9 +51,9 @@ _THREADS_WAIT = "__syncthreads();"
 
 
 def most_blocks(capability: int, multiprocessors: int) -> int:
-    """How many blocks can wait for each other on a card; its capability is 90 for Hopper.
+    """The number of blocks that can wait for each other on a card; the compute capability of Hopper is 90.
 
-    Parts of a card with few multiprocessors may have no room for a cluster of the usual size.
+    A partition of a card with few multiprocessors may have no room for a cluster of the usual size.
     """
     return _CLUSTER if capability >= 90 and multiprocessors >= 2 * _CLUSTER else 1
 
@@ -61,15 +61,15 @@ def most_blocks(capability: int, multiprocessors: int) -> int:
 def persistent_steps(
     operations: Sequence[Operation], times: int, most: int, empty: Callable[[tuple[int, ...], DTypeLike], Array]
 ) -> list[tuple[Launch, int]] | None:
-    """Launches that run the operations so many times, and how often each is to be launched.
+    """Launches that run the operations `times` times, and how often to launch each of them.
 
-    None where the operations are too much work, or where not all of them are kernels of ours.
+    The result is None if the operations are too much work, or if some of them are not generated kernels.
 
     Args:
-        operations: as `lowered` leaves them.
-        times: how often.
-        most: blocks that can wait for each other.
-        empty: makes an array for the parts of a sum.
+        operations: as returned by `lowered`.
+        times: number of runs.
+        most: number of blocks that can wait for each other.
+        empty: allocates an array for partial sums.
     """
     work = sum(map(_work, operations))
     if any(isinstance(item, Foreign) for item in operations) or work > _WORK * most:
@@ -91,7 +91,7 @@ def persistent_steps(
                 item = codegen.product(item.a, item.b, item.out, blocks, codegen_fused.THREADS)
             assert isinstance(item, Launch), "only kernels are left"
             kernel.call(item)
-    # The next step reads what this one wrote.
+    # The next step reads the results of this one.
     kernel.lines.append(wait)
     if len(kernel.arguments) >= _ARGUMENTS:
         return None
@@ -115,11 +115,11 @@ def _work(operation: Operation) -> int:
 
 
 class _Kernel:
-    """A kernel that is put together.
+    """A kernel under construction.
 
     Attributes:
-        lines: of the loop over the steps.
-        arguments: after the number of steps.
+        lines: the body of the loop over the steps.
+        arguments: the arguments after the number of steps.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class _Kernel:
         self._names: dict[str, str] = {}
 
     def call(self, launch: Launch) -> None:
-        """Runs a kernel as a function: one for all launches of the same source."""
+        """Adds a call of a kernel as a function, which all launches of the same source share."""
         place = self._names.setdefault(launch.source, f"part{len(self._names)}")
         names = []
         for argument in launch.arguments:
@@ -140,7 +140,7 @@ class _Kernel:
         self.lines.append(f"{place}::{launch.name}({', '.join(names)});")
 
     def source(self, blocks: int) -> str:
-        """All of it, in CUDA C++."""
+        """The whole source, in CUDA C++."""
         functions = [f"namespace {place} {{\n{_as_function(source)}\n}}\n" for source, place in self._names.items()]
         bounds = f"__launch_bounds__({codegen_fused.THREADS})" + (
             f" __cluster_dims__({blocks}, 1, 1)" if blocks > 1 else ""
@@ -166,7 +166,7 @@ class _Kernel:
 
 
 def _as_function(source: str) -> str:
-    # Copies of those that are called several times would only take the compiler longer.
+    # Not inlined: copies of functions that are called several times would only slow down compilation.
     found, kernels = re.subn(r'extern "C" .*?__global__ void', "__device__ __noinline__ void", source)
-    assert kernels == 1, "a kernel is one function, and others that it calls"
+    assert kernels == 1, "a source has one kernel, and functions that it calls"
     return found

@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU: from pinned memory, on a stream of their own, while the GPU computes."""
+"""Transfer of batches to a GPU: from pinned memory, on a separate stream, while the GPU computes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["CupyTransfer"]
 
 @final
 class CupyTransfer:
-    """Two halves that take turns; see `nnbp.graph.backend.Transfer`.
+    """Two halves that are used alternately; see `nnbp.graph.backend.Transfer`.
 
-    Two events guard each half. `read` is after the last computation with what was in it: the next copy into it waits
-    for that. `sent` is after this copy: the computation waits for it, and so does the host before it writes to the
-    pinned memory again. The host is at most two batches ahead, therefore.
+    Two events guard each half. `read` is recorded after the last computation that uses its contents, and the next copy
+    into it waits for this event. `sent` is recorded after the copy; the computation waits for it, and so does the host
+    before it writes to the pinned memory again. The host is therefore at most two batches ahead.
 
     Args:
-        empty: makes an array of a shape and a dtype on the device, which is the current one here and in all methods.
-        rows: the most samples of a batch.
-        columns: of each array.
-        dtype: of all.
+        empty: allocates an array of a shape and a dtype on the device, which must be current here and in all methods.
+        rows: maximum number of samples per batch.
+        columns: number of columns of each array.
+        dtype: of all arrays.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class CupyTransfer:
         self._staging = [[_pinned((rows, n), np.dtype(dtype)) for n in columns] for _ in range(2)]
         self._copying = cupy.cuda.Stream(non_blocking=True)
         self._read, self._sent = ([cupy.cuda.Event(disable_timing=True) for _ in range(2)] for _ in range(2))
-        # The memory of the windows may be that of arrays which the device still computes with.
+        # The windows may reuse memory of arrays that the device is still computing with.
         for read in self._read:
             read.record(cupy.cuda.get_current_stream())
         self._half = 0
@@ -49,7 +49,7 @@ class CupyTransfer:
 
     def send(self, samples: int) -> int:
         half, computing = self._half, cupy.cuda.get_current_stream()
-        # All computation with the other half was asked for before this call.
+        # All computation with the other half was submitted before this call.
         self._read[1 - half].record(computing)
         self._copying.wait_event(self._read[half])
         for window, staging in zip(self.windows, self._staging[half], strict=True):
@@ -65,7 +65,7 @@ class CupyTransfer:
 
 
 def _pinned(shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A host array that the device can copy from by itself, while the host goes on."""
+    """A host array that the device can copy from on its own, while the host continues."""
     size = shape[0] * shape[1]
     try:
         pinned = cupy.cuda.alloc_pinned_memory(size * dtype.itemsize)
@@ -74,6 +74,6 @@ def _pinned(shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
             raise
         raise DeviceMemoryError(
             "Batches of data that stay on the host are sent from pinned memory of the host; received one of shape "
-            f"{shape}, {size * dtype.itemsize / 2**20:,.1f} MiB, for which it has none. Take a smaller batch_size."
+            f"{shape}, {size * dtype.itemsize / 2**20:,.1f} MiB, for which there is none. Take a smaller batch_size."
         ) from error
     return np.frombuffer(pinned, dtype, size).reshape(shape)

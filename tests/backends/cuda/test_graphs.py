@@ -197,7 +197,7 @@ def test_a_stream_waits_for_the_others_that_the_backend_was_used_on():
 def test_a_stream_of_each_thread_is_refused(monkeypatch):
     backend, stream = open_emulated(), Stream()
     stream.ptr = 2
-    with stream, pytest.raises(NnbpError, match="streams that all threads see"), backend.active():
+    with stream, pytest.raises(NnbpError, match="streams that all threads share"), backend.active():
         pass
 
 
