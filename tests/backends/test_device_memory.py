@@ -177,9 +177,7 @@ def test_what_had_room_is_free_again_while_the_error_is_handled() -> None:
 @needs_compiler
 def test_the_errors_of_cupy_become_one_that_says_what_to_do() -> None:
     backend = emulated_backend_class()()
-    said = (
-        r"memory of cuda:0; received an operation .* allocating 7 bytes, but 16\.0 of 16\.0 MiB are free.*batch_size"
-    )
+    said = r"memory of cuda:0; received an operation .* allocating 7 bytes, but 16\.0 of 16\.0 MiB are free.*batch_size"
     with pytest.raises(DeviceMemoryError, match=said), backend.active():
         raise OutOfMemoryError("Out of memory allocating 7 bytes")
     assert Device.depth == 0
