@@ -11,7 +11,8 @@ import nnbp
 package = Path(nnbp.__file__).parent
 site_packages = package.parent
 assert site_packages.name == "site-packages", f"nnbp was imported from {package}, not from the wheel"
-assert not (site_packages / "backends").exists(), "the wheel installs a top-level package `backends`"
+for folder in (site_packages / "backends", site_packages / "bench", package / "bench"):
+    assert not folder.exists(), f"the wheel installs {folder}"
 assert (package / "py.typed").is_file(), "py.typed is missing from the wheel"
 assert (package / "backends" / "cpu" / "backend.py").is_file(), "nnbp.backends is missing from the wheel"
 assert list((package / "backends" / "cuda" / "kernels").glob("*.cu")), "the CUDA kernels are missing from the wheel"
@@ -30,7 +31,7 @@ net.save("xor.safetensors")
 again = nnbp.Network.load("xor.safetensors", device="cpu")
 assert np.array_equal(again.forward(X), net.forward(X)), "a saved network computes something else"
 
-optional = {"cupy", "matplotlib", "onnx", "pandas", "scipy", "sklearn", "torch", "tqdm"}
+optional = {"cupy", "matplotlib", "pandas", "scipy", "sklearn", "torch", "tqdm"}
 imported = optional & sys.modules.keys()
 assert not imported, f"optional libraries were imported: {imported}"
 print(f"{package}: accuracy {accuracy:.3f}, loss {history['loss'][0]:.3f} to {history['loss'][-1]:.3f}")

@@ -22,13 +22,14 @@ peer_tests=(tests/bench/test_*.py)
 # Before a command runs, LEFT in it becomes the seconds that it has, less ten for its start and its end.
 plan() {
     local do=$1
-    # The addopts of pyproject.toml ask for doctests, which would import every file in tests, an emulated GPU among them.
+    # The addopts of pyproject.toml ask for doctests, which would import every file in tests, an emulated GPU among them,
+    # and its pythonpath names the checkout, whose nnbp/ would hide the links.
     local gpu_tests=(
         "$python" -m pytest -m gpu -v --tb=short --durations=10 -p no:cacheprovider -o addopts=--import-mode=importlib
-        --continue-on-collection-errors
+        -o pythonpath=tests/doubles --continue-on-collection-errors
     )
     local parity=("$python" -m nnbp parity --steps 50 --json)
-    local bench=("$python" -m nnbp bench --device cuda --budget LEFT --peers "nnbp,torch_graph,jax_jit")
+    local bench=("$python" -m bench --device cuda --budget LEFT --peers "nnbp,torch_graph,jax_jit")
     "$do" environment.txt 25 bash -c environment
     "$do" doctor.txt 35 "$python" -m nnbp doctor
     "$do" backend.txt 100 "${gpu_tests[@]}" --junitxml="$evidence/backend.xml" "${backend_tests[@]}"
@@ -37,7 +38,7 @@ plan() {
     "$do" parity-tf32.json 15 "${parity[@]}" --dtype float32 --precision tf32
     "$do" parity-bf16.json 15 "${parity[@]}" --dtype float32 --precision bf16
     "$do" small.txt 135 "${bench[@]}" --cases "4-16-3@32,64-64-10@64,784-128-10@128" --out "$evidence/small"
-    "$do" persistent.md 25 "$python" -m nnbp.bench.persistent
+    "$do" persistent.md 25 "$python" -m bench.persistent
     "$do" large.txt 100 "${bench[@]}" --cases "4096-,64-64-64-16,784-512,1024-2048" --out "$evidence/large"
     "$do" tests.txt 40 "${gpu_tests[@]}" --junitxml="$evidence/tests.xml" tests \
         "${backend_tests[@]/#/--ignore=}" "${peer_tests[@]/#/--ignore=}"
@@ -128,10 +129,11 @@ export NNBP_REQUIRE_GPU=1
 export PYTHONPATH=$work/wheels:$work/links${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 
 # link_packages: puts nnbp on the path as an installation would, without pip or a build: its packages where
-# pyproject.toml maps them, and the entry points through which backends are found.
+# pyproject.toml maps them, and the entry points through which backends are found. The benchmark lies beside it.
 link_packages() {
     mkdir -p "$work/links/nnbp" "$work/links/nnbp-0.dist-info"
-    ln -s "$root"/nnbp/* "$root/backends" "$root/bench" "$work/links/nnbp/"
+    ln -s "$root"/nnbp/* "$root/backends" "$work/links/nnbp/"
+    ln -s "$root/bench" "$work/links/"
     "$python" - "$work/links/nnbp-0.dist-info" <<'END'
 import runpy, sys, tomllib
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Small networks on a GPU: steps that are one persistent kernel beside the same steps as a graph of kernels.
 
 nnbp chooses by the work of a step, see `nnbp.backends.cuda.persistent`; this measures both ways on either side of the
-choice. Run it as ``python -m nnbp.bench.persistent``; it prints a table in Markdown.
+choice. Run it as ``python -m bench.persistent``; it prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def main() -> None:
     try:
         device = open_backend("cuda", fallback=False).device
     except DeviceUnavailableError as error:
-        sys.exit(f"nnbp.bench.persistent: error: {error}")
+        sys.exit(f"bench.persistent: error: {error}")
     index = int(device.partition(":")[2])
     rows = (measured(case, lambda least: backend_class("cupy")(index, persistent=least)) for case in cases(device))
     for text in report(rows):

@@ -19,7 +19,10 @@ from .environment import load
 from .process import WorkerError
 from .team import REFERENCE, Team
 
-__all__ = ["Options", "Tell", "folder_for", "line", "run", "sound", "usable_cores", "write"]
+__all__ = ["RESULTS", "Options", "Tell", "folder_for", "line", "run", "sound", "usable_cores", "write"]
+
+RESULTS = Path(__file__).parent / "results"
+"""The folder of all results."""
 
 _DIGITS_EPOCHS = 30
 _LARGE_EPOCHS = 3
@@ -64,7 +67,7 @@ def folder_for(out: str | None, kind: str = "cpu") -> Path:
     """The folder of a run's results: one that is not there yet, or empty.
 
     Args:
-        out: its path; None is bench/results/cpu-<date> where there is a folder bench, else bench-<date>.
+        out: its path; None is cpu-<date> in `RESULTS`.
         kind: cpu or cuda, of the device.
 
     Raises:
@@ -78,7 +81,7 @@ def folder_for(out: str | None, kind: str = "cpu") -> Path:
             )
         return path
     date = time.strftime("%Y-%m-%d")
-    path = Path("bench", "results", f"{kind}-{date}") if Path("bench").is_dir() else Path(f"bench-{date}")
+    path = RESULTS / f"{kind}-{date}"
     number, free = 2, path
     while free.exists():
         free, number = path.with_name(f"{path.name}-{number}"), number + 1

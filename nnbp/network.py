@@ -1,71 +1,70 @@
-"""Network: what users hold. It checks what it is given, puts it on the device, and gives back what is theirs."""
+"""Network: the class that users hold. It checks what it is given, has it computed on its device, and gives it back."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
+from threading import RLock
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nnbp import metrics as known_metrics
-from nnbp.core import NetworkCore
+from nnbp.device.select import open_backend, reopening
+from nnbp.engine.dataset import Dataset
 from nnbp.engine.exclusive import alone, exclusive
-from nnbp.errors import DeviceMemoryError
+from nnbp.engine.model import Model
+from nnbp.engine.passes import Passes
+from nnbp.engine.results import Gradients, Trace
+from nnbp.engine.updater import OptimizerState
+from nnbp.errors import DeviceMemoryError, ShapeError
 from nnbp.formatting import table
 from nnbp.graph.backend import Backend
-from nnbp.graph.ops import Array
+from nnbp.graph.ops import Array, Precision
 from nnbp.metrics import Metric
-from nnbp.nn.layers import Dense
+from nnbp.nn.activations import Activation
+from nnbp.nn.architecture import Architecture
+from nnbp.nn.layers import Dense, Layer, named
+from nnbp.nn.losses import Loss
 from nnbp.optim import optimizers, schedules
 from nnbp.optim.optimizers import Optimizer
-from nnbp.optim.schedules import Schedule
+from nnbp.optim.schedules import Constant, Schedule
+from nnbp.serialization import model_file
 from nnbp.training import callbacks as known_callbacks
 from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
+from nnbp.training.data_adapter import DataAdapter, sizes_unknown
 from nnbp.training.progress import reporter
-from nnbp.training.trainer import Ongoing, TrainingOptions, prepared, train
-from nnbp.validation import finite, finite_on_host, joined, like, not_negative, whole_number
+from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
+from nnbp.validation import (
+    finite,
+    finite_on_host,
+    float_dtype,
+    host,
+    joined,
+    like,
+    not_negative,
+    reduced,
+    whole_number,
+)
 
 __all__ = ["Gradients", "Network", "Trace"]
 
 _TOO_LARGE = "X or the parameters are too large: standardise X, or use dtype='float64'."
 
-
-@dataclass(frozen=True)
-class Trace:
-    """A forward pass: ``z[l]``, ``a[l]`` (m, n_l) of the l-th dense layer, from 1 on; ``a[0]`` is X, ``z[0]`` None."""
-
-    z: list[Any]
-    a: list[Any]
+_KEPT = 2**20
+"""Elements, of data and layers, that a call of `partial_fit` may leave prepared for the next one."""
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """What backpropagation finds.
-
-    Attributes:
-        loss: J.
-        dW, db: ∂J/∂W and ∂J/∂b of each dense layer, views of `flat`.
-        delta: ∂C/∂z of every sample, (m, n_out) a dense layer.
-        dX: ∂C/∂x of every sample, (m, n_in).
-        flat: ∇J in the order of `Network.parameters`.
-    """
-
-    loss: float
-    dW: list[Any]
-    db: list[Any]
-    delta: list[Any]
-    dX: Any
-    flat: Any
-
-
-class Network(NetworkCore):
+class Network:
     """A feed-forward network: a⁰ = x, zˡ = Wˡ aˡ⁻¹ + bˡ, aˡ = f(zˡ), trained on J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW².
 
     Threads may share a network: it does one thing at a time, and calls from other threads wait, also until training
-    ends. Threads that shall compute at the same time take a `copy` each.
+    ends. Threads that are to compute at the same time take a `copy` each.
 
     Args:
         layers: sizes of all layers, input first, ``[64, 32, 10]``; or layers, ``[Dense(32, "tanh"), Dropout(0.1),
@@ -94,6 +93,204 @@ class Network(NetworkCore):
     array([0, 1, 1, 0])
     """
 
+    def __init__(
+        self,
+        layers: Sequence[int | Layer] | None = None,
+        *,
+        activation: str | Activation | Sequence[str | Activation] = "relu",
+        loss: str | Loss = "squared_error",
+        weight_decay: float = 0.0,
+        device: str | Backend = "auto",
+        dtype: Any = "float32",
+        seed: int | None = None,
+        output_activation: str | Activation | None = None,
+        fallback: bool = True,
+        precision: Precision | None = None,
+    ) -> None:
+        architecture = Architecture(layers, activation, output_activation, loss)
+        self._weight_decay = not_negative("weight_decay, λ,", weight_decay)
+        self._dtype = float_dtype(dtype)
+        self._precision = None if precision is None else reduced(precision, self._dtype)
+        self._seed = int.from_bytes(os.urandom(4), "big") if seed is None else whole_number("seed", seed, 0)
+        self._begin(architecture, _opened(device, fallback))
+        if self._adapter.n_in is not None and self._adapter.n_out is not None:
+            self._build(self._adapter)
+
+    def _begin(self, architecture: Architecture, backend: Backend) -> None:
+        """The state of a network that has no parameters yet."""
+        self._lock = RLock()
+        self._architecture, self._backend = architecture, backend
+        self._adapter = DataAdapter(backend, self._dtype, architecture, architecture.n_in, architecture.n_out)
+        self._passes: Passes | None = None
+        # What `partial_fit` goes on with: the rule, what it remembers, and what is prepared for as many samples.
+        self._ongoing: tuple[Optimizer, OptimizerState] | None = None
+        self._prepared: Trainer | None = None
+
+    # Sizes.
+
+    def _build(self, adapter: DataAdapter) -> Passes:
+        """Makes layers and parameters of the sizes that the adapter knows."""
+        assert adapter.n_in is not None, "a network is built when its sizes are known"
+        assert adapter.n_out is not None, "a network is built when its sizes are known"
+        with self._backend.active():
+            model = Model(
+                self._backend, self._architecture.layers(adapter.n_out), self._architecture.loss, n_in=adapter.n_in,
+                weight_decay=self._weight_decay, dtype=self._dtype, seed=self._seed, precision=self._precision,
+            )  # fmt: skip
+            self._passes = Passes(model)
+        self._adapter = adapter
+        return self._passes
+
+    @contextmanager
+    def _built(self, adapter: DataAdapter) -> Iterator[Passes]:
+        """The passes of the network, built if it was not; if the block fails, it is then as it was before."""
+        before = self._adapter, self._passes
+        try:
+            yield self._passes or self._build(adapter)
+        except BaseException:
+            self._adapter, self._passes = before
+            raise
+
+    def _ready(self, X: Array) -> Passes:
+        """The passes; if only the number of inputs is left to the data, it is that of X, which must be finite."""
+        if self._passes is None:
+            if self._adapter.n_out is None:
+                raise sizes_unknown()
+            self._adapter.finite(X)
+            return self._build(replace(self._adapter, n_in=X.shape[1]))
+        return self._passes
+
+    def _given(self, X: Any, y: Any, sample_weight: Any = None) -> Dataset:
+        """A data set for a network whose number of outputs is known."""
+        if self._adapter.n_out is None:
+            raise sizes_unknown()
+        return self._adapter.read(X, y, sample_weight)[1]
+
+    @exclusive
+    def prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Dataset:
+        """The data set on the device, as the engine takes it; sizes that are left to the data are taken from it.
+
+        Raises:
+            ShapeError, DTypeError, DataError: the data do not fit; nothing is changed then.
+        """
+        adapter, data = self._adapter.read(X, y, sample_weight)
+        adapter.finite(data.X)
+        with self._built(adapter):
+            return adapter.resident(data)
+
+    # What it is.
+
+    @property
+    def model(self) -> Model:
+        """The network with its sizes known.
+
+        Raises:
+            NnbpError: they are not known yet.
+        """
+        if self._passes is None:
+            raise sizes_unknown()
+        return self._passes.model
+
+    @property
+    def device(self) -> str:
+        """Where the network is: "cpu", "cuda:0"."""
+        return self._backend.device
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self._dtype
+
+    @property
+    def precision(self) -> Precision | None:
+        """Of the layers' products on a GPU, if it is not that of the dtype."""
+        return self._precision
+
+    @property
+    def seed(self) -> int:
+        """Of initial weights, shuffles and dropout masks."""
+        return self._seed
+
+    @property
+    def weight_decay(self) -> float:
+        """λ."""
+        return self._weight_decay
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, without the input."""
+        return self.model.layers
+
+    @property
+    def loss_function(self) -> Loss:
+        """C."""
+        return self._architecture.loss
+
+    @property
+    def parameters(self) -> Array:
+        """theta = [W¹, W², …, b¹, b², …], one flat device array; `weights` and `biases` are views of it."""
+        return self.model.parameters.theta
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """W of each dense layer, (n_out, n_in): writable views."""
+        return self._views(self.parameters, "W")
+
+    @property
+    def biases(self) -> tuple[Array, ...]:
+        """b of each dense layer, (n_out,): writable views."""
+        return self._views(self.parameters, "b")
+
+    def _views(self, vector: Array, name: str) -> tuple[Array, ...]:
+        views = self.model.parameters.views(vector)
+        return tuple(views[k][name] for k in self.model.dense)
+
+    def set_parameters(self, weights: Sequence[ArrayLike], biases: Sequence[ArrayLike]) -> None:
+        """Sets every W, (n_out, n_in), and every b, (n_out,), from lists of arrays.
+
+        Raises:
+            ShapeError: a shape or the number of arrays is wrong; nothing is changed then.
+        """
+        flat = np.empty(self.model.parameters.size, self.dtype)
+        for name, arrays in (("W", weights), ("b", biases)):
+            views = self._views(flat, name)
+            if len(arrays) != len(views):
+                raise ShapeError(f"There is one {name} for each of {len(views)} dense layers; received {len(arrays)}.")
+            for k, (view, values) in enumerate(zip(views, arrays, strict=True)):
+                array = host(values, f"{name}[{k}]")
+                if array.shape != view.shape:
+                    raise ShapeError(f"{name}[{k}] has shape {view.shape}; received {array.shape}. W is (n_out, n_in).")
+                view[...] = array
+        with self._lock, self._backend.active():
+            self.parameters[...] = self._backend.upload(flat, self.dtype)
+
+    def summary(self) -> str:
+        """A table of the layers; print it."""
+        rows = [("layer", "units", "activation", "parameters")]
+        sizes = self.model.sizes
+        rows.append(("input", str(sizes[0]), "", ""))
+        for layer, n_in, n_out in zip(self.layers, sizes, sizes[1:], strict=False):
+            count = sum(spec.size for spec in layer.parameters(n_in))
+            f = layer.f.name if isinstance(layer, Dense) else ""
+            rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
+        lines = table(rows, left=(0, 2))
+        total = self.model.parameters.size
+        products = f" (products in {self.precision})" if self.precision else ""
+        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        lines.append(
+            f"{total:,} parameters, {total * self.dtype.itemsize / 1e6:.3g} MB of {self.dtype.name}{products} on "
+            f"{self.device}; "
+            f"loss {self.loss_function.name}{decay}"
+        )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        sizes = "sizes from the data" if self._passes is None else "-".join(map(str, self.model.sizes))
+        dtype = f"{self.dtype.name!r}" + (f", precision={self.precision!r}" if self.precision else "")
+        return f"Network({sizes}, loss={self.loss_function.name!r}, dtype={dtype}, device={self.device!r})"
+
+    # What it computes.
+
     @exclusive
     def forward(self, X: Any) -> Any:
         """h of every sample, (m, n_out); a NaN in X is a NaN in h."""
@@ -101,12 +298,12 @@ class Network(NetworkCore):
         return joined([back(h) for _, h in self._ready(array).outputs(array)])
 
     def _decided(self, X: Any, decide: Callable[[Any, Array], Array]) -> Any:
-        """A function of h, of inputs that have to be finite: a decision on NaN would be made up."""
+        """A function of h, of inputs that must be finite: a decision on NaN would be made up."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
-        model = self._ready(array)
+        passes = self._ready(array)
         self._adapter.finite(array)
         parts, classes, backend = [], self.loss_function.classification, self._backend
-        for first, h in model.outputs(array):
+        for first, h in passes.outputs(array):
             if backend.owns(X):
                 if classes:
                     finite(backend, h, "h", _TOO_LARGE, first)
@@ -115,44 +312,38 @@ class Network(NetworkCore):
                 # What goes to the host anyway is looked at there: the device is waited for once.
                 values = backend.download(h)
                 if classes:
-                    finite_on_host(values, "h", self.dtype, _TOO_LARGE, first)
+                    finite_on_host(values, "h", self._dtype, _TOO_LARGE, first)
                 parts.append(decide(np, values))
         return back(joined(parts))
 
     @exclusive
     def trace(self, X: Any) -> Trace:
         """z and a of every layer."""
-        array, back = self._adapter.features(X), like(X, self._backend)
-        found = self._ready(array).trace(array)
-        return Trace([None, *map(back, found.z)], [back(a) for a in found.a])
+        array, back = self._adapter.matrix(X), like(X, self._backend)
+        return self._ready(array).trace(self.model.on_device(array)).map(back)
 
     @exclusive
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """J(W, b) = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW²."""
-        data, w = self._adapter.data_with_room(X, y, sample_weight)
-        return self._ready(data.X).loss_of(data.X, data.y, w)
+        data = self._given(X, y, sample_weight)
+        return self._ready(data.X).loss(self._adapter.placed(data))
 
     @exclusive
     def gradients(self, X: Any, y: Any, sample_weight: Any = None) -> Gradients:
         """∇J by backpropagation, with delta and ∂C/∂x of every sample."""
-        data, _, _ = self._adapter.data(X, y, sample_weight)
-        back = like(X, self._backend)
-        found = self._ready(data.X).gradients(data.X, data.y, data.w)
+        data = self._given(X, y, sample_weight)
+        found, back = self._ready(data.X).gradients(self._adapter.resident(data)), like(X, self._backend)
         flat = back(found.flat)
         return Gradients(
-            found.loss,
-            self._views(flat, "W"),
-            self._views(flat, "b"),
-            [back(d) for d in found.delta],
-            back(found.dX),
-            flat,
-        )
+            loss=found.loss, dW=list(self._views(flat, "W")), db=list(self._views(flat, "b")),
+            delta=list(map(back, found.delta)), dX=back(found.dX), flat=flat,
+        )  # fmt: skip
 
     @exclusive
     def per_sample_gradients(self, X: Any, y: Any) -> Any:
         """(m, P): row n is the gradient of C of sample n, without the weight decay."""
-        data, _, _ = self._adapter.data(X, y)
-        return like(X, self._backend)(self._ready(data.X).per_sample_gradients(data.X, data.y))
+        data = self._given(X, y)
+        return like(X, self._backend)(self._ready(data.X).per_sample_gradients(self._adapter.resident(data)))
 
     @exclusive
     def predict(self, X: Any) -> Any:
@@ -173,6 +364,18 @@ class Network(NetworkCore):
         """
         return self._decided(X, self.loss_function.probabilities)
 
+    @exclusive
+    def _predicted(self, X: Array | NDArray[Any], needs: str) -> NDArray[Any]:
+        """The outputs that a metric needs, of inputs of a data set; on the host."""
+        assert self._passes is not None, "metrics are measured on a network whose sizes are known"
+        loss, download = self.loss_function, self._backend.download
+        decide = {"labels": loss.decide, "probabilities": loss.probabilities}.get(needs)
+        outputs = (h for _, h in self._passes.outputs(X))
+        if decide is not None:
+            return joined([download(decide(self._backend.xp, h)) for h in outputs])
+        values = joined([download(h) for h in outputs])
+        return values[:, 0] if values.shape[1] == 1 else values
+
     @alone
     def evaluate(
         self,
@@ -190,16 +393,23 @@ class Network(NetworkCore):
                 several labels a sample.
         """
         with self._backend.active():
-            measured = self._adapter.measured(X, y, sample_weight, self._predicted)
-            if metrics is None and self.loss_function.classification and measured.y.ndim == 2:
+            data = self._given(X, y, sample_weight)
+            self._adapter.finite(data.X)
+            evaluation = self._evaluation(self._adapter.placed(data), ())
+            if metrics is None and self.loss_function.classification and evaluation.truth.ndim == 2:
                 metrics = ()
-            measured = replace(measured, metrics=self._metrics(metrics))
-            data = measured.data
-            loss = self._ready(data.X).loss_of(data.X, data.y, measured.w)
-        return {"loss": loss, **measured.values("")}
+            evaluation = replace(evaluation, metrics=self._metrics(metrics))
+            loss = self._ready(data.X).loss(evaluation.data)
+        return {"loss": loss, **evaluation.values()}
+
+    def _evaluation(self, data: Dataset, metrics: Sequence[Metric]) -> Evaluation:
+        assert data.targets is not None, "data that were read have targets"
+        return Evaluation(data, self.loss_function.truth(data.targets), self._predicted, metrics)
 
     def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
         return known_metrics.listed(metrics, self.loss_function.classification)
+
+    # Training.
 
     @alone
     def fit(
@@ -246,59 +456,60 @@ class Network(NetworkCore):
             clip_norm: bound on the Euclidean norm of the whole gradient.
 
         Returns:
-            one value an epoch of "loss", "val_loss" and every metric.
+            one value per epoch of "loss", "val_loss" and every metric.
 
         Raises:
             ShapeError, DTypeError, DataError, ValueError: an argument does not fit; nothing is changed then.
-            DivergenceError: a loss or a parameter is not finite any more; the network keeps the last good parameters.
+            DivergenceError: a loss or a parameter becomes NaN or infinite; the network keeps the last good parameters.
         """
-        rule = self._optimizer(optimizer, learning_rate)
         epochs = whole_number("epochs", epochs, 1)
-        if clip_norm is not None and not_negative("clip_norm", clip_norm) == 0:
-            raise ValueError(f"clip_norm is a positive bound on the gradient's norm, or None; received {clip_norm!r}.")
-        if clip_norm is not None and rule.name == "lbfgs":
-            raise ValueError(
-                "lbfgs builds its model of J on the gradient as it is, and clip_norm changes it; received both. "
-                "Leave clip_norm out, or use adam."
-            )
-        shown = reporter(progress)
         options = TrainingOptions(
             epochs=epochs,
             batch_size=None if batch_size is None else whole_number("batch_size", batch_size, 1),
-            optimizer=rule,
+            optimizer=_optimizer(optimizer, learning_rate),
             schedule=schedules.get(schedule, epochs).fresh(),
             shuffle=shuffle,
             clip_norm=clip_norm,
             early_stopping=known_callbacks.early_stopping(early_stopping),
-            callbacks=[*known_callbacks.listed(callbacks), *([shown] if shown else [])],
+            callbacks=[*known_callbacks.listed(callbacks), *([] if (shown := reporter(progress)) is None else [shown])],
         )
         measures = self._metrics(metrics)
         with self._backend.active():
-            adapter, X, y = self._adapter.sized(X, y)
-            if validation_split:
-                X, y, sample_weight, validation_data = adapter.split(
-                    X, y, sample_weight, validation_data, validation_split, self.seed
-                )
-            measured = partial(
-                adapter.measured, predict=self._predicted, class_weight=class_weight, metrics=measures,
-                training=(options.batch_size, len(rule.slots)),
-            )  # fmt: skip
-            data = measured(X, y, sample_weight)
-            validation = None
-            if validation_data is not None:
-                if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-                    size = f" of {len(validation_data)}" if isinstance(validation_data, tuple | list) else ""
-                    raise ValueError(
-                        "validation_data is (X, y) or (X, y, sample_weight); received "
-                        f"{type(validation_data).__name__}{size}."
-                    )
-                X_val, y_val, *w_val = validation_data
-                validation = measured(X_val, y_val, w_val[0] if w_val else None, reference=data.y)
-        with self._built(adapter) as model:
-            run = prepared(model, data, validation, options)
+            adapter, data, held_out = self._data(X, y, sample_weight, validation_data, validation_split, class_weight)
+            beside = options.batch_size, len(options.optimizer.slots)
+            train = self._evaluation(adapter.placed(data, beside), measures)
+            validation = None if held_out is None else self._evaluation(adapter.placed(held_out, beside), measures)
+        with self._built(adapter) as passes:
+            trainer = Trainer(passes.model, train, validation, options, piece=passes.piece)
         # All is well: from here on the network changes.
-        self._ongoing = None
-        return train(run, self)
+        self._ongoing = self._prepared = None
+        return trainer.run(self)
+
+    def _data(
+        self, X: Any, y: Any, sample_weight: Any, validation_data: Any, share: float, class_weight: Any
+    ) -> tuple[DataAdapter, Dataset, Dataset | None]:
+        """The data that `fit` trains and validates on, each checked once, and an adapter that knows their sizes."""
+        adapter, data = self._adapter.read(X, y, sample_weight)
+        adapter.finite(data.X)
+        held_out = None
+        if share:
+            if validation_data is not None:
+                raise ValueError(
+                    "Validation data are given or split off, not both; received validation_data and validation_split."
+                )
+            data, held_out = adapter.split(data, share, self._seed)
+        elif validation_data is not None:
+            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+                size = f" of {len(validation_data)}" if isinstance(validation_data, tuple | list) else ""
+                raise ValueError(
+                    "validation_data is (X, y) or (X, y, sample_weight); received "
+                    f"{type(validation_data).__name__}{size}."
+                )
+            _, held_out = adapter.read(*validation_data)
+            adapter.finite(held_out.X)
+        if held_out is not None:
+            held_out = adapter.weighted(held_out, class_weight, data)
+        return adapter, adapter.weighted(data, class_weight, data), held_out
 
     @exclusive
     def partial_fit(
@@ -315,72 +526,238 @@ class Network(NetworkCore):
 
         The optimizer's state begins anew when its class or one of its arguments changes, or after `fit`.
         """
-        rule = self._optimizer(optimizer, learning_rate)
+        rule = _optimizer(optimizer, learning_rate)
         if rule.full_batch:
             raise ValueError(
                 f"partial_fit sees a part of the data, and {rule.name} needs all of it at every step. Use fit, or adam."
             )
         size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
-        adapter, X, y = self._adapter.sized(X, y)
-        data = adapter.measured(X, y, sample_weight, self._predicted, training=(size, len(rule.slots)))
+        adapter, data = self._adapter.read(X, y, sample_weight)
+        adapter.finite(data.X)
+        data = adapter.placed(data, (size, len(rule.slots)))
         before = ongoing = self._ongoing
-        if ongoing is None or repr(ongoing.optimizer) != repr(rule):
-            ongoing = Ongoing(rule)
-        with self._built(adapter) as model:
-            trainer = ongoing.prepare(model, data, size)
-        # All is well: from here on the network changes. When training diverges, what the optimizer then remembers is no
-        # good any more.
-        self._ongoing = None
-        steps = ongoing.state.steps
+        if ongoing is None or repr(ongoing[0]) != repr(rule):
+            ongoing, self._prepared = (rule, OptimizerState()), None
+        with self._built(adapter) as passes:
+            trainer = self._prepared_for(passes.model, data, size, *ongoing)
+        # All is well: from here on the network changes. If training diverges, the optimizer forgets.
+        self._ongoing, steps = None, ongoing[1].steps
         try:
-            trainer.once()
+            trainer.run_once()
         except DeviceMemoryError:
             # The device was full before the first step: the optimizer remembers what it did before.
-            if ongoing.state.steps == steps:
+            if ongoing[1].steps == steps:
                 self._ongoing = before
             raise
         self._ongoing = ongoing
         return self
 
-    def _optimizer(self, optimizer: str | Optimizer, learning_rate: float | None) -> Optimizer:
-        rule = copy.copy(optimizers.get(optimizer))
-        if learning_rate is not None:
-            rule.learning_rate = not_negative("learning_rate", learning_rate)
-        return rule
+    def _prepared_for(
+        self, model: Model, data: Dataset, size: int | None, rule: Optimizer, state: OptimizerState
+    ) -> Trainer:
+        """A trainer for one pass over a data set; one for few samples serves the next call of as many."""
+        resident, kept = self._backend.owns(data.X), self._prepared
+        if (
+            kept is not None
+            and kept.state is state
+            and resident
+            and kept.options.batch_size == size
+            and kept.take(data)
+        ):
+            return kept
+        # What was prepared before is let go first: a device may have no room for both.
+        kept = self._prepared = None
+        samples = len(data)
+        held = sum(array.size for array in data.arrays) + min(size or samples, samples) * sum(model.sizes)
+        keeps = held < _KEPT and resident
+        if keeps:
+            # Nothing of the caller's is kept.
+            w = None if data.w is None else model.copied(data.w)
+            data = Dataset(model.copied(data.X), model.copied(data.y), w, weights=data.weights)
+        unmeasured = Evaluation(data, np.empty(0), lambda X, needs: np.empty(0))
+        options = TrainingOptions(1, size, rule, Constant(), shuffle=False)
+        trainer = Trainer(model, unmeasured, None, options, state=state)
+        self._prepared = trainer if keeps else None
+        return trainer
 
-    def to(self, device: str | Backend, *, fallback: bool = True) -> Self:
-        """Moves the network to a device and returns it; parameters and random sequences go along.
+    # Files.
 
-        Where the device does not open, or has no room for it, the network stays as and where it is.
+    @exclusive
+    def save(self, path: str | PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
+        """Writes architecture and parameters to one safetensors file, whole or not at all.
+
+        Args:
+            path: the file; an older one is replaced.
+            extra: plain JSON values to keep beside them.
+
+        Raises:
+            ModelFileError: the file cannot be written.
         """
-        self._move(device, fallback=fallback)
+        model = self.model
+        architecture = {
+            "n_in": model.n_in,
+            "layers": [{"kind": layer.kind, "config": layer.config()} for layer in model.layers],
+            "loss": named(self.loss_function),
+            "weight_decay": self._weight_decay,
+            "dtype": self.dtype.name,
+            "seed": self.seed,
+        }
+        arrays: dict[str, NDArray[Any]] = {}
+        for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
+            arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
+        model_file.write(path, model_file.ModelFile(architecture, arrays, dict(extra or {})))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        device: str | Backend = "auto",
+        fallback: bool = True,
+        precision: Precision | None = None,
+        custom: Sequence[type] = (),
+    ) -> Self:
+        """The network that `save` wrote.
+
+        Args:
+            path: the file.
+            device, fallback, precision: as for `Network`.
+            custom: your own activation and loss classes that the network uses.
+
+        Raises:
+            ModelFileError: the file is no nnbp model, or damaged.
+        """
+        file = model_file.read(path, custom)
+        return cls.from_file(file, device=device, fallback=fallback, precision=precision, custom=custom)
+
+    @classmethod
+    def from_file(
+        cls,
+        file: model_file.ModelFile,
+        *,
+        device: str | Backend = "auto",
+        fallback: bool = True,
+        precision: Precision | None = None,
+        custom: Sequence[type] = (),
+    ) -> Self:
+        """The network of a model file that was read."""
+        architecture = file.architecture
+        layers, loss = model_file.build_layers(architecture, custom)
+        last = layers[-1]
+        net = cls(
+            [architecture["n_in"], *layers], loss=loss, weight_decay=architecture["weight_decay"], device=device,
+            dtype=architecture["dtype"], seed=architecture["seed"], fallback=fallback, precision=precision,
+            output_activation=last.activation if isinstance(last, Dense) else None,
+        )  # fmt: skip
+        dense = range(1, len(net.weights) + 1)
+        net.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
+        return net
+
+    # Copies: a state on the host, and the backend that it is brought to life on. What users hung on a network, and what
+    # subclasses keep, goes along.
+
+    @exclusive
+    def _state(self) -> dict[str, Any]:
+        own = vars(self)
+        state: dict[str, Any] = {
+            "architecture": self._architecture, "sizes": None, "ongoing": None,
+            "attributes": {name: value for name, value in own.items() if name not in _LIVE},
+        }  # fmt: skip
+        if self._passes is not None:
+            model, download = self.model, self._backend.download
+            state |= {
+                "sizes": (model.n_in, model.n_out),
+                "theta": np.array(download(model.parameters.theta)),
+                "order": model.order_generator.bit_generator.state,
+                "masks": [None if stream is None else stream.position for stream in model.streams],
+            }
+            if self._ongoing is not None:
+                rule, memory = self._ongoing
+                slots = {name: np.array(download(slot)) for name, slot in memory.slots.items()}
+                state["ongoing"] = (rule, memory.steps, slots)
+        return state
+
+    def _revive(self, state: dict[str, Any], backend: Backend) -> None:
+        vars(self).update(state["attributes"])
+        self._begin(state["architecture"], backend)
+        if state["sizes"] is None:
+            return
+        n_in, n_out = state["sizes"]
+        model = self._build(replace(self._adapter, n_in=n_in, n_out=n_out)).model
+        with backend.active():
+            model.parameters.theta[...] = backend.upload(state["theta"], self._dtype)
+            model.order_generator.bit_generator.state = state["order"]
+            for stream, position in zip(model.streams, state["masks"], strict=True):
+                if stream is not None:
+                    stream.position = position
+            if state["ongoing"] is not None:
+                rule, steps, slots = state["ongoing"]
+                arrays = {name: backend.upload(slot, self._dtype) for name, slot in slots.items()}
+                self._ongoing = rule, OptimizerState(steps, arrays)
+
+    def _revived(self, state: dict[str, Any], backend: Backend) -> Self:
+        network = object.__new__(type(self))
+        network._revive(state, backend)
+        return network
+
+    def copy(self, *, device: str | Backend | None = None, dtype: Any = None) -> Self:
+        """A network of its own with the same parameters, random sequences and optimizer state.
+
+        Args:
+            device: where, one that must work; None is the backend of this network.
+            dtype: float32 or float64; None is that of this network. A lower `precision` goes with float32 alone.
+
+        Raises:
+            DeviceUnavailableError: the device does not work.
+            DTypeError: there is no such dtype.
+        """
+        made = self._dtype if dtype is None else float_dtype(dtype)
+        changed = {"_dtype": made, "_precision": self._precision if made == np.float32 else None}
+        return self._deep_copy({}, self._backend if device is None else _opened(device, fallback=False), changed)
+
+    @exclusive
+    def to(self, device: str | Backend, *, fallback: bool = True) -> Self:
+        """Moves the network to a device and returns it; parameters, optimizer state and random sequences go along.
+
+        If the device does not open, or has no room for it, the network stays as and where it is.
+        """
+        moved = self._revived(self._state(), _opened(device, fallback))
+        # From here on nothing fails.
+        for name in _LIVE - {"_lock"}:
+            vars(self)[name] = vars(moved)[name]
         return self
 
-    def copy(self) -> Self:
-        """A network of its own with the same parameters, on the same backend."""
-        return copy.deepcopy(self)
+    def __copy__(self) -> Self:
+        return self._revived(self._state(), self._backend)
 
-    def summary(self) -> str:
-        """A table of the layers; print it."""
-        rows = [("layer", "units", "activation", "parameters")]
-        sizes = self.model.sizes
-        rows.append(("input", str(sizes[0]), "", ""))
-        for layer, n_in, n_out in zip(self.layers, sizes, sizes[1:], strict=False):
-            count = sum(spec.size for spec in layer.parameters(n_in))
-            f = layer.f.name if isinstance(layer, Dense) else ""
-            rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
-        lines = table(rows, left=(0, 2))
-        total = self.model.parameters.size
-        products = f" (products in {self.precision})" if self.precision else ""
-        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
-        lines.append(
-            f"{total:,} parameters, {total * self.dtype.itemsize / 1e6:.3g} MB of {self.dtype.name}{products} on "
-            f"{self.device}; "
-            f"loss {self.loss_function.name}{decay}"
-        )
-        return "\n".join(lines)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._deep_copy(memo, self._backend, {})
 
-    def __repr__(self) -> str:
-        sizes = "sizes from the data" if self._model is None else "-".join(map(str, self._model.sizes))
-        dtype = f"{self.dtype.name!r}" + (f", precision={self.precision!r}" if self.precision else "")
-        return f"Network({sizes}, loss={self.loss_function.name!r}, dtype={dtype}, device={self.device!r})"
+    def _deep_copy(self, memo: dict[int, Any], backend: Backend, changed: Mapping[str, Any]) -> Self:
+        network = memo[id(self)] = object.__new__(type(self))
+        state = copy.deepcopy(self._state(), memo)
+        state["attributes"] |= changed
+        network._revive(state, backend)
+        return network
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self._state(), "device": reopening(self._backend)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._revive(state, open_backend(state["device"]))
+
+
+_LIVE = frozenset({"_lock", "_architecture", "_backend", "_adapter", "_passes", "_ongoing", "_prepared"})
+"""Attributes of a network that belong to its device; the others are copied as they are."""
+
+
+def _optimizer(optimizer: str | Optimizer, learning_rate: float | None) -> Optimizer:
+    rule = copy.copy(optimizers.get(optimizer))
+    if learning_rate is not None:
+        rule.learning_rate = not_negative("learning_rate", learning_rate)
+    return rule
+
+
+def _opened(device: str | Backend, fallback: bool) -> Backend:
+    """The backend of a device; a backend that the caller has made serves as it is."""
+    return device if isinstance(device, Backend) else open_backend(device, fallback=fallback)

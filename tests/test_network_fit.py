@@ -149,7 +149,7 @@ def test_rules_that_set_their_steps_take_the_constant_schedule(optimizer: str) -
         (X.astype(str), LABELS, nnbp.DTypeError, "X holds real numbers"),
         (np.where(X > 1, np.nan, X), LABELS, DataError, r"received nan in row \d+, column \d"),
         (X * 1e300, LABELS, DataError, r"float32; received -?inf"),
-        (X, LABELS[:5], ShapeError, r"one target a sample, 20 here; received shape \(5,\)"),
+        (X, LABELS[:5], ShapeError, r"one target per sample, 20 here; received shape \(5,\)"),
         (X, 1, ShapeError, r"received shape \(\)"),
         (X, LABELS + 1, DataError, "from 0 to 1.*received 2"),
         (X, LABELS.astype(str), nnbp.DTypeError, r"np\.unique"),
@@ -206,13 +206,14 @@ def test_fit_goes_on_from_where_the_network_stands() -> None:
 
 def test_validation_split_is_drawn_with_the_seed_and_kept_from_training() -> None:
     net, same, other = network(), network(), network(seed=1)
-    (A, y, w, (V, v, _)), again, differs = (
-        each._adapter.split(X, Y, None, None, 0.25, each.seed) for each in (net, same, other)
+    (kept, aside), again, differs = (
+        each._adapter.split(each._adapter.read(X, Y)[1], 0.25, each.seed) for each in (net, same, other)
     )
-    assert w is None
+    assert kept.weights is None
+    A, y, V, v = kept.X, kept.targets, aside.X, aside.targets
     assert (len(A), len(V)) == (15, 5)
-    np.testing.assert_array_equal(again[3][1], v)
-    assert not np.array_equal(differs[3][1], v)
+    np.testing.assert_array_equal(again[1].targets, v)
+    assert not np.array_equal(differs[1].targets, v)
     everything = np.concatenate([y, v])
     np.testing.assert_array_equal(np.sort(everything[:, 0]), np.sort(Y[:, 0]))
     history = net.fit(X, Y, validation_split=0.25, **QUIET)
@@ -269,7 +270,7 @@ def test_partial_fit_prepares_again_only_what_changes(backend: str, monkeypatch:
     for rows, weights, size in calls:
         net.partial_fit(X[rows], Y[rows], batch_size=size, sample_weight=weights)
     assert len(made) == len(calls) / 2
-    monkeypatch.setattr("nnbp.training.trainer._KEPT", 0)
+    monkeypatch.setattr("nnbp.network._KEPT", 0)
     given = X.copy()
     for rows, weights, size in calls:
         anew.partial_fit(X[rows], Y[rows], batch_size=size, sample_weight=weights)
@@ -301,7 +302,7 @@ def test_partial_fit_goes_on_from_changed_parameters_and_places(first: str) -> N
     net.partial_fit(X, Y)
     for _ in range(2):
         twin.partial_fit(X, Y)
-        twin._ongoing._trainer = None
+        twin._prepared = None
     for each in (net, twin):
         if first == "set_parameters":
             each.set_parameters([2 * W for W in each.weights], each.biases)

@@ -8,13 +8,16 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import nnbp
+from nnbp.requirements import CUDA, LIBRARIES
 
-OPTIONAL = {"cupy", "matplotlib", "onnx", "pandas", "scipy", "sklearn", "torch", "tqdm"}
-EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "mpi", "onnx", "plot", "sklearn", "tables", "test"}
+ROOT = Path(__file__).parents[1]
+OPTIONAL = {"cupy", "matplotlib", "pandas", "scipy", "sklearn", "torch", "tqdm"}
+EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "plot", "sklearn", "tables", "test"}
 IMPORT_COST_LIMIT = 0.1  # seconds that `import nnbp` may take more than `import numpy`
 
 
@@ -68,9 +71,10 @@ def test_console_script_resolves_to_a_callable() -> None:
     assert callable(script.load())
 
 
-def test_backends_are_no_top_level_package(tmp_path: Path) -> None:
-    code = "from importlib.util import find_spec; print(find_spec('backends'), find_spec('nnbp.backends').name)"
-    assert run_python(code, tmp_path).split() == ["None", "nnbp.backends"]
+def test_only_nnbp_and_its_backends_are_installed(tmp_path: Path) -> None:
+    names = ("backends", "bench", "nnbp.bench", "nnbp.backends")
+    code = f"from importlib.util import find_spec; print(*(name for name in {names} if find_spec(name)))"
+    assert run_python(code, tmp_path).split() == ["nnbp.backends"]
 
 
 def test_every_public_name_exists() -> None:
@@ -111,6 +115,11 @@ def imported_names(path: Path) -> set[str]:
     return names
 
 
+def importing(pattern: str, sources: list[Path]) -> dict[str, str]:
+    """The files that import a name which matches, and the name."""
+    return {path.name: name for path in sources for name in imported_names(path) if re.match(pattern, name)}
+
+
 def test_nothing_imports_a_backend_statically() -> None:
     """The rule that import-linter cannot see: only an installation makes `nnbp.backends` of `backends/`."""
     assert nnbp.__file__ is not None
@@ -118,13 +127,27 @@ def test_nothing_imports_a_backend_statically() -> None:
     backends = Path(str(importlib.import_module("nnbp.backends").__file__)).parent
     sources = [path for path in package.rglob("*.py") if backends not in path.parents]
     assert len(sources) > 1
-    offenders = {
-        path.name: name
-        for path in sources
-        for name in imported_names(path)
-        if re.match(r"(nnbp\.)?backends(\.|$)", name)
-    }
-    assert not offenders
+    assert not importing(r"(nnbp\.)?backends(\.|$)", sources)
+
+
+def test_no_test_imports_a_second_copy_of_the_backends() -> None:
+    """In a checkout `backends` is importable beside `nnbp.backends`; its classes would be other ones."""
+    assert not importing(r"backends(\.|$)", list(Path(__file__).parent.rglob("*.py")))
+
+
+def test_messages_name_the_requirements_of_the_extras() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = {name: set(needed) for name, needed in tomllib.loads(text)["project"]["optional-dependencies"].items()}
+    assert {12: extras["cuda12"], 13: extras["cuda13"]} == {version: set(names) for version, names in CUDA.items()}
+    assert set(LIBRARIES.values()) == extras["sklearn"] | extras["tables"] | extras["plot"] | extras["demo"]
+
+
+def test_no_command_installs_nnbp_from_a_package_index() -> None:
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    files += [path for name in ("nnbp", "backends", "bench") for path in (ROOT / name).rglob("*.py")]
+    assert len(files) > 100
+    wanted = re.compile(r"nnbp\[|install (--?\S+ )*[\"']*nnbp\b")
+    assert not [path.name for path in files if wanted.search(path.read_text(encoding="utf-8"))]
 
 
 def test_only_the_cuda_extras_bring_cupy_and_each_brings_one_wheel() -> None:

@@ -65,7 +65,7 @@ class Cublas:
         capability: of the card, 90 for Hopper.
 
     Raises:
-        ImportError: nvmath-python is not installed.
+        ImportError: nvmath-python cannot be imported.
     """
 
     def __init__(self, capability: int) -> None:
@@ -73,8 +73,8 @@ class Cublas:
             from nvmath.bindings import cublas
         except ImportError as error:
             raise ImportError(
-                f"nvmath-python, which products go through, cannot be imported ({error}). Run `python -m pip install "
-                "nvmath-python`; nnbp's extras cuda12 and cuda13 bring it."
+                f"nvmath-python, which calls cuBLAS for products, cannot be imported ({error}). `nnbp doctor` shows "
+                "the command that installs it."
             ) from error
         self._cublas: Any = cublas
         self._handle: int = cublas.create()

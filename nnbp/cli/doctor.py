@@ -1,4 +1,4 @@
-"""`nnbp doctor`: what is installed, what this machine has, which devices work, and what mends the others."""
+"""`nnbp doctor`: versions, the machine, which devices work, and the commands that fix or add the rest."""
 
 from __future__ import annotations
 
@@ -16,24 +16,18 @@ from typing import Any
 import numpy as np
 
 from nnbp.device.cuda_libraries import libraries
-from nnbp.device.probe import cupy_distributions
+from nnbp.device.probe import Reason, cuda_command, cupy_distributions
 from nnbp.device.select import DeviceInfo, devices
+from nnbp.requirements import LIBRARIES, pip_install
 
 __all__ = ["add_parser", "run"]
 
 _EXIT_NO_GPU = 6
 
-_OPTIONAL = {
-    "scikit-learn": "sklearn",
-    "pandas": "tables",
-    "pyarrow": "tables",
-    "matplotlib": "plot",
-    "tqdm": "demo",
-    "tomli-w": "demo",
-    "onnx": "onnx",
-    "mpi4py": "mpi",
-}
-"""Optional libraries, and the extra of nnbp that brings each."""
+_NEEDED = ("nnbp", "numpy", "safetensors", "threadpoolctl")
+
+_OPTIONAL = {requirement.partition(">")[0]: requirement for requirement in LIBRARIES.values()}
+"""The requirement of each optional library, by the name under which it is installed."""
 
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -42,17 +36,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command `doctor` to the command line."""
     parser = subparsers.add_parser(
         "doctor",
-        help="show versions, BLAS and memory, and which devices work or what would mend them",
-        description="Shows versions, BLAS, memory, and of each device that it works, or why not and the fix.",
+        help="show versions, BLAS, memory, and which devices work or how to fix them",
+        description="Shows versions, BLAS and memory, and for each device that it works, or the reason and the fix.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--require-gpu", action="store_true", help=f"exit {_EXIT_NO_GPU} where no GPU works")
+    parser.add_argument("--require-gpu", action="store_true", help=f"exit {_EXIT_NO_GPU} if no GPU works")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the report; 0, or 6 where a GPU is required and none works."""
+    """Prints the report; 0, or 6 if a GPU is required and none works."""
     found = devices()
     report = _report(found)
     print(json.dumps(report, indent=2) if arguments.json else _page(report, found))
@@ -68,7 +62,7 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
             "implementation": platform.python_implementation(),
             "executable": sys.executable,
         },
-        "packages": {name: _version(name) for name in ("nnbp", "numpy", "safetensors")},
+        "packages": {name: _version(name) for name in _NEEDED},
         "cupy": cupy_distributions(),
         "cuda_libraries": [asdict(library) | {"loads": library.loads} for library in libraries()],
         "optional": {name: _version(name) for name in _OPTIONAL},
@@ -93,13 +87,13 @@ def _version(name: str) -> str | None:
 
 
 def _usable_cores() -> int | None:
-    """Cores that this process may run on, where the system limits them."""
+    """The number of cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return os.cpu_count() if affinity is None else len(affinity(0))
 
 
 def _blas() -> dict[str, Any]:
-    """What NumPy multiplies matrices with, and with how many threads; None where that is not known."""
+    """The library with which NumPy multiplies matrices, and its number of threads, or None if that is not known."""
     config: dict[str, Any] = dict(np.show_config(mode="dicts"))
     built = config.get("Build Dependencies", {}).get("blas", {})
     threads = None
@@ -139,36 +133,50 @@ def _software(report: dict[str, Any]) -> list[tuple[str, str]]:
     python = report["python"]
     rows = [("Python", f"{python['version']} ({python['implementation']}), {python['executable']}")]
     rows += [(name, number or "not installed") for name, number in report["packages"].items()]
-    cupy = ", ".join(f"{number} ({name})" for name, number in report["cupy"].items())
-    libraries = {library["name"]: library for library in report["cuda_libraries"]}
-    if cupy:
-        rows.append(("cupy", f"{cupy}, {_loading(libraries.pop('CuPy'))}"))
-        rows += [(name, _with_version(library)) for name, library in libraries.items()]
-    else:
-        rows.append(("cupy", "not installed"))
-    for name, number in report["optional"].items():
-        rows.append((name, number or f"not installed, optional: nnbp[{_OPTIONAL[name]}]"))
+    rows += _cuda(report)
+    present = [f"{name} {number}" for name, number in report["optional"].items() if number]
+    if present:
+        rows.append(("optional", ", ".join(present)))
+    absent = [name for name, number in report["optional"].items() if not number]
+    if absent:
+        command = pip_install(*(_OPTIONAL[name] for name in absent))
+        rows.append(("not installed", f"{', '.join(absent)}; to add: `{command}`"))
     return rows
 
 
-def _loading(library: dict[str, Any]) -> str:
-    if not library["installed"]:
-        by_another = library["name"] == "cuBLAS"
-        return (
-            "not tried: nvmath-python loads it" if by_another else "not installed; nnbp[cuda12] and [cuda13] bring it"
-        )
-    return "loads" if library["loads"] else f"does not load: {library['message']}"
-
-
-def _with_version(library: dict[str, Any]) -> str:
-    return ", ".join(part for part in (library["version"], _loading(library)) if part)
+def _cuda(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """CuPy with the versions of its libraries, then each library that does not load, with the reason."""
+    cupy, *others = report["cuda_libraries"]
+    if not cupy["installed"]:
+        return [("cupy", "not installed")]
+    wheels, devices = report["cupy"], report["devices"]
+    versions = [f"{number} ({name})" for name, number in wheels.items()] or [cupy["version"] or "unknown version"]
+    versions += [f"{library['name']} {library['version']}" for library in others if library["loads"]]
+    rows = [("cupy", ", ".join(versions))]
+    # Without CuPy or a driver nothing else loads, and the rows of the devices say so.
+    if not cupy["loads"]:
+        return rows
+    no_driver = any(device["reason"] == Reason.NO_DRIVER for device in devices)
+    for library in others:
+        if library["name"] == "cuBLAS" and (no_driver or not library["installed"]):
+            continue
+        if not library["installed"]:
+            rows.append((library["name"], "not installed"))
+        elif not library["loads"]:
+            message = textwrap.shorten(library["message"], 100, placeholder=" …")
+            rows.append((library["name"], f"does not load: {message}"))
+    if len(rows) > 1 and len(wheels) == 1:
+        fix = cuda_command(wheels)
+        if not any(fix in device["fix"] for device in devices):
+            rows.append(("", f"fix: {fix}"))
+    return rows
 
 
 def _machine(report: dict[str, Any], cpu: DeviceInfo) -> list[tuple[str, str]]:
     system, blas = report["system"], report["blas"]
-    cores = str(system["cores"] or "unknown")
+    cores = f"{system['cores']} cores" if system["cores"] != 1 else "1 core"
     if system["usable_cores"] != system["cores"]:
-        cores += f", {system['usable_cores']} usable by this process"
+        cores += f", {system['usable_cores']} of them for this process"
     memory = [f"{system['memory_total'] / 2**30:.1f} GiB"] if system["memory_total"] else ["unknown"]
     if system["memory_free"]:
         memory.append(f"{system['memory_free'] / 2**30:.1f} GiB free")
@@ -178,15 +186,14 @@ def _machine(report: dict[str, Any], cpu: DeviceInfo) -> list[tuple[str, str]]:
     limits = "".join(f", {name}={value}" for name, value in blas["environment"].items())
     return [
         ("System", f"{system['name']}, {system['machine']}"),
-        ("Processor", cpu.description),
-        ("Cores", cores),
+        ("Processor", f"{cpu.description}, {cores}"),
         ("Memory", ", ".join(memory)),
         ("BLAS", f"{blas['name']} {blas['version']}".strip() + f", {threads}{limits}"),
     ]
 
 
 def _device_rows(device: DeviceInfo) -> list[tuple[str, str]]:
-    # The machine's rows have said what the CPU is.
+    # The section about the machine describes the CPU.
     facts = "" if device.name == "cpu" else device.facts()
     if device.works:
         return [(device.name, f"works: {facts}" if facts else "works")]

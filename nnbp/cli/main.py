@@ -6,14 +6,14 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from nnbp.cli.common import Exit, Terminated, exit_code, say, terminable
 from nnbp.registry import suggest
 from nnbp.version import __version__
 
-COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor", "bench")
+COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor")
 """The commands, in the order of the help page; each is a file of this folder with `add_parser` and `run`."""
 
 _EPILOG = """\
@@ -51,9 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else Exit.USAGE
     # Whoever wants to repeat a run finds these words in its folder.
     arguments.words = words
+    return execute(f"nnbp {arguments.command}", arguments.run, arguments)
+
+
+def execute(name: str, run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Runs a command with its parsed arguments, and turns errors into one paragraph and an exit code.
+
+    Args:
+        name: stands before the paragraph.
+        run: the command.
+        arguments: its arguments; `arguments.debug` shows the traceback of an error as well.
+
+    Returns:
+        the exit code.
+    """
     try:
         with terminable():
-            code: int = arguments.run(arguments)
+            code = run(arguments)
             sys.stdout.flush()
             return code
     except BrokenPipeError:
@@ -63,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if arguments.debug:
             traceback.print_exc()
-        say(f"nnbp {arguments.command}", _error_text(error))
+        say(name, _error_text(error))
         return exit_code(error)
 
 

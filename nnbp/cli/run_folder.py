@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import os
 import platform
 import re
@@ -13,8 +12,9 @@ from typing import Any, Self
 
 from nnbp.device.host import blas
 from nnbp.device.probe import cupy_distributions
-from nnbp.errors import MissingDependencyError, ModelFileError
+from nnbp.errors import ModelFileError
 from nnbp.formatting import json_text
+from nnbp.requirements import optional
 from nnbp.training.callbacks import Callback, TrainingState
 from nnbp.version import installed
 
@@ -146,10 +146,4 @@ def environment(device: str, words: Sequence[str], **more: Any) -> dict[str, Any
 
 
 def _toml_writer() -> Any:
-    try:
-        return importlib.import_module("tomli_w")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"writing the configuration of a run needs tomli-w, which cannot be imported ({error}). "
-            'Install it: python -m pip install "nnbp[demo]"'
-        ) from error
+    return optional("tomli_w", "writing the configuration of a run")

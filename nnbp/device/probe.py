@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from nnbp.graph.backend import Backend, backend_class
 from nnbp.graph.ops import Gemm
+from nnbp.requirements import CUDA, pip_install
 from nnbp.version import installed
 
 _KNOWN_CUPY = (
@@ -33,8 +34,8 @@ _KNOWN_CUPY = (
 )
 """Distributions that install a package `cupy` on Python 3.11 or later; after CuPy's own list of what cannot coexist."""
 
-_CUDA12 = '`python -m pip install "nnbp[cuda12]"`'
-_CUDA13 = '`python -m pip install "nnbp[cuda13]"`'
+_CUDA12 = f"`{pip_install(*CUDA[12])}`"
+_CUDA13 = f"`{pip_install(*CUDA[13])}`"
 _EITHER = f"{_CUDA13} (driver 580 or later) or {_CUDA12} (driver 525 or later)"
 
 # Texts of the dynamic loaders, of CuPy's softlink and compiler modules, and of cuda-pathfinder.
@@ -150,7 +151,9 @@ def _probe(index: int, process: int) -> Verdict:
                 wrong = _wrong_product(backend_class("cupy")(index))
     except Exception as error:
         message = f"CuPy works on GPU {index}, but nnbp's backend does not: {said(error)}"
-        return Verdict(Reason.BACKEND_FAILED, message, f"what the error names, or {_extra(wheels)}", count)
+        command = cuda_command(wheels)
+        fix = command if isinstance(error, ImportError) else f"what the error names, or {command}"
+        return Verdict(Reason.BACKEND_FAILED, message, fix, count)
     if not wrong:
         return Verdict(count=count)
     fix = (
@@ -244,8 +247,8 @@ def _uninstall(wheels: Mapping[str, str], then: str) -> str:
     return f"`python -m pip uninstall -y {' '.join(wheels)} && {then.strip('`')}`"
 
 
-def _extra(wheels: Mapping[str, str]) -> str:
-    """The command that adds the CUDA libraries to the CuPy that is installed."""
+def cuda_command(wheels: Mapping[str, str]) -> str:
+    """The command that adds CUDA's libraries and the bindings to them to the CuPy that is installed."""
     (wheel,) = wheels or ("",)
     if wheel in ("cupy-cuda12x", "cupy-cuda13x"):
         return _CUDA12 if wheel == "cupy-cuda12x" else _CUDA13
@@ -257,7 +260,7 @@ def _reinstall(wheels: Mapping[str, str]) -> str:
     (wheel,) = wheels or ("",)
     if wheel in ("cupy-cuda12x", "cupy-cuda13x"):
         return f'`python -m pip install --upgrade --force-reinstall "{wheel}[ctk]"`'
-    return _extra(wheels)
+    return cuda_command(wheels)
 
 
 def _not_installed(driver: int | None) -> Verdict:
@@ -276,7 +279,8 @@ def _not_installed(driver: int | None) -> Verdict:
 def _two_wheels(wheels: Mapping[str, str], driver: int | None) -> Verdict:
     listed = " and ".join(f"{name} {number}" for name, number in wheels.items())
     if driver is None:
-        fix = f"{_uninstall(wheels, _CUDA13)}, or cuda12 in place of cuda13 where the driver is older than 580"
+        newer, older = _uninstall(wheels, _CUDA13), _uninstall(wheels, _CUDA12)
+        fix = f"{newer} (driver 580 or later) or {older} (driver 525 or later)"
     else:
         fix = _uninstall(wheels, _CUDA13 if driver >= 13000 else _CUDA12)
     message = f"{len(wheels)} CuPy packages are installed, and they overwrite each other's files: {listed}"
@@ -333,7 +337,7 @@ def _missing_library(error: Exception, wheels: Mapping[str, str]) -> Verdict | N
     message = f"{library[0]} is missing: without its extra [ctk], {wheel} carries no CUDA libraries"
     if "No such file" not in text:
         message += f" ({said(error)})"
-    return Verdict(Reason.LIBRARY_MISSING, message, _extra(wheels))
+    return Verdict(Reason.LIBRARY_MISSING, message, cuda_command(wheels))
 
 
 def _diagnose(error: Exception, cupy: Any, wheels: Mapping[str, str]) -> Verdict:

@@ -1,8 +1,13 @@
-"""A data set, as the engine trains and measures on it."""
+"""A data set, checked once: as the engine trains and measures on it, and as it was given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nnbp.graph.ops import Array
 
@@ -11,19 +16,31 @@ __all__ = ["Dataset"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: X (m, n_in), encoded targets y (m, columns), weights w (m, 1) or None.
+    """A data set. Its first three arrays are all on the device in the network's dtype, or all on the host.
 
-    All are on the device in the network's dtype, or all on the host, of any dtype.
+    Attributes:
+        X: (m, n_in).
+        y: (m, columns), encoded targets.
+        w: (m, 1), weights, or None.
+        targets: as they were given, on the host.
+        weights: (m,), weights on the host, or None.
     """
 
     X: Array
     y: Array
     w: Array | None = None
+    targets: NDArray[Any] | None = None
+    weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.X)
 
     @property
     def arrays(self) -> list[Array]:
-        """Those that there are, in order."""
+        """Those of the first three that exist, in order."""
         return [array for array in (self.X, self.y, self.w) if array is not None]
+
+    @cached_property
+    def weight(self) -> float:
+        """Σ wₙ; m without weights."""
+        return float(len(self)) if self.weights is None else float(np.sum(self.weights, dtype=np.float64))

@@ -1,8 +1,8 @@
-"""Epochs: one pass through a data set in batches, each step of it a recorded list of calls.
+"""Epochs: one pass through a data set in batches, each step of it the same list of operations.
 
-The rows of a batch are found on the device, from a permutation and a step counter that live there, so that a step is
-the same list of calls every time. A data set that stays on the host sends its batches ahead, see
-`nnbp.engine.prefetch`. What a step leaves on the device (the sum of the costs) is read after the epoch.
+The rows of a batch are found on the device, from a permutation and a step counter that live there. A data set that
+stays on the host sends its batches ahead, see `nnbp.engine.prefetch`. What a step leaves on the device (the sum of the
+costs) is read after the epoch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from nnbp.engine.dataset import Dataset
-from nnbp.engine.executor import Batch, Engine, Executor
+from nnbp.engine.executor import Batch, Executor
+from nnbp.engine.model import Model
 from nnbp.engine.prefetch import Prefetch
 from nnbp.engine.updater import Updater
 from nnbp.graph.ops import Advance, Gather
@@ -28,17 +29,17 @@ class Epoch:
         whole: whether there is one batch only, which is then not copied.
 
     Args:
-        engine: the network.
+        model: the network.
         data: the data set.
         batch_size: samples of a batch.
-        training: whether this is a training epoch: dropout drops, and the way back is recorded.
-        update: the optimizer's part, where there is one that works step by step.
+        training: whether this is a training epoch: dropout drops, and the backward pass is recorded.
+        update: the optimizer's part, if there is one that works step by step.
         runs: how often the pass will be made, about.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        model: Model,
         data: Dataset,
         batch_size: int,
         *,
@@ -46,21 +47,21 @@ class Epoch:
         update: Updater | None = None,
         runs: int = 1,
     ) -> None:
-        self.engine, self.data = engine, data
+        self.model, self.data = model, data
         samples = len(data)
         size = min(batch_size, samples)
         self.whole = size == samples
         self.steps = -(-samples // size)
-        backend = engine.backend
+        backend = model.backend
         self.counter = backend.upload(np.zeros(1), np.int64)
         self._prefetch: Prefetch | None = None
         if not backend.owns(data.X) and self.whole:
-            self.data = data = Dataset(*(backend.upload(array, engine.dtype) for array in data.arrays))
+            self.data = data = Dataset(*(backend.upload(array, model.dtype) for array in data.arrays))
         if backend.owns(data.X):
             self.order = backend.upload(np.arange(samples), np.int64)
             self._rows = data.arrays, self.order, self.counter
         else:
-            self._prefetch = Prefetch(backend, data.arrays, size, engine.dtype)
+            self._prefetch = Prefetch(backend, data.arrays, size, model.dtype)
             self._rows = self._prefetch.sources, self._prefetch.rows, self._prefetch.half
         self._total = backend.upload(np.zeros((1, 1)), np.float64)
         self._training, self._update, self._stride, self._expected = training, update, size, runs
@@ -75,7 +76,7 @@ class Epoch:
             return
         order = generator.permutation(len(self.data))
         if self._prefetch is None:
-            self.order[...] = self.engine.backend.upload(order, np.int64)
+            self.order[...] = self.model.backend.upload(order, np.int64)
         else:
             self._prefetch.order = order
 
@@ -91,11 +92,11 @@ class Epoch:
     @property
     def total(self) -> float:
         """Σ wₙ Cⁿ over the epoch; waits for the device."""
-        return float(self.engine.backend.download(self._total)[0, 0])
+        return float(self.model.backend.download(self._total)[0, 0])
 
     def _record(self, size: int, times: int) -> Callable[[], None]:
         """What runs so many batches, one after the other."""
-        op = self.engine.recorder(size, training=self._training)
+        op = self.model.builder(size, training=self._training)
         gather = op.begin()
         data = self.data
         if self.whole:
@@ -106,7 +107,7 @@ class Epoch:
             for source, out in zip(sources, rows, strict=True):
                 op.record(Gather(source, order, counter, self._stride, out))
             batch = Batch(*rows)
-        executor = Executor(self.engine, batch, training=self._training, gradients=self._training)
+        executor = Executor(self.model, batch, training=self._training, gradients=self._training)
         tail = op.begin()
         op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=executor.total)
         if self._update is not None:
@@ -114,5 +115,5 @@ class Epoch:
         op.record(Advance(self.counter))
         operations = [*gather, *executor.forward, *executor.backward, *tail]
         if self._prefetch is None:
-            return self.engine.backend.compile(operations, times, self._expected)
-        return self._prefetch.prefetching(self.engine.backend.compile(operations, runs=times * self._expected), times)
+            return self.model.backend.compile(operations, times, self._expected)
+        return self._prefetch.prefetching(self.model.backend.compile(operations, runs=times * self._expected), times)

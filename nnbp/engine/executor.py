@@ -1,4 +1,4 @@
-"""Executors: one forward and backward pass, with every buffer allocated once and every call bound.
+"""Executors: one forward and backward pass, with every buffer allocated once and every operation recorded.
 
 An executor is made for one batch size and run as often as wanted. Running it allocates nothing, branches on no value
 and waits for nothing, so a backend that can may record it as one graph.
@@ -6,39 +6,17 @@ and waits for nothing, so a backend that can may record it as one graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from nnbp.graph.backend import Backend
+from nnbp.engine.model import Model
 from nnbp.graph.builder import Builder
-from nnbp.graph.ops import Array, Gemm, Precision, RandomStream, Reduce
-from nnbp.nn.layers import DenseNode, Layer, Node
-from nnbp.nn.losses import Loss, Output
-from nnbp.nn.parameters import Parameters
+from nnbp.graph.ops import Array, Gemm, Operation, Reduce
+from nnbp.nn.layers import DenseNode, Node
+from nnbp.nn.losses import Output
 
-__all__ = ["Batch", "Engine", "Executor"]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What an executor needs of a network: layers of known sizes, the loss, the parameters and where they live."""
-
-    backend: Backend
-    dtype: Any
-    layers: Sequence[Layer]
-    loss: Loss
-    weight_decay: float
-    n_in: int
-    n_out: int
-    parameters: Parameters
-    streams: Sequence[RandomStream | None]
-    precision: Precision | None = None
-
-    def recorder(self, samples: int, *, training: bool) -> Builder:
-        """A recorder for batches of so many samples."""
-        return Builder(self.backend, self.dtype, samples, training=training, precision=self.precision)
+__all__ = ["Batch", "Executor"]
 
 
 @dataclass(frozen=True)
@@ -51,31 +29,31 @@ class Batch:
 
 
 class Executor:
-    """A forward pass on a batch, with targets its cost, with `gradients` the way back.
+    """A forward pass on a batch; with targets its cost; with `gradients` the backward pass, too.
 
     Attributes:
-        forward, backward: the bound calls, for a longer recording; `run_forward` and `run_backward` run them. The way
-            back leaves ∇J in ``parameters.gradient``.
-        nodes: one a layer; a Dense layer's has z, a and, after `backward`, delta.
+        forward, backward: the operations, for a longer recording; `run_forward` and `run_backward` run them. The
+            backward pass leaves ∇J in ``parameters.gradient``.
+        nodes: one per layer; a Dense layer's has z, a and, after `backward`, delta.
         h: output (n_out, m).
         cost: C of each sample (1, m).
         share: w / Σw (1, m), or 1 / m (1, 1) without weights; delta and gradients are linear in it.
         weight: Σw (1, 1), m without weights.
         total: Σ w C (1, 1).
-        dx: ∂J/∂x (n_in, m) where `want_dx`.
+        dx: ∂J/∂x (n_in, m) if `want_dx`.
 
     Args:
-        engine: the network.
+        model: the network.
         batch: the arrays to read.
         training: whether dropout drops.
-        gradients: whether to record the way back; needs targets.
+        gradients: whether to record the backward pass; needs targets.
         keep_z: whether z is kept beside a in every layer.
-        want_dx: whether the way back goes on to the input.
+        want_dx: whether the backward pass goes on to the input.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        model: Model,
         batch: Batch,
         *,
         training: bool = False,
@@ -83,41 +61,41 @@ class Executor:
         keep_z: bool = False,
         want_dx: bool = False,
     ) -> None:
-        self.engine, self.batch = engine, batch
-        op = engine.recorder(len(batch.x), training=training)
+        self.model, self.batch = model, batch
+        op = model.builder(len(batch.x), training=training)
         self.buffers = op.buffers
-        self.forward = op.begin()
+        self.forward: list[Operation] = op.begin()
         self.nodes: list[Node] = []
         self._record_layers(op, keep_z=keep_z)
         self.h = self.nodes[-1].a
         self.dx: Array | None = None
         if batch.y is not None:
             self._record_loss(op, batch.y)
-        self.backward = op.begin()
+        self.backward: list[Operation] = op.begin()
         if gradients:
             self._record_backward(op, want_dx=want_dx)
 
     def _record_layers(self, op: Builder, *, keep_z: bool) -> None:
-        engine = self.engine
-        theta = engine.parameters.views(engine.parameters.theta)
-        gradient = engine.parameters.views(engine.parameters.gradient)
+        model = self.model
+        theta = model.parameters.views(model.parameters.theta)
+        gradient = model.parameters.views(model.parameters.gradient)
         x = self.batch.x.T
-        for k, layer in enumerate(engine.layers):
+        for k, layer in enumerate(model.layers):
             # The loss looks at z of the output layer.
-            keep = keep_z or k == len(engine.layers) - 1
-            node = layer.connect(op, x, theta[k], gradient[k], engine.streams[k], keep_z=keep)
+            keep = keep_z or k == len(model.layers) - 1
+            node = layer.connect(op, x, theta[k], gradient[k], model.streams[k], keep_z=keep)
             self.nodes.append(node)
             x = node.a
 
     @cached_property
     def run_forward(self) -> Callable[[], None]:
         """Runs the forward pass."""
-        return self.engine.backend.compile(self.forward)
+        return self.model.backend.compile(self.forward)
 
     @cached_property
     def run_backward(self) -> Callable[[], None]:
-        """Runs the way back; the forward pass has to have run."""
-        return self.engine.backend.compile(self.backward)
+        """Runs the backward pass; the forward pass must have run."""
+        return self.model.backend.compile(self.backward)
 
     @property
     def _last(self) -> DenseNode:
@@ -132,10 +110,10 @@ class Executor:
         return Output(node.f, node.z, node.a, node.rows)
 
     def _record_loss(self, op: Builder, y: Array) -> None:
-        loss, out, m = self.engine.loss, self.output, op.samples
+        loss, out, m = self.model.loss, self.output, op.samples
         self.cost, self.total, self.weight = op.empty(1), op.empty(1, 1), op.constant([[m]])
         self.share = op.constant([[1.0 / m]])
-        self.y = loss.record_targets(op, y.T, self.engine.n_out)
+        self.y = loss.record_targets(op, y.T, self.model.n_out)
         loss.record_cost(op, out, self.y, self.cost)
         if self.batch.w is None:
             op.record(Reduce("sum", self.cost, 1, self.total))
@@ -147,10 +125,10 @@ class Executor:
         op.record(Gemm(self.cost, self.batch.w, self.total))
 
     def _record_backward(self, op: Builder, *, want_dx: bool) -> None:
-        engine = self.engine
-        delta = engine.loss.record_delta(op, self.output, self.y, self.share)
+        model = self.model
+        delta = model.loss.record_delta(op, self.output, self.y, self.share)
         # Nothing before the first layer with parameters needs a derivative, unless ∂J/∂x itself is wanted.
-        first = next(k for k, specs in enumerate(engine.parameters.specs) if specs)
+        first = next(k for k, specs in enumerate(model.parameters.specs) if specs)
         last = len(self.nodes) - 1
         da: Array | None = None
         for k in range(last, -1 if want_dx else first - 1, -1):
@@ -161,7 +139,7 @@ class Executor:
                 assert da is not None, "every layer above the first that learns passes its derivative down"
                 da = self.nodes[k].backward(op, da, want_dx=below)
         self.dx = da if want_dx else None
-        if engine.weight_decay:
-            theta, gradient = engine.parameters.theta, engine.parameters.gradient
-            n = engine.parameters.decayed
-            op.map(lambda g, W: g + engine.weight_decay * W, [gradient[:n]], g=gradient[:n], W=theta[:n])
+        if model.weight_decay:
+            theta, gradient = model.parameters.theta, model.parameters.gradient
+            n = model.parameters.decayed
+            op.map(lambda g, W: g + model.weight_decay * W, [gradient[:n]], g=gradient[:n], W=theta[:n])

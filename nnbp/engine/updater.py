@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.engine.executor import Engine
+from nnbp.engine.model import Model
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, Gather, Gemm
 from nnbp.optim.optimizers import Optimizer
@@ -27,7 +27,7 @@ class Updater:
     """The optimizer's part of a training step.
 
     Args:
-        engine: the network.
+        model: the network.
         optimizer: the rule.
         steps: steps of an epoch.
         clip_norm: bound on the Euclidean norm of the whole gradient, or None.
@@ -35,17 +35,17 @@ class Updater:
     """
 
     def __init__(
-        self, engine: Engine, optimizer: Optimizer, steps: int, clip_norm: float | None, state: OptimizerState
+        self, model: Model, optimizer: Optimizer, steps: int, clip_norm: float | None, state: OptimizerState
     ) -> None:
-        self.engine, self.optimizer, self.clip_norm, self.state = engine, optimizer, clip_norm, state
-        backend, theta = engine.backend, engine.parameters.theta
+        self.model, self.optimizer, self.clip_norm, self.state = model, optimizer, clip_norm, state
+        backend, theta = model.backend, model.parameters.theta
         for slot in optimizer.slots:
             if slot not in state.slots:
-                values = backend.empty(len(theta), engine.dtype)
+                values = backend.empty(len(theta), model.dtype)
                 values[...] = optimizer.initial(slot)
                 state.slots[slot] = values
         self.names = list(optimizer.rates(np.ones(1), np.ones(1)))
-        self.table = backend.empty((steps, max(1, len(self.names))), engine.dtype)
+        self.table = backend.empty((steps, max(1, len(self.names))), model.dtype)
         self._host = np.empty((steps, len(self.names)))
         self._sent = np.full_like(self._host, np.nan)
         self.steps = backend.upload(np.arange(steps), np.int64)
@@ -58,13 +58,13 @@ class Updater:
             self._host[:, j] = rates[name]
         # Rates that stay are not sent again.
         if self.names and not np.array_equal(self._host, self._sent):
-            self.table[...] = self.engine.backend.upload(self._host, self.engine.dtype)
+            self.table[...] = self.model.backend.upload(self._host, self.model.dtype)
             self._sent[...] = self._host
         self.state.steps += len(eta)
 
     def record(self, op: Builder, counter: Array) -> None:
         """Records clipping and update with the rates of the step that the counter shows."""
-        parameters = self.engine.parameters
+        parameters = self.model.parameters
         theta, g = parameters.theta.reshape(1, -1), parameters.gradient.reshape(1, -1)
         rates: dict[str, Array] = {}
         if self.names:

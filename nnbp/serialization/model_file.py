@@ -154,7 +154,7 @@ def _decode(container: Container, known: _Known) -> ModelFile:
         raise RefusedError(
             f"its format has version {version}, this nnbp reads up to {FORMAT_VERSION}; nnbp "
             f"{shown(content.get('nnbp_version'))} wrote it.",
-            "Upgrade nnbp: python -m pip install --upgrade nnbp",
+            "Load it with that nnbp, or a later one",
         )
     keys = ("format_version", "nnbp_version", "architecture", "extra", "sha256")
     content = keyed(content, keys, "the description of the network")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from nnbp.errors import DataError, ModelFileError
 from nnbp.formatting import json_value, shown
 from nnbp.registry import suggest
+from nnbp.requirements import optional
 from nnbp.tabular.table import (
     EXACT,
     Source,
@@ -27,7 +28,6 @@ from nnbp.tabular.table import (
     kind_of,
     listed,
     numbers,
-    optional,
     texts,
     whole,
 )

@@ -18,7 +18,8 @@ import numpy as np
 
 from nnbp.errors import DataError
 from nnbp.registry import suggest
-from nnbp.tabular.table import TEXT, Column, Source, clean, listed, optional, parse_number
+from nnbp.requirements import optional
+from nnbp.tabular.table import TEXT, Column, Source, clean, listed, parse_number
 
 BUILTIN = {
     "digits": "digit",

@@ -8,7 +8,6 @@ cell are cut off, and the tokens in `MISSING` become the empty string, which mea
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from nnbp.errors import DataError, MissingDependencyError
+from nnbp.errors import DataError
 from nnbp.registry import suggest
 
 Column = npt.NDArray[Any]
@@ -27,17 +26,6 @@ TEXT = np.dtypes.StringDType()
 FIX = "Correct the cell, or leave it empty if the value is not known"
 NUMERIC = 0.9  # from this share of numbers on, the other cells of a column are mistakes, and not text
 EXACT = 2**53  # every whole number up to here is a float64
-
-
-def optional(module: str, purpose: str) -> Any:
-    """The module, imported now; `MissingDependencyError` with the pip command if it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{purpose} needs {module.partition('.')[0]}, which cannot be imported ({error}). "
-            'Install it: python -m pip install "nnbp[tables]"'
-        ) from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -161,11 +161,11 @@ class _Probe:
     """A network in float64 on the CPU, with an executor whose parameters and inputs are moved back and forth."""
 
     def __init__(self, net: Network, data: Dataset, X: Floats) -> None:
-        engine = net.model.engine
-        self.theta, self.decayed, self.decay = net.parameters, engine.parameters.decayed, engine.weight_decay
-        self.X, self.loss = X, engine.loss
-        self.executor = Executor(engine, Batch(X, data.y, data.w), keep_z=True)
-        self.run = engine.backend.compile(self.executor.forward)
+        model = net.model
+        self.theta, self.decayed, self.decay = net.parameters, model.parameters.decayed, model.weight_decay
+        self.X, self.loss = X, model.loss
+        self.executor = Executor(model, Batch(X, data.y, data.w), keep_z=True)
+        self.run = model.backend.compile(self.executor.forward)
         self.run()
         self.share: Floats = np.broadcast_to(self.executor.share[0], len(X))
         self.nodes = [node for node in self.executor.nodes if isinstance(node, DenseNode) and node.f.kinks]
@@ -308,12 +308,11 @@ def check_gradients(
     if not tolerance > 0:
         raise ValueError(f"tolerance is a positive bound on the relative error; received {tolerance!r}.")
     count = None if entries is None else whole_number("entries", entries, 1)
-    twin = net._twin("cpu", np.float64)
-    twin._take_sizes(X, y)
+    twin = net.copy(device="cpu", dtype=np.float64)
+    data = twin.prepare(X, y, sample_weight)
     found = twin.gradients(X, y, sample_weight)
     parameters, rng, rows = twin.model.parameters, np.random.default_rng(0), []
     with twin.model.backend.active():
-        data, _, _ = twin._adapter.data(X, y, sample_weight)
         probe = _Probe(twin, data, np.array(data.X))
         # What C is rounded by: its own size, that of the z which it is computed from, and that of the products of
         # targets and outputs in it. (ln h is rounded as h is, by ε, however near to 0 it is itself.)

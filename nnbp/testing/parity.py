@@ -191,16 +191,16 @@ def compare_devices(
     epochs, size = _epochs(len(X), steps, whole_number("batch_size", batch_size or len(X), 1), rule, batch_size is None)
     updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
     single = net.dtype == np.float32
-    runs = [net._twin(backend, net.dtype) for backend in backends]
+    runs = [net.copy(device=backend) for backend in backends]
     # The yardstick of the float32 bounds, ρ: the largest error of the runs that are judged, against the last one.
     judged = slice(1)
     if net.precision is not None:
-        runs += [net._twin(backend, net.dtype) for backend in with_rounded_factors(net.precision)]
+        runs += [net.copy(device=backend) for backend in with_rounded_factors(net.precision)]
         judged = slice(len(backends), len(runs))
     if single:
-        runs.append(net._twin("cpu", np.float64))
+        runs.append(net.copy(device="cpu", dtype=np.float64))
     for twin in runs:
-        twin._take_sizes(X, y)
+        twin.prepare(X, y)
     forward = [_forward(twin, X) for twin in runs]
     crossed = _on_both_sides(runs[0], forward, y)
     keep = slice(None) if crossed.all() or not crossed.any() else ~crossed

@@ -6,7 +6,7 @@ Nothing here changes a network: one that takes its sizes from the data is built 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -17,10 +17,8 @@ from nnbp.engine.dataset import Dataset
 from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
-from nnbp.metrics import Metric
 from nnbp.nn.architecture import Architecture
 from nnbp.nn.losses import Loss
-from nnbp.training.trainer import Measured
 from nnbp.validation import class_weights, finite, finite_on_host, host, matrix, sample_weights
 
 __all__ = ["DataAdapter", "sizes_unknown"]
@@ -72,25 +70,27 @@ class DataAdapter:
         """X (m, n_in), on the device or on the host, wherever it was; its values may be any."""
         return matrix(self.backend, X, self.dtype, self.n_in)
 
-    def features(self, X: Any) -> Array:
-        """X on the device, (m, n_in); its values may be any."""
-        return self._uploaded(self.matrix(X))
-
     def finite(self, X: Array | NDArray[Any]) -> None:
-        """Raises DataError where a value of X is NaN or infinite in the network's dtype."""
+        """Raises DataError if a value of X is NaN or infinite in the network's dtype."""
         if self.backend.owns(X):
             finite(self.backend, X, "X")
         else:
             finite_on_host(X, "X", self.dtype)
 
-    def _uploaded(self, array: Array | NDArray[Any]) -> Array:
-        return array if self.backend.owns(array) else self.backend.upload(array, self.dtype)
+    def read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Self, Dataset]:
+        """A data set, checked, with X wherever it was; and this adapter with the sizes that were open taken from it."""
+        array = self.matrix(X)
+        targets = self._targets(y, len(array))
+        n_out = self.architecture.outputs_of(targets) if self.n_out is None else self.n_out
+        weights = sample_weights(sample_weight, len(array))
+        data = Dataset(array, self.loss.encode(targets, n_out), _column(weights), targets, weights)
+        return replace(self, n_in=array.shape[1], n_out=n_out), data
 
-    def targets(self, y: Any, samples: int) -> NDArray[Any]:
-        """Targets on the host: one a sample, finite in the network's dtype."""
+    def _targets(self, y: Any, samples: int) -> NDArray[Any]:
+        """Targets on the host: one per sample, finite in the network's dtype."""
         values = host(y, "y")
         if values.ndim == 0 or len(values) != samples:
-            raise ShapeError(f"y has one target a sample, {samples} here; received shape {values.shape}.")
+            raise ShapeError(f"y has one target per sample, {samples} here; received shape {values.shape}.")
         with np.errstate(over="ignore"):
             good = np.isfinite(values.astype(self.dtype, copy=False))
         if not good.all():
@@ -101,41 +101,25 @@ class DataAdapter:
             )
         return values
 
-    def sized(self, X: Any, y: Any) -> tuple[Self, Array | NDArray[Any], NDArray[Any]]:
-        """This adapter with the sizes that were open taken from X and y; X wherever it was, y on the host."""
-        array = self.matrix(X)
-        values = self.targets(y, len(array))
-        n_out = self.architecture.outputs_of(values) if self.n_out is None else self.n_out
-        return replace(self, n_in=array.shape[1], n_out=n_out), array, values
-
-    def data(self, X: Any, y: Any, weights: Any = None) -> tuple[Dataset, NDArray[Any], NDArray[np.float64] | None]:
-        """A data set on the device; its targets and weights on the host."""
-        data, values, w = self._checked(X, y, weights)
-        return self._resident(data), values, w
-
-    def data_with_room(self, X: Any, y: Any, weights: Any = None) -> tuple[Dataset, NDArray[np.float64] | None]:
-        """A data set on the device where that has room for it, else on the host; its weights on the host."""
-        data, _, w = self._checked(X, y, weights)
-        return self._placed(data, None), w
-
-    def _checked(self, X: Any, y: Any, weights: Any) -> tuple[Dataset, NDArray[Any], NDArray[np.float64] | None]:
-        """A data set, of which nothing is uploaded yet; its targets and weights on the host."""
-        if self.n_out is None:
-            raise sizes_unknown()
-        array = self.matrix(X)
-        values = self.targets(y, len(array))
-        encoded = self.loss.encode(values, self.n_out)
-        w = sample_weights(weights, len(array))
-        return Dataset(array, encoded, None if w is None else w.reshape(-1, 1)), values, w
-
-    def _resident(self, data: Dataset) -> Dataset:
+    def resident(self, data: Dataset) -> Dataset:
         """The data set on the device."""
-        upload, w = self.backend.upload, data.w
-        return Dataset(self._uploaded(data.X), upload(data.y, self.dtype), None if w is None else upload(w, self.dtype))
+        upload, X, w = self.backend.upload, data.X, data.w
+        return replace(
+            data,
+            X=X if self.backend.owns(X) else upload(X, self.dtype),
+            y=upload(data.y, self.dtype),
+            w=None if w is None else upload(w, self.dtype),
+        )
 
-    def _placed(self, data: Dataset, training: tuple[int | None, int] | None) -> Dataset:
-        """The data set on the device, unless X is on the host and has no room there; see `measured`."""
-        return self._resident(data) if self.backend.owns(data.X) or self._fits(data, training) else data
+    def placed(self, data: Dataset, training: tuple[int | None, int] | None = None) -> Dataset:
+        """The data set on the device, unless X is on the host and has no room there.
+
+        Args:
+            data: a data set that was read.
+            training: the batch size, and the number of vectors that the optimizer keeps, if there must be room for
+                training as well.
+        """
+        return self.resident(data) if self.backend.owns(data.X) or self._fits(data, training) else data
 
     def _fits(self, data: Dataset, training: tuple[int | None, int] | None) -> bool:
         # An index of every sample goes along, for the order.
@@ -158,62 +142,41 @@ class DataAdapter:
         batch = samples if batch_size is None else min(batch_size, samples)
         return self.dtype.itemsize * (_BESIDE * batch * sum(sizes) + (_BESIDE + slots) * parameters)
 
-    def measured(
-        self,
-        X: Any,
-        y: Any,
-        weights: Any,
-        predict: Callable[[Array, str], NDArray[Any]],
-        *,
-        class_weight: Mapping[int, float] | str | None = None,
-        reference: NDArray[Any] | None = None,
-        metrics: Sequence[Metric] = (),
-        training: tuple[int | None, int] | None = None,
-    ) -> Measured:
-        """A data set with what its metrics need; it stays on the host where the device has no room for it.
-
-        Args:
-            X, y, weights: the data; X has to be finite.
-            predict: what metrics see, of X.
-            class_weight: times the sample weights.
-            reference: labels that the class weight "balanced" counts; None is y.
-            metrics: to measure.
-            training: the batch size, and how many vectors the optimizer keeps, where there has to be room for training
-                as well.
-        """
-        data, values, w = self._checked(X, y, weights)
-        truth = self.loss.truth(values)
-        if class_weight is not None and not self.loss.classification:
+    def weighted(self, data: Dataset, class_weight: Mapping[int, float] | str | None, reference: Dataset) -> Dataset:
+        """The data set with its weights times those of the classes; "balanced" counts the classes of a reference."""
+        if class_weight is None:
+            return data
+        if not self.loss.classification:
             raise ValueError(
                 f"class_weight belongs to classes, and the loss {self.loss.name} is for values; received "
                 f"{class_weight!r}. Use sample_weight."
             )
-        by_class = class_weights(class_weight, truth, truth if reference is None else reference)
-        if by_class is not None:
-            w = sample_weights(by_class if w is None else w * by_class, len(by_class))
-            data = Dataset(data.X, data.y, None if w is None else w.reshape(-1, 1))
-        self.finite(data.X)
-        data = self._placed(data, training)
-        return Measured(data, truth, w, predict, metrics)
+        assert data.targets is not None, "data that were read have targets"
+        assert reference.targets is not None, "data that were read have targets"
+        w = class_weights(class_weight, self.loss.truth(data.targets), self.loss.truth(reference.targets))
+        return self._with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
-    def split(
-        self, X: Any, y: Any, weights: Any, validation_data: Any, share: float, seed: int
-    ) -> tuple[Any, Any, Any, tuple[Any, Any, Any]]:
-        """X, y and weights of the samples that are kept for training, and those of the share that is set aside."""
-        if validation_data is not None:
-            raise ValueError(
-                "Validation data are given or split off, not both; received validation_data and validation_split."
-            )
+    def split(self, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+        """The samples that are kept for training, and those of the share that is set aside for validation."""
         if not 0 < share < 1:
             raise ValueError(f"validation_split is a share of the samples, at least 0 and below 1; received {share!r}.")
-        data, values, w = self._checked(X, y, weights)
         m = len(data)
-        aside = min(max(1, round(m * share)), m - 1)
         if m < 2:
             raise ValueError(f"validation_split needs at least 2 samples; received {m}.")
+        aside = min(max(1, round(m * share)), m - 1)
         order = np.random.default_rng(np.random.SeedSequence((seed, _SPLIT))).permutation(m)
-        parts = []
-        for rows in (np.sort(order[aside:]), np.sort(order[:aside])):
-            part = data.X[self.backend.upload(rows, np.int64) if self.backend.owns(data.X) else rows]
-            parts.append((part, values[rows], None if w is None else w[rows]))
-        return (*parts[0], parts[1])
+        return self._rows(data, np.sort(order[aside:])), self._rows(data, np.sort(order[:aside]))
+
+    def _rows(self, data: Dataset, rows: NDArray[np.int64]) -> Dataset:
+        assert data.targets is not None, "data that were read have targets"
+        X = data.X[self.backend.upload(rows, np.int64) if self.backend.owns(data.X) else rows]
+        part = Dataset(X, data.y[rows], None, data.targets[rows])
+        return part if data.weights is None else self._with_weights(part, data.weights[rows])
+
+    def _with_weights(self, data: Dataset, weights: NDArray[np.float64] | None) -> Dataset:
+        weights = sample_weights(weights, len(data))
+        return replace(data, w=_column(weights), weights=weights)
+
+
+def _column(weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    return None if weights is None else weights.reshape(-1, 1)

@@ -131,7 +131,7 @@ def test_what_does_not_fit_leaves_the_sizes_open(use: str) -> None:
         with pytest.raises(DeviceMemoryError):
             USES[use](net)
         backend.refused = -1
-        assert net._model is None
+        assert net._passes is None
         net.fit(np.ones((4, 6)), [0, 1, 1, 0], epochs=1, progress=False)
 
 

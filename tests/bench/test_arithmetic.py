@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from nnbp.bench import cases, limits, memory, plot, profile, report, steps, team, timing
-from nnbp.bench.cases import Case, Problem
 
+from bench import cases, limits, memory, plot, profile, report, steps, team, timing
+from bench.cases import Case, Problem
 from nnbp import Network
 
 CASE = Case((3, 5, 2), 8, "tanh", "sgd", 4)

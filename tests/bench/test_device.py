@@ -8,7 +8,8 @@ from threading import Barrier, BrokenBarrierError
 import numpy as np
 import pytest
 from fake_cupy import FakeCupy
-from nnbp.bench import (
+
+from bench import (
     cases,
     crossover,
     device_cases,
@@ -21,12 +22,11 @@ from nnbp.bench import (
     report,
     steps,
 )
-from nnbp.bench.cases import Case, Problem
-from nnbp.bench.process import Worker, WorkerError
-from nnbp.bench.runner import Options
-from nnbp.bench.team import Team
-
-from nnbp.cli.main import main
+from bench.__main__ import main
+from bench.cases import Case, Problem
+from bench.process import Worker, WorkerError
+from bench.runner import Options
+from bench.team import Team
 from nnbp.device.probe import refresh
 
 TINY = Case((4, 6, 3), 8, "relu", "adam", 4, shuffle=False)
@@ -305,11 +305,11 @@ def test_the_products_alone_run_at_each_precision():
 def test_without_a_gpu_the_command_says_what_would_mend_it(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     FakeCupy(installed=False, wheels={}, driver=13000).install(monkeypatch)
-    assert main(["bench", "--device", "cuda"]) == 6
+    assert main(["--device", "cuda"]) == 6
     out, err = capsys.readouterr()
     assert out == ""
     assert "CuPy is not installed" in err
-    assert 'python -m pip install "nnbp[cuda13]"' in err
+    assert 'python -m pip install "cupy-cuda13x[ctk]>=14"' in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -325,7 +325,7 @@ def test_the_command_hands_cases_budget_and_cores_to_the_run(monkeypatch, capsys
 
     monkeypatch.setattr(device_run, "run", run)
     (tmp_path / "made").mkdir()
-    assert main(["bench", "--device", "cuda", "--out", "made", "--budget", "99"]) == 0
+    assert main(["--device", "cuda", "--out", "made", "--budget", "99"]) == 0
     (options,) = given
     assert (options.device, options.budget, len(options.cases)) == ("cuda:0", 99.0, 34)
     assert options.peers == ["nnbp", "jax_jit", "torch_compile", "torch_eager", "torch_graph"]
@@ -344,7 +344,7 @@ def test_the_command_hands_cases_budget_and_cores_to_the_run(monkeypatch, capsys
     ],
 )
 def test_words_that_do_not_go_together_are_usage_errors(capsys, words, said):
-    assert main(["bench", *words]) == 2
+    assert main(words) == 2
     assert said in capsys.readouterr().err
 
 

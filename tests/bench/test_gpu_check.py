@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from interruptible import interruptible
 
 from nnbp.device.select import devices
 
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 FAKE = """#!{bash}
 # An interpreter that notes the commands of the steps instead of running them.
 case "$*" in
-    "-m pytest"* | "-m nnbp"*) ;;
+    "-m pytest"* | "-m nnbp"* | "-m bench"*) ;;
     *) exec {python} "$@" ;;
 esac
 printf '%q ' "$@" >>{calls}
@@ -164,7 +165,7 @@ def test_a_step_that_fails_stops_no_other(fake, out):
     assert [call[call.index("--dtype") + 1 :] for call in parity] == [
         ["float64"], ["float32"], ["float32", "--precision", "tf32"], ["float32", "--precision", "bf16"],
     ]  # fmt: skip
-    plan, bench = planned(), [call for call in commands(notes) if call[:3] == ["-m", "nnbp", "bench"]]
+    plan, bench = planned(), [call for call in commands(notes) if call[:2] == ["-m", "bench"]]
     for name, call in zip(("small", "large"), bench, strict=True):
         end = sum(list(plan.values())[: STEPS.index(name) + 1])
         assert end - 40 <= int(call[call.index("--budget") + 1]) <= end - 10
@@ -217,11 +218,8 @@ def test_nothing_in_the_archive_names_the_machine_or_its_user(fake, out):
 @contextmanager
 def running(out, *arguments):
     """The script, started and to be stopped."""
-    command = ["bash", SCRIPT, "--out", out, *arguments]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:  # fmt: skip
+    command = interruptible(["bash", SCRIPT, "--out", out, *arguments])
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             yield process
         finally:

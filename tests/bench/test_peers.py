@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from nnbp.bench import imports, inference, peers, steps
-from nnbp.bench.cases import Case
-from nnbp.bench.process import Worker, WorkerError
-from nnbp.bench.team import Team
+from interruptible import interruptible
+
+from bench import imports, inference, peers, steps
+from bench.cases import Case
+from bench.process import Worker, WorkerError
+from bench.team import Team
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and process groups of POSIX")
 TINY = Case((4, 6, 3), 8, "tanh", "sgd", 4)
@@ -180,17 +182,12 @@ def test_imports_are_timed_in_fresh_interpreters():
         imports.measure({"no_such_module_here": sys.executable}, 1)
 
 
-def heed_ctrl_c():
-    """A shell starts what is in the background deaf to Ctrl-C, and so are the tests then, and what they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @POSIX
 def test_ctrl_c_ends_the_workers_and_leaves_nothing(tmp_path):
-    words = ["bench", "--cases", "4-16-3@32 tanh", "--peers", "numpy_loop", "--seconds", "5", "--out", "made"]
+    words = ["--cases", "4-16-3@32 tanh", "--peers", "numpy_loop", "--seconds", "5", "--out", tmp_path / "made"]
     with subprocess.Popen(
-        [sys.executable, "-m", "nnbp", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=heed_ctrl_c,
+        interruptible([sys.executable, "-m", "bench", *words]), cwd=Path(peers.__file__).parents[2],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as run:  # fmt: skip
         try:
             assert run.stderr is not None

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from emulated_cupy import emulated_backend_class
 from kernel_samples import needs_compiler
-from nnbp.bench import persistent
-from nnbp.bench.cases import Case
 
+from bench import persistent
+from bench.cases import Case
 from nnbp.errors import DeviceUnavailableError
 from nnbp.graph.backend import backend_class
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from nnbp.bench import peers
-from nnbp.bench.cases import Case, Problem
-from nnbp.bench.process import Worker
+
+from bench import peers
+from bench.cases import Case, Problem
+from bench.process import Worker
 
 CASE = Case((5, 8, 7, 3), 16, "relu", "adam", 3, shuffle=False)
 

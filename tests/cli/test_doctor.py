@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from fake_cupy import FakeCupy
+from fake_cupy import INSUFFICIENT, CUDARuntimeError, FakeCupy
 
 from nnbp.cli import doctor
 from nnbp.device.probe import refresh
+from nnbp.requirements import CUDA, pip_install
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +43,14 @@ def test_the_page_is_aligned_and_breaks_no_command(
     titles = [line for line in lines if line and not line.startswith(" ")]
     assert titles == ["Software", "Machine", "Devices"]
     rows = [line for line in lines if line.startswith("  ")]
-    column = len("  scikit-learn  ")
+    column = len("  threadpoolctl  ")
     assert {line[column - 2 : column] for line in rows} == {"  "}
     assert all(line[column] != " " for line in rows)
-    assert max(map(len, lines)) <= 90
+    assert max(len(line) for line in lines if "pip install" not in line) <= 90
     assert not [line for line in lines if line != line.rstrip()]
     fix = " ".join(line.strip() for line in lines[lines.index("Devices") :])
     assert "cpu works cuda does not work: " in " ".join(fix.split())
-    for command in ("`sudo ubuntu-drivers install`", '`python -m pip install "nnbp[cuda12]"`'):
+    for command in ("`sudo ubuntu-drivers install`", f"`{pip_install(*CUDA[12])}`"):
         assert sum(command in line for line in lines) == 1 or sys.platform != "linux"
 
 
@@ -58,9 +59,7 @@ def test_the_page_shows_each_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert run() == 0
     page = capsys.readouterr().out
     words = " ".join(page.split())
-    assert (
-        "cupy 14.2.0 (cupy-cuda13x), loads NVRTC 13.0, loads cuBLAS 13.1.0, loads nvmath-python 1.0.0, loads" in words
-    )
+    assert "cupy 14.2.0 (cupy-cuda13x), NVRTC 13.0, cuBLAS 13.1.0, nvmath-python 1.0.0 " in words
     assert (
         "cuda:0 works: Fake GPU 0, 4.0 GiB, 3.0 GiB free, compute capability 9.0, "
         "driver 580.65.06 for CUDA 13.2, CUDA runtime 13.0"
@@ -77,8 +76,10 @@ def test_the_page_says_which_cuda_library_does_not_load(
     FakeCupy(compiler_error=missing, nvmath=None, driver_name=None).install(monkeypatch)
     run()
     words = " ".join(capsys.readouterr().out.split())
-    assert 'NVRTC does not load: RuntimeError: Failure finding "libnvrtc.so.13": No such file cuBLAS' in words
-    assert "cuBLAS not tried: nvmath-python loads it nvmath-python not installed; nnbp[cuda12] and [cuda13]" in words
+    assert "cupy 14.2.0 (cupy-cuda13x) NVRTC does not load" in words
+    assert 'does not load: RuntimeError: Failure finding "libnvrtc.so.13": No such file nvmath-python not inst' in words
+    assert words.count(pip_install(*CUDA[13])) == 1, "the fix of the device is that of the libraries"
+    assert "cuBLAS" not in words
     assert "compute capability 9.0, driver for CUDA 13.0" in words
     FakeCupy(cublas_error=OSError("libcublas.so.13: cannot open")).install(monkeypatch)
     run("--json")
@@ -90,6 +91,21 @@ def test_the_page_says_which_cuda_library_does_not_load(
         "name": "cuBLAS", "installed": True, "version": None, "message": "OSError: libcublas.so.13: cannot open",
         "loads": False,
     }  # fmt: skip
+
+
+def test_without_a_driver_the_page_says_what_else_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_driver = {"count_error": CUDARuntimeError(INSUFFICIENT), "driver": 0}
+    FakeCupy(cublas_error=OSError("no libcuda.so.1"), **no_driver).install(monkeypatch)
+    run()
+    page = capsys.readouterr().out
+    assert "cuBLAS" not in page, "it needs the driver"
+    assert "pip install" not in page.partition("Machine")[0]
+    FakeCupy(nvmath=None, **no_driver).install(monkeypatch)
+    run()
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"nvmath-python not installed fix: `{pip_install(*CUDA[13])}`" in words
 
 
 def test_without_cupy_its_libraries_are_not_on_the_page(
@@ -109,7 +125,7 @@ def test_json_holds_what_the_page_shows(monkeypatch: pytest.MonkeyPatch, capsys:
     assert run("--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["python"]["version"] == ".".join(map(str, sys.version_info[:3]))
-    assert set(report["packages"]) == {"nnbp", "numpy", "safetensors"}
+    assert set(report["packages"]) == {"nnbp", "numpy", "safetensors", "threadpoolctl"}
     assert all(report["packages"].values())
     assert report["cupy"] == {"cupy-cuda13x": "14.2.0"}
     assert report["system"]["cores"] >= report["system"]["usable_cores"] >= 1
@@ -154,14 +170,16 @@ def test_threads_are_those_of_the_blas() -> None:
         assert doctor._blas()["threads"] == 1
 
 
-def test_what_is_not_installed_names_its_extra(
+def test_missing_libraries_have_one_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     FakeCupy(count=0).install(monkeypatch)
-    monkeypatch.setattr(doctor, "_version", {"nnbp": "0.1.0", "pandas": "3.0"}.get)
+    monkeypatch.setattr(doctor, "_version", {"nnbp": "0.1.0", "matplotlib": "3.9", "tqdm": "4.66"}.get)
     run()
     words = " ".join(capsys.readouterr().out.split())
-    assert "pandas 3.0 pyarrow not installed, optional: nnbp[tables]" in words
+    assert "optional matplotlib 3.9, tqdm 4.66 " in words
+    command = pip_install("scikit-learn>=1.6", "pyarrow>=17", "tomli-w>=1")
+    assert f"not installed scikit-learn, pyarrow, tomli-w; to add: `{command}`" in words
     assert "numpy not installed safetensors" in words
 
 
@@ -179,4 +197,4 @@ def test_optional_libraries_are_not_imported() -> None:
     assert json.loads(result.stdout)["devices"][0]["name"] == "cpu"
     loaded = set(result.stderr.split())
     assert "numpy" in loaded
-    assert not loaded & {"sklearn", "pandas", "pyarrow", "matplotlib", "tqdm", "onnx", "mpi4py"}
+    assert not loaded & {"sklearn", "pandas", "pyarrow", "matplotlib", "tqdm", "tomli_w"}

@@ -52,7 +52,7 @@ def test_the_configuration_is_toml_without_what_is_not_set():
 
 def test_without_tomli_w_the_error_comes_before_any_training(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tomli_w", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "nnbp\[demo\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "tomli-w>=1"'):
         RunFolder.create(None, "iris")
     assert not Path("runs").exists()
 

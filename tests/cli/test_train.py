@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from interruptible import interruptible
 
 from nnbp import Network
 from nnbp.cli.common import Terminated
@@ -310,13 +311,8 @@ def test_an_interruption_before_the_first_epoch_ends_leaves_no_model_and_says_so
 def test_signals_end_a_real_process_with_its_work_saved(tmp_path, number, code):
     words = [sys.executable, "-m", "nnbp", "train", "iris", "--epochs", "1000000", "--patience", "0", "--json"]
     run = tmp_path / "runs" / "iris-1"
-
-    def heed_ctrl_c():
-        # A shell starts what is in the background deaf to Ctrl-C, and so are the tests then, and what they start.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     with subprocess.Popen(
-        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+        interruptible(words), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         until = time.monotonic() + 60
         metrics = run / "metrics.csv"

@@ -16,6 +16,7 @@ import pytest
 from nnbp.device import probe, select
 from nnbp.device.probe import Reason
 from nnbp.graph.backend import backend_class
+from nnbp.requirements import CUDA, pip_install
 
 _version_of = importlib.metadata.version
 
@@ -216,8 +217,8 @@ RULER = "=" * 64
 TWO_WHEELS = {"cupy-cuda12x": "13.6.0", "cupy-cuda13x": "14.2.0"}
 CUDA12_WHEEL = {"cupy-cuda12x": "14.2.0"}
 
-PIP12 = '`python -m pip install "nnbp[cuda12]"`'
-PIP13 = '`python -m pip install "nnbp[cuda13]"`'
+PIP12 = f"`{pip_install(*CUDA[12])}`"
+PIP13 = f"`{pip_install(*CUDA[13])}`"
 REMOVE13 = "`python -m pip uninstall -y cupy-cuda13x && "
 TO_12 = f"{REMOVE13}{PIP12[1:]}"
 
@@ -245,7 +246,7 @@ CASES: dict[str, tuple[Reason, dict[str, Any], str, str]] = {
     ),
     "two wheels, no driver": (
         Reason.TWO_CUPY_WHEELS, {"wheels": TWO_WHEELS, "driver": 0}, "2 CuPy packages are installed",
-        "or cuda12 in place of cuda13",
+        f"cupy-cuda13x && {PIP12[1:]} (driver 525 or later)",
     ),
     "import fails": (
         Reason.CUPY_IMPORT_FAILED,
@@ -334,6 +335,9 @@ CASES: dict[str, tuple[Reason, dict[str, Any], str, str]] = {
     ),
     "GEMM wrong": (
         Reason.WRONG_RESULT, {"wrong": (0,)}, "GPU 0 computes wrongly: the product", "`nvidia-smi -q -d ECC",
+    ),
+    "nvmath-python missing": (
+        Reason.BACKEND_FAILED, {"backend_error": ImportError("no nvmath")}, "does not: ImportError: no nvmath", PIP13,
     ),
     "backend does not open": (
         Reason.BACKEND_FAILED, {"backend_error": OSError("no workspace")}, "does not: OSError: no workspace", PIP13,

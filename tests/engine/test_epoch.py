@@ -15,6 +15,7 @@ from nnbp import SGD, Adam, Dense
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.epoch import Epoch
 from nnbp.engine.model import Model
+from nnbp.engine.passes import Passes
 from nnbp.engine.updater import OptimizerState, Updater
 from nnbp.nn.layers import Dropout
 from nnbp.nn.losses import SquaredError
@@ -40,13 +41,19 @@ def gradient_of(theta: NDArray[Any], X: Any, y: Any, w: Any, decay: float) -> ND
     return np.append(X.T @ r + decay * theta[:3], r.sum())
 
 
+def cost_of(model: Model, rows: Dataset) -> NDArray[Any]:
+    """C of every sample, from the outputs: ½‖h − y‖²."""
+    h = np.concatenate([part for _, part in Passes(model).outputs(rows.X)])
+    return 0.5 * ((h - rows.y) ** 2).sum(axis=1)
+
+
 @given(st.integers(1, 40), st.integers(1, 45), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_total_is_the_weighted_sum_of_costs(m: int, batch: int, weighted: bool) -> None:
     model, rows = linear(), data(m, weighted)
-    epoch = Epoch(model.engine, rows, batch)
+    epoch = Epoch(model, rows, batch)
     epoch.run()
-    costs = model.costs(rows.X, rows.y)
+    costs = cost_of(model, rows)
     w = np.ones(m) if rows.w is None else rows.w[:, 0]
     assert epoch.total == pytest.approx(float(w @ costs), rel=1e-10)
     assert epoch.steps == -(-m // min(batch, m))
@@ -64,8 +71,8 @@ def test_training_equals_a_loop_by_hand(m: int, batch: int, weighted: bool, deca
     theta = model.parameters.theta.copy()
     size = min(batch, m)
     steps = -(-m // size)
-    updater = Updater(model.engine, SGD(), steps, clip, OptimizerState())
-    epoch = Epoch(model.engine, rows, batch, training=True, update=updater)
+    updater = Updater(model, SGD(), steps, clip, OptimizerState())
+    epoch = Epoch(model, rows, batch, training=True, update=updater)
     etas = np.linspace(0.1, 0.2, steps)
     for _ in range(2):
         updater.begin(etas)
@@ -84,9 +91,9 @@ def test_clipping_equals_pytorch() -> None:
     torch = pytest.importorskip("torch")
     model, rows = linear(), data(8)
     theta = model.parameters.theta.copy()
-    updater = Updater(model.engine, SGD(), 1, 0.01, OptimizerState())
+    updater = Updater(model, SGD(), 1, 0.01, OptimizerState())
     updater.begin(np.ones(1))
-    Epoch(model.engine, rows, 8, training=True, update=updater).run()
+    Epoch(model, rows, 8, training=True, update=updater).run()
     peer = torch.tensor(theta, requires_grad=True)
     peer.grad = torch.tensor(gradient_of(theta, rows.X, rows.y, None, 0.0))
     torch.nn.utils.clip_grad_norm_([peer], 0.01)
@@ -98,16 +105,16 @@ def test_small_gradients_are_not_clipped() -> None:
     results = []
     for clip in (None, 1e6):
         model = linear()
-        updater = Updater(model.engine, SGD(), 1, clip, OptimizerState())
+        updater = Updater(model, SGD(), 1, clip, OptimizerState())
         updater.begin(np.ones(1))
-        Epoch(model.engine, data(8), 8, training=True, update=updater).run()
+        Epoch(model, data(8), 8, training=True, update=updater).run()
         results.append(model.parameters.theta.copy())
     np.testing.assert_array_equal(*results)
 
 
 def test_shuffle_is_the_permutation_of_the_generator() -> None:
     model = linear()
-    epoch = Epoch(model.engine, data(10), 3)
+    epoch = Epoch(model, data(10), 3)
     assert np.array_equal(epoch.order, np.arange(10))
     epoch.shuffle(np.random.default_rng(5))
     np.testing.assert_array_equal(epoch.order, np.random.default_rng(5).permutation(10))
@@ -119,8 +126,8 @@ def test_shuffled_batches_are_the_rows_of_the_order() -> None:
     found = []
     for source, shuffle in ((rows, True), (shuffled, False)):
         model = linear()
-        updater = Updater(model.engine, SGD(), 3, None, OptimizerState())
-        epoch = Epoch(model.engine, source, 3, training=True, update=updater)
+        updater = Updater(model, SGD(), 3, None, OptimizerState())
+        epoch = Epoch(model, source, 3, training=True, update=updater)
         if shuffle:
             epoch.shuffle(np.random.default_rng(3))
         updater.begin(np.full(3, 0.1))
@@ -131,7 +138,7 @@ def test_shuffled_batches_are_the_rows_of_the_order() -> None:
 
 def test_whole_data_set_is_neither_copied_nor_shuffled() -> None:
     model, rows = linear(), data(6)
-    epoch = Epoch(model.engine, rows, 100)
+    epoch = Epoch(model, rows, 100)
     generator = np.random.default_rng(0)
     epoch.shuffle(generator)
     assert (epoch.whole, epoch.steps) == (True, 1)
@@ -145,9 +152,9 @@ def test_data_are_only_read() -> None:
         array.flags.writeable = False
     for batch in (3, 7):
         model = linear(decay=0.1)
-        updater = Updater(model.engine, Adam(), -(-7 // batch), 1.0, OptimizerState())
+        updater = Updater(model, Adam(), -(-7 // batch), 1.0, OptimizerState())
         updater.begin(np.full(-(-7 // batch), 0.1))
-        Epoch(model.engine, rows, batch, training=True, update=updater).run()
+        Epoch(model, rows, batch, training=True, update=updater).run()
         assert np.isfinite(model.parameters.theta).all()
 
 
@@ -156,17 +163,17 @@ def test_optimizer_state_goes_on() -> None:
     rows = data(9)
     model, state = linear(), OptimizerState()
     for _ in range(2):
-        updater = Updater(model.engine, Adam(), 3, None, state)
+        updater = Updater(model, Adam(), 3, None, state)
         updater.begin(np.full(3, 0.01))
-        Epoch(model.engine, rows, 3, training=True, update=updater).run()
+        Epoch(model, rows, 3, training=True, update=updater).run()
     assert state.steps == 6
     # The second epoch's rates are those of the steps 4, 5 and 6.
     wanted = Adam().rates(np.array([4.0, 5.0, 6.0]), np.full(3, 0.01))["step"]
     np.testing.assert_allclose(updater.table[:, updater.names.index("step")], wanted, rtol=1e-14)
     assert set(state.slots) == {"m", "v"}
     once = linear()
-    updater = Updater(once.engine, Adam(), 3, None, OptimizerState())
-    epoch = Epoch(once.engine, rows, 3, training=True, update=updater)
+    updater = Updater(once, Adam(), 3, None, OptimizerState())
+    epoch = Epoch(once, rows, 3, training=True, update=updater)
     for _ in range(2):
         updater.begin(np.full(3, 0.01))
         epoch.run()
@@ -179,9 +186,9 @@ def test_validation_epochs_do_not_drop_and_do_not_learn() -> None:
         weight_decay=0.0, dtype="float64", seed=0,
     )  # fmt: skip
     theta, rows = model.parameters.theta.copy(), data(11)
-    epoch = Epoch(model.engine, rows, 4)
+    epoch = Epoch(model, rows, 4)
     epoch.run()
-    assert epoch.total == pytest.approx(model.costs(rows.X, rows.y).sum(), rel=1e-12)
+    assert epoch.total == pytest.approx(cost_of(model, rows).sum(), rel=1e-12)
     np.testing.assert_array_equal(model.parameters.theta, theta)
 
 

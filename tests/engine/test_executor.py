@@ -57,7 +57,7 @@ class Captured:
         weights: bool = False,
         clip: float | None = None,
     ) -> None:
-        engine, backend = net.model.engine, net.model.backend
+        engine, backend = net.model, net.model.backend
         self.compiled: list[Any] = []
         keep = backend.compile
 
@@ -203,7 +203,7 @@ def test_steps_run_the_same_list_of_calls(monkeypatch: pytest.MonkeyPatch) -> No
     """Once built, an epoch asks its backend for nothing: no buffer, nothing to compile, no look at a value."""
     run = captured(VARIANTS["everything"], 50, 20)
     before = list(run.compiled)
-    backend = run.training_pass.engine.backend
+    backend = run.training_pass.model.backend
 
     def refuse(*_: Any) -> None:
         pytest.fail("a step asked the backend for something new")
@@ -218,7 +218,7 @@ def test_steps_run_the_same_list_of_calls(monkeypatch: pytest.MonkeyPatch) -> No
 def test_repeated_runs_give_the_same_bits() -> None:
     net = network(Dense(4, "gelu"))
     X, y = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32), np.zeros((9, 1), np.float32)
-    executor = Executor(net.model.engine, Batch(X, y), gradients=True)
+    executor = Executor(net.model, Batch(X, y), gradients=True)
     found = []
     for _ in range(3):
         executor.run_forward()
@@ -233,7 +233,7 @@ def test_cost_share_weight_and_loss(weighted: bool) -> None:
     net = network(Dense(4, "tanh"), loss="squared_error", dtype="float64", weight_decay=0.5)
     rng = np.random.default_rng(0)
     X, y, w = rng.normal(size=(7, 6)), rng.normal(size=(7, 3)), rng.uniform(1, 3, (7, 1))
-    executor = Executor(net.model.engine, Batch(X, y, w if weighted else None))
+    executor = Executor(net.model, Batch(X, y, w if weighted else None))
     executor.run_forward()
     cost = 0.5 * ((net.forward(X) - y) ** 2).sum(axis=1)
     weight = w[:, 0] if weighted else np.ones(7)
@@ -246,7 +246,7 @@ def test_cost_share_weight_and_loss(weighted: bool) -> None:
 def test_batch_whose_weights_are_all_zero_has_no_gradient() -> None:
     net = network(Dense(4, "tanh"), dtype="float64")
     X = np.ones((3, 6))
-    executor = Executor(net.model.engine, Batch(X, np.zeros((3, 1)), np.zeros((3, 1))), gradients=True)
+    executor = Executor(net.model, Batch(X, np.zeros((3, 1)), np.zeros((3, 1))), gradients=True)
     net.model.parameters.gradient[...] = np.nan
     executor.run_forward()
     executor.run_backward()
@@ -257,21 +257,21 @@ def test_batch_whose_weights_are_all_zero_has_no_gradient() -> None:
 def test_what_nobody_wants_is_not_recorded() -> None:
     net = network(Dense(4, "tanh"))
     X, y = np.ones((5, 6), np.float32), np.zeros((5, 1), np.float32)
-    bare = Executor(net.model.engine, Batch(X))
-    with_loss = Executor(net.model.engine, Batch(X, y))
-    full = Executor(net.model.engine, Batch(X, y), gradients=True, want_dx=True)
+    bare = Executor(net.model, Batch(X))
+    with_loss = Executor(net.model, Batch(X, y))
+    full = Executor(net.model, Batch(X, y), gradients=True, want_dx=True)
     assert bare.backward == with_loss.backward == []
     assert len(bare.forward) < len(with_loss.forward) == len(full.forward)
     assert bare.dx is None
     assert full.dx.shape == (6, 5)
     # Without ∂J/∂x the way back ends at the first layer that learns.
-    assert len(Executor(net.model.engine, Batch(X, y), gradients=True).backward) < len(full.backward)
+    assert len(Executor(net.model, Batch(X, y), gradients=True).backward) < len(full.backward)
 
 
 def test_z_is_kept_where_asked() -> None:
     net = network(Dense(4, "tanh"))
     X = np.ones((5, 6), np.float32)
-    kept, lean = (Executor(net.model.engine, Batch(X), keep_z=keep) for keep in (True, False))
+    kept, lean = (Executor(net.model, Batch(X), keep_z=keep) for keep in (True, False))
     assert isinstance(kept.nodes[0], DenseNode)
     assert isinstance(lean.nodes[0], DenseNode)
     assert kept.nodes[0].z is not kept.nodes[0].a
@@ -281,7 +281,7 @@ def test_z_is_kept_where_asked() -> None:
 
 def test_buffers_are_features_by_samples() -> None:
     net = network(Dense(4, "tanh"))
-    executor = Executor(net.model.engine, Batch(np.ones((5, 6), np.float32)))
+    executor = Executor(net.model, Batch(np.ones((5, 6), np.float32)))
     assert executor.nodes[0].a.shape == (4, 5)
     assert executor.h.shape == (3, 5)
     assert all(buffer.flags.c_contiguous for buffer in executor.buffers)
@@ -292,7 +292,7 @@ def test_inputs_are_only_read() -> None:
     X, y, w = np.ones((5, 6), np.float32), np.zeros((5, 1), np.float32), np.ones((5, 1), np.float32)
     for array in (X, y, w):
         array.flags.writeable = False
-    executor = Executor(net.model.engine, Batch(X, y, w), training=True, gradients=True, want_dx=True)
+    executor = Executor(net.model, Batch(X, y, w), training=True, gradients=True, want_dx=True)
     executor.run_forward()
     executor.run_backward()
     assert np.isfinite(net.model.parameters.gradient).all()

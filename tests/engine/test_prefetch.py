@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from strict_backend import StrictArray, StrictBackend
 
 from nnbp import DataError, Dense, Dropout, EarlyStopping, Network, validation
-from nnbp.engine import model
+from nnbp.engine import passes
 from nnbp.graph.backend import Backend, Streaming, backend_class
 from nnbp.training import data_adapter
 
@@ -69,7 +69,7 @@ def _little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small data sets are asked about, too, and go through inference executors piece by piece."""
     monkeypatch.setattr(data_adapter, "_SMALL", 0)
     monkeypatch.setattr(validation, "_CHECKED", 40)
-    monkeypatch.setattr(model, "PIECE", 200)
+    monkeypatch.setattr(passes, "PIECE", 200)
 
 
 def network(backend: Any, **options: Any) -> Network:

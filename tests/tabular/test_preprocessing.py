@@ -214,7 +214,7 @@ def test_transforming_needs_numpy_alone():
 
 def test_fitting_needs_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.impute", None)
-    with pytest.raises(MissingDependencyError, match=r'needs sklearn.*"nnbp\[tables\]"'):
+    with pytest.raises(MissingDependencyError, match=r'needs sklearn.*pip install "scikit-learn>=1.6"'):
         fitted({"a": [1.0]})
 
 

@@ -47,13 +47,13 @@ def test_a_builtin_set_with_another_target():
 def test_builtin_sets_need_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(MissingDependencyError, match=r'"nnbp\[tables\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "scikit-learn>=1.6"'):
         load_source("iris")
 
 
 def test_parquet_needs_pyarrow(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingDependencyError, match=r'reading Parquet needs pyarrow.*"nnbp\[tables\]"'):
+    with pytest.raises(MissingDependencyError, match=r'reading Parquet needs pyarrow.*pip install "pyarrow>=17"'):
         load_source(write(tmp_path, b"", "t.parquet"), target="y")
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnbp.errors import DataError, MissingDependencyError
+from nnbp.errors import DataError
 from nnbp.registry import suggest
 from nnbp.tabular.table import (
     MISSING,
@@ -17,7 +17,6 @@ from nnbp.tabular.table import (
     integers,
     kind_of,
     numbers,
-    optional,
     texts,
     train_test_split,
 )
@@ -140,11 +139,6 @@ def test_codes_among_known_values():
 def test_suggestions():
     assert suggest("sepal lenght", ["sepal length", "x"]) == " (did you mean 'sepal length'?)"
     assert suggest("q", ["sepal length"]) == ""
-
-
-def test_a_missing_library_names_the_command():
-    with pytest.raises(MissingDependencyError, match=r'needs nnbp_none.*python -m pip install "nnbp\[tables\]"'):
-        optional("nnbp_none.some", "reading this")
 
 
 @given(m=st.integers(2, 200), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 9), k=st.integers(1, 6))

@@ -32,7 +32,7 @@ def test_every_array_is_checked_and_agrees():
         ("dX", (8, 3), 24),
     ]
     assert 0 < report.max_relative_error < 1e-8
-    assert report.loss == pytest.approx(net._twin("cpu", "float64").loss(X, y), rel=1e-14)
+    assert report.loss == pytest.approx(net.copy(device="cpu", dtype="float64").loss(X, y), rel=1e-14)
     assert report.kinks == ()
 
 
@@ -41,11 +41,11 @@ def test_the_network_is_left_as_it_is():
     net = nnbp.Network(layers, device="cpu", seed=3, dtype="float32")
     X, y = np.random.default_rng(0).normal(size=(7, 3)), np.ones((7, 2))
     given = X.copy()
-    before, positions = net.parameters.copy(), [s and s.position for s in net.model.engine.streams]
+    before, positions = net.parameters.copy(), [s and s.position for s in net.model.streams]
     assert check_gradients(net, X, y).passed
     assert np.array_equal(net.parameters, before)
     assert net.dtype == np.float32
-    assert [s and s.position for s in net.model.engine.streams] == positions
+    assert [s and s.position for s in net.model.streams] == positions
     assert np.array_equal(X, given)
 
 

@@ -239,7 +239,7 @@ def test_the_network_is_left_as_it_is():
     assert report.passed
     assert np.array_equal(net.parameters, before)
     assert net.model.order_generator.bit_generator.state == order
-    assert [s.position for s in net.model.engine.streams if s is not None] == [0]
+    assert [s.position for s in net.model.streams if s is not None] == [0]
 
 
 def test_sizes_may_come_from_the_data():

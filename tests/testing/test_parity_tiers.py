@@ -117,7 +117,7 @@ def test_passes_are_equal_bit_for_bit(activation, loss):
         plain, X, y = example_problem(
             [4, 6, 5, 3], activation=activation, loss=loss, weight_decay=0.1, samples=6, dtype=dtype, device="cpu"
         )
-        strict = plain._twin(StrictBackend(), dtype)
+        strict = plain.copy(device=StrictBackend(), dtype=dtype)
         same_parameters(plain, strict)
         same(plain.forward(X), strict.forward(X))
         one, other = plain.trace(X), strict.trace(X)
@@ -140,7 +140,7 @@ def test_passes_are_equal_bit_for_bit(activation, loss):
 @pytest.mark.parametrize(("output", "loss"), OUTPUT)
 def test_output_activations_are_equal_bit_for_bit(output, loss):
     plain, X, y = example_problem([4, 5, 3], output_activation=output, loss=loss, samples=6, device="cpu")
-    strict = plain._twin(StrictBackend(), plain.dtype)
+    strict = plain.copy(device=StrictBackend(), dtype=plain.dtype)
     same(plain.forward(X), strict.forward(X))
     same(plain.gradients(X, y).flat, strict.gradients(X, y).flat)
 
@@ -205,15 +205,15 @@ def test_partial_fit_goes_on_with_its_state_bit_for_bit():
             net.partial_fit(POINTS[rows], CLASSES[rows], batch_size=8, sample_weight=np.arange(1.0, 54.0)[rows])
     same_parameters(*nets)
     states = [net._ongoing for net in nets]
-    assert states[0].state.steps == states[1].state.steps == 3 + 5 + 1
-    for name, slot in states[0].state.slots.items():
-        same(slot, nets[1].model.backend.download(states[1].state.slots[name]))
+    assert states[0][1].steps == states[1][1].steps == 3 + 5 + 1
+    for name, slot in states[0][1].slots.items():
+        same(slot, nets[1].model.backend.download(states[1][1].slots[name]))
 
 
 def test_large_inputs_go_through_in_pieces_bit_for_bit():
     nets = on_both([4, 5, 2])
     for net in nets:
-        net.model.piece = 64
+        net._passes.piece = 64
     X = np.random.default_rng(0).normal(size=(2 * 64 + 3, 4)).astype(np.float32)
     same(*(net.forward(X) for net in nets))
     y = X[:, :2]
@@ -318,7 +318,7 @@ def test_masks_and_shuffles_are_the_same_on_every_device(other, dtype):
     assert np.abs(p - q).max() <= tolerance * np.abs(p).max()
     for name in ("loss", "val_loss"):
         assert np.allclose(histories[0][name], histories[1][name], rtol=tolerance, atol=0)
-    streams = [[s.position for s in net.model.engine.streams if s is not None] for net in nets]
+    streams = [[s.position for s in net.model.streams if s is not None] for net in nets]
     assert streams[0] == streams[1] != [0, 0]
 
 

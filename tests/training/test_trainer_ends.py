@@ -12,6 +12,7 @@ from training_cases import data, fit, network
 
 from nnbp import LBFGS, SGD, DivergenceError
 from nnbp.engine.epoch import Epoch
+from nnbp.engine.model import Model
 from nnbp.training.callbacks import TrainingState
 from nnbp.training.trainer import Trainer
 
@@ -44,7 +45,7 @@ class Interrupted:
             run(training_pass)
             self.left -= 1
             if self.left < 0:
-                training_pass.engine.parameters.theta[::2] = np.nan
+                training_pass.model.parameters.theta[::2] = np.nan
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(Epoch, "run", interrupted)
@@ -111,8 +112,8 @@ def test_error_of_a_metric_or_a_callback_leaves_the_parameters_of_a_whole_epoch(
 
 def test_best_parameters_are_kept_only_where_there_is_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[NDArray[Any]] = []
-    take = Trainer._theta
-    monkeypatch.setattr(Trainer, "_theta", lambda self: copies.append(take(self)) or copies[-1])  # type: ignore[func-returns-value]
+    take = Model.copied
+    monkeypatch.setattr(Model, "copied", lambda self, array: copies.append(take(self, array)) or copies[-1])  # type: ignore[func-returns-value]
     fit(network(), *data(12))
     assert len(copies) == 1
     fit(network(), *data(12), validation_data=data(5))

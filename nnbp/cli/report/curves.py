@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.errors import MissingDependencyError
+from nnbp.requirements import optional
 
 TRAINING, VALIDATION = "#3b82c4", "#e07b28"
 _INK = "#010203"  # stands for the colour of the text around an inline picture
@@ -43,16 +43,9 @@ _STYLE = {
 
 
 def _matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.figure
-        import matplotlib.ticker
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"drawing needs matplotlib, which cannot be imported ({error}). Install it: python -m pip install "
-            '"nnbp[plot]"'
-        ) from error
-    return matplotlib
+    for part in ("figure", "ticker"):
+        optional(f"matplotlib.{part}", "drawing")
+    return optional("matplotlib", "drawing")
 
 
 def curve(history: Mapping[str, Sequence[float]], best_epoch: int | None = None) -> Any:

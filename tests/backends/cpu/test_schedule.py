@@ -55,7 +55,7 @@ def several(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], FakeBlas]:
 def step_of(net: Network, m: int, batch: int, seed: int = 0) -> tuple[Epoch, Updater]:
     """A training epoch of a network."""
     rng = np.random.default_rng(seed)
-    engine = net.model.engine
+    engine = net.model
     updater = Updater(engine, Adam(), -(-m // batch), 1.0, OptimizerState())
     X = rng.normal(size=(m, engine.n_in)).astype(engine.dtype)
     y = rng.integers(0, engine.n_out, (m, 1)).astype(engine.dtype)
@@ -76,7 +76,7 @@ def kinds(phase: Any) -> list[str]:
 
 def test_samples_are_one_phase_sums_over_them_the_next_and_the_update_the_last() -> None:
     net = Network([12, Dense(40, "tanh"), Dense(4)], loss="cross_entropy", device=NumpyBackend(), seed=1)
-    engine, rng = net.model.engine, np.random.default_rng(0)
+    engine, rng = net.model, np.random.default_rng(0)
     X, y = rng.normal(size=(512, 12)).astype(np.float32), np.zeros((512, 1), np.float32)
     steps: list[Sequence[Operation]] = []
     keep = net.model.backend.compile

@@ -81,7 +81,7 @@ def test_steps_in_one_kernel_are_the_steps(opened, name):
         )  # fmt: skip
         assert bool(steps_of(backend)) is (least == 1)
         found.append([*history["loss"], *history["val_loss"], *net.model.backend.download(net.parameters)])
-        streams = [s.position for s in net.model.engine.streams if s is not None]
+        streams = [s.position for s in net.model.streams if s is not None]
         assert streams == [3 * 60 * 8]
     # In bfloat16 the products of small networks are more precise than they were asked to be.
     close = {"rtol": 3e-2, "atol": 1e-2} if name == "bfloat16" else {"rtol": 1e-4, "atol": 1e-5}

@@ -1,17 +1,21 @@
-"""`nnbp bench`: times nnbp beside other libraries, each in a process of its own."""
+"""`python -m bench` in a checkout: times nnbp beside other libraries, each in a process of its own."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from importlib import import_module
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nnbp.cli.common import Exit, arguments_checked, count, positive, say
+from nnbp.cli.main import execute
 from nnbp.device.select import open_backend, parse_device
 
-__all__ = ["CHECK_FAILED", "add_parser", "run"]
+from . import cases, device_cases, device_run, peers, report, runner
+from .team import REFERENCE
+
+__all__ = ["CHECK_FAILED", "main"]
 
 CHECK_FAILED = 1
 """Exit code of a run in which nnbp failed, or a peer computed something else than nnbp."""
@@ -25,17 +29,32 @@ _THREADS = 2
 _GPU_ROUNDS, _GPU_SECONDS, _GPU_BUDGET = 3, 0.15, 450.0
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Adds the command `bench` to the command line."""
-    parser = subparsers.add_parser(
-        "bench",
-        help="time nnbp beside PyTorch, JAX, scikit-learn and a NumPy loop",
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark.
+
+    Args:
+        argv: the arguments; None takes them from the command line.
+
+    Returns:
+        the exit code: `CHECK_FAILED`, or one of `nnbp.cli.common.Exit`.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else Exit.USAGE
+    return execute("bench", _run, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
         description=(
-            "Times training steps, predictions, whole fits and imports of nnbp beside other libraries, each in a "
-            "process of its own, in turn. Writes results.json, table.md and speed.svg to a new folder. A library that "
-            "is not installed is named and left out. Exit code 1 where one computes something else than nnbp. With "
-            "--device cuda it times training steps on a GPU, at several precisions, and where a GPU begins to win over "
-            "the CPU, in a given time, the most important first; what was measured is written after each network."
+            "Times training steps, predictions, whole fits and imports of nnbp beside PyTorch, JAX, scikit-learn and a "
+            "NumPy loop, each in a process of its own, in turn. Writes results.json, table.md and speed.svg to a new "
+            "folder. A library that is not installed is named and left out. The exit code is 1 if one computes "
+            "something else than nnbp. With --device cuda it times training steps on a GPU at several precisions, and "
+            "finds the sizes from which a GPU wins over the CPU, in a given time, the most important first; results "
+            "are written after each network."
         ),
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:1 (default cpu)")
@@ -64,40 +83,35 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help=f"of each library (default {_THREADS}, or as many as cores; on a GPU as many as cores)",
     )
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        help="a new folder (default bench/results/cpu-DATE or cuda-DATE, or bench-DATE without a folder bench)",
-    )
+    parser.add_argument("--out", metavar="DIR", help="a new folder (default bench/results/cpu-DATE or cuda-DATE)")
     parser.add_argument("--readme", metavar="FILE", help="put the table between the two bench markers of this file")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     parser.add_argument("--quick", action="store_true", help="a first look: two small networks, few and short rounds")
     parser.add_argument(
         "--python", action="append", default=[], metavar="PEER=PATH", help="the Python interpreter that has a peer"
     )
-    parser.set_defaults(run=run)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measures, writes and prints; 0, or 1 where something does not compute what it should."""
-    runner, report = import_module("nnbp.bench.runner"), import_module("nnbp.bench.report")
+def _run(arguments: argparse.Namespace) -> int:
+    """Measures, writes and prints; 0, or 1 if a library does not compute the same as nnbp."""
     readme = None if arguments.readme is None else Path(arguments.readme)
     with arguments_checked():
-        options = _options(arguments, runner)
+        options = _options(arguments)
         if readme is not None:
             report.around_markers(readme, options.device)
     on_gpu = options.device != "cpu"
     if on_gpu:
         # Before anything starts: without a working GPU this raises, and says why and what would mend it.
         open_backend(options.device, fallback=False)
-    folder: Path = runner.folder_for(arguments.out, "cuda" if on_gpu else "cpu")
+    folder = runner.folder_for(arguments.out, "cuda" if on_gpu else "cpu")
 
     def tell(text: str) -> None:
-        say("nnbp bench", text)
+        say("bench", text)
 
     if on_gpu:
-        results = import_module("nnbp.bench.device_run").run(options, folder, tell)
+        results = device_run.run(options, folder, tell)
         page = (folder / "table.md").read_text(encoding="utf-8")
     else:
         results = runner.run(options, tell)
@@ -109,13 +123,12 @@ def run(arguments: argparse.Namespace) -> int:
     return Exit.DONE if runner.sound(results) else CHECK_FAILED
 
 
-def _options(arguments: argparse.Namespace, runner: Any) -> Any:
-    """What the words ask for.
+def _options(arguments: argparse.Namespace) -> runner.Options:
+    """The options that the arguments ask for.
 
     Raises:
-        ValueError: they name a device, a case, a peer or an interpreter that there is not.
+        ValueError: they name a device, a case, a peer or an interpreter that does not exist.
     """
-    peers, cases, reference = (import_module(f"nnbp.bench.{name}") for name in ("peers", "cases", "team"))
     quick, device = arguments.quick, _device(arguments.device)
     on_gpu = device != "cpu"
     if arguments.budget is not None and not on_gpu:
@@ -123,8 +136,8 @@ def _options(arguments: argparse.Namespace, runner: Any) -> Any:
     names = peers.names(device) if arguments.peers is None else [name.strip() for name in arguments.peers.split(",")]
     for name in names:
         peers.known(name, device)
-    # nnbp is what all are compared with.
-    names = list(dict.fromkeys([reference.REFERENCE, *names]))
+    # All are compared with nnbp.
+    names = list(dict.fromkeys([REFERENCE, *names]))
     pythons = {}
     for text in arguments.python:
         name, sign, path = text.partition("=")
@@ -134,7 +147,7 @@ def _options(arguments: argparse.Namespace, runner: Any) -> Any:
             )
         pythons[name] = path
     text = arguments.cases if arguments.cases is not None or not quick else _QUICK_CASES
-    known = import_module("nnbp.bench.device_cases").gpu_cases(device) if on_gpu else cases.CASES
+    known = device_cases.gpu_cases(device) if on_gpu else cases.CASES
     rounds, seconds, cores = (
         (_GPU_ROUNDS, _GPU_SECONDS, runner.usable_cores())
         if on_gpu
@@ -163,3 +176,7 @@ def _device(text: str) -> str:
     if spec.kind not in ("cpu", "cuda"):
         raise ValueError(f"--device is cpu, cuda or cuda:N, one that is known before the run; received {text!r}.")
     return "cpu" if spec.kind == "cpu" else f"cuda:{spec.index or 0}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from strict_backend import StrictBackend
 
-from nnbp import Dense, DeviceMemoryError, Dropout, Network, NnbpError
+from nnbp import Dense, DeviceMemoryError, Dropout, DTypeError, Network, NnbpError
 from nnbp.graph.backend import backend_class
 
 
@@ -108,7 +108,13 @@ def test_a_move_that_fails_changes_nothing() -> None:
 def test_a_copy_is_on_the_same_backend() -> None:
     backend = StrictBackend()
     net = Network([3, 2], device=backend, seed=0)
-    for twin in (net.copy(), copy.copy(net), copy.deepcopy(net), net._twin(backend, "float64"), net.to(backend)):
+    for twin in (
+        net.copy(),
+        copy.copy(net),
+        copy.deepcopy(net),
+        net.copy(device=backend, dtype="float64"),
+        net.to(backend),
+    ):
         assert twin._backend is backend
         assert twin.device == "strict:0"
 
@@ -255,3 +261,29 @@ def test_global_random_state_is_neither_used_nor_changed() -> None:
     state = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]  # noqa: NPY002
     trained()
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # type: ignore[index]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "float64"])
+def test_a_copy_on_another_device_and_in_another_dtype_goes_on_as_this_network_does(dtype: Any) -> None:
+    net = Network([3, 4, 2], device="cpu", seed=0, precision="tf32")
+    X, y = np.random.default_rng(0).normal(size=(20, 3)), np.random.default_rng(1).normal(size=(20, 2))
+    net.partial_fit(X, y)
+    net.itself = net  # type: ignore[attr-defined]
+    backend = StrictBackend()
+    twin = net.copy(device=backend, dtype=dtype)
+    assert twin._backend is backend
+    assert twin.dtype == np.dtype(dtype or "float32")
+    assert twin.precision == (None if dtype == "float64" else "tf32")
+    assert twin.itself is twin  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(backend.download(twin.parameters), net.parameters)
+    net.partial_fit(X, y)
+    twin.partial_fit(X, y)
+    np.testing.assert_allclose(backend.download(twin.parameters), net.parameters, rtol=1e-5, atol=1e-6)
+
+
+def test_a_copy_goes_to_a_device_that_works_or_nowhere() -> None:
+    net = Network([3, 2], device="cpu", seed=0)
+    with pytest.raises(ValueError, match="A device is one of"):
+        net.copy(device="gpu")
+    with pytest.raises(DTypeError, match="float32 or float64"):
+        net.copy(dtype="int32")

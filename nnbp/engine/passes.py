@@ -1,0 +1,166 @@
+"""Forward and backward passes of a model over any number of samples: h, J, the trace, gradients.
+
+Each goes through an executor that is kept for the next call with as many samples. Larger data go through one of a fixed
+size, piece by piece. All arrays are the backend's, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from nnbp.engine.dataset import Dataset
+from nnbp.engine.executor import Batch, Executor
+from nnbp.engine.model import Model
+from nnbp.engine.results import Gradients, Trace
+from nnbp.graph.ops import Array
+from nnbp.nn.layers import DenseNode
+
+__all__ = ["Passes", "pieces"]
+
+PIECE = 2**22
+"""Elements that the layers of one executor hold, about; larger inputs go through it piece by piece."""
+
+_KEPT = 4
+"""Executors that are kept at most."""
+
+
+class _Kind(NamedTuple):
+    """The key of an executor: its samples, columns of the targets (0 is none), and what it computes."""
+
+    samples: int
+    targets: int = 0
+    weighted: bool = False
+    trace: bool = False
+    gradients: bool = False
+    want_dx: bool = False
+
+
+class Passes:
+    """The passes of a model. They run in ``backend.active()``, in one thread at a time: executors are shared.
+
+    Attributes:
+        piece: samples that go through an executor at once.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.piece = max(1, PIECE // sum(model.sizes))
+        self._executors: dict[_Kind, Executor] = {}
+        self._one = model.backend.empty((), model.dtype)
+        self._one[...] = 1.0
+
+    def _loaded(self, kind: _Kind, X: Array, y: Array | None = None, w: Array | None = None) -> Executor:
+        """An executor of the samples; if it is kept, its results are overwritten by the next run of its kind."""
+        if kind.samples > self.piece:
+            return self._made(kind, Batch(*(None if x is None else self.model.on_device(x) for x in (X, y, w))))
+        executor = self._kept(kind)
+        batch = executor.batch
+        self._copy(X, batch.x)
+        if batch.y is not None:
+            self._copy(y, batch.y)
+        if batch.w is not None:
+            self._copy(w, batch.w)
+        return executor
+
+    def _copy(self, array: Array, buffer: Array) -> None:
+        # Not by assignment: if the two addresses differ by 16 bytes modulo a page, as those of arrays of whole pages do
+        # that follow each other, glibc's copy takes ten times as long on some processors (AMD's Zen 3).
+        self.model.backend.xp.multiply(self.model.on_device(array), self._one, buffer)
+
+    def _kept(self, kind: _Kind) -> Executor:
+        executor, kept = self._executors.pop(kind, None), self._executors
+        if executor is None:
+            while kept and (len(kept) >= _KEPT or sum(k.samples for k in kept) + kind.samples > 2 * self.piece):
+                del kept[next(iter(kept))]
+            empty, m, dtype = self.model.backend.empty, kind.samples, self.model.dtype
+            y = empty((m, kind.targets), dtype) if kind.targets else None
+            w = empty((m, 1), dtype) if kind.weighted else None
+            executor = self._made(kind, Batch(empty((m, self.model.n_in), dtype), y, w))
+        kept[kind] = executor
+        return executor
+
+    def _made(self, kind: _Kind, batch: Batch) -> Executor:
+        return Executor(self.model, batch, gradients=kind.gradients, keep_z=kind.trace, want_dx=kind.want_dx)
+
+    def outputs(self, X: Array | NDArray[Any]) -> Iterator[tuple[int, Array]]:
+        """h (k, n_out), piece after piece, and the number of its first sample; X is on the device or on the host."""
+        for rows in pieces(len(X), self.piece):
+            executor = self._loaded(_Kind(rows.stop - rows.start), X[rows])
+            executor.run_forward()
+            yield rows.start, self._rows(executor.h)
+
+    def trace(self, X: Array) -> Trace:
+        """z and a of every dense layer."""
+        executor = self._loaded(_Kind(len(X), trace=True), X)
+        executor.run_forward()
+        nodes = _dense_nodes(executor)
+        z, a = ([self._rows(array) for array in arrays] for arrays in zip(*((n.z, n.a) for n in nodes), strict=True))
+        return Trace([None, *z], [self.model.copied(X), *a])
+
+    def loss(self, data: Dataset) -> float:
+        """J of a data set on the device or on the host."""
+        total = 0.0
+        for rows in pieces(len(data), self.piece):
+            part = [None if array is None else array[rows] for array in (data.X, data.y, data.w)]
+            executor = self._loaded(_Kind(rows.stop - rows.start, data.y.shape[1], data.w is not None), *part)
+            executor.run_forward()
+            total += float(self.model.backend.download(executor.total)[0, 0])
+        return self.model.objective(total, data.weight)
+
+    def gradients(self, data: Dataset) -> Gradients:
+        """∇J by backpropagation, and ∂C/∂z, ∂C/∂x of every sample.
+
+        The backward pass runs twice: with each sample's share of the mean, as in a training step, for the gradient of
+        J; and with share 1 for the derivatives of each sample's own cost.
+        """
+        model = self.model
+        kind = _Kind(len(data), data.y.shape[1], data.w is not None, gradients=True, want_dx=True)
+        executor = self._loaded(kind, data.X, data.y, data.w)
+        executor.run_forward()
+        executor.run_backward()
+        flat = model.copied(model.parameters.gradient)
+        loss = model.objective(float(model.backend.download(executor.total)[0, 0]), data.weight)
+        self._one_share_each(executor)
+        delta = [self._rows(node.delta) for node in _dense_nodes(executor)]
+        views = model.parameters.views(flat)
+        dW, db = ([views[k][name] for k in model.dense] for name in ("W", "b"))
+        return Gradients(loss, dW, db, delta, self._rows(executor.dx), flat)
+
+    def per_sample_gradients(self, data: Dataset) -> Array:
+        """(m, P): row n is the gradient of C of sample n, its parts delta xᵀ and delta of every layer."""
+        model = self.model
+        out = model.backend.empty((len(data), model.parameters.size), model.dtype)
+        views = model.parameters.views(out)
+        executor = self._loaded(_Kind(len(data), data.y.shape[1], gradients=True), data.X, data.y)
+        executor.run_forward()
+        self._one_share_each(executor)
+        for k, node in zip(model.dense, _dense_nodes(executor), strict=True):
+            delta = self._rows(node.delta)
+            model.backend.xp.multiply(delta[:, :, None], self._rows(node.x)[:, None, :], out=views[k]["W"])
+            views[k]["b"][...] = delta
+        return out
+
+    def _one_share_each(self, executor: Executor) -> None:
+        """A backward pass in which every sample counts once; the next forward pass finds the shares as they were."""
+        executor.share[...] = 1.0
+        executor.run_backward()
+        executor.share[...] = 1.0 / len(executor.batch.x)
+
+    def _rows(self, matrix: Array) -> Array:
+        """A new (m, n) array from an (n, m) buffer."""
+        return self.model.copied(matrix.T)
+
+
+def _dense_nodes(executor: Executor) -> list[DenseNode]:
+    return [node for node in executor.nodes if isinstance(node, DenseNode)]
+
+
+def pieces(samples: int, size: int) -> Iterator[slice]:
+    """Slices that cut so many samples into pieces of at most `size`."""
+    return (slice(start, min(start + size, samples)) for start in range(0, samples, size))

@@ -1,0 +1,43 @@
+"""The results of a pass over some samples: what `Network.trace` and `Network.gradients` return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nnbp.graph.ops import Array
+
+__all__ = ["Gradients", "Trace"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A forward pass: ``z[l]``, ``a[l]`` (m, n_l) of the l-th dense layer, from 1 on; ``a[0]`` is X, ``z[0]`` None."""
+
+    z: list[Any]
+    a: list[Any]
+
+    def map(self, convert: Callable[[Array], Any]) -> Trace:
+        """The same with every array converted."""
+        return Trace([None, *map(convert, self.z[1:])], list(map(convert, self.a)))
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients that backpropagation finds.
+
+    Attributes:
+        loss: J.
+        dW, db: ∂J/∂W and ∂J/∂b of each dense layer, views of `flat`.
+        delta: ∂C/∂z of every sample, (m, n_out) per dense layer.
+        dX: ∂C/∂x of every sample, (m, n_in).
+        flat: ∇J in the order of `Network.parameters`.
+    """
+
+    loss: float
+    dW: list[Any]
+    db: list[Any]
+    delta: list[Any]
+    dX: Any
+    flat: Any
