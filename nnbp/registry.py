@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 __all__ = ["find", "is_built_in", "lookup", "register", "unknown_name"]
@@ -40,6 +39,8 @@ def register(kind: str, registry: dict[str, type[T]], cls: type[T], attribute: s
 
 def unknown_name(kind: str, names: Mapping[str, Any], received: object) -> ValueError:
     """The error for a name that nothing is registered under; it lists the names, and the closest one."""
+    from difflib import get_close_matches
+
     close = get_close_matches(received, names, 1, 0.5) if isinstance(received, str) else []
     hint = f"Did you mean {close[0]!r}?" if close else "Pass one of these names, or an object of its class."
     return ValueError(f"Unknown {kind}: it is one of {', '.join(sorted(names))}; received {received!r}. {hint}")
