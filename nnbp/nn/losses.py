@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """What a loss sees of the output layer: f, z and h = f(z), (outputs, m), and the rows that f found on the way."""
 
