@@ -14,7 +14,7 @@ from nnbp.graph.ops import Array
 __all__ = ["Dataset"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set. Its first three arrays are all on the device in the network's dtype, or all on the host.
 

@@ -19,7 +19,7 @@ from nnbp.nn.losses import Output
 __all__ = ["Batch", "Executor"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """The arrays that an executor reads: x (m, n_in), encoded targets y (m, columns), weights w (m, 1)."""
 

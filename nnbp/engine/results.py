@@ -11,7 +11,7 @@ from nnbp.graph.ops import Array
 __all__ = ["Gradients", "Trace"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """A forward pass: ``z[l]``, ``a[l]`` (m, n_l) of the l-th dense layer, from 1 on; ``a[0]`` is X, ``z[0]`` None."""
 
@@ -23,7 +23,7 @@ class Trace:
         return Trace([None, *map(convert, self.z[1:])], list(map(convert, self.a)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gradients:
     """The gradients that backpropagation finds.
 

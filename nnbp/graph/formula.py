@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -38,8 +38,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Primitive:
+class Primitive(NamedTuple):
     """An elementwise function that formulas are made of: its ufunc (None for `where`), and the same in C."""
 
     name: str
@@ -199,8 +198,7 @@ class Value:
 Operand = Input | Constant | Value
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One primitive on operands; its result is the `Value` of its own place in the list."""
 
     primitive: Primitive

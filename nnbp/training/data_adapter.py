@@ -44,7 +44,7 @@ def sizes_unknown() -> NnbpError:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DataAdapter:
     """What a network takes. Its methods run in ``backend.active()``.
 
