@@ -23,7 +23,7 @@ OPTIONAL = {"cupy", "matplotlib", "pandas", "scipy", "sklearn", "torch", "tqdm"}
 EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "plot", "sklearn", "tables", "test"}
 LATER = {
     *("nnbp.device", "nnbp.engine.epoch", "nnbp.engine.model", "nnbp.engine.passes", "nnbp.engine.updater"),
-    *("nnbp.formatting", "nnbp.metrics", "nnbp.optim", "nnbp.requirements", "nnbp.serialization", "nnbp.tabular"),
+    *("nnbp.metrics", "nnbp.optim", "nnbp.requirements", "nnbp.serialization", "nnbp.tabular"),
     *("nnbp.testing", "nnbp.training.callbacks", "nnbp.training.progress", "nnbp.training.trainer"),
     *("safetensors", "threadpoolctl"),
     *("difflib", "hashlib", "importlib.metadata", "json", "secrets"),
