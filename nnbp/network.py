@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
     from nnbp.training.trainer import Evaluation, Trainer
 
-__all__ = ["Network"]
-
 _TOO_LARGE = "X or the parameters are too large: standardise X, or use dtype='float64'."
 
 _KEPT = 2**20

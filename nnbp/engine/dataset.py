@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from nnbp.graph.ops import Array
 
-__all__ = ["Dataset"]
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

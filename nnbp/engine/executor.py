@@ -16,8 +16,6 @@ from nnbp.graph.ops import Array, Gemm, Operation, Reduce
 from nnbp.nn.layers import DenseNode, Node
 from nnbp.nn.losses import Output
 
-__all__ = ["Batch", "Executor"]
-
 
 @dataclass(frozen=True, eq=False)
 class Batch:

@@ -18,8 +18,6 @@ from nnbp.engine.results import Gradients, Trace
 from nnbp.graph.ops import Array
 from nnbp.nn.layers import DenseNode
 
-__all__ = ["Passes", "pieces"]
-
 PIECE = 2**22
 """Elements that the layers of one executor hold, about; larger inputs go through it piece by piece."""
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from nnbp.graph.ops import Array
 
-__all__ = ["Gradients", "Trace"]
-
 
 @dataclass(frozen=True, eq=False)
 class Trace:

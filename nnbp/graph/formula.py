@@ -24,19 +24,6 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-__all__ = [
-    "PRIMITIVES",
-    "Constant",
-    "Formula",
-    "Input",
-    "Instruction",
-    "Operand",
-    "Primitive",
-    "Symbol",
-    "Value",
-    "trace",
-]
-
 
 class Primitive(NamedTuple):
     """An elementwise function that formulas are made of: its ufunc (None for `where`), and the same in C."""

@@ -21,8 +21,6 @@ from nnbp.nn.architecture import Architecture
 from nnbp.nn.losses import Loss
 from nnbp.validation import class_weights, finite, finite_on_host, host, matrix, sample_weights
 
-__all__ = ["DataAdapter", "sizes_unknown"]
-
 # The word of the seed for drawing validation samples; see the words in `nnbp.engine.model`.
 _SPLIT = 3
 
