@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from nnbp.formatting import json_text
 
 from . import crossover, device_plot, device_report, plot, steps
 from .cases import SEED, Case
@@ -189,22 +189,13 @@ def _answer(ask: Callable[..., dict[str, Any]], do: str, **what: Any) -> dict[st
 
 def keep(folder: Path, results: Mapping[str, Any]) -> None:
     """Writes results.json and table.md in place of those that are there: a run that is killed keeps what it had."""
-    text = json.dumps(_plain(results), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json_text(results)
     drawn = (folder / "speed.svg").exists(), (folder / "crossover.svg").exists()
     page = device_report.report(results, *drawn)
     for name, words in (("results.json", text + "\n"), ("table.md", page)):
         part = folder / f".{name}.part"
         part.write_text(words, encoding="utf-8")
         os.replace(part, folder / name)
-
-
-def _plain(value: Any) -> Any:
-    """The value with None where a number is not finite, which JSON has no word for."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _draw(folder: Path, results: Mapping[str, Any], tell: Tell) -> None:

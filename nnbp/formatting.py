@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -112,6 +111,8 @@ def json_value(value: Any) -> Any:
 
 def json_text(value: Any) -> str:
     """A value as JSON for people and machines, of `json_value` and indented."""
+    import json  # not above: `import nnbp` does without it
+
     return json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 

@@ -9,37 +9,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from threading import RLock
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnbp import metrics as known_metrics
-from nnbp.device.select import open_backend, reopening
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.exclusive import alone, exclusive
-from nnbp.engine.model import Model
-from nnbp.engine.passes import Passes
-from nnbp.engine.results import Gradients, Trace
-from nnbp.engine.updater import OptimizerState
 from nnbp.errors import DeviceMemoryError, ShapeError
-from nnbp.formatting import table
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array, Precision
-from nnbp.metrics import Metric
 from nnbp.nn.activations import Activation
 from nnbp.nn.architecture import Architecture
 from nnbp.nn.layers import Dense, Layer, named
 from nnbp.nn.losses import Loss
-from nnbp.optim import optimizers, schedules
-from nnbp.optim.optimizers import Optimizer
-from nnbp.optim.schedules import Constant, Schedule
-from nnbp.serialization import model_file
-from nnbp.training import callbacks as known_callbacks
-from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
 from nnbp.training.data_adapter import DataAdapter, sizes_unknown
-from nnbp.training.progress import reporter
-from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
 from nnbp.validation import (
     finite,
     finite_on_host,
@@ -52,7 +36,19 @@ from nnbp.validation import (
     whole_number,
 )
 
-__all__ = ["Gradients", "Network", "Trace"]
+# The imports above suffice to describe a network. Methods that open a device or build, train, measure, save or load a
+# network import the rest when they are called, so that `import nnbp` takes little more time than `import numpy`.
+if TYPE_CHECKING:
+    from nnbp.engine.model import Model
+    from nnbp.engine.passes import Passes
+    from nnbp.engine.results import Gradients, Trace
+    from nnbp.engine.updater import OptimizerState
+    from nnbp.metrics import Metric
+    from nnbp.optim.optimizers import Optimizer
+    from nnbp.optim.schedules import Schedule
+    from nnbp.serialization.model_file import ModelFile
+    from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
+    from nnbp.training.trainer import Evaluation, Trainer
 
 _TOO_LARGE = "X or the parameters are too large: standardise X, or use dtype='float64'."
 
@@ -131,6 +127,9 @@ class Network:
 
     def _build(self, adapter: DataAdapter) -> Passes:
         """Creates the layers and parameters for the sizes that the adapter knows."""
+        from nnbp.engine.model import Model
+        from nnbp.engine.passes import Passes
+
         assert adapter.n_in is not None, "a network is built when its sizes are known"
         assert adapter.n_out is not None, "a network is built when its sizes are known"
         with self._backend.active():
@@ -267,6 +266,8 @@ class Network:
 
     def summary(self) -> str:
         """A table of the layers; print it."""
+        from nnbp.formatting import table
+
         rows = [("layer", "units", "activation", "parameters")]
         sizes = self.model.sizes
         rows.append(("input", str(sizes[0]), "", ""))
@@ -332,6 +333,8 @@ class Network:
     @exclusive
     def gradients(self, X: Any, y: Any, sample_weight: Any = None) -> Gradients:
         """∇J by backpropagation, together with delta and ∂C/∂x of every sample."""
+        from nnbp.engine.results import Gradients
+
         data = self._given(X, y, sample_weight)
         found, back = self._ready(data.X).gradients(self._adapter.resident(data)), like(X, self._backend)
         flat = back(found.flat)
@@ -404,11 +407,15 @@ class Network:
         return {"loss": loss, **evaluation.values()}
 
     def _evaluation(self, data: Dataset, metrics: Sequence[Metric]) -> Evaluation:
+        from nnbp.training.trainer import Evaluation
+
         assert data.targets is not None, "data that were read have targets"
         return Evaluation(data, self.loss_function.truth(data.targets), self._predicted, metrics)
 
     def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
-        return known_metrics.listed(metrics, self.loss_function.classification)
+        from nnbp.metrics import listed
+
+        return listed(metrics, self.loss_function.classification)
 
     # Training.
 
@@ -464,6 +471,11 @@ class Network:
             ShapeError, DTypeError, DataError, ValueError: an argument does not fit; nothing is changed then.
             DivergenceError: a loss or a parameter becomes NaN or infinite; the network keeps the last good parameters.
         """
+        from nnbp.optim import schedules
+        from nnbp.training import callbacks as known_callbacks
+        from nnbp.training.progress import reporter
+        from nnbp.training.trainer import Trainer, TrainingOptions
+
         epochs = whole_number("epochs", epochs, 1)
         options = TrainingOptions(
             epochs=epochs,
@@ -528,6 +540,8 @@ class Network:
 
         The optimizer's state is reset when its class or one of its arguments changes, and after `fit`.
         """
+        from nnbp.engine.updater import OptimizerState
+
         rule = _optimizer(optimizer, learning_rate)
         if rule.full_batch:
             raise ValueError(
@@ -558,6 +572,9 @@ class Network:
         self, model: Model, data: Dataset, size: int | None, rule: Optimizer, state: OptimizerState
     ) -> Trainer:
         """A trainer for one pass over a data set; for few samples it is kept for the next call with the same number."""
+        from nnbp.optim.schedules import Constant
+        from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
+
         resident, kept = self._backend.owns(data.X), self._prepared
         if (
             kept is not None
@@ -595,6 +612,8 @@ class Network:
         Raises:
             ModelFileError: the file cannot be written.
         """
+        from nnbp.serialization.model_file import ModelFile, write
+
         model = self.model
         architecture = {
             "n_in": model.n_in,
@@ -607,7 +626,7 @@ class Network:
         arrays: dict[str, NDArray[Any]] = {}
         for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
             arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
-        model_file.write(path, model_file.ModelFile(architecture, arrays, dict(extra or {})))
+        write(path, ModelFile(architecture, arrays, dict(extra or {})))
 
     @classmethod
     def load(
@@ -629,13 +648,14 @@ class Network:
         Raises:
             ModelFileError: the file is not an nnbp model, or is damaged.
         """
-        file = model_file.read(path, custom)
-        return cls.from_file(file, device=device, fallback=fallback, precision=precision, custom=custom)
+        from nnbp.serialization.model_file import read
+
+        return cls.from_file(read(path, custom), device=device, fallback=fallback, precision=precision, custom=custom)
 
     @classmethod
     def from_file(
         cls,
-        file: model_file.ModelFile,
+        file: ModelFile,
         *,
         device: str | Backend = "auto",
         fallback: bool = True,
@@ -643,8 +663,10 @@ class Network:
         custom: Sequence[type] = (),
     ) -> Self:
         """The network described by a model file that has been read."""
+        from nnbp.serialization.model_file import build_layers
+
         architecture = file.architecture
-        layers, loss = model_file.build_layers(architecture, custom)
+        layers, loss = build_layers(architecture, custom)
         last = layers[-1]
         net = cls(
             [architecture["n_in"], *layers], loss=loss, weight_decay=architecture["weight_decay"], device=device,
@@ -693,6 +715,8 @@ class Network:
                 if stream is not None:
                     stream.position = position
             if state["ongoing"] is not None:
+                from nnbp.engine.updater import OptimizerState
+
                 rule, steps, slots = state["ongoing"]
                 arrays = {name: backend.upload(slot, self._dtype) for name, slot in slots.items()}
                 self._ongoing = rule, OptimizerState(steps, arrays)
@@ -743,10 +767,12 @@ class Network:
         return network
 
     def __getstate__(self) -> dict[str, Any]:
+        from nnbp.device.select import reopening
+
         return {**self._state(), "device": reopening(self._backend)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._revive(state, open_backend(state["device"]))
+        self._revive(state, _opened(state["device"]))
 
 
 _LIVE = frozenset({"_lock", "_architecture", "_backend", "_adapter", "_passes", "_ongoing", "_prepared"})
@@ -754,12 +780,18 @@ _LIVE = frozenset({"_lock", "_architecture", "_backend", "_adapter", "_passes", 
 
 
 def _optimizer(optimizer: str | Optimizer, learning_rate: float | None) -> Optimizer:
+    from nnbp.optim import optimizers
+
     rule = copy.copy(optimizers.get(optimizer))
     if learning_rate is not None:
         rule.learning_rate = not_negative("learning_rate", learning_rate)
     return rule
 
 
-def _opened(device: str | Backend, fallback: bool) -> Backend:
+def _opened(device: str | Backend, fallback: bool = True) -> Backend:
     """The backend for a device; a backend object is returned as it is."""
-    return device if isinstance(device, Backend) else open_backend(device, fallback=fallback)
+    if isinstance(device, Backend):
+        return device
+    from nnbp.device.select import open_backend
+
+    return open_backend(device, fallback=fallback)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
 
@@ -103,6 +102,8 @@ def is_built_in(cls: type) -> bool:
 
 def suggest(received: object, known: Iterable[str]) -> str:
     """A hint for a message, (did you mean 'age'?), if a known name is close; else the empty string."""
+    from difflib import get_close_matches  # needed for a wrong name only
+
     close = get_close_matches(received, list(known), n=1, cutoff=0.5) if isinstance(received, str) else []
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from nnbp.errors import MissingDependencyError
 
-__all__ = ["CUDA", "LIBRARIES", "optional", "pip_install"]
-
 LIBRARIES = {
     "sklearn": "scikit-learn>=1.6",
     "pyarrow": "pyarrow>=17",

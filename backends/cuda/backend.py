@@ -25,8 +25,6 @@ from .graphs import Call, Recording, Streams, Usage
 from .persistent import most_blocks, persistent_steps
 from .prefetch import CupyTransfer
 
-__all__ = ["CupyBackend"]
-
 _BLOCKS = 16
 """Blocks per multiprocessor: enough to fill one with threads at the default block size."""
 

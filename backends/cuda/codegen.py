@@ -24,22 +24,6 @@ from nnbp.errors import DTypeError, ShapeError
 from nnbp.graph.formula import Formula
 from nnbp.graph.ops import Array
 
-__all__ = [
-    "NARROW",
-    "SCALARS",
-    "Launch",
-    "Operand",
-    "advance",
-    "arithmetic",
-    "elementwise",
-    "gather",
-    "header",
-    "product",
-    "same_dtype",
-    "strides",
-    "uniform",
-]
-
 SCALARS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.uint16): "nnbp_bf16"}
 """Element types in C. NumPy has no bfloat16, so its bits are stored as uint16; kernels only write them."""
 

@@ -20,8 +20,6 @@ from nnbp.graph.ops import Array, Map, Reduce
 from . import codegen
 from .codegen import SCALARS, Launch, Operand, arithmetic, header
 
-__all__ = ["IDENTITY", "THREADS", "columns", "row_sums"]
-
 IDENTITY = trace(lambda x: x, "x")
 
 _WIDTHS = (32, 8)

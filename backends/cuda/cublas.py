@@ -13,8 +13,6 @@ from nnbp.graph.ops import Array, Precision
 
 from .codegen import strides
 
-__all__ = ["Cublas", "Layout", "layout"]
-
 # Values of cublasComputeType_t and of cudaDataType_t.
 _COMPUTE_32F, _COMPUTE_32F_FAST_TF32 = 68, 77
 _R_32F, _R_16BF = 0, 14

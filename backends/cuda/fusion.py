@@ -43,9 +43,6 @@ from .codegen import Launch, arithmetic, same_dtype
 from .codegen_fused import IDENTITY, columns, row_sums
 from .cublas import layout
 
-__all__ = ["Joined", "fused", "launches", "lowered", "narrowed"]
-
-
 _ZERO = trace(lambda: 0.0)
 
 

@@ -23,8 +23,6 @@ from nnbp.errors import NnbpError
 from . import memory
 from .cublas import Cublas
 
-__all__ = ["Call", "Recording", "Streams", "Usage"]
-
 Call: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
 """A launch: a function and its bound arguments."""
 

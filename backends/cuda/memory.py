@@ -10,8 +10,6 @@ from numpy.typing import DTypeLike
 
 from nnbp.errors import DeviceMemoryError
 
-__all__ = ["empty", "exhausted", "free_and_total", "full"]
-
 _NO_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "STATUS_ALLOC_FAILED")
 """Names in the messages of CUDA's runtime, its driver and its libraries when memory is full."""
 

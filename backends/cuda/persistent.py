@@ -21,8 +21,6 @@ from . import codegen, codegen_fused
 from .codegen import Launch
 from .fusion import Joined, fused, launches
 
-__all__ = ["most_blocks", "persistent_steps"]
-
 _STEPS = 1024
 """Maximum number of steps per launch, so that the device is free for other work from time to time."""
 

@@ -13,8 +13,6 @@ from nnbp.errors import DeviceMemoryError
 
 from . import memory
 
-__all__ = ["CupyTransfer"]
-
 
 @final
 class CupyTransfer:

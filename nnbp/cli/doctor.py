@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shutil
 import sys
 import textwrap
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import numpy as np
-
 from nnbp.device.cuda_libraries import libraries
+from nnbp.device.host import blas
 from nnbp.device.probe import Reason, cuda_command, cupy_distributions
 from nnbp.device.select import DeviceInfo, devices
+from nnbp.formatting import json_text
 from nnbp.requirements import LIBRARIES, pip_install
-
-__all__ = ["add_parser", "run"]
+from nnbp.version import installed
 
 _EXIT_NO_GPU = 6
 
@@ -28,8 +25,6 @@ _NEEDED = ("nnbp", "numpy", "safetensors", "threadpoolctl")
 
 _OPTIONAL = {requirement.partition(">")[0]: requirement for requirement in LIBRARIES.values()}
 """The requirement of each optional library, by the name under which it is installed."""
-
-_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -49,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the report; 0, or 6 if a GPU is required and none works."""
     found = devices()
     report = _report(found)
-    print(json.dumps(report, indent=2) if arguments.json else _page(report, found))
+    print(json_text(report) if arguments.json else _page(report, found))
     works = any(device.works for device in found if device.name != "cpu")
     return _EXIT_NO_GPU if arguments.require_gpu and not works else 0
 
@@ -62,10 +57,10 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
             "implementation": platform.python_implementation(),
             "executable": sys.executable,
         },
-        "packages": {name: _version(name) for name in _NEEDED},
+        "packages": {name: installed(name) for name in _NEEDED},
         "cupy": cupy_distributions(),
         "cuda_libraries": [asdict(library) | {"loads": library.loads} for library in libraries()],
-        "optional": {name: _version(name) for name in _OPTIONAL},
+        "optional": {name: installed(name) for name in _OPTIONAL},
         "system": {
             "name": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
@@ -74,44 +69,15 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
             "memory_total": cpu.memory_total,
             "memory_free": cpu.memory_free,
         },
-        "blas": _blas(),
+        "blas": blas(),
         "devices": [asdict(device) for device in found],
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _usable_cores() -> int | None:
     """The number of cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
     return os.cpu_count() if affinity is None else len(affinity(0))
-
-
-def _blas() -> dict[str, Any]:
-    """The library with which NumPy multiplies matrices, and its number of threads, or None if that is not known."""
-    config: dict[str, Any] = dict(np.show_config(mode="dicts"))
-    built = config.get("Build Dependencies", {}).get("blas", {})
-    threads = None
-    source = "threadpoolctl is not installed"
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        pass
-    else:
-        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-        threads, source = (max(pools), "threadpoolctl") if pools else (None, "threadpoolctl does not know this BLAS")
-    return {
-        "name": built.get("name", "unknown"),
-        "version": built.get("version", ""),
-        "threads": threads,
-        "threads_from": source,
-        "environment": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
-    }
 
 
 def _page(report: dict[str, Any], found: list[DeviceInfo]) -> str:

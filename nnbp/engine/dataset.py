@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from nnbp.graph.ops import Array
 
-__all__ = ["Dataset"]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set. X, y and w are either all on the device, in the network's dtype, or all on the host.
 

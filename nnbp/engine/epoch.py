@@ -18,8 +18,6 @@ from nnbp.engine.prefetch import Prefetch
 from nnbp.engine.updater import Updater
 from nnbp.graph.ops import Advance, Gather
 
-__all__ = ["Epoch"]
-
 
 class Epoch:
     """A pass through a data set.

@@ -10,8 +10,6 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from nnbp.errors import DeviceMemoryError
 from nnbp.graph.backend import Backend
 
-__all__ = ["alone", "exclusive"]
-
 
 class _Held(Protocol):
     """An object whose methods exclude each other."""

@@ -16,10 +16,8 @@ from nnbp.graph.ops import Array, Gemm, Operation, Reduce
 from nnbp.nn.layers import DenseNode, Node
 from nnbp.nn.losses import Output
 
-__all__ = ["Batch", "Executor"]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """The arrays that an executor reads: x (m, n_in), encoded targets y (m, columns), weights w (m, 1)."""
 

@@ -17,8 +17,6 @@ from nnbp.nn.layers import Dense, Layer
 from nnbp.nn.losses import Loss
 from nnbp.nn.parameters import Parameters
 
-__all__ = ["Model"]
-
 # The second word of the seed says which of a network's random sequences it is for.
 _WEIGHTS, _ORDER, _MASKS = range(3)
 

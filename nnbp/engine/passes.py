@@ -18,8 +18,6 @@ from nnbp.engine.results import Gradients, Trace
 from nnbp.graph.ops import Array
 from nnbp.nn.layers import DenseNode
 
-__all__ = ["Passes", "pieces"]
-
 PIECE = 2**22
 """Approximate number of elements in the layers of one executor; larger inputs are processed in pieces."""
 

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from nnbp.graph.backend import Backend, Streaming
 
-__all__ = ["Prefetch"]
-
 
 class Prefetch:
     """Sends the batches of host arrays to the device, in an order.

@@ -8,10 +8,8 @@ from typing import Any
 
 from nnbp.graph.ops import Array
 
-__all__ = ["Gradients", "Trace"]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """A forward pass: ``z[l]`` and ``a[l]`` (m, n_l) of dense layer l, counted from 1; ``a[0]`` is X, ``z[0]`` None."""
 
@@ -23,7 +21,7 @@ class Trace:
         return Trace([None, *map(convert, self.z[1:])], list(map(convert, self.a)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gradients:
     """The gradients that backpropagation finds.
 

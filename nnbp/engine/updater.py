@@ -12,8 +12,6 @@ from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, Gather, Gemm
 from nnbp.optim.optimizers import Optimizer
 
-__all__ = ["OptimizerState", "Updater"]
-
 
 @dataclass
 class OptimizerState:

@@ -19,8 +19,6 @@ from nnbp.graph.ops import Array, Operation, RandomStream
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Backend", "Streaming", "Transfer", "backend_class", "registered"]
-
 
 @runtime_checkable
 class Backend(Protocol):

@@ -12,8 +12,6 @@ from nnbp.graph.backend import Backend
 from nnbp.graph.formula import trace
 from nnbp.graph.ops import Array, Gemm, Map, Operation, Precision
 
-__all__ = ["Builder"]
-
 
 class Builder:
     """Records a computation on batches of m samples.

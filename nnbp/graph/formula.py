@@ -19,27 +19,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-__all__ = [
-    "PRIMITIVES",
-    "Constant",
-    "Formula",
-    "Input",
-    "Instruction",
-    "Operand",
-    "Primitive",
-    "Symbol",
-    "Value",
-    "trace",
-]
 
-
-@dataclass(frozen=True)
-class Primitive:
+class Primitive(NamedTuple):
     """An elementwise function that formulas may use: its ufunc (None for `where`), and its expression in C."""
 
     name: str
@@ -199,8 +185,7 @@ class Value:
 Operand = Input | Constant | Value
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One primitive applied to operands; its result is the `Value` with the instruction's index in the list."""
 
     primitive: Primitive

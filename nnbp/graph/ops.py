@@ -19,25 +19,6 @@ import numpy as np
 from nnbp.errors import DTypeError, ShapeError
 from nnbp.graph.formula import Formula
 
-__all__ = [
-    "PRECISIONS",
-    "Advance",
-    "Array",
-    "Foreign",
-    "Gather",
-    "Gemm",
-    "Map",
-    "Operation",
-    "Precision",
-    "RandomStream",
-    "Reduce",
-    "Uniform",
-    "conflict",
-    "meetings",
-    "overlap",
-    "same",
-]
-
 Array: TypeAlias = Any
 """An array of the backend's own library, on its device."""
 

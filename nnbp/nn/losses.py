@@ -30,7 +30,7 @@ from nnbp.registry import Named
 from nnbp.validation import number, refuse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """What a loss sees of the output layer: f, z and h = f(z), (outputs, m), and the rows that f found on the way."""
 

@@ -7,7 +7,7 @@ are one operation on ``theta[:decayed]``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -16,8 +16,7 @@ from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array
 
 
-@dataclass(frozen=True)
-class ParameterSpec:
+class ParameterSpec(NamedTuple):
     """One array of parameters of a layer: its name, its shape, whether the weight decay acts on it."""
 
     name: str

@@ -32,8 +32,8 @@ from nnbp.serialization.safetensors_file import (
     Container,
     RefusedError,
     canonical,
+    check_json,
     check_names,
-    check_plain,
     destination,
     explained,
     keyed,
@@ -122,7 +122,7 @@ def _encode(model_file: ModelFile) -> bytes:
     defined = [item for base in _NAMED for item in base.registry.values()]
     built, _ = _build(architecture, _Known(defined))
     _check_object(model_file.extra, "extra")
-    check_plain(model_file.extra, "extra")
+    check_json(model_file.extra, "extra")
     shapes = _shapes(architecture["n_in"], built)
     check_names(model_file.arrays, shapes)
     arrays = {}
@@ -268,7 +268,7 @@ def _constructed(what: str, cls: Any, arguments: dict[str, Any], config: dict[st
 
 
 def _build(architecture: dict[str, Any], known: _Known) -> tuple[list[Layer], Loss]:
-    check_plain(architecture, "architecture")
+    check_json(architecture, "architecture")
     fields = ("n_in", "layers", "loss", "weight_decay", "dtype", "seed")
     parts = keyed(architecture, fields, "the architecture")
     if parts["dtype"] not in list(DTYPES):

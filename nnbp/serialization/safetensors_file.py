@@ -74,7 +74,7 @@ def explained(what: str, fix: str) -> Iterator[None]:
 # ---- strict JSON
 
 
-def check_plain(value: object, where: str, depth: int = 0) -> None:
+def check_json(value: object, where: str, depth: int = 0) -> None:
     """Refuses what JSON cannot hold or gives back changed: NaN, tuples, keys that are not strings; and deep nests."""
     if depth > DEPTH_LIMIT:
         raise RefusedError(f"JSON is nested at most {DEPTH_LIMIT} deep; {shown(where)} goes deeper.")
@@ -82,10 +82,10 @@ def check_plain(value: object, where: str, depth: int = 0) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise RefusedError(f"the keys of JSON objects are strings; {shown(where)} has {shown(key)}.")
-            check_plain(item, f"{where}.{key}", depth + 1)
+            check_json(item, f"{where}.{key}", depth + 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            check_plain(item, f"{where}[{index}]", depth + 1)
+            check_json(item, f"{where}[{index}]", depth + 1)
     elif isinstance(value, int):
         if abs(value) > LARGEST_INTEGER:
             raise RefusedError(f"whole numbers have at most 99 digits; {shown(where)} has more.")
@@ -99,7 +99,7 @@ def check_plain(value: object, where: str, depth: int = 0) -> None:
 
 
 def parse(text: str, what: str) -> Any:
-    """The value of a JSON text that follows `check_plain` and has no key twice."""
+    """The value of a JSON text that follows `check_json` and has no key twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -113,7 +113,7 @@ def parse(text: str, what: str) -> Any:
         value = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise RefusedError(f"{what} is not JSON that can be read: {error}.") from error
-    check_plain(value, what)
+    check_json(value, what)
     return value
 
 

@@ -22,8 +22,6 @@ from nnbp.nn.losses import Loss
 from nnbp.testing.gradients import GradientReport, check_gradients
 from nnbp.testing.parity import ParityReport, compare_devices
 
-__all__ = ["assert_devices_agree", "assert_gradients", "example_problem", "example_targets"]
-
 
 def assert_gradients(net: Network, X: Any, y: Any, sample_weight: Any = None, **options: Any) -> GradientReport:
     """Fails unless backpropagation agrees with central differences.

@@ -27,8 +27,6 @@ from nnbp.network import Network
 from nnbp.nn.layers import DenseNode
 from nnbp.validation import whole_number
 
-__all__ = ["GradientReport", "GradientRow", "check_gradients"]
-
 Floats = NDArray[np.float64]
 
 STEP = 2.0**-10

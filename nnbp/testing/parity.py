@@ -32,8 +32,6 @@ from nnbp.optim.optimizers import Optimizer
 from nnbp.testing.tolerances import PASS_BOUND, TRAINING_BOUND, bound, flushed, relative_error, with_rounded_factors
 from nnbp.validation import host, whole_number
 
-__all__ = ["ParityReport", "ParityRow", "compare_devices"]
-
 Found = dict[str, NDArray[Any]]
 
 _BY_SAMPLE = ("z", "a", "delta", "dX")

@@ -31,8 +31,6 @@ from nnbp.device.select import open_backend
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Foreign, Gemm, Operation, Precision
 
-__all__ = ["PASS_BOUND", "TRAINING_BOUND", "bound", "flushed", "relative_error", "with_rounded_factors"]
-
 PASS_BOUND, TRAINING_BOUND = 1e-12, 1e-10
 
 _BITS: dict[str, int] = {"tf32": 10, "bf16": 7}

@@ -11,17 +11,6 @@ from typing import Any
 
 from nnbp.validation import not_negative, whole_number
 
-__all__ = [
-    "Callback",
-    "EarlyStopping",
-    "FunctionCallback",
-    "History",
-    "TrainingState",
-    "attending",
-    "early_stopping",
-    "listed",
-]
-
 
 class History(Mapping[str, list[float]]):
     """One value per epoch of every measured quantity: ``history["loss"]``, ``history["val_loss"]``, …

@@ -21,8 +21,6 @@ from nnbp.nn.architecture import Architecture
 from nnbp.nn.losses import Loss
 from nnbp.validation import class_weights, finite, finite_on_host, host, matrix, sample_weights
 
-__all__ = ["DataAdapter", "sizes_unknown"]
-
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
 _SPLIT = 3
 
@@ -44,7 +42,7 @@ def sizes_unknown() -> NnbpError:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DataAdapter:
     """Checks and converts the data that a network is given. Its methods run in ``backend.active()``.
 

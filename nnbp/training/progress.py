@@ -10,8 +10,6 @@ from typing import Any
 
 from nnbp.training.callbacks import Callback, TrainingState
 
-__all__ = ["Progress", "reporter"]
-
 _SECONDS_BETWEEN_LINES = 5.0
 
 

@@ -24,8 +24,6 @@ from nnbp.optim.schedules import Constant, Schedule
 from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState, attending
 from nnbp.validation import not_negative
 
-__all__ = ["Evaluation", "Trainer", "TrainingOptions"]
-
 
 @dataclass(frozen=True)
 class TrainingOptions:

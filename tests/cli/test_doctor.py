@@ -13,6 +13,7 @@ import pytest
 from fake_cupy import INSUFFICIENT, CUDARuntimeError, FakeCupy
 
 from nnbp.cli import doctor
+from nnbp.device.host import blas
 from nnbp.device.probe import refresh
 from nnbp.requirements import CUDA, pip_install
 
@@ -167,14 +168,14 @@ def test_threads_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_threads_are_those_of_the_blas() -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
     with threadpoolctl.threadpool_limits(1, "blas"):
-        assert doctor._blas()["threads"] == 1
+        assert blas()["threads"] == 1
 
 
 def test_missing_libraries_have_one_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     FakeCupy(count=0).install(monkeypatch)
-    monkeypatch.setattr(doctor, "_version", {"nnbp": "0.1.0", "matplotlib": "3.9", "tqdm": "4.66"}.get)
+    monkeypatch.setattr(doctor, "installed", {"nnbp": "0.1.0", "matplotlib": "3.9", "tqdm": "4.66"}.get)
     run()
     words = " ".join(capsys.readouterr().out.split())
     assert "optional matplotlib 3.9, tqdm 4.66 " in words

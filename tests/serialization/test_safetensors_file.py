@@ -22,7 +22,7 @@ from nnbp.serialization import safetensors_file
 from nnbp.serialization.safetensors_file import (
     Container,
     RefusedError,
-    check_plain,
+    check_json,
     destination,
     explained,
     open_regular,
@@ -195,7 +195,7 @@ def test_pack_refuses_what_it_could_not_read() -> None:
 
 @pytest.mark.parametrize("value", [None, True, 1, -(10**99), 0.1, "é\ud800", [], {}, {"": [[{"a": [1, "b"]}]]}])
 def test_plain_json_comes_back(value: object) -> None:
-    check_plain(value, "it")
+    check_json(value, "it")
     assert parse(json.dumps(value), "it") == value
 
 
@@ -212,7 +212,7 @@ def test_plain_json_comes_back(value: object) -> None:
 )
 def test_not_plain_json(value: object, message: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        check_plain(value, "it")
+        check_json(value, "it")
     assert message in str(caught.value)
 
 
