@@ -106,7 +106,7 @@ class ParityReport:
         return max(row.max_relative_error for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain JSON values; numbers that are not finite are strings."""
+        """All of it as plain JSON values; numbers that are not finite are None."""
         summary = {"passed": self.passed, "max_relative_error": json_value(self.max_relative_error), **asdict(self)}
         return {**summary, "rows": [{key: json_value(v) for key, v in asdict(row).items()} for row in self.rows]}
 
@@ -186,14 +186,22 @@ def compare_devices(
     y = host(y, "y")
     y = y.astype(net.dtype) if y.dtype.kind == "f" else y
     w = None if sample_weight is None else host(sample_weight, "sample_weight")
-    epochs, size = _epochs(len(X), steps, whole_number("batch_size", batch_size or len(X), 1), rule, batch_size is None)
+    epochs, size = _epochs(
+        len(X),
+        steps,
+        len(X) if batch_size is None else whole_number("batch_size", batch_size, 1),
+        rule,
+        batch_size is None,
+    )
     updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
     single = net.dtype == np.float32
     runs = [net.copy(device=backend) for backend in backends]
-    # The yardstick of the float32 bounds, ρ: the largest error of the runs that are judged, against the last one.
+    # The yardstick of the float32 bounds, ρ: the largest error of the runs that are judged, against the last one. They
+    # are runs on the CPU: a device whose own errors widened its bound would pass whatever it computes.
     judged = slice(1)
-    if net.precision is not None:
-        runs += [net.copy(device=backend) for backend in with_rounded_factors(net.precision)]
+    if net.precision is not None or (single and backends[0].device != "cpu"):
+        own = [open_backend("cpu")] if net.precision is None else with_rounded_factors(net.precision)
+        runs += [net.copy(device=backend) for backend in own]
         judged = slice(len(backends), len(runs))
     if single:
         runs.append(net.copy(device="cpu", dtype=np.float64))

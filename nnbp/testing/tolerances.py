@@ -5,7 +5,7 @@ The bounds are on max |p − q| / max |p|, p and q one array on two devices:
 - float64: 10⁻¹² for a pass forward and back, 10⁻¹⁰ for what training leaves.
 - float32: 8 √K ε + 8 ρ, and 8 √(K s) ε + 32 ρ after s updates. ε = 2⁻²³ is the rounding of float32; K the number of
   terms of the longest sum, which errs by some √K ε (Higham and Mary, "A new approach to probabilistic rounding error
-  analysis", 2019); ρ the error of the first device itself against a run in float64, which tells how much this network
+  analysis", 2019); ρ the error of a run on the CPU against one in float64, which tells how much this network
   amplifies a rounding. TF32, bfloat16 or a wrong kernel miss this bound by far.
 - products in TF32 or bfloat16, summed in float32: 8 √K ε + η + 2 ρ, and 8 √(K s) ε + η + 8 ρ after s updates. ρ is the
   error against float64 of a run on the CPU whose products take factors that were rounded to that precision before.

@@ -68,8 +68,7 @@ def reporter(progress: bool | str) -> Callback | None:
     """What shows progress.
 
     Args:
-        progress: "auto" or True is a bar where standard error is a terminal (or in a notebook) and tqdm is
-        installed, else
+        progress: "auto" or True is a bar if standard error is a terminal (or in a notebook) and tqdm is installed, else
             plain lines; "lines" is always lines; False is silence.
 
     Raises:
