@@ -184,9 +184,10 @@ export python root
 replace() {
     local text
     [ "${#1}" -ge 2 ] || return 0
-    text=$(printf '%s' "$1" | sed 's/[][\.*^$|]/\\&/g')
+    text=$(printf '%s' "$1" | sed 's/[][\.*^$|+?(){}]/\\&/g')
     [[ $1 == /* ]] || text="\\b$text"
-    printf 's|%s\\b|%s|g\n' "$text" "$2"
+    [[ $1 != *[[:alnum:]_] ]] || text="$text\\b"
+    printf 's|%s|%s|g\n' "$text" "$2"
 }
 
 # private_names: the sed commands that remove names of the machine and its user. Longer paths come first.

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.exclusive import alone, exclusive
-from nnbp.errors import DeviceMemoryError, ShapeError
+from nnbp.errors import DataError, DeviceMemoryError, ShapeError
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array, Precision
 from nnbp.nn.activations import Activation
@@ -178,6 +178,12 @@ class Network:
         with self._built(adapter):
             return adapter.resident(data)
 
+    def _release(self) -> None:
+        """Releases everything that is kept between calls, because the device is full."""
+        self._prepared = None
+        if self._passes is not None:
+            self._passes.clear()
+
     # Properties.
 
     @property
@@ -250,6 +256,7 @@ class Network:
 
         Raises:
             ShapeError: a shape or the number of arrays is wrong; nothing is changed then.
+            DataError: a number is NaN, or infinite in the network's dtype; nothing is changed then.
         """
         flat = np.empty(self.model.parameters.size, self.dtype)
         for name, arrays in (("W", weights), ("b", biases)):
@@ -260,7 +267,13 @@ class Network:
                 array = host(values, f"{name}[{k}]")
                 if array.shape != view.shape:
                     raise ShapeError(f"{name}[{k}] has shape {view.shape}; received {array.shape}. W is (n_out, n_in).")
-                view[...] = array
+                with np.errstate(over="ignore"):
+                    view[...] = array
+                if not np.isfinite(view).all():
+                    raise DataError(
+                        f"Parameters are finite numbers in the network's dtype, {self._dtype}; received "
+                        f"{array[~np.isfinite(view)].flat[0]} in {name}[{k}]. If it is only large, use dtype='float64'."
+                    )
         with self._lock, self._backend.active():
             self.parameters[...] = self._backend.upload(flat, self.dtype)
 
@@ -552,7 +565,7 @@ class Network:
         adapter.finite(data.X)
         data = adapter.placed(data, (size, len(rule.slots)))
         before = ongoing = self._ongoing
-        if ongoing is None or repr(ongoing[0]) != repr(rule):
+        if ongoing is None or type(ongoing[0]) is not type(rule) or repr(ongoing[0]) != repr(rule):
             ongoing, self._prepared = (rule, OptimizerState()), None
         with self._built(adapter) as passes:
             trainer = self._prepared_for(passes.model, data, size, *ongoing)
@@ -729,6 +742,8 @@ class Network:
     def copy(self, *, device: str | Backend | None = None, dtype: Any = None) -> Self:
         """An independent network with the same parameters, random sequences and optimizer state.
 
+        Attributes that users have added are copied, too, but shared if a device or a dtype is given.
+
         Args:
             device: of the copy; it must work. None is the backend of this network.
             dtype: float32 or float64; None is that of this network. A lower `precision` is kept for float32 only.
@@ -737,9 +752,13 @@ class Network:
             DeviceUnavailableError: the device does not work.
             DTypeError: the dtype is not one of these.
         """
-        made = self._dtype if dtype is None else float_dtype(dtype)
-        changed = {"_dtype": made, "_precision": self._precision if made == np.float32 else None}
-        return self._deep_copy({}, self._backend if device is None else _opened(device, fallback=False), changed)
+        if device is None and dtype is None:
+            return copy.deepcopy(self)
+        state = self._state()
+        if dtype is not None:
+            state["attributes"]["_dtype"] = made = float_dtype(dtype)
+            state["attributes"]["_precision"] = self._precision if made == np.float32 else None
+        return self._revived(state, self._backend if device is None else _opened(device, fallback=False))
 
     @exclusive
     def to(self, device: str | Backend, *, fallback: bool = True) -> Self:
@@ -757,13 +776,8 @@ class Network:
         return self._revived(self._state(), self._backend)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self._deep_copy(memo, self._backend, {})
-
-    def _deep_copy(self, memo: dict[int, Any], backend: Backend, changed: Mapping[str, Any]) -> Self:
         network = memo[id(self)] = object.__new__(type(self))
-        state = copy.deepcopy(self._state(), memo)
-        state["attributes"] |= changed
-        network._revive(state, backend)
+        network._revive(copy.deepcopy(self._state(), memo), self._backend)
         return network
 
     def __getstate__(self) -> dict[str, Any]:

@@ -191,9 +191,8 @@ def class_weights(
     """The weight of each sample by its class, or None.
 
     Args:
-        weights: one for each class; classes that are not named have 1; "balanced" is m / (k mₖ) for a class with
-        mₖ of the m
-            reference samples, k classes.
+        weights: one for each class; classes that are not named have 1; "balanced" is m / (k mₖ) for a class with mₖ of
+            the m reference samples, k classes.
         labels: class index of each sample.
         reference: labels that "balanced" counts: those of the training data.
 

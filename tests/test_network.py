@@ -214,7 +214,7 @@ def test_predict_proba() -> None:
 def test_no_class_is_decided_on_what_is_no_number(use: str, loss: str, n_out: int) -> None:
     """Finite inputs, of which z is not."""
     net = Network([3, n_out], loss=loss, device="cpu", seed=0)
-    net.set_parameters([np.full((n_out, 3), 100.0)], [np.full(n_out, -np.inf)])
+    net.weights[0][...], net.biases[0][...] = 100.0, -np.inf
     with pytest.raises(DataError, match=r"h holds finite numbers.*float32; received nan in row 0.*dtype='float64'"):
         getattr(net, use)(np.full((4, 3), 3e38))
     assert np.isnan(net.forward(np.full((4, 3), 3e38))).all()

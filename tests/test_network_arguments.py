@@ -343,3 +343,34 @@ def test_a_call_of_the_same_size_prepares_nothing_again(monkeypatch: pytest.Monk
         compiled.clear()
         getattr(net, use)(*arguments)
         assert not compiled, use
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_parameters_that_are_not_finite_are_refused_and_nothing_is_changed(bad: float) -> None:
+    net = network()
+    before = net.parameters.copy()
+    weights, biases = [np.array(W, float) for W in net.weights], [np.array(b, float) for b in net.biases]
+    biases[1][1] = bad
+    with pytest.raises(DataError, match=rf"finite numbers.*float32; received {bad} in b\[1\]".replace("+", r"\+")):
+        net.set_parameters(weights, biases)
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_gradients_are_right_after_an_interrupted_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network()
+    X, y = data()
+    expected = net.gradients(X, y)
+    (executor,) = [e for e in net._passes._executors.values() if e.dx is not None]  # type: ignore[union-attr]
+    run, calls = executor.run_backward, []
+
+    def interrupted() -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        run()
+
+    with monkeypatch.context() as patch:
+        patch.setitem(vars(executor), "run_backward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            net.gradients(X, y)
+    np.testing.assert_array_equal(net.gradients(X, y).flat, expected.flat)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nnbp.graph.formula import Constant, Formula, Input, Instruction, Operand, Value
-from nnbp.graph.ops import Array
+from nnbp.graph.ops import Array, same
 
 Calls: TypeAlias = list[tuple[Callable[..., object], tuple[Any, ...]]]
 """Functions with their bound arguments, in order."""
@@ -70,7 +70,7 @@ class _Tile:
             self._bind_step(i, step)
         for out, result in zip(outputs, formula.results, strict=True):
             computed = aside[result] if result in aside else self._array(result)
-            if computed is not out and not _same(computed, out):
+            if computed is not out and not same(computed, out):
                 self.calls.append((np.copyto, (out, computed)))
 
     def _array(self, operand: Operand) -> Array:
@@ -174,10 +174,6 @@ def _flag_as_number(step: Instruction, arguments: Sequence[Array]) -> Array | No
     return next((argument for argument in arguments if argument.dtype == np.bool), None)
 
 
-def _same(a: Array, b: Array) -> bool:
-    return bool(a.shape == b.shape and a.strides == b.strides and a.ctypes.data == b.ctypes.data)
-
-
 def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
     """Slices that divide arrays of this shape into tiles of at most `TILE` elements, filling the last axis first."""
     room = TILE
@@ -205,9 +201,9 @@ def _cut(array: Array, tile: tuple[slice, ...]) -> Array:
 
 def _bind_where(condition: Array, if_true: Array, if_false: Array, out: Array) -> Calls:
     # Views of the same memory are different objects, so addresses tell whether `out` already holds the values.
-    if _same(out, if_true):
+    if same(out, if_true):
         return [(_copy_unless, (out, if_false, condition))]
-    before: Calls = [] if _same(out, if_false) else [(np.copyto, (out, if_false))]
+    before: Calls = [] if same(out, if_false) else [(np.copyto, (out, if_false))]
     return [*before, (np.copyto, (out, if_true, "same_kind", condition))]
 
 

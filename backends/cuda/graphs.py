@@ -8,11 +8,12 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import cupy
 import numpy as np
@@ -23,11 +24,16 @@ from nnbp.errors import NnbpError
 from . import memory
 from .cublas import Cublas
 
+T = TypeVar("T")
+
 Call: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
 """A launch: a function and its bound arguments."""
 
 _STEPS = 16
 """Steps in one graph, if at least as many remain to be run."""
+
+_STREAMS = 4
+"""Number of most recently used streams whose workspaces and graphs are kept: a workspace takes 32 MiB on Hopper."""
 
 _PER_THREAD = 2
 """The handle of CUDA's per-thread default stream."""
@@ -55,7 +61,7 @@ class Streams:
         self.device, self.lock, self._name = device, RLock(), name
         with device:
             self.cublas = Cublas(int(device.compute_capability))
-        self._workspaces: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._workspaces: OrderedDict[int, Any] = OrderedDict()
         self._capturing: Any = None
 
     @classmethod
@@ -70,20 +76,13 @@ class Streams:
         """A new array; if it does not fit, the error of `memory.empty`."""
         return memory.empty(shape, dtype, self._name)
 
-    def use(self, stream: Any, *, owner: Any = None) -> Any:
-        """Sends products to a stream.
+    def workspace(self, stream: Any) -> Any:
+        """The memory that cuBLAS may use on the current stream. A graph that uses it keeps it alive, too."""
+        return _recent(self._workspaces, int(stream.ptr), lambda: self.empty(self.cublas.bytes, np.uint8))
 
-        The workspace is that of `owner`, the stream that a graph is captured for, or else of the stream itself.
-
-        Returns:
-            the workspace. It is released with its stream, unless a graph still holds it.
-        """
-        key = stream if owner is None else owner
-        workspace = self._workspaces.get(key)
-        if workspace is None:
-            workspace = self._workspaces[key] = self.empty(self.cublas.bytes, np.uint8)
-        self.cublas.use(int(stream.ptr), workspace.data.ptr)
-        return workspace
+    def use(self, stream: Any) -> None:
+        """Sends products to the current stream."""
+        self.cublas.use(int(stream.ptr), self.workspace(stream).data.ptr)
 
     def captured(self, calls: Sequence[Call], times: int, stream: Any) -> Graph:
         """A graph of `times` runs of the calls, to be launched on a stream.
@@ -94,8 +93,10 @@ class Streams:
         if self._capturing is None:
             self._capturing = cupy.cuda.Stream(non_blocking=True)
         graph, failed = None, None
+        # Not while the other stream is current: CuPy keeps freed memory for the stream that it was taken on.
+        workspace = self.workspace(stream)
         with self._capturing as capturing, _no_collection():
-            workspace = self.use(capturing, owner=stream)
+            self.cublas.use(int(capturing.ptr), workspace.data.ptr)
             capturing.begin_capture()
             try:
                 with cupy.cuda.using_allocator(_refuse):
@@ -110,6 +111,8 @@ class Streams:
                     graph = capturing.end_capture()
                 except Exception as error:
                     failed = failed or error
+        if failed is not None and memory.exhausted(failed):
+            raise failed
         if failed is not None:
             raise CaptureError(f"{type(failed).__name__}: {failed}") from failed
         return Graph(graph, workspace)
@@ -121,6 +124,18 @@ class Graph:
 
     recorded: Any
     workspace: Any
+
+
+def _recent(kept: OrderedDict[int, T], stream: int, make: Callable[[], T]) -> T:
+    """The item of a stream, created if necessary; only those of the most recently used streams are kept.
+
+    Streams are identified by their handles, as in CuPy, because Python objects for the same stream come and go.
+    """
+    found = kept.pop(stream, None)
+    kept[stream] = item = make() if found is None else found
+    while len(kept) > _STREAMS:
+        kept.popitem(last=False)
+    return item
 
 
 class CaptureError(Exception):
@@ -214,8 +229,8 @@ class Recording:
     def __init__(self, calls: Sequence[Call], times: int, streams: Streams, usage: Usage) -> None:
         self.calls, self.times, self._streams, self._usage = calls, times, streams, usage
         self._recorded = usage.graphs
-        # Keyed by stream, and freed with it; then by the number of steps.
-        self._graphs: weakref.WeakKeyDictionary[Any, dict[int, Graph]] = weakref.WeakKeyDictionary()
+        # Keyed by stream and by the number of steps.
+        self._graphs: OrderedDict[int, dict[int, Graph]] = OrderedDict()
         self._by_hand = 1 if times > 1 else 2
 
     def __call__(self) -> None:
@@ -241,7 +256,7 @@ class Recording:
                 function(*arguments)
 
     def _graph(self, stream: Any, steps: int) -> Graph | None:
-        graphs = self._graphs.setdefault(stream, {})
+        graphs = _recent(self._graphs, int(stream.ptr), dict)
         if self._recorded and steps not in graphs:
             try:
                 graphs[steps] = self._streams.captured(self.calls, steps, stream)

@@ -20,6 +20,8 @@ class _Held(Protocol):
     @property
     def _backend(self) -> Backend: ...
 
+    def _release(self) -> None: ...
+
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -39,6 +41,7 @@ def alone(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenate[Ow
             try:
                 return method(self, *args, **kwargs)
             except DeviceMemoryError as error:
+                self._release()
                 raise _bare(error) from None
 
     return waiting
@@ -54,6 +57,7 @@ def exclusive(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenat
                 with self._backend.active():
                     return method(self, *args, **kwargs)
             except DeviceMemoryError as error:
+                self._release()
                 raise _bare(error) from None
 
     return active

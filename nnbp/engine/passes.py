@@ -71,6 +71,10 @@ class Passes:
         # differ by 16 bytes modulo a page, as they do for consecutive arrays of whole pages.
         self.model.backend.xp.multiply(self.model.on_device(array), self._one, buffer)
 
+    def clear(self) -> None:
+        """Releases the cached executors and their memory."""
+        self._executors.clear()
+
     def _kept(self, kind: _Kind) -> Executor:
         executor, kept = self._executors.pop(kind, None), self._executors
         if executor is None:
@@ -120,6 +124,8 @@ class Passes:
         model = self.model
         kind = _Kind(len(data), data.y.shape[1], data.w is not None, gradients=True, want_dx=True)
         executor = self._loaded(kind, data.X, data.y, data.w)
+        # The call before may have left other shares, or have been interrupted; those of weighted samples are computed.
+        executor.share[...] = 1.0 / len(data)
         executor.run_forward()
         executor.run_backward()
         flat = model.copied(model.parameters.gradient)
@@ -145,10 +151,9 @@ class Passes:
         return out
 
     def _one_share_each(self, executor: Executor) -> None:
-        """Runs the backward pass with share 1 for every sample, then restores the shares for the next forward pass."""
+        """Runs the backward pass with share 1 for every sample."""
         executor.share[...] = 1.0
         executor.run_backward()
-        executor.share[...] = 1.0 / len(executor.batch.x)
 
     def _rows(self, matrix: Array) -> Array:
         """A new (m, n) array from an (n, m) buffer."""

@@ -188,14 +188,22 @@ def compare_devices(
     y = host(y, "y")
     y = y.astype(net.dtype) if y.dtype.kind == "f" else y
     w = None if sample_weight is None else host(sample_weight, "sample_weight")
-    epochs, size = _epochs(len(X), steps, whole_number("batch_size", batch_size or len(X), 1), rule, batch_size is None)
+    epochs, size = _epochs(
+        len(X),
+        steps,
+        len(X) if batch_size is None else whole_number("batch_size", batch_size, 1),
+        rule,
+        batch_size is None,
+    )
     updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
     single = net.dtype == np.float32
     runs = [net.copy(device=backend) for backend in backends]
-    # ρ, on which the float32 bounds are based, is the largest error of the judged runs relative to the last run.
+    # ρ, on which the float32 bounds are based, is the largest error of the judged runs relative to the last run. They
+    # run on the CPU: if a device's own errors widened its bound, it would pass whatever it computed.
     judged = slice(1)
-    if net.precision is not None:
-        runs += [net.copy(device=backend) for backend in with_rounded_factors(net.precision)]
+    if net.precision is not None or (single and backends[0].device != "cpu"):
+        own = [open_backend("cpu")] if net.precision is None else with_rounded_factors(net.precision)
+        runs += [net.copy(device=backend) for backend in own]
         judged = slice(len(backends), len(runs))
     if single:
         runs.append(net.copy(device="cpu", dtype=np.float64))

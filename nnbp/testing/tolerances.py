@@ -5,8 +5,8 @@ The bounds are on max |p − q| / max |p|, with p and q the same array on two de
 - float64: 10⁻¹² for a forward and backward pass, 10⁻¹⁰ for the results of training.
 - float32: 8 √K ε + 8 ρ, and 8 √(K s) ε + 32 ρ after s updates. ε = 2⁻²³ is the rounding error of float32. K is the
   number of terms of the longest sum, whose error is about √K ε (Higham and Mary, "A new approach to probabilistic
-  rounding error analysis", 2019). ρ is the error of the first device itself relative to a run in float64, which shows
-  how much this network amplifies rounding. TF32, bfloat16 or a wrong kernel exceed this bound by far.
+  rounding error analysis", 2019). ρ is the error of a run on the CPU relative to one in float64, which shows how much
+  this network amplifies rounding. TF32, bfloat16 or a wrong kernel exceed this bound by far.
 - products in TF32 or bfloat16, summed in float32: 8 √K ε + η + 2 ρ, and 8 √(K s) ε + η + 8 ρ after s updates. ρ is the
   error, relative to float64, of a run on the CPU whose products take factors already rounded to that precision. TF32
   units round to nearest or truncate, and truncation has three times the error: ρ is the larger of the two errors.

@@ -68,8 +68,8 @@ def reporter(progress: bool | str) -> Callback | None:
     """The callback that shows progress, or None.
 
     Args:
-        progress: "auto" or True is a bar if tqdm is installed and standard error is a terminal (or in a notebook),
-            else lines of text; "lines" is always lines; False is no output.
+        progress: "auto" or True is a bar if standard error is a terminal (or in a notebook) and tqdm is installed, else
+            plain lines; "lines" is always lines; False is silence.
 
     Raises:
         ValueError: `progress` is none of these.

@@ -228,3 +228,18 @@ def test_a_full_gpu_leaves_the_network_as_it_was(use: str, monkeypatch: pytest.M
         monkeypatch.setattr(Memory, "refused", None)
         net.fit(X, y, epochs=1, batch_size=4, progress=False)
         assert np.isfinite(net.forward(X)).all()
+
+
+def test_a_full_device_keeps_nothing_from_earlier_calls() -> None:
+    backend = Refusing()
+    net = network(backend)
+    for m in (3, 4, 5):
+        net.gradients(X[:m], y[:m])
+    net.partial_fit(X, y)
+    before = backend.bytes
+    backend.arrays, backend.refused = 0, 3
+    with pytest.raises(DeviceMemoryError):
+        net.gradients(X, y)
+    backend.refused = -1
+    assert backend.bytes < before / 2
+    net.gradients(X, y)

@@ -59,7 +59,7 @@ def out(tmp_path):
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
     """A home folder and a folder for temporary files, both empty, and the interpreter of the tests."""
-    for variable, folder in (("HOME", tmp_path / "home-of-somebody"), ("TMPDIR", tmp_path / "temporary")):
+    for variable, folder in (("HOME", tmp_path / "home of c++ (v2)"), ("TMPDIR", tmp_path / "temporary")):
         folder.mkdir()
         monkeypatch.setenv(variable, str(folder))
     monkeypatch.setenv("PYTHON", sys.executable)

@@ -106,7 +106,7 @@ class Stream:
     """A stream; the null stream has the address 0."""
 
     stack: list[Stream] = []  # noqa: RUF012
-    addresses = iter(range(1, 100_000))
+    addresses = iter(range(1000, 100_000))
     known: WeakValueDictionary[int, Stream] = WeakValueDictionary()  # noqa: RUF012
 
     def __init__(self, non_blocking: bool = True) -> None:
@@ -115,6 +115,12 @@ class Stream:
         self.broken = False
         self.copies: list[Callable[[], None]] = []
         Stream.known[self.ptr] = self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and self.ptr == other.ptr
+
+    def __hash__(self) -> int:
+        return self.ptr
 
     def __enter__(self) -> Stream:
         Stream.stack.append(self)
@@ -148,6 +154,14 @@ class Stream:
         if stream.kept is not None:
             stream.broken = True
             raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream captures")
+
+
+class ExternalStream(Stream):
+    """Another object for a stream that exists."""
+
+    def __init__(self, ptr: int) -> None:
+        super().__init__()
+        self.ptr = ptr
 
 
 class Event:

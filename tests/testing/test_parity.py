@@ -161,6 +161,27 @@ def test_a_wrong_product_is_found_at_every_precision():
         assert not rows_of(report)["z1"].passed
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("factor", [1.01, 1.0001])
+def test_a_wrong_product_is_found_whichever_device_is_named_first(first, factor):
+    """Its own errors do not widen the bound that it is held to."""
+
+    def fault(product):
+        product *= factor
+
+    net, X, y = example_problem([5, 7, 6, 3], activation="tanh", loss="cross_entropy", samples=20, device="cpu")
+    devices = (FaultyBackend(fault), "cpu") if first else ("cpu", FaultyBackend(fault))
+    report = compare_devices(net, X, y, devices=devices)
+    assert not report.passed
+    assert not any(row.passed for row in report.rows if row.name.startswith("dW"))
+
+
+def test_a_batch_of_no_samples_is_refused():
+    net, X, y = example_problem([3, 4, 2], samples=6, device="cpu")
+    with pytest.raises(ValueError, match="batch_size is a whole number, at least 1; received 0"):
+        compare_devices(net, X, y, devices=("cpu", "cpu"), batch_size=0)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_is_no_number_or_nothing_fails(value, dtype):

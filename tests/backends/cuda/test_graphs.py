@@ -7,9 +7,10 @@ import warnings
 import weakref
 from typing import Any
 
+import emulated_cupy
 import numpy as np
 import pytest
-from emulated_cupy import Graph, Memory, Stream, emulated_backend_class
+from emulated_cupy import ExternalStream, Graph, Memory, Stream, emulated_backend_class
 from kernel_samples import needs_compiler
 
 from nnbp import Dense, Dropout, Network
@@ -57,40 +58,103 @@ def test_many_steps_are_few_graphs(times, graphs):
     assert Graph.launched - before == graphs
 
 
-@needs_compiler
-def test_every_stream_has_graphs_and_a_workspace_of_its_own_as_long_as_it_exists():
-    backend = open_emulated()
-    workspaces = backend._streams._workspaces
-    workspaces.clear()
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[weakref.ref[Any]]]:
+    """The graphs that are captured and the workspaces that are taken from now on."""
+    found: dict[str, list[weakref.ref[Any]]] = {"graphs": [], "workspaces": []}
+    begin, keep = Graph.__init__, emulated_cupy._empty
+
+    def captured(self: Graph, kept: Any) -> None:
+        begin(self, kept)
+        found["graphs"].append(weakref.ref(self))
+
+    def empty(shape: Any, dtype: Any) -> Any:
+        array = keep(shape, dtype)
+        if array.nbytes == 2**22:
+            found["workspaces"].append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(Graph, "__init__", captured)
+    monkeypatch.setattr(emulated_cupy.modules()["cupy"], "empty", empty)
+    return found
+
+
+def product_of(backend: Any) -> Any:
     x = backend.upload(np.ones((2, 2)), np.float64)
-    run = backend.compile([Gemm(x, x, backend.empty((2, 2), np.float64))])
-    other = Stream()
+    return backend.compile([Gemm(x, x, backend.empty((2, 2), np.float64))])
+
+
+@needs_compiler
+def test_the_streams_used_last_keep_graphs_and_workspaces_and_the_others_release_them(made):
+    backend = open_emulated()
+    run = product_of(backend)
+    for _ in range(3):
+        for stream in [Stream() for _ in range(7)]:
+            with stream, backend.active():
+                run()
+                run()
+    alive = {name: sum(item() is not None for item in items) for name, items in made.items()}
+    assert alive == {"graphs": 4, "workspaces": 4}
+
+
+@needs_compiler
+def test_every_stream_has_a_workspace_and_a_graph_of_its_own(made):
+    backend = open_emulated()
+    run, streams = product_of(backend), [Stream() for _ in range(3)]
+    for _ in range(5):
+        for stream in streams:
+            with stream, backend.active():
+                run()
+    assert [len(items) for items in made.values()] == [3, 3], "the stream that captures needs no workspace"
+
+
+@needs_compiler
+def test_objects_for_one_stream_share_what_belongs_to_it(made):
+    """As when another library's stream is wrapped for every call."""
+    backend, stream = open_emulated(), Stream()
+    run = product_of(backend)
+    for _ in range(8):
+        with ExternalStream(stream.ptr), backend.active():
+            run()
+    assert [len(items) for items in made.values()] == [1, 1]
+
+
+@needs_compiler
+def test_a_graph_keeps_the_workspace_that_is_recorded_in_it(made):
+    backend = open_emulated()
+    run = product_of(backend)
     with backend.active():
         for _ in range(3):
             run()
-        with other:
-            run()
-    assert len(run._graphs) == 2
-    assert len(workspaces) == 2, "the stream that captures needs none"
-    workspace = weakref.ref(workspaces[other])
-    gc.disable()
-    try:
-        del other
-        assert len(run._graphs) == len(workspaces) == 1
-        assert workspace() is None, "32 MiB of the card for every stream that there ever was"
-    finally:
-        gc.enable()
+        for stream in [Stream() for _ in range(7)]:
+            with stream:
+                product_of(backend)()
+    first = made["workspaces"][0]
+    assert first() is not None
+    del run
+    assert first() is None
 
 
 @needs_compiler
-def test_a_graph_keeps_the_workspace_that_is_recorded_in_it():
+def test_a_full_card_is_no_layer_that_cannot_be_recorded(monkeypatch):
     backend = open_emulated()
-    x = backend.upload(np.ones((2, 2)), np.float64)
-    run = backend.compile([Gemm(x, x, backend.empty((2, 2), np.float64))], 2)
-    run()
-    (graphs,) = run._graphs.values()
-    backend._streams._workspaces.clear()
-    assert graphs[1].workspace.nbytes == backend._streams.cublas.bytes
+    run, end = product_of(backend), Stream.end_capture
+
+    def no_room(self: Stream) -> Any:
+        end(self)
+        raise emulated_cupy.OutOfMemoryError("cudaErrorMemoryAllocation: out of memory")
+
+    with backend.active():
+        run()
+        run()
+    monkeypatch.setattr(Stream, "end_capture", no_room)
+    with pytest.raises(DeviceMemoryError), backend.active():
+        run()
+    monkeypatch.setattr(Stream, "end_capture", end)
+    before = Graph.launched
+    with backend.active():
+        run()
+    assert Graph.launched == before + 1, "the step is recorded as soon as there is room"
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
