@@ -69,7 +69,7 @@ def reporter(progress: bool | str) -> Callback | None:
 
     Args:
         progress: "auto" or True is a bar if standard error is a terminal (or in a notebook) and tqdm is installed, else
-            plain lines; "lines" is always lines; False is silence.
+            lines of text; "lines" is always lines; False is no output.
 
     Raises:
         ValueError: `progress` is none of these.
