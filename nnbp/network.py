@@ -508,9 +508,10 @@ class Network:
             validation = None if held_out is None else self._evaluation(adapter.placed(held_out, beside), measures)
         with self._built(adapter) as passes:
             trainer = Trainer(passes.model, train, validation, options, piece=passes.piece)
+            trainer.begin(self)
         # All checks have passed: the network changes from here on.
         self._ongoing = self._prepared = None
-        return trainer.run(self)
+        return trainer.run()
 
     def _data(
         self, X: Any, y: Any, sample_weight: Any, validation_data: Any, share: float, class_weight: Any

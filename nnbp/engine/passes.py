@@ -92,10 +92,11 @@ class Passes:
 
     def outputs(self, X: Array | NDArray[Any]) -> Iterator[tuple[int, Array]]:
         """Index of the first sample and h (k, n_out) of each piece in turn; X is on the device or on the host."""
-        for rows in pieces(len(X), self.piece):
-            executor = self._loaded(_Kind(rows.stop - rows.start), X[rows])
+        for first in range(0, len(X), self.piece):
+            part = X[first : first + self.piece]
+            executor = self._loaded(_Kind(len(part)), part)
             executor.run_forward()
-            yield rows.start, self._rows(executor.h)
+            yield first, self._rows(executor.h)
 
     def trace(self, X: Array) -> Trace:
         """z and a of every dense layer."""

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,22 +158,30 @@ class Trainer:
         found = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.train.metrics}}
         return found if self.validation is None else found | {f"val_{name}": found[name] for name in found}
 
-    def run(self, network: Any) -> History:
+    def begin(self, network: Any) -> None:
+        """Calls `on_train_begin` of the callbacks; nothing has changed yet. `run` must follow.
+
+        Args:
+            network: the network that callbacks receive.
+        """
+        early, names = self.options.early_stopping, self._greater_is_better()
+        self._callbacks = [*([early] if early else []), *self.options.callbacks]
+        self._status = TrainingState(network, self.options.epochs, History(), greater_is_better=names)
+        self._attended = ExitStack()
+        self._attended.enter_context(attending(self._callbacks, self._status))
+
+    def run(self) -> History:
         """Trains the model.
 
         Whatever ends training (even a loss that is not finite, Ctrl-C, or an error in a metric or a callback), the
         network keeps the parameters of the best epoch if there is validation, else of the last complete epoch.
 
-        Args:
-            network: the network that callbacks receive.
-
         Raises:
             DivergenceError: a loss or a parameter becomes NaN or infinite.
         """
-        history, options = History(), self.options
-        status = TrainingState(network, options.epochs, history, greater_is_better=self._greater_is_better())
-        callbacks = [*([options.early_stopping] if options.early_stopping else []), *options.callbacks]
-        with attending(callbacks, status):
+        status, options = self._status, self.options
+        history = status.history
+        with self._attended:
             started = time.perf_counter()
             warned, whole = False, False
             try:
@@ -184,7 +193,7 @@ class Trainer:
                         # Points to the caller of `Network.fit`, past `fit` itself and the wrapper that takes its lock.
                         warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=4)
                     options.schedule.observe(observed)
-                    for callback in callbacks:
+                    for callback in self._callbacks:
                         callback.on_epoch_end(status)
                     if status.stop:
                         history.stopped = status.stop

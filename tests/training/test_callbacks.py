@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnbp import Callback, DivergenceError, EarlyStopping, Network
+from nnbp import Callback, DivergenceError, EarlyStopping, Network, NnbpError
 from nnbp.training.callbacks import FunctionCallback, History, TrainingState, early_stopping, listed
 
 
@@ -347,3 +347,25 @@ def test_name_that_no_epoch_has_is_refused_before_the_first_one() -> None:
     with pytest.raises(ValueError, match=r"here loss, mae; received monitor='val_loss'"):
         fit(callbacks=[spy, EarlyStopping(3, monitor="val_loss")], metrics="mae")
     assert spy.calls == [("begin", 0), ("end", 0)]
+
+
+@pytest.mark.parametrize("how", ["a value that nothing measures", "an error of its own"])
+def test_a_callback_that_refuses_to_begin_leaves_everything_as_it_was(how: str) -> None:
+    class Refusing(Callback):
+        def on_train_begin(self, state: TrainingState) -> None:
+            raise ValueError("not with me")
+
+    refusing = EarlyStopping(monitor="nope") if how[:7] == "a value" else Refusing()
+    X, y = np.random.default_rng(0).normal(size=(12, 3)), np.arange(12) % 2
+    net, twin = (Network([3, 4, 2], loss="cross_entropy", device="cpu", seed=0) for _ in range(2))
+    unsized = Network(loss="cross_entropy", device="cpu", seed=0)
+    for each in (net, twin):
+        each.partial_fit(X, y)
+    for each in (net, unsized):
+        with pytest.raises(ValueError, match=r"nope|not with me"):
+            each.fit(X, y, epochs=1, callbacks=[refusing], progress=False)
+    with pytest.raises(NnbpError, match="taken from the data"):
+        _ = unsized.model
+    for each in (net, twin):
+        each.partial_fit(X, y)
+    np.testing.assert_array_equal(net.parameters, twin.parameters)
