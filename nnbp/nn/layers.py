@@ -1,7 +1,7 @@
 """Layers: how each computes, and how delta goes back through it; forward and backward side by side.
 
 A layer describes itself (sizes, activation, initializer) and is connected to a batch by `Layer.connect`, which records
-the forward pass and returns a `Node`: the buffers of this layer in this executor, and the way back through it.
+the forward pass and returns a `Node`: the buffers of this layer in this executor, and its backward pass.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Node(ABC):
 
     @abstractmethod
     def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
-        """Records the way back; da may be overwritten."""
+        """Records the backward pass; da may be overwritten."""
 
 
 class Layer(Named, ABC, kind="layer", attribute="kind"):
@@ -188,7 +188,7 @@ class Dropout(Layer):
 
 
 class DropoutNode(Node):
-    """A Dropout layer in training: the uniform numbers are kept, so that the way back meets the same mask."""
+    """A Dropout layer in training: the uniform numbers are kept, so that the backward pass uses the same mask."""
 
     def __init__(self, op: Builder, x: Array, rate: float, stream: RandomStream | None) -> None:
         self.rate = min(round(rate * 2**24), 2**24 - 1) / 2**24
