@@ -86,7 +86,7 @@ def fake(tmp_path, monkeypatch):
 def check(*arguments, **options):
     """Runs the script."""
     return subprocess.run(
-        ["bash", SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, **options
+        interruptible(["bash", SCRIPT, *arguments]), capture_output=True, text=True, timeout=120, check=False, **options
     )
 
 
