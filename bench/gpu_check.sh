@@ -123,6 +123,8 @@ mkdir -p "$evidence" "$work/tmp"
 # Kernels are compiled as on a machine that has seen none, and no cache remains.
 export TMPDIR=$work/tmp CUPY_CACHE_DIR=$work/cupy CUDA_CACHE_PATH=$work/cuda TRITON_CACHE_DIR=$work/triton
 export HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis MPLBACKEND=Agg PYTHONUNBUFFERED=1
+# The caller's options for pytest could hide tests, or share the GPU among several processes.
+unset PYTEST_ADDOPTS
 # A GPU that does not work is an error, and the CPU never takes its place.
 export NNBP_REQUIRE_GPU=1
 # The checkout's own nnbp/ has no backends in it and must not hide the links.
