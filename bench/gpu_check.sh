@@ -30,19 +30,19 @@ plan() {
     )
     local parity=("$python" -m nnbp parity --steps 50 --json)
     local bench=("$python" -m bench --device cuda --budget LEFT --peers "nnbp,torch_graph,jax_jit")
-    "$do" environment.txt 25 bash -c environment
-    "$do" doctor.txt 35 "$python" -m nnbp doctor
-    "$do" backend.txt 100 "${gpu_tests[@]}" --junitxml="$evidence/backend.xml" "${backend_tests[@]}"
-    "$do" parity-float64.json 15 "${parity[@]}" --dtype float64
-    "$do" parity-float32.json 15 "${parity[@]}" --dtype float32
-    "$do" parity-tf32.json 15 "${parity[@]}" --dtype float32 --precision tf32
-    "$do" parity-bf16.json 15 "${parity[@]}" --dtype float32 --precision bf16
-    "$do" small.txt 135 "${bench[@]}" --cases "4-16-3@32,64-64-10@64,784-128-10@128" --out "$evidence/small"
-    "$do" persistent.md 25 "$python" -m bench.persistent
-    "$do" large.txt 100 "${bench[@]}" --cases "4096-,64-64-64-16,784-512,1024-2048" --out "$evidence/large"
-    "$do" tests.txt 40 "${gpu_tests[@]}" --junitxml="$evidence/tests.xml" tests \
+    "$do" environment.txt 10 bash -c environment
+    "$do" doctor.txt 10 "$python" -m nnbp doctor
+    "$do" backend.txt 50 "${gpu_tests[@]}" --junitxml="$evidence/backend.xml" "${backend_tests[@]}"
+    "$do" parity-float64.json 12 "${parity[@]}" --dtype float64
+    "$do" parity-float32.json 12 "${parity[@]}" --dtype float32
+    "$do" parity-tf32.json 12 "${parity[@]}" --dtype float32 --precision tf32
+    "$do" parity-bf16.json 12 "${parity[@]}" --dtype float32 --precision bf16
+    "$do" tests.txt 90 "${gpu_tests[@]}" --junitxml="$evidence/tests.xml" tests \
         "${backend_tests[@]/#/--ignore=}" "${peer_tests[@]/#/--ignore=}"
-    "$do" peers.txt 20 "${gpu_tests[@]}" --junitxml="$evidence/peers.xml" -k "not torch_compile" "${peer_tests[@]}"
+    "$do" small.txt 110 "${bench[@]}" --cases "4-16-3@32,64-64-10@64,784-128-10@128" --out "$evidence/small"
+    "$do" persistent.md 30 "$python" -m bench.persistent
+    "$do" large.txt 92 "${bench[@]}" --cases "4096-,64-64-64-16,784-512,1024-2048" --out "$evidence/large"
+    "$do" peers.txt 100 "${gpu_tests[@]}" --junitxml="$evidence/peers.xml" -k "not torch_compile" "${peer_tests[@]}"
 }
 
 list() {

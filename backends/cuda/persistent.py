@@ -27,9 +27,10 @@ _STEPS = 1024
 _CLUSTER = 8
 """Blocks per cluster, the most that every undivided GPU with clusters allows."""
 
-_WORK = 3 * 2**19
-"""Work of one block in the time that it takes to launch the kernels of a step: multiplications in products, plus
-`_ELEMENT` per element of other operations. Estimated from clock rates and unit widths; not yet measured on a GPU."""
+_WORK = 2**17
+"""Work per block up to which a step is faster as one kernel than as a graph: multiplications in products, plus
+`_ELEMENT` per element of other operations. Chosen from what `bench.persistent` measured on an H200, eight blocks: three
+networks of the four within the limit were 1.1 to 1.5 times as fast as one kernel, and all eight beyond it slower."""
 
 _LEAST = 2**16
 """Minimum work, in the same unit, per additional block, since barriers take longer with more blocks. An estimate."""
