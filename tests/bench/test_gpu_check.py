@@ -28,8 +28,8 @@ from nnbp.device.select import devices
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT, SUMMARY = ROOT / "bench" / "gpu_check.sh", ROOT / "bench" / "gpu_summary.py"
 STEPS = [
-    "environment", "doctor", "backend", "parity-float64", "parity-float32", "parity-tf32", "parity-bf16", "small",
-    "persistent", "large", "tests", "peers",
+    "environment", "doctor", "backend", "parity-float64", "parity-float32", "parity-tf32", "parity-bf16", "tests",
+    "small", "persistent", "large", "peers",
 ]  # fmt: skip
 TOOLS = ("bash", "timeout", "sed", "find", "tar")
 
@@ -316,7 +316,7 @@ def test_interrupted_tests_report_those_that_had_run(slow_tests, out):
 def test_a_step_is_stopped_at_its_limit_and_the_next_one_runs(slow_tests, out, tmp_path, monkeypatch):
     shim = tmp_path / "bin" / "timeout"
     shim.parent.mkdir()
-    shim.write_text(f'#!/bin/bash\nwords=("$@")\nexec {shutil.which("timeout")} "${{words[@]/#1[0-9][0-9]/3}}"\n')
+    shim.write_text(f'#!/bin/bash\nwords=("$@")\nexec {shutil.which("timeout")} "${{words[@]/#[1-9][0-9]*/3}}"\n')
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
     result = check("--out", out, "--only", "backend,small")

@@ -176,14 +176,15 @@ def test_what_is_taken():
     ((launch, count),) = launched(small, times=3)
     assert (launch.name, launch.size, launch.arguments[0], count) == ("steps", 1, 3, 1)
     assert launched(small, Foreign(print, ())) is None
-    wide = Gemm(array(256, 256), array(256, 64), array(256, 64))
+    wide = Gemm(array(128, 64), array(64, 64), array(128, 64))
     assert launched(wide, most=1) is None
     assert launched(wide) is not None
+    assert launched(wide, wide, wide) is None
     assert launched(*[small] * 60) is None, "more arguments than a kernel takes"
 
 
 def test_more_work_is_shared_by_more_blocks():
-    for size, blocks in ((8, 1), (40, 1), (41, 1), (52, 2), (64, 4), (81, 8), (128, 8)):
+    for size, blocks in ((8, 1), (40, 1), (41, 1), (52, 2), (64, 4), (81, 8), (101, 8)):
         ((launch, _),) = launched(Gemm(array(size, size), array(size, size), array(size, size)))
         assert launch.size == blocks, size
         assert (f"__cluster_dims__({blocks}, 1, 1)" in launch.source) is (blocks > 1)
