@@ -27,6 +27,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,8 @@ def twice(net: nnbp.Network, X: Any, y: Any) -> None:
         net.to("cpu")
 
 
-def small_cases() -> Iterator[Case]:
-    """Networks that are too small for several threads; `cases` takes them in both dtypes."""
+def rule_cases() -> Iterator[Case]:
+    """A small network for each activation, loss, optimizer, schedule and initializer."""
     for name in HIDDEN:
         yield Case(f"activation {name}", {"activation": name, "weight_decay": 1e-3}, {"learning_rate": 0.003})
     yield Case("activation of a user", {"activation": HalfSoftsign()}, saved=False)
@@ -190,6 +191,10 @@ def small_cases() -> Iterator[Case]:
     for name in INITIALIZERS:
         layers = [Dense(12, "silu", initializer=name), Dense(3, initializer=name)]
         yield Case(f"initializer {name}", layers=[7, *layers])
+
+
+def use_cases() -> Iterator[Case]:
+    """A small network for each way of training, each kind of data, and each shape that is an edge case."""
     classes: dict[str, Any] = {"options": {"loss": "cross_entropy"}, "kind": "classes"}
     validated = {"validation_data": True, "epochs": 12, "learning_rate": 0.05}
     several = {"validation_split": 0.2, "class_weight": "balanced", "sample_weight": True, "clip_norm": 0.3}
@@ -259,11 +264,11 @@ def large_cases() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-    """All networks."""
+    """All networks; those that are too small for several threads in both dtypes."""
     small = [
         replace(case, name=f"{case.name} {dtype}", dtype=dtype)
         for dtype in ("float32", "float64")
-        for case in small_cases()
+        for case in chain(rule_cases(), use_cases())
     ]
     return [*small, *large_cases()]
 

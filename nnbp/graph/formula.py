@@ -222,13 +222,7 @@ class Formula:
         """The formula in C: lines ``const T v0 = …;``, which use the inputs' names, and one expression per result."""
 
         def text(operand: Operand) -> str:
-            match operand:
-                case Input(index):
-                    return self.inputs[index]
-                case Value(index):
-                    return f"v{index}"
-                case Constant(number):
-                    return _c_number(number, scalar)
+            return self._text(operand, lambda number: _c_number(number, scalar))
 
         lines = []
         for i, step in enumerate(self.instructions):
@@ -247,20 +241,20 @@ class Formula:
         return isinstance(operand, Value) and self.instructions[operand.index].primitive.boolean
 
     def __str__(self) -> str:
-        def text(operand: Operand) -> str:
-            match operand:
-                case Input(index):
-                    return self.inputs[index]
-                case Value(index):
-                    return f"v{index}"
-                case Constant(number):
-                    return repr(number)
-
         lines = [
-            f"v{i} = {step.primitive.name}({', '.join(map(text, step.operands))})"
+            f"v{i} = {step.primitive.name}({', '.join(map(self._text, step.operands))})"
             for i, step in enumerate(self.instructions)
         ]
-        return "\n".join([*lines, "-> " + ", ".join(map(text, self.results))])
+        return "\n".join([*lines, "-> " + ", ".join(map(self._text, self.results))])
+
+    def _text(self, operand: Operand, constant: Callable[[float], str] = repr) -> str:
+        match operand:
+            case Input(index):
+                return self.inputs[index]
+            case Value(index):
+                return f"v{index}"
+            case Constant(number):
+                return constant(number)
 
 
 def _c_number(number: float, scalar: Callable[[float], str]) -> str:

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -18,24 +17,6 @@ from fake_cupy import CASES, CUDARuntimeError, FakeCupy
 
 from nnbp.device import probe as probe_module
 from nnbp.device.probe import Reason, cuda_name, probe, refresh
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("NNBP_REQUIRE_GPU", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    # The texts for Windows and macOS have a test of their own.
-    monkeypatch.setattr(probe_module.sys, "platform", "linux")
-    yield
-    refresh()
-
-
-@pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Reason, str, str]:
-    """One way in which a GPU fails, made to happen: its reason, a part of the message, a part of the fix."""
-    reason, behaviour, message, fix = CASES[request.param]
-    FakeCupy(**behaviour).install(monkeypatch)
-    return reason, message, fix
 
 
 def test_every_reason_has_a_case() -> None:

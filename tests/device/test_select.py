@@ -5,36 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cupy import CASES, FakeCupy
+from fake_cupy import FakeCupy
 
-from nnbp.device import probe as probe_module
 from nnbp.device import select
-from nnbp.device.probe import Reason, probe, refresh
+from nnbp.device.probe import Reason, probe
 from nnbp.device.select import DeviceInfo, DeviceSpec, devices, open_backend, parse_device
 from nnbp.errors import DeviceFallbackWarning, DeviceUnavailableError
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("NNBP_REQUIRE_GPU", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    # The texts for Windows and macOS have a test of their own.
-    monkeypatch.setattr(probe_module.sys, "platform", "linux")
-    yield
-    refresh()
-
-
-@pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Reason, str, str]:
-    """One way in which a GPU fails, made to happen: its reason, a part of the message, a part of the fix."""
-    reason, behaviour, message, fix = CASES[request.param]
-    FakeCupy(**behaviour).install(monkeypatch)
-    return reason, message, fix
 
 
 @pytest.mark.parametrize(
