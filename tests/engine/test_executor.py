@@ -82,14 +82,14 @@ class Captured:
 
 
 def peak_of(function: Callable[[], None]) -> tuple[int, int]:
-    """Bytes that live after a call beside those before it, and the most that lived within: the least of three calls.
+    """Bytes that live after a call beside those before it, and the most that lived within: the least of ten calls.
 
     What a call allocates shows every time; what another thread of the process allocates meanwhile does not.
     """
     tracemalloc.start()
     try:
         found = []
-        for _ in range(3):
+        for _ in range(10):
             before, _ = tracemalloc.get_traced_memory()
             tracemalloc.reset_peak()
             function()
