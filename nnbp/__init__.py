@@ -56,12 +56,13 @@ _LAZY = {
     "metrics": "nnbp.metrics",
     "schedules": "nnbp.optim.schedules",
     "testing": "nnbp.testing",
+    "textbook": "nnbp.textbook",
 }
 """Names that few programs use, and their modules, which are imported at the first use: `import nnbp` is to cost little
 more than `import numpy`. Above are the network, the parts that describe it, and the errors."""
 
 if TYPE_CHECKING:
-    from nnbp import testing
+    from nnbp import testing, textbook
     from nnbp.device.select import devices
     from nnbp.engine.results import Gradients, Trace
     from nnbp.metrics import Metric
@@ -142,4 +143,5 @@ __all__ = [
     "devices",
     "schedules",
     "testing",
+    "textbook",
 ]

@@ -136,7 +136,10 @@ class Dense(Layer):
 
 
 class DenseNode(Node):
-    """A Dense layer in one executor, in the notes' names: z, a, delta = ∂C/∂z; `rows` as `Activation.forward` gave."""
+    """A Dense layer in one executor, in the letters of docs/notes.md: z, a, delta = ∂C/∂z.
+
+    `rows` are those that `Activation.forward` returned.
+    """
 
     def __init__(self, layer: Dense, op: Builder, x: Array, theta: Views, gradient: Views, *, keep_z: bool) -> None:
         self.f, self.x, self.W, self.gradient = layer.f, x, theta["W"], gradient
@@ -147,7 +150,7 @@ class DenseNode(Node):
         self.rows = self.f.forward(op, self.z, theta["b"].reshape(-1, 1), self.a)
 
     def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
-        """Hidden layer, the notes' second case: delta = f'(z) · ∂C/∂a."""
+        """Hidden layer, the second case of docs/notes.md, 3.2: delta = f'(z) · ∂C/∂a."""
         return self.propagate(op, self.f.backward(op, self.z, self.a, da), want_dx=want_dx)
 
     def propagate(self, op: Builder, delta: Array, *, want_dx: bool) -> Array | None:

@@ -149,7 +149,7 @@ class Loss(Named, kind="loss"):
 
 @final
 class SquaredError(Loss):
-    """C = ½ ‖h − y‖²; ∂C/∂h = h − y (the notes, section 3.1)."""
+    """C = ½ ‖h − y‖²; ∂C/∂h = h − y (docs/notes.md, 3.1)."""
 
     name = "squared_error"
 

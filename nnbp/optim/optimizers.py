@@ -71,7 +71,7 @@ class Optimizer(Named, kind="optimizer"):
 
 @final
 class SGD(Optimizer):
-    """Gradient descent, θ ← θ − η g (the notes, section 3.2), with momentum μ: v ← μ v + g, θ ← θ − η v.
+    """Gradient descent, θ ← θ − η g (docs/notes.md, 3.2), with momentum μ: v ← μ v + g, θ ← θ − η v.
 
     With `nesterov`: θ ← θ − η (g + μ v). As in PyTorch the learning rate is outside of v.
     """
