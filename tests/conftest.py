@@ -22,6 +22,12 @@ def _no_gpu() -> str | None:
     return None if any(gpu.works for gpu in gpus) else "; ".join(map(str, gpus))
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """All cores for the whole suite; this process alone for tests that are picked, or that share one GPU."""
+    picked = config.args_source is pytest.Config.ArgsSource.ARGS or config.option.keyword
+    return 0 if picked or "gpu" in config.option.markexpr else None
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked `gpu` are skipped with the reason; with NNBP_REQUIRE_GPU=1 they fail with it."""
     if item.get_closest_marker("cupy") is not None and find_spec("cupy") is None:
