@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from nnbp.graph.ops import Array, Operation
 
 from . import schedule
+from .streams import PhiloxStream
 from .tasks import task
 from .threads import Workers, blas
 
@@ -46,8 +47,7 @@ class NumpyBackend:
     def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
         """A function that runs the operations in order, large ones on BLAS's number of threads; see `schedule.py`."""
         tasks = [task(operation) for operation in operations if all(out.size for out in operation.writes)]
-        run = schedule.plan(tasks, self._workers)
-        return run if times == 1 else partial(_repeat, run, times)
+        return partial(schedule.plan(tasks, self._workers), times)
 
     def synchronize(self) -> None:
         """Does nothing: on the CPU all work is done when a call returns."""
@@ -70,36 +70,3 @@ class _Active:
     def __exit__(self, *error: Any) -> None:
         self._blas.__exit__()
         self._errors.__exit__(*error)
-
-
-def _repeat(run: Callable[[], None], times: int) -> None:
-    for _ in range(times):
-        run()
-
-
-@final
-class PhiloxStream:
-    """Uniform float32 numbers from NumPy's Philox4x64-10; `state` represents the state that every draw changes."""
-
-    def __init__(self, key: tuple[int, int]) -> None:
-        self.key = key
-        self.state = np.empty(1)
-        self.position = 0
-
-    @property
-    def position(self) -> int:
-        return self._position
-
-    @position.setter
-    def position(self, position: int) -> None:
-        # A block of the generator is four 64-bit words, each of which yields two float32 numbers.
-        blocks, rest = divmod(position, 8)
-        bits = np.random.Philox(key=np.array(self.key, np.uint64))
-        bits.advance(blocks)
-        self._generator = np.random.Generator(bits)
-        self._generator.random(rest, np.float32)
-        self._position = position
-
-    def fill(self, out: Array) -> None:
-        self._generator.random(None, np.float32, out)
-        self._position += out.size

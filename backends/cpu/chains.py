@@ -58,13 +58,14 @@ class _Tile:
     def __init__(
         self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array], registers: Registers
     ) -> None:
-        self.formula, self.inputs, self.outputs, self.registers = formula, inputs, outputs, registers
+        self.formula, self.outputs, self.registers = formula, outputs, registers
         self.dtype = outputs[0].dtype
         self.calls: Calls = []
         self._values: list[Array] = []
         self._free: dict[bool, list[int]] = {False: [], True: []}
         self._owned: dict[int, tuple[bool, int]] = {}
         self._taken = {False: 0, True: 0}
+        self.inputs = [self._in_own_dtype(x) for x in inputs]
         aside = self._set_aside()
         for i, step in enumerate(formula.instructions):
             self._bind_step(i, step)
@@ -82,6 +83,14 @@ class _Tile:
             case Constant(number):
                 # An array of the formula's dtype, because a Python number with a comparison would give float64.
                 return np.asarray(number, self.dtype)
+
+    def _in_own_dtype(self, array: Array) -> Array:
+        """A float array as it is, or copied into one of the formula's dtype: ufuncs on mixed dtypes are slow."""
+        if array.dtype == self.dtype or array.dtype.kind != "f":
+            return array
+        own = self._new(False, array.shape)[1]
+        self.calls.append((np.copyto, (own, array)))
+        return own
 
     def _new(self, boolean: bool, shape: tuple[int, ...]) -> tuple[int, Array]:
         if self._free[boolean]:
@@ -202,10 +211,11 @@ def _cut(array: Array, tile: tuple[slice, ...]) -> Array:
 def _bind_where(condition: Array, if_true: Array, if_false: Array, out: Array) -> Calls:
     # Views of the same memory are different objects, so addresses tell whether `out` already holds the values.
     if same(out, if_true):
-        return [(_copy_unless, (out, if_false, condition))]
+        return [(copy_unless, (out, if_false, condition))]
     before: Calls = [] if same(out, if_false) else [(np.copyto, (out, if_false))]
     return [*before, (np.copyto, (out, if_true, "same_kind", condition))]
 
 
-def _copy_unless(out: Array, values: Array, condition: Array) -> None:
+def copy_unless(out: Array, values: Array, condition: Array) -> None:
+    """``out = values`` where the condition does not hold."""
     np.copyto(out, values, where=~condition)

@@ -22,8 +22,9 @@ import numpy as np
 from nnbp.graph.ops import Array, meetings, same
 
 from .chains import Calls, Registers
+from .program import Program, library
 from .tasks import Task
-from .threads import Workers, blas, run
+from .threads import Workers, blas
 
 MOST_THREADS = 8
 """Maximum number of threads: each must take Python's lock for every call. Measured with two; the bound is a guess."""
@@ -111,13 +112,13 @@ def _meet(before: Task, after: Task, threads: int) -> bool | None:
     return mine == own and all(before.cuts(x) and after.cuts(y) and same(x, y) for x, y in pairs)
 
 
-def plan(tasks: Sequence[Task], workers: Workers) -> Callable[[], None]:
-    """A function that runs the tasks in the way that is expected to be fastest: on one thread or on several."""
+def plan(tasks: Sequence[Task], workers: Workers) -> Callable[[int], None]:
+    """A function that runs the tasks a number of times, as is expected to be fastest: on one thread or on several."""
     most = min(blas().threads, MOST_THREADS)
     largest = max((task.product for task in tasks), default=0.0)
     work = sum(task.work for task in tasks)
     if most == 1 or (not largest and work < _ALONE):
-        return partial(run, _whole(tasks))
+        return _whole(tasks)
     number, expected = 1, work
     if largest >= _LARGE:
         speedup = 1 + _BLAS_SHARE * (most - 1)
@@ -133,31 +134,37 @@ def plan(tasks: Sequence[Task], workers: Workers) -> Callable[[], None]:
     return partial(_run_with, number, _whole(tasks))
 
 
-def _whole(tasks: Sequence[Task]) -> Calls:
+def _whole(tasks: Sequence[Task]) -> Program:
     registers = Registers()
-    return [call for task in tasks for call in task.calls(slice(0, task.columns), registers)]
+    return _program([call for task in tasks for call in task.calls(slice(0, task.columns), registers)])
 
 
-def _lists(phase: Phase, threads: int, registers: Sequence[Registers]) -> list[Calls]:
+def _program(calls: Calls) -> Program:
+    found = library()
+    return Program(calls, None if isinstance(found, str) else found)
+
+
+def _lists(phase: Phase, threads: int, registers: Sequence[Registers]) -> list[Program]:
     lists: list[Calls] = [[] for _ in range(threads)]
     for task in phase.tasks:
         for calls, part, own in zip(lists, parts(task, threads), registers, strict=False):
             calls += task.calls(part, own)
-    return lists
+    return [_program(calls) for calls in lists]
 
 
-def _run_with(threads: int, calls: Calls) -> None:
+def _run_with(threads: int, program: Program, times: int) -> None:
     blas().use(threads)
-    run(calls)
+    program(times)
 
 
-def _run_phases(threads: int, phases: Sequence[Sequence[Calls]], workers: Workers) -> None:
+def _run_phases(threads: int, phases: Sequence[Sequence[Program]], workers: Workers, times: int) -> None:
     # If fewer threads are allowed by now, the same parts run one after the other, so the bits do not change.
     together = blas().threads >= threads
     blas().use(1)
-    for lists in phases:
-        if together and len(lists) > 1:
-            workers.run(lists)
-        else:
-            for calls in lists:
-                run(calls)
+    for _ in range(times):
+        for programs in phases:
+            if together and len(programs) > 1:
+                workers.run(programs)
+            else:
+                for program in programs:
+                    program()

@@ -18,6 +18,7 @@ from nnbp.graph.ops import Array, Operation
 
 from . import chains
 from .chains import Calls, Registers
+from .streams import fill
 
 CALL = 1.0
 """Overhead of a call in microseconds."""
@@ -140,16 +141,14 @@ class Gather(Task):
 
     def calls(self, part: slice, registers: Registers) -> Calls:
         out = self.writes[0].T[part]
-        bound = self.source.take, self.order, self.counter.item, self.stride, part.start, part.stop, out
-        return [(_gather, bound)]
+        return [(gather, (self.source, self.order, self.counter, self.stride, part.start, out))]
 
 
-def _gather(
-    take: Callable[..., object], order: Array, count: Callable[[], int], stride: int, start: int, stop: int, out: Array
-) -> None:
-    first = count() * stride
+def gather(source: Array, order: Array, counter: Array, stride: int, start: int, out: Array) -> None:
+    """``out[i] = source[order[counter[0] · stride + start + i]]``."""
+    first = counter.item() * stride + start
     # With mode="clip", `take` writes into `out` without buffering; all indices in the order are valid.
-    take(order[first + start : first + stop], 0, out, "clip")
+    source.take(order[first : first + len(out)], 0, out, "clip")
 
 
 @final
@@ -184,9 +183,8 @@ def task(operation: Operation) -> Task:
             return Gather(source, order, counter, stride, out)
         case ops.Uniform(stream, out):
             # A stream of this backend; its numbers must be drawn in order, so the call is not cut.
-            own: Any = stream
-            return Call(own.fill, (out,), (out, stream.state), CALL + out.size * 2e-3)
+            return Call(fill, (stream, out), (out, stream.state), CALL + out.size * 2e-3)
         case ops.Advance(counter, count):
-            return Call(np.add, (counter, count, counter))
+            return Call(np.add, (counter, np.full(1, count), counter))
         case ops.Foreign(function, arguments):
             return Call(function, arguments)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from .chains import Calls
+Job: TypeAlias = Callable[[], None]
+"""What a worker is given: a function without arguments."""
 
 
 @final
@@ -38,6 +39,11 @@ class Blas:
         self._lock, self._users = threading.RLock(), 0
         self._before: int | None = None
         self._now: int | None = None
+
+    @property
+    def path(self) -> str | None:
+        """The file of NumPy's BLAS, or None if it is unknown."""
+        return self._libraries[0].filepath if self._libraries else None
 
     @property
     def threads(self) -> int:
@@ -105,15 +111,9 @@ def blas() -> Blas:
     return _blas[0]
 
 
-def run(calls: Calls) -> None:
-    """Runs the calls in order."""
-    for function, arguments in calls:
-        function(*arguments)
-
-
 @final
 class _Worker:
-    """A thread that runs the calls it is given. Two bare locks wake it and signal completion, the fastest way here.
+    """A thread that runs the jobs it is given. Two bare locks wake it and signal completion, the fastest way here.
 
     Requests and completions are counted, so that an interrupt at any point cannot leave them out of step for long.
     """
@@ -123,21 +123,21 @@ class _Worker:
         self._go.acquire()
         self._done.acquire()
         self._asked = self._did = 0
-        self._calls: Calls = []
+        self._job: Job | None = None
         self._error: BaseException | None = None
         self._ending = False
         threading.Thread(target=self._loop, name="nnbp worker", daemon=True).start()
 
-    def start(self, calls: Calls) -> None:
-        """Starts running the calls."""
-        self._calls = calls
+    def start(self, job: Job) -> None:
+        """Starts the job."""
+        self._job = job
         try:
             self._asked += 1
         finally:
             self._go.release()
 
     def finish(self) -> BaseException | None:
-        """Waits until the calls have run, even if interrupted; returns the error that was raised meanwhile, if any."""
+        """Waits until the job is done, even if interrupted; returns the error that was raised meanwhile, if any."""
         interrupt: BaseException | None = None
         while self._did != self._asked:
             try:
@@ -159,14 +159,15 @@ class _Worker:
                 self._go.acquire()
                 if self._ending:
                     return
-                asked, calls = self._asked, self._calls
+                asked, job = self._asked, self._job
                 # An idle worker must not keep arrays alive.
-                self._calls = []
+                self._job = None
                 try:
-                    run(calls)
+                    if job is not None:
+                        job()
                 except BaseException as error:
                     self._error = error
-                del calls
+                del job
                 self._did = asked
                 if self._done.locked():
                     self._done.release()
@@ -174,7 +175,7 @@ class _Worker:
 
 @final
 class Workers:
-    """Threads that run lists of calls in parallel with the calling thread."""
+    """Threads that run jobs in parallel with the calling thread."""
 
     def __init__(self) -> None:
         self._workers: list[_Worker] = []
@@ -182,8 +183,8 @@ class Workers:
         self._process = os.getpid()
         weakref.finalize(self, _end, self._workers)
 
-    def run(self, lists: Sequence[Calls]) -> None:
-        """Runs the lists in parallel and returns when all are done; the lists must not depend on each other.
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Runs the jobs in parallel and returns when all are done; they must not depend on each other.
 
         If the workers are busy for another thread, the lists run one after the other, with the same result.
         """
@@ -192,16 +193,16 @@ class Workers:
             self._workers.clear()
             self._busy, self._process = threading.Lock(), os.getpid()
         if not self._busy.acquire(blocking=False):
-            for calls in lists:
-                run(calls)
+            for job in jobs:
+                job()
             return
         try:
-            while len(self._workers) < len(lists) - 1:
+            while len(self._workers) < len(jobs) - 1:
                 self._workers.append(_Worker())
             try:
-                for worker, calls in zip(self._workers, lists[1:], strict=False):
-                    worker.start(calls)
-                run(lists[0])
+                for worker, job in zip(self._workers, jobs[1:], strict=False):
+                    worker.start(job)
+                jobs[0]()
             finally:
                 failed = [error for worker in self._workers if (error := worker.finish()) is not None]
             if failed:

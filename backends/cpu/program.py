@@ -1,0 +1,428 @@
+"""Programs: calls on NumPy arrays as records, which C walks without Python (`native/walker.c`).
+
+The calls of a step are known before its first run, and so are their arrays. A ufunc becomes NumPy's own inner loop with
+the addresses, strides and lengths of its arrays; a product becomes a call of the BLAS that NumPy has loaded. So a
+program computes what the calls compute, bit for bit. A call that has no record, a user's for example, runs as Python
+between two parts of the program; without the compiled library all of them do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from nnbp.graph.ops import Array
+
+from . import chains, streams, tasks
+from .chains import Calls
+from .streams import PhiloxStream
+from .threads import blas
+
+BUDGET = 20_000_000
+"""Nanoseconds after which a walk pauses, so that Python can handle signals."""
+
+# The fields of `record` in walker.c.
+_RECORD = struct.Struct("=q3Q4Q4q4q4q")
+_LOOP, _CONVERT, _SELECT, _PRODUCT, _VECTOR_PRODUCT, _DOT, _GATHER, _UNIFORM = range(8)
+
+_PAUSED, _FAILED = 1, 2
+
+_LETTERS = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
+"""BLAS's letters for dtypes."""
+
+
+class _CallInfo(ctypes.Structure):
+    """NumPy's ``ufunc_call_info``: an inner loop and its arguments."""
+
+    _fields_ = (
+        ("loop", ctypes.c_void_p),
+        ("context", ctypes.c_void_p),
+        ("auxiliary", ctypes.c_void_p),
+        ("needs_python", ctypes.c_bool),
+        ("ignores_errors", ctypes.c_bool),
+    )
+
+
+@final
+class Library:
+    """The compiled walker, and the functions of NumPy and of BLAS that programs call.
+
+    Raises:
+        OSError: there is none, it is outdated, or NumPy's inner loops are not what it expects; with the reason.
+    """
+
+    def __init__(self) -> None:
+        if os.environ.get("NNBP_NATIVE") == "0":
+            raise OSError("it is switched off by NNBP_NATIVE=0")
+        folder = Path(__file__).parent
+        path = next((found for name in ("_native.so", "_native.dll") if (found := folder / name).exists()), None)
+        if path is None:
+            raise OSError("it was not compiled when nnbp was installed, because no C compiler was found")
+        library = ctypes.CDLL(str(path))
+        library.nnbp_source.restype = ctypes.c_char_p
+        source = folder / "native" / "walker.c"
+        if source.exists() and library.nnbp_source() != source_hash(source).encode():
+            raise OSError("it is older than its source: install nnbp again")
+        self.walk: Callable[..., int] = library.nnbp_walk
+        library.nnbp_walk.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, ctypes.c_void_p, ctypes.c_int64]
+        self._pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        self._pointer.restype, self._pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        self._loops: dict[Any, tuple[_CallInfo, object]] = {}
+        self._find_blas()
+        self._check()
+
+    def loop(self, ufunc: np.ufunc, dtypes: tuple[Any, ...], strides: tuple[int, ...]) -> _CallInfo:
+        """The inner loop of a ufunc for arrays of these dtypes and strides; the library keeps it alive.
+
+        Raises:
+            LookupError: there is none without casts, or it needs Python.
+        """
+        key = ufunc, dtypes, strides
+        if key not in self._loops:
+            found, capsule = ufunc._resolve_dtypes_and_context((*dtypes[:-1], None))
+            if found != dtypes:
+                raise LookupError(f"{ufunc.__name__} casts {dtypes}")
+            ufunc._get_strided_loop(capsule, fixed_strides=strides)
+            info = _CallInfo.from_address(self._pointer(capsule, b"numpy_1.24_ufunc_call_info"))
+            if info.needs_python:
+                raise LookupError(f"{ufunc.__name__} on {dtypes} needs Python")
+            self._loops[key] = info, capsule
+        return self._loops[key][0]
+
+    def blas(self, name: str) -> tuple[int, bool]:
+        """The address of a function of BLAS, such as ``sgemm``, and whether its integers have 64 bits.
+
+        Raises:
+            LookupError: NumPy's BLAS has no such function under a known name.
+        """
+        for pattern, long in self._patterns:
+            function = getattr(self._blas, pattern.format(name), None)
+            if function is not None:
+                return ctypes.cast(function, ctypes.c_void_p).value or 0, long
+        raise LookupError(f"NumPy's BLAS has no {name}")
+
+    def _find_blas(self) -> None:
+        # The names of NumPy's wheels, of OpenBLAS and of MKL with 64-bit integers, and those of most systems.
+        self._patterns = [("scipy_cblas_{}64_", True), ("cblas_{}64_", True), ("cblas_{}_64", True), ("cblas_{}", False)]
+        path = blas().path
+        self._blas = None if path is None else ctypes.CDLL(path)
+        config = getattr(self._blas, "openblas_get_config", None)
+        if config is not None:
+            config.restype = ctypes.c_char_p
+            # NumPy's library for Windows has 64-bit integers behind the bare names.
+            self._patterns[-1] = ("cblas_{}", b"USE64BITINT" in config())
+
+    def _check(self) -> None:
+        """Calls one loop, to see whether NumPy's structures are those that are expected here."""
+        x = np.array([0.5, -1.25, 3.0], np.float32)
+        out = np.empty_like(x)
+        try:
+            Program([(np.multiply, (x, x, out))], self)(1)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise OSError(f"NumPy {np.__version__} does not hand out its inner loops: {error}") from error
+        if not np.array_equal(out, x * x):
+            raise OSError(f"NumPy {np.__version__} hands out other inner loops than are expected")
+
+
+def source_hash(path: Path) -> str:
+    """The hash of its source that a library carries."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+@cache
+def library() -> Library | str:
+    """The library, or the reason why there is none."""
+    try:
+        return Library()
+    except OSError as error:
+        return str(error)
+
+
+@final
+class Program:
+    """Calls that run in order, as records wherever a call has one.
+
+    Args:
+        calls: functions with their arguments; the program keeps them alive.
+        library: the walker; None runs all calls as Python.
+    """
+
+    def __init__(self, calls: Calls, library: Library | None) -> None:
+        self._calls = calls
+        self._parts: list[Callable[[int], None]] = []
+        found = [None if library is None else _records(library, *call) for call in calls]
+        pairs = list(zip(calls, found, strict=True))
+        for native, group in groupby(pairs, lambda pair: pair[1] is not None):
+            if native:
+                self._parts.append(_Walk(library, [record for _, records in group for record in records or ()]))
+            else:
+                self._parts.append(partial(_run, [call for call, _ in group]))
+
+    @property
+    def is_native(self) -> bool:
+        """Whether no call runs as Python."""
+        return all(isinstance(part, _Walk) for part in self._parts)
+
+    def __call__(self, times: int = 1) -> None:
+        """Runs the calls in order, all of them `times` times."""
+        if len(self._parts) == 1:
+            self._parts[0](times)
+            return
+        for _ in range(times):
+            for part in self._parts:
+                part(1)
+
+
+@final
+class _Walk:
+    """Records, and the call that walks them."""
+
+    def __init__(self, library: Any, records: Sequence[bytes]) -> None:
+        self._walk, self._count = library.walk, len(records)
+        self._records = np.frombuffer(b"".join(records), np.int64).copy()
+        self._address = self._records.ctypes.data
+
+    def __call__(self, times: int) -> None:
+        place = (ctypes.c_int64 * 2)()
+        # Between two walks Python handles signals.
+        while result := self._walk(self._address, self._count, times, ctypes.addressof(place), BUDGET):
+            if result == _FAILED:
+                raise IndexError("A batch lies outside of the order of the samples: a counter was not reset.")
+
+
+def _run(calls: Calls, times: int) -> None:
+    for _ in range(times):
+        for function, arguments in calls:
+            function(*arguments)
+
+
+# ---- Records of calls
+
+
+def _records(library: Library, function: Any, arguments: tuple[Any, ...]) -> list[bytes] | None:
+    """The records of a call, or None if there are none."""
+    if isinstance(function, partial):
+        function, arguments = function.func, (*arguments, function.keywords["out"])
+    try:
+        if function in _TRANSLATIONS:
+            return _TRANSLATIONS[function](library, *arguments)
+        if isinstance(function, np.ufunc):
+            return _ufunc(library, function, *arguments)
+    except LookupError:
+        pass
+    return None
+
+
+def _record(
+    kind: int, addresses: Sequence[int], strides: Sequence[int], steps: Sequence[int] = (), length: int = 1, rows: int = 1,
+    *, width: int = 0, cost: float = 0, function: int | None = 0, context: int | None = 0, auxiliary: int | None = 0,
+) -> bytes:  # fmt: skip
+    def four(values: Sequence[int]) -> tuple[int, ...]:
+        return (*values, *(0,) * (4 - len(values)))
+
+    pointers = kind, function or 0, context or 0, auxiliary or 0
+    return _RECORD.pack(*pointers, *four(addresses), *four(strides), *four(steps), length, rows, width, int(cost))
+
+
+class _Rows(NamedTuple):
+    """Elements of several arrays: `rows` times `length`, from these addresses on."""
+
+    addresses: list[int]
+    strides: tuple[int, ...]
+    steps: tuple[int, ...]
+    length: int
+    rows: int
+
+
+def _rows(arrays: Sequence[Array]) -> Iterator[_Rows]:
+    """Rows that together are all elements of arrays that broadcast to the shape of the last one.
+
+    Raises:
+        LookupError: C cannot go through an array as it is.
+    """
+    shape = arrays[-1].shape
+    axes: list[tuple[int, tuple[int, ...]]] = []
+    for axis, size in enumerate(shape):
+        strides = []
+        for array in arrays:
+            own = axis - len(shape) + array.ndim
+            strides.append(array.strides[own] if own >= 0 and array.shape[own] != 1 else 0)
+        if size != 1:
+            axes.append((size, tuple(strides)))
+            # Two axes are one if every array is contiguous over both.
+            if len(axes) > 1 and all(
+                before == after * size for before, after in zip(axes[-2][1], axes[-1][1], strict=True)
+            ):
+                (outer, _), (inner, steps) = axes[-2:]
+                axes[-2:] = [(outer * inner, steps)]
+    if not all(array.flags.aligned and array.dtype.isnative for array in arrays):
+        raise LookupError("an array is not aligned, or its bytes are swapped")
+    still = (1, (0,) * len(arrays))
+    *outer, (rows, steps), (length, strides) = [still, still, *axes]
+    for place in np.ndindex(*(size for size, _ in outer)):
+        addresses = [
+            array.__array_interface__["data"][0] + sum(i * own[k] for i, (_, own) in zip(place, outer, strict=True))
+            for k, array in enumerate(arrays)
+        ]
+        yield _Rows(addresses, strides, steps, length, rows)
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _elements(part: _Rows) -> int:
+    return part.length * part.rows
+
+
+def _loop(library: Library, ufunc: np.ufunc, dtypes: tuple[Any, ...], part: _Rows) -> bytes:
+    info = library.loop(ufunc, dtypes, part.strides)
+    pointers = {"function": info.loop, "context": info.context, "auxiliary": info.auxiliary}
+    return _record(_LOOP, *part, cost=5 + _elements(part), **pointers)
+
+
+def _ufunc(library: Library, ufunc: np.ufunc, *arguments: Any) -> list[bytes]:
+    if not all(isinstance(argument, np.ndarray) for argument in arguments):
+        raise LookupError("a number without memory of its own")
+    dtypes = tuple(array.dtype for array in arguments)
+    return [_loop(library, ufunc, dtypes, part) for part in _rows(arguments)]
+
+
+def _maximum(library: Library, a: Array, axis: int, dtype: None, out: Array, keepdims: bool) -> list[bytes]:
+    """As NumPy reduces along axis 0: the first row, then ``out = maximum(out, row)`` for the others."""
+    records = _copyto(library, out, a[:1])
+    if len(a) > 1:
+        ((x, y, z), (i, j, k), _, length, _) = next(_rows([out[0], a[1], out[0]]))
+        part = _Rows([x, y, z], (i, j, k), (0, a.strides[0], 0), length, len(a) - 1)
+        records.append(_loop(library, np.maximum, (out.dtype, a.dtype, out.dtype), part))
+    return records
+
+
+def _copyto(
+    library: Library, out: Array, values: Array, casting: str = "same_kind", condition: Array | None = None
+) -> list[bytes]:
+    if condition is not None:
+        return _select(out, values, condition)
+    if values.dtype == out.dtype:
+        return _ufunc(library, np.positive, values, out)
+    if values.dtype != np.bool:
+        _letter(values)
+    _letter(out)
+    sizes = {"context": values.itemsize, "width": out.itemsize}
+    return [_record(_CONVERT, *part, cost=5 + _elements(part), **sizes) for part in _rows([values, out])]
+
+
+def _copy_unless(library: Library, out: Array, values: Array, condition: Array) -> list[bytes]:
+    return _select(out, values, condition, unless=1)
+
+
+def _select(out: Array, values: Array, condition: Array, unless: int = 0) -> list[bytes]:
+    _letter(out, values)
+    parts = _rows([condition, values, out])
+    return [
+        _record(_SELECT, *part, width=out.itemsize, cost=5 + _elements(part), auxiliary=unless) for part in parts
+    ]
+
+
+def _gather(
+    library: Library, source: Array, order: Array, counter: Array, stride: int, start: int, out: Array
+) -> list[bytes]:
+    if source.dtype != out.dtype:
+        raise LookupError("gather casts")
+    addresses = [_address(array) for array in (source, order, counter, out)]
+    strides, steps = (source.strides[0], len(order)), (0, start, stride, out.shape[1] * out.itemsize)
+    return [_record(_GATHER, addresses, strides, steps, rows=len(out), width=len(source), cost=10 + out.size)]
+
+
+def _fill(library: Library, stream: PhiloxStream, out: Array) -> list[bytes]:
+    functions = stream.bits.ctypes
+    next_number = ctypes.cast(functions.next_uint32, ctypes.c_void_p).value
+    addresses = [functions.state_address, _address(out), _address(stream.drawn)]
+    return [_record(_UNIFORM, addresses, (), length=out.size, cost=5 * out.size, function=next_number)]
+
+
+def _letter(*arrays: Array) -> str:
+    """BLAS's letter for the dtype of the arrays.
+
+    Raises:
+        LookupError: it has none, or they have several.
+    """
+    dtypes = {array.dtype for array in arrays}
+    if len(dtypes) > 1 or (letter := _LETTERS.get(dtypes.pop())) is None:
+        raise LookupError("neither float32 nor float64 alone")
+    return letter
+
+
+def _dot(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
+    """As `np.dot` chooses: a product of vectors, of a matrix and a vector, or of matrices."""
+    if not all(_is_contiguous(array) for array in (a, b)):
+        raise LookupError("np.dot copies")
+    (n, k), m = a.shape, b.shape[1]
+    if (n, k) == (1, 1) or (k, m) == (1, 1):
+        raise LookupError("np.dot calls axpy")
+    letter, size = _letter(a, b, out), out.itemsize
+    if n == m == 1:
+        function, long = library.blas(f"{letter}dot")
+        kind, strides, steps, flags = _DOT, (a.strides[1] // size, b.strides[0] // size), (k,), (0, 0)
+        factors = a, b
+    elif m == 1 or (n == 1 and k > 1):
+        function, long = library.blas(f"{letter}gemv")
+        matrix, vector, step = (a, b, b.strides[0]) if m == 1 else (b, a, a.strides[1])
+        columns = not matrix.flags.c_contiguous
+        kind, strides = _VECTOR_PRODUCT, (matrix.shape[0 if columns else 1], step // size)
+        steps, flags = matrix.shape, (int(m != 1), int(columns))
+        factors = matrix, vector
+    else:
+        return _matmul(library, a, b, out)
+    addresses = [_address(array) for array in (*factors, out)]
+    cost = 50 + a.size * m / 10
+    return [_record(kind, addresses, strides, steps, *flags, width=size, cost=cost, function=function, context=long)]
+
+
+def _matmul(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
+    """A product of matrices whose rows or columns are contiguous."""
+    letter, size = _letter(a, b, out), out.itemsize
+    (n, k), m = a.shape, b.shape[1]
+    if not out.size or not k or _address(a) == _address(b) or out.strides[1] != size:
+        raise LookupError("not a product for gemm")
+    leading, flags = [], []
+    for x in (a, b):
+        transposed = x.flags.f_contiguous if _is_contiguous(x) else x.strides[1] != size
+        row, step = (x.strides[1], x.strides[0]) if transposed else x.strides
+        length = x.shape[0 if transposed else 1]
+        if (step != size and length > 1) or row % size or (row < length * size and max(x.shape) > length > 1):
+            raise LookupError("neither rows nor columns are contiguous")
+        leading.append(max(row // size, length, 1))
+        flags.append(int(transposed))
+    function, long = library.blas(f"{letter}gemm")
+    addresses = [_address(array) for array in (a, b, out)]
+    leading.append(max(out.strides[0] // size, m, 1))
+    cost = 50 + n * m * k / 20
+    return [
+        _record(_PRODUCT, addresses, leading, (n, m, k), *flags, width=size, cost=cost, function=function, context=long)
+    ]
+
+
+def _is_contiguous(array: Array) -> bool:
+    return bool(array.flags.c_contiguous or array.flags.f_contiguous)
+
+
+_TRANSLATIONS: dict[Any, Callable[..., list[bytes]]] = {
+    np.copyto: _copyto,
+    np.dot: _dot,
+    np.matmul: _matmul,
+    np.maximum.reduce: _maximum,
+    chains.copy_unless: _copy_unless,
+    streams.fill: _fill,
+    tasks.gather: _gather,
+}
+"""What makes records of a call, by its function; ufuncs have `_ufunc`."""
