@@ -112,7 +112,12 @@ class Library:
 
     def _find_blas(self) -> None:
         # The names of NumPy's wheels, of OpenBLAS and of MKL with 64-bit integers, and those of most systems.
-        self._patterns = [("scipy_cblas_{}64_", True), ("cblas_{}64_", True), ("cblas_{}_64", True), ("cblas_{}", False)]
+        self._patterns = [
+            ("scipy_cblas_{}64_", True),
+            ("cblas_{}64_", True),
+            ("cblas_{}_64", True),
+            ("cblas_{}", False),
+        ]
         path = blas().path
         self._blas = None if path is None else ctypes.CDLL(path)
         config = getattr(self._blas, "openblas_get_config", None)
@@ -328,9 +333,7 @@ def _copy_unless(library: Library, out: Array, values: Array, condition: Array) 
 def _select(out: Array, values: Array, condition: Array, unless: int = 0) -> list[bytes]:
     _letter(out, values)
     parts = _rows([condition, values, out])
-    return [
-        _record(_SELECT, *part, width=out.itemsize, cost=5 + _elements(part), auxiliary=unless) for part in parts
-    ]
+    return [_record(_SELECT, *part, width=out.itemsize, cost=5 + _elements(part), auxiliary=unless) for part in parts]
 
 
 def _gather(

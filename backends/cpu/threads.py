@@ -186,7 +186,7 @@ class Workers:
     def run(self, jobs: Sequence[Job]) -> None:
         """Runs the jobs in parallel and returns when all are done; they must not depend on each other.
 
-        If the workers are busy for another thread, the lists run one after the other, with the same result.
+        If the workers are busy for another thread, the jobs run one after the other, with the same result.
         """
         if self._process != os.getpid():
             # Neither the threads nor the holder of the lock exist in a forked process.

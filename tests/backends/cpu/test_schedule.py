@@ -22,9 +22,9 @@ from nnbp.graph.ops import Foreign, Gemm, Map, Operation, Reduce, Uniform
 from nnbp.optim.optimizers import Adam
 
 NumpyBackend = backend_class("numpy")
+Registers = importlib.import_module("nnbp.backends.cpu.chains").Registers
 schedule = importlib.import_module("nnbp.backends.cpu.schedule")
 task = importlib.import_module("nnbp.backends.cpu.tasks").task
-threads = importlib.import_module("nnbp.backends.cpu.threads")
 
 
 class FakeBlas:
@@ -159,7 +159,7 @@ def test_any_order_of_operations_keeps_its_meaning(data: st.DataObject) -> None:
     for number in (1, 3):
         for x, before in zip([*square, *rows], start, strict=True):
             x[...] = before
-        registers = [threads_registers() for _ in range(number)]
+        registers = [Registers() for _ in range(number)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(schedule, "_NARROWEST", 16)
             lists = [schedule._lists(phase, number, registers) for phase in schedule.phases(tasks, number)]
@@ -167,14 +167,10 @@ def test_any_order_of_operations_keeps_its_meaning(data: st.DataObject) -> None:
         with np.errstate(all="ignore"):
             for phase in lists:
                 for part in reversed(phase):
-                    threads.run(part)
+                    part()
         results.append([x.copy() for x in [*square, *rows]])
     for one, many in zip(*results, strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-9, atol=1e-9)
-
-
-def threads_registers() -> Any:
-    return importlib.import_module("nnbp.backends.cpu.chains").Registers()
 
 
 @pytest.mark.parametrize("columns", [1, 31, 64, 100, 1000])

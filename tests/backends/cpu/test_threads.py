@@ -1,4 +1,4 @@
-"""Threads: workers that run lists of calls side by side, and the number of threads of BLAS."""
+"""Threads: workers that run jobs side by side, and the number of threads of BLAS."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -18,34 +21,44 @@ module = importlib.import_module("nnbp.backends.cpu.threads")
 Workers, blas = module.Workers, module.blas
 
 
-def test_lists_run_at_the_same_time() -> None:
+def in_order(*functions: Callable[[], Any]) -> Callable[[], None]:
+    """A job that calls the functions one after the other."""
+
+    def job() -> None:
+        for function in functions:
+            function()
+
+    return job
+
+
+def test_jobs_run_at_the_same_time() -> None:
     meeting = threading.Barrier(3, timeout=20)
-    Workers().run([[(meeting.wait, ())]] * 3)
+    Workers().run([meeting.wait] * 3)
     assert not meeting.broken
 
 
-def test_each_list_runs_in_order_and_run_waits_for_all() -> None:
+def test_run_waits_for_all_jobs() -> None:
     done: list[list[int]] = [[], []]
     workers = Workers()
-    for _ in range(5):
-        workers.run([[(done[k].append, (i,)) for i in range(4)] + [(time.sleep, (0.001 * k,))] for k in range(2)])
-    assert done == [[0, 1, 2, 3] * 5] * 2
+    for i in range(5):
+        workers.run([in_order(partial(time.sleep, 0.001 * k), partial(done[k].append, i)) for k in range(2)])
+        assert done == [list(range(i + 1))] * 2
 
 
 @pytest.mark.parametrize("where", [0, 1, 2, 3])
 def test_an_error_in_any_thread_reaches_the_caller_after_all_have_ended(where: int) -> None:
     def fail() -> None:
-        raise KeyError("from a list")
+        raise KeyError("from a job")
 
     workers = Workers()
     for _ in range(3):
         ended: list[int] = []
-        lists = [[(time.sleep, (0.01 * k,)), (ended.append, (k,))] for k in range(4)]
-        lists[where] = [(fail, ())]
-        with pytest.raises(KeyError, match="from a list"):
-            workers.run(lists)
+        jobs = [in_order(partial(time.sleep, 0.01 * k), partial(ended.append, k)) for k in range(4)]
+        jobs[where] = fail
+        with pytest.raises(KeyError, match="from a job"):
+            workers.run(jobs)
         assert sorted(ended) == sorted({0, 1, 2, 3} - {where})
-    workers.run([[(time.sleep, (0.01 * k,)), (ended.append, (k,))] for k in range(4)])
+    workers.run([partial(ended.append, k) for k in range(4)])
     assert len(ended) == 7, "the workers are as good as before"
 
 
@@ -62,11 +75,12 @@ def test_an_interrupt_while_waiting_is_raised_when_all_have_ended() -> None:
         for _ in range(3):
             ended: list[int] = []
             assert main is not None
-            slow = [(time.sleep, (0.02,)), (signal.pthread_kill, (main, signal.SIGUSR1)), (time.sleep, (0.05,))]
+            kill = partial(signal.pthread_kill, main, signal.SIGUSR1)
+            slow = in_order(partial(time.sleep, 0.02), kill, partial(time.sleep, 0.05), partial(ended.append, 1))
             with pytest.raises(Interrupted):
-                workers.run([[], [*slow, (ended.append, (1,))]])
+                workers.run([in_order(), slow])
             assert ended == [1]
-        workers.run([[(ended.append, (k,))] for k in range(2)])
+        workers.run([partial(ended.append, k) for k in range(2)])
         assert len(ended) == 3
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -78,7 +92,7 @@ def test_idle_workers_hold_nothing() -> None:
 
     workers, thing = Workers(), Thing()
     alive = weakref.ref(thing)
-    workers.run([[], [(thing, ())]])
+    workers.run([in_order(), thing])
     del thing
     assert alive() is None
 
@@ -103,10 +117,10 @@ print(len({id(one) for one in found}))
 
 def test_busy_workers_make_no_difference() -> None:
     workers, inside, go_on, done = Workers(), threading.Event(), threading.Event(), []
-    first = threading.Thread(target=workers.run, args=([[(inside.set, ()), (go_on.wait, (20,))], []],))
+    first = threading.Thread(target=workers.run, args=([in_order(inside.set, partial(go_on.wait, 20)), in_order()],))
     first.start()
     assert inside.wait(20)
-    workers.run([[(done.append, (0,))], [(done.append, (1,))]])
+    workers.run([partial(done.append, 0), partial(done.append, 1)])
     assert done == [0, 1]
     go_on.set()
     first.join()
@@ -115,7 +129,7 @@ def test_busy_workers_make_no_difference() -> None:
 def test_threads_end_with_their_workers() -> None:
     before = set(threading.enumerate())
     workers = Workers()
-    workers.run([[], [], []])
+    workers.run([in_order()] * 3)
     started = set(threading.enumerate()) - before
     assert len(started) == 2
     del workers
@@ -129,11 +143,11 @@ def test_threads_end_with_their_workers() -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_workers_live_on_in_a_forked_process() -> None:
     workers, done = Workers(), []
-    workers.run([[], []])
+    workers.run([in_order()] * 2)
     child = os.fork()
     if child == 0:
         try:
-            workers.run([[(done.append, (k,))] for k in range(2)])
+            workers.run([partial(done.append, k) for k in range(2)])
         finally:
             os._exit(0 if sorted(done) == [0, 1] else 1)
     deadline = time.monotonic() + 20
