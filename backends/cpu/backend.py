@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from nnbp.graph.ops import Array, Operation
 
 from . import schedule
+from .program import library
 from .streams import PhiloxStream
 from .tasks import task
 from .threads import Workers, blas
@@ -28,6 +29,12 @@ class NumpyBackend:
 
     def __init__(self) -> None:
         self._workers = Workers()
+
+    @staticmethod
+    def compiled() -> str | None:
+        """None if the compiled part is used, else the reason why steps run as Python's calls."""
+        found = library()
+        return found if isinstance(found, str) else None
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         return np.empty(shape, dtype)

@@ -87,7 +87,8 @@ class Library:
             LookupError: there is none without casts, or it needs Python.
         """
         key = ufunc, dtypes, strides
-        if key not in self._loops:
+        known = self._loops.get(key)
+        if known is None:
             found, capsule = ufunc._resolve_dtypes_and_context((*dtypes[:-1], None))
             if found != dtypes:
                 raise LookupError(f"{ufunc.__name__} casts {dtypes}")
@@ -95,8 +96,9 @@ class Library:
             info = _CallInfo.from_address(self._pointer(capsule, b"numpy_1.24_ufunc_call_info"))
             if info.needs_python:
                 raise LookupError(f"{ufunc.__name__} on {dtypes} needs Python")
-            self._loops[key] = info, capsule
-        return self._loops[key][0]
+            # If two threads ask at the same time, both get the first capsule; the other one is freed.
+            known = self._loops.setdefault(key, (info, capsule))
+        return known[0]
 
     def blas(self, name: str) -> tuple[int, bool]:
         """The address of a function of BLAS, such as ``sgemm``, and whether its integers have 64 bits.
@@ -192,14 +194,15 @@ class _Walk:
     """Records, and the call that walks them."""
 
     def __init__(self, library: Any, records: Sequence[bytes]) -> None:
-        self._walk, self._count = library.walk, len(records)
+        # The library keeps NumPy's loops alive.
+        self._library, self._count = library, len(records)
         self._records = np.frombuffer(b"".join(records), np.int64).copy()
         self._address = self._records.ctypes.data
 
     def __call__(self, times: int) -> None:
         place = (ctypes.c_int64 * 2)()
         # Between two walks Python handles signals.
-        while result := self._walk(self._address, self._count, times, ctypes.addressof(place), BUDGET):
+        while result := self._library.walk(self._address, self._count, times, ctypes.addressof(place), BUDGET):
             if result == _FAILED:
                 raise IndexError("A batch lies outside of the order of the samples: a counter was not reset.")
 
@@ -271,6 +274,8 @@ def _rows(arrays: Sequence[Array]) -> Iterator[_Rows]:
                 axes[-2:] = [(outer * inner, steps)]
     if not all(array.flags.aligned and array.dtype.isnative for array in arrays):
         raise LookupError("an array is not aligned, or its bytes are swapped")
+    if min(min(array.strides, default=0) for array in arrays) < 0:
+        raise LookupError("NumPy goes through an array from its end")
     still = (1, (0,) * len(arrays))
     *outer, (rows, steps), (length, strides) = [still, still, *axes]
     for place in np.ndindex(*(size for size, _ in outer)):
@@ -369,50 +374,71 @@ def _dot(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
     """As `np.dot` chooses: a product of vectors, of a matrix and a vector, or of matrices."""
     if not all(_is_contiguous(array) for array in (a, b)):
         raise LookupError("np.dot copies")
-    (n, k), m = a.shape, b.shape[1]
-    if (n, k) == (1, 1) or (k, m) == (1, 1):
+    if a.shape[1] == 1 in out.shape:
         raise LookupError("np.dot calls axpy")
+    return _vectors(library, a, b, out) if 1 in out.shape else _matrices(library, a, b, out)
+
+
+def _matmul(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
+    """As `np.matmul` chooses, which takes parts of arrays, too."""
+    if a.shape[1] == 1:
+        raise LookupError("np.matmul multiplies without BLAS")
+    return _vectors(library, a, b, out) if 1 in out.shape else _matrices(library, a, b, out)
+
+
+def _vectors(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
+    """A product of two vectors, or of a matrix and a vector."""
     letter, size = _letter(a, b, out), out.itemsize
+    (n, k), m = a.shape, b.shape[1]
     if n == m == 1:
         function, long = library.blas(f"{letter}dot")
         kind, strides, steps, flags = _DOT, (a.strides[1] // size, b.strides[0] // size), (k,), (0, 0)
-        factors = a, b
-    elif m == 1 or (n == 1 and k > 1):
-        function, long = library.blas(f"{letter}gemv")
-        matrix, vector, step = (a, b, b.strides[0]) if m == 1 else (b, a, a.strides[1])
-        columns = not matrix.flags.c_contiguous
-        kind, strides = _VECTOR_PRODUCT, (matrix.shape[0 if columns else 1], step // size)
-        steps, flags = matrix.shape, (int(m != 1), int(columns))
-        factors = matrix, vector
+        factors, own = (a, b), (a.strides[1], b.strides[0])
     else:
-        return _matmul(library, a, b, out)
+        function, long = library.blas(f"{letter}gemv")
+        matrix, vector, own = (a, b, (b.strides[0],)) if m == 1 else (b, a, (a.strides[1],))
+        leading, columns = _leading(matrix)
+        kind, strides, steps, flags = _VECTOR_PRODUCT, (leading, own[0] // size), matrix.shape, (int(m != 1), columns)
+        factors = matrix, vector
+        if out.strides[0 if m == 1 else 1] != size:
+            raise LookupError("the result is not contiguous")
+    if any(stride < size or stride % size for stride in own):
+        raise LookupError("not a vector for BLAS")
     addresses = [_address(array) for array in (*factors, out)]
     cost = 50 + a.size * m / 10
     return [_record(kind, addresses, strides, steps, *flags, width=size, cost=cost, function=function, context=long)]
 
 
-def _matmul(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
-    """A product of matrices whose rows or columns are contiguous."""
+def _matrices(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
+    """A product of matrices."""
     letter, size = _letter(a, b, out), out.itemsize
     (n, k), m = a.shape, b.shape[1]
-    if not out.size or not k or _address(a) == _address(b) or out.strides[1] != size:
+    if not out.size or not k or _address(a) == _address(b) or out.strides[1] != size or out.strides[0] < m * size:
         raise LookupError("not a product for gemm")
-    leading, flags = [], []
-    for x in (a, b):
-        transposed = x.flags.f_contiguous if _is_contiguous(x) else x.strides[1] != size
-        row, step = (x.strides[1], x.strides[0]) if transposed else x.strides
-        length = x.shape[0 if transposed else 1]
-        if (step != size and length > 1) or row % size or (row < length * size and max(x.shape) > length > 1):
-            raise LookupError("neither rows nor columns are contiguous")
-        leading.append(max(row // size, length, 1))
-        flags.append(int(transposed))
+    (lda, transpose_a), (ldb, transpose_b) = _leading(a), _leading(b)
     function, long = library.blas(f"{letter}gemm")
-    addresses = [_address(array) for array in (a, b, out)]
-    leading.append(max(out.strides[0] // size, m, 1))
+    addresses, leading = [_address(array) for array in (a, b, out)], (lda, ldb, out.strides[0] // size)
     cost = 50 + n * m * k / 20
     return [
-        _record(_PRODUCT, addresses, leading, (n, m, k), *flags, width=size, cost=cost, function=function, context=long)
-    ]
+        _record(
+            _PRODUCT, addresses, leading, (n, m, k), transpose_a, transpose_b,
+            width=size, cost=cost, function=function, context=long,
+        )
+    ]  # fmt: skip
+
+
+def _leading(matrix: Array) -> tuple[int, int]:
+    """A matrix's leading dimension for BLAS, and 1 if its columns are contiguous instead of its rows.
+
+    Raises:
+        LookupError: neither are.
+    """
+    size = matrix.itemsize
+    columns = matrix.flags.f_contiguous if _is_contiguous(matrix) else matrix.strides[1] != size
+    (row, step), length = (matrix.strides[::-1], len(matrix)) if columns else (matrix.strides, matrix.shape[1])
+    if (step != size and length > 1) or row % size or (row < length * size and max(matrix.shape) > length > 1):
+        raise LookupError("neither rows nor columns are contiguous")
+    return max(row // size, length, 1), int(columns)
 
 
 def _is_contiguous(array: Array) -> bool:

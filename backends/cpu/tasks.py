@@ -187,4 +187,9 @@ def task(operation: Operation) -> Task:
         case ops.Advance(counter, count):
             return Call(np.add, (counter, np.full(1, count), counter))
         case ops.Foreign(function, arguments):
-            return Call(function, arguments)
+            return Call(foreign, (function, arguments))
+
+
+def foreign(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    """A user's call. It runs as Python even if it is a call of NumPy: its arrays may overlap or be of any dtype."""
+    function(*arguments)
