@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from nnbp.graph.formula import Constant, Formula, Input, Instruction, Operand, Value, trace
 from nnbp.graph.ops import (  # fmt: skip
@@ -39,7 +38,7 @@ from nnbp.graph.ops import (  # fmt: skip
 )
 
 from . import codegen
-from .codegen import Launch, arithmetic, same_dtype
+from .codegen import Empty, Launch, arithmetic, same_dtype
 from .codegen_fused import IDENTITY, columns, row_sums
 from .cublas import layout
 
@@ -83,7 +82,6 @@ class _RowSum:
 
 
 Joined = Operation | _Columns | _RowSum
-Empty = Callable[[tuple[int, ...], DTypeLike], Array]
 
 
 def lowered(operations: Sequence[Operation], capability: int) -> list[Operation]:
@@ -102,15 +100,14 @@ def lowered(operations: Sequence[Operation], capability: int) -> list[Operation]
             continue
         match operation:
             case Gemm(a, b, out, precision):
-                same_dtype(a, out, "gemm")
-                same_dtype(b, out, "gemm")
+                same_dtype("gemm", out, a, b)
                 if layout(a, b, out).k == 0:
                     found.append(Map(_ZERO, (), (out,)))
                 else:
                     # Cards before Ampere have no units for these lower precisions.
                     found.append(Gemm(a, b, out, precision if capability >= 80 else None))
             case Reduce(fold, a, _, out):
-                same_dtype(a, out, f"a {fold}")
+                same_dtype(f"a {fold}", out, a)
                 found.append(operation)
             case Uniform(stream, out):
                 # A separate launch advances the stream, because every thread of this one must read the old position.
@@ -166,8 +163,8 @@ def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Gemm |
     found: list[Launch | Gemm | Foreign] = []
     for operation in operations:
         match operation:
-            case Map(formula, inputs, outputs):
-                found.append(codegen.elementwise(formula, inputs, outputs))
+            case Map():
+                found.append(codegen.elementwise(operation))
             case Reduce(axis=0) | _Columns():
                 items = operation.items if isinstance(operation, _Columns) else (operation,)
                 found.append(columns(items))
@@ -187,7 +184,7 @@ def launches(operations: Sequence[Joined], empty: Empty) -> list[Launch | Gemm |
                 found += row_sums(Map(product, (a, b.T), ()), 0, out, empty)
             case _:
                 found.append(operation)
-    return [item for item in found if not (isinstance(item, Launch) and item.size == 0)]
+    return found
 
 
 def _merged(operations: Sequence[Operation]) -> list[Operation]:

@@ -9,16 +9,15 @@ eight blocks, a cluster, which has a hardware barrier; on other GPUs there is on
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from nnbp.graph.ops import Advance, Array, Foreign, Gather, Gemm, Operation, Uniform, conflict
+from nnbp.graph.ops import Advance, Foreign, Gather, Gemm, Operation, Uniform, conflict
 
 from . import codegen, codegen_fused
-from .codegen import Launch
+from .codegen import Empty, Launch
 from .fusion import Joined, fused, launches
 
 _STEPS = 1024
@@ -58,7 +57,7 @@ def most_blocks(capability: int, multiprocessors: int) -> int:
 
 
 def persistent_steps(
-    operations: Sequence[Operation], times: int, most: int, empty: Callable[[tuple[int, ...], DTypeLike], Array]
+    operations: Sequence[Operation], times: int, most: int, empty: Empty
 ) -> list[tuple[Launch, int]] | None:
     """Launches that run the operations `times` times, and how often to launch each of them.
 
