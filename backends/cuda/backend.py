@@ -20,8 +20,9 @@ from nnbp.graph.ops import Array, Foreign, Gemm, Operation
 
 from . import cublas, memory
 from .codegen import Launch
-from .fusion import fused, launches, lowered, narrowed
+from .fusion import fused
 from .graphs import Call, Recording, Streams, Usage
+from .lowering import launches, lowered, narrowed
 from .persistent import most_blocks, persistent_steps
 from .prefetch import CupyTransfer
 
@@ -83,7 +84,7 @@ class CupyBackend:
         return PhiloxStream(self, key)
 
     def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
-        """A CUDA graph of the operations, of fewer kernels than there are operations; see `fusion.py`, `graphs.py`.
+        """A CUDA graph of the operations, of fewer kernels than there are operations; see `fusion.py` and `graphs.py`.
 
         Small steps that run many times become a single kernel; see `persistent.py`. Products use cuBLAS, in full
         precision unless requested otherwise, provided that NVIDIA_TF32_OVERRIDE is not set.

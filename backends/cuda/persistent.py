@@ -18,7 +18,8 @@ from nnbp.graph.ops import Advance, Foreign, Gather, Gemm, Operation, Uniform, c
 
 from . import codegen, codegen_fused
 from .codegen import Empty, Launch
-from .fusion import Joined, fused, launches
+from .fusion import Group, fused
+from .lowering import launches
 
 _STEPS = 1024
 """Maximum number of steps per launch, so that the device is free for other work from time to time."""
@@ -75,7 +76,7 @@ def persistent_steps(
     blocks = min(most, 2 ** max(0, (work // _LEAST).bit_length() - 1))
     wait = _BLOCKS_WAIT if blocks > 1 else _THREADS_WAIT
     kernel = _Kernel()
-    since: list[Joined] = []
+    since: list[Operation | Group] = []
     for operation in fused(operations):
         if any(conflict(before, operation) for before in since):
             kernel.lines.append(wait)

@@ -20,7 +20,7 @@ from unittest import mock
 from weakref import WeakValueDictionary
 
 import nnbp.backends.cuda
-import nnbp.backends.cuda.fusion  # known before the emulation is loaded, and so the same to both
+import nnbp.backends.cuda.persistent  # known before the emulation is loaded, and so the same to both
 import numpy as np
 from kernel_samples import blas, function_of
 
