@@ -74,11 +74,9 @@ def elementwise(item: Map) -> Launch:
         raise ShapeError(
             f"An elementwise formula has at most two axes on a GPU; received an output of shape {tuple(out.shape)}."
         )
-    rows, columns = (1, 1, *out.shape)[-2:]
     # If the outputs are stored column by column, the loop runs in that order, too.
     turned = out.flags.f_contiguous and not out.flags.c_contiguous
-    if turned:
-        rows, columns = columns, rows
+    rows, columns = (1, 1, *(out.shape[::-1] if turned else out.shape))[-2:]
     parameters = Parameters(columns, flat="i", turned=turned)
     size = parameters.integers["n"] = rows * columns
     scalars, steps, _, stores = parameters.formula(item, rows)
@@ -174,12 +172,12 @@ class Parameters:
         ]
         return ", ".join([*pointers, *(f"I {name}" for name in self.integers)])
 
-    def launch(self, name: str, lines: Sequence[str], size: int, block: int = 128, turns: int = 128) -> Launch:
-        """The launch of a kernel that consists of these lines."""
+    def launch(self, name: str, lines: Sequence[str], *sizes: int) -> Launch:
+        """The launch of a kernel that consists of these lines; for the sizes see `Launch`."""
         dtype = arithmetic(self._arrays[name] for name in self._written)
         farthest = max(self._farthest, *self.integers.values())
         arguments = (*self._arrays.values(), *self.integers.values())
-        return _launch(name, "\n".join([*lines, ""]), dtype, arguments, farthest, size, block, turns)
+        return _launch(name, "\n".join([*lines, ""]), dtype, arguments, farthest, *sizes)
 
 
 def gather(source: Array, order: Array, counter: Array, stride: int, out: Array) -> Launch:
@@ -260,9 +258,8 @@ def _check_dtype(array: Array, operation: str) -> None:
 
 
 def _launch(
-    name: str, source: str, dtype: np.dtype[Any], arguments: Sequence[Any], farthest: int, size: int,
-    block: int = 128, turns: int = 128,
-) -> Launch:  # fmt: skip
+    name: str, source: str, dtype: np.dtype[Any], arguments: Sequence[Any], farthest: int, *sizes: int
+) -> Launch:
     """The launch of a kernel, with 32-bit indices if they suffice.
 
     Args:
@@ -271,13 +268,13 @@ def _launch(
         dtype: the type T.
         arguments: see `Launch`; a Python integer has the width of an index, I.
         farthest: index.
-        size, block, turns: see `Launch`.
+        sizes: see `Launch`.
     """
     wide = farthest > NARROW
     types = f"typedef {SCALARS[dtype]} T;\ntypedef {'long long' if wide else 'int'} I;\n"
     index = np.int64 if wide else np.int32
     bound = tuple(index(value) if isinstance(value, int) else value for value in arguments)
-    return Launch(name, f"{types}{_text('prelude')}\n{source}", bound, size, block, turns)
+    return Launch(name, f"{types}{_text('prelude')}\n{source}", bound, *sizes)
 
 
 @cache

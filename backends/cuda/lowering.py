@@ -34,21 +34,19 @@ def lowered(operations: Sequence[Operation], capability: int) -> list[Operation]
         if not all(out.size for out in operation.writes):
             continue
         match operation:
-            case Gemm(a, b, out, precision):
+            case Gemm(a, b, out):
                 same_dtype("gemm", out, a, b)
                 if layout(a, b, out).k == 0:
-                    found.append(Map(_ZERO, (), (out,)))
-                else:
-                    # Cards before Ampere have no units for these lower precisions.
-                    found.append(Gemm(a, b, out, precision if capability >= 80 else None))
+                    operation = Map(_ZERO, (), (out,))
+                elif capability < 80:
+                    # Cards before Ampere have no units for lower precisions.
+                    operation = replace(operation, precision=None)
             case Reduce(fold, a, _, out):
                 same_dtype(f"a {fold}", out, a)
-                found.append(operation)
-            case Uniform(stream, out):
-                # A separate launch advances the stream, because every thread of this one must read the old position.
-                found += [operation, Advance(stream.state, out.size)]
-            case _:
-                found.append(operation)
+        found.append(operation)
+        if isinstance(operation, Uniform):
+            # A separate launch advances the stream, because every thread of this one must read the old position.
+            found.append(Advance(operation.stream.state, operation.out.size))
     return found
 
 
@@ -85,32 +83,29 @@ def narrowed(operations: Sequence[Operation], empty: Empty) -> list[Operation]:
     return found
 
 
-def launches(operations: Sequence[Operation | Group], empty: Empty) -> list[Launch | Gemm | Foreign]:
-    """The launches, in order; `empty` allocates arrays for partial sums."""
-    found: list[Launch | Gemm | Foreign] = []
-    for operation in operations:
-        match operation:
-            case Map():
-                found.append(codegen.elementwise(operation))
-            case Group((Map() as item, Reduce(axis=1) as total)):
-                summand = [same(out, total.a) for out in item.outputs].index(True)
-                found += row_sums(item, summand, total.out, empty)
-            case Group(items):
-                found.append(columns(items))
-            case Reduce(axis=0):
-                found.append(columns([operation]))
-            case Reduce(a=a, out=out):
-                found += row_sums(Map(IDENTITY, (a,), ()), 0, out, empty)
-            case Gather(source, order, counter, stride, out):
-                found.append(codegen.gather(source, order, counter, stride, out))
-            case Uniform(stream, out):
-                found.append(codegen.uniform(stream.state, stream.key, out))
-            case Advance(counter, count):
-                found.append(codegen.advance(counter, count))
-            case Gemm(a, b, out) if out.size == 1 and a.dtype == out.dtype:
-                # A dot product, which cuBLAS's matrix kernels would compute in a single block.
-                product = trace(lambda x, y: x * y, "x", "y")
-                found += row_sums(Map(product, (a, b.T), ()), 0, out, empty)
-            case _:
-                found.append(operation)
-    return found
+def launches(operation: Operation | Group, empty: Empty) -> Sequence[Launch | Gemm | Foreign]:
+    """The launches of an operation, in order; `empty` allocates arrays for partial sums."""
+    match operation:
+        case Map():
+            return [codegen.elementwise(operation)]
+        case Group((Map() as item, Reduce(axis=1) as total)):
+            summand = [same(out, total.a) for out in item.outputs].index(True)
+            return row_sums(item, summand, total.out, empty)
+        case Group(items):
+            return [columns(items)]
+        case Reduce(axis=0):
+            return [columns([operation])]
+        case Reduce(a=a, out=out):
+            return row_sums(Map(IDENTITY, (a,), ()), 0, out, empty)
+        case Gather(source, order, counter, stride, out):
+            return [codegen.gather(source, order, counter, stride, out)]
+        case Uniform(stream, out):
+            return [codegen.uniform(stream.state, stream.key, out)]
+        case Advance(counter, count):
+            return [codegen.advance(counter, count)]
+        case Gemm(a, b, out) if out.size == 1 and a.dtype == out.dtype:
+            # A dot product, which cuBLAS's matrix kernels would compute in a single block.
+            product = trace(lambda x, y: x * y, "x", "y")
+            return row_sums(Map(product, (a, b.T), ()), 0, out, empty)
+        case _:
+            return [operation]

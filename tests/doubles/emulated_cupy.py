@@ -396,6 +396,7 @@ def modules() -> dict[str, ModuleType]:
         driver=SimpleNamespace(CUDADriverError=CUDADriverError),
         nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
         runtime=SimpleNamespace(
+            getDevice=lambda: 0,
             getDeviceCount=lambda: 1,
             getDeviceProperties=lambda index: {"name": b"emulated GPU"},
             driverGetVersion=lambda: 13000,
