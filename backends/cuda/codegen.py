@@ -137,9 +137,9 @@ class Parameters:
         row, column = strides(array)[::-1] if self._turned else strides(array)
         columns = self.integers["columns"]
         self._farthest = max(self._farthest, abs(row) * rows + abs(column) * columns)
-        # The layouts that steps use need no extra integers, so matrices of all sizes share a kernel. A layout that fits
-        # two places gets the later one, which is simpler.
-        places = {(0, 1): "column", (1, 0): "row", (columns * (rows > 1), int(columns > 1)): self._flat, (0, 0): "0"}
+        # The layouts that steps use need no extra integers, so matrices of all sizes share a kernel. A single row or
+        # column is flat if the kernel goes through no more than that: of equal keys the last one counts.
+        places = {(0, 0): "0", (0, 1): "column", (1, 0): "row", (columns * (rows > 1), int(columns > 1)): self._flat}
         if (row, column) not in places:
             self.integers |= {f"r{name}": row, f"c{name}": column}
         return f"{name}[{places.get((row, column), f'row * r{name} + column * c{name}')}]"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled_kernels import nvrtc_compile
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from kernel_samples import library_formulas, needs_compiler, operation_formulas, run_all
@@ -204,6 +205,20 @@ def test_a_kernel_reads_what_it_needs_the_simplest_way():
     # Kernels that differ in names of arguments alone are one.
     other = trace(lambda p, q: p + 1.0 + q, "p", "q")
     assert codegen.elementwise(Map(other, [m, one], [m])).source == flat.source
+
+
+@pytest.mark.cupy
+def test_a_kernel_divides_only_for_rows_and_columns():
+    """Each element of a flat kernel would wait for a division whose result it does not need."""
+    m, row = np.ones((3, 4), np.float32), np.ones((1, 4), np.float32)
+    product = trace(lambda x, y: x * y, "x", "y")
+
+    def divides(y):
+        ptx = nvrtc_compile(codegen.elementwise(Map(product, [m, y], [m])).source, "-arch=compute_80", ptx=True)
+        return b"div.s32" in ptx or b"rem.s32" in ptx
+
+    assert not divides(m.copy())
+    assert divides(row)
 
 
 @needs_compiler
