@@ -10,7 +10,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from functools import partial
 from typing import Any, TypeVar
@@ -51,6 +51,9 @@ class UsageError(Exception):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM arrived: what ends a command as Ctrl-C does, with another exit code."""
+
+    def __str__(self) -> str:
+        return "ended by SIGTERM"
 
 
 _CODES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Exit], ...] = (
@@ -94,11 +97,13 @@ def noted_fallback(make: Callable[[], T]) -> tuple[T, str | None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DeviceFallbackWarning)
         made = make()
-    reasons = [str(item.message) for item in caught if item.category is DeviceFallbackWarning]
+    reason = None
     for item in caught:
-        if item.category is not DeviceFallbackWarning:
+        if item.category is DeviceFallbackWarning:
+            reason = str(item.message)
+        else:
             warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-    return made, reasons[0] if reasons else None
+    return made, reason
 
 
 @contextmanager
@@ -119,18 +124,14 @@ def _terminate(number: int, frame: Any) -> None:
     raise Terminated
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> AbstractContextManager[None]:
     """SIGTERM raises `Terminated`, so that a command can save what it has."""
-    with _handling({signal.SIGTERM: _terminate}):
-        yield
+    return _handling({signal.SIGTERM: _terminate})
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> AbstractContextManager[None]:
     """Neither Ctrl-C nor SIGTERM is heard: for the moments in which results are saved."""
-    with _handling({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
-        yield
+    return _handling({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN})
 
 
 def _argument(read: Callable[[str], Any], check: Callable[[str, Any], T]) -> Callable[[str], T]:
@@ -154,6 +155,32 @@ whole = _argument(int, partial(whole_number, low=0))
 positive = _argument(float, partial(number, interval="(0, inf)"))
 fraction = _argument(float, partial(number, interval="[0, 1)"))
 decay = _argument(float, not_negative)
+
+
+def separated(read: Callable[[str], T], right: Callable[[list[T]], bool], expected: str) -> Callable[[str], list[T]]:
+    """A type of arguments with commas between their items.
+
+    Args:
+        read: makes an item of its text, or raises ValueError.
+        right: whether the items will do; there is at least one.
+        expected: what the error says of the right ones.
+    """
+
+    def argument(text: str) -> list[T]:
+        try:
+            items = [read(item.strip()) for item in text.split(",")]
+        except ValueError:
+            items = []
+        if not items or not right(items):
+            raise argparse.ArgumentTypeError(f"expected {expected}; received {text!r}.")
+        return items
+
+    return argument
+
+
+layer_sizes = separated(
+    int, lambda sizes: len(sizes) >= 2 and min(sizes) >= 1, "sizes of at least two layers, such as 4,8,3"
+)
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "model": {"metavar": "MODEL", "help": "a run folder or a model file"},

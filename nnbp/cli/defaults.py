@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.cli.common import UsageError, arguments_checked
+from nnbp.cli.common import UsageError, arguments_checked, separated
 from nnbp.network import Network
 from nnbp.nn import losses
 from nnbp.nn.layers import Dense, Dropout, Layer
@@ -237,12 +237,9 @@ def describe_layers(network: Network) -> str:
     return " → ".join(parts)
 
 
-def hidden_sizes(text: str) -> Sequence[int]:
+def hidden_sizes(text: str) -> list[int]:
     """The argument 64,32 or none."""
-    try:
-        units = [] if text.lower() == "none" else [int(part) for part in text.split(",")]
-    except ValueError:
-        units = [0]
-    if min(units, default=1) < 1:
-        raise argparse.ArgumentTypeError(f"expected sizes of hidden layers, such as 64,32, or none; received {text!r}.")
-    return units
+    return [] if text.lower() == "none" else _units(text)
+
+
+_units = separated(int, lambda units: min(units) >= 1, "sizes of hidden layers, such as 64,32, or none")

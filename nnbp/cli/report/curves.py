@@ -21,11 +21,7 @@ _POINTS = 2000
 
 _STYLE = {
     "font.size": 10,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK),
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,

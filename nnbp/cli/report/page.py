@@ -90,13 +90,14 @@ def _curve(history: Mapping[str, Sequence[float]], best_epoch: int | None) -> st
     if not history:
         return "<p>No epoch ended.</p>"
     label = f"Training curve: loss {history['loss'][-1]:.4g} after {len(history['loss'])} epochs"
-    picture = _picture(lambda: inline_svg(curve(history, best_epoch), label, "curve"))
+    picture = _picture(label, curve, history, best_epoch)
     return f'{picture}\n<p class="dim">{_ABOUT_THE_CURVE}</p>'
 
 
-def _picture(draw: Callable[[], str]) -> str:
+def _picture(label: str, draw: Callable[..., Any], *values: Any) -> str:
+    """What a function of `curves` draws of the values; the prefix of its ids is the function's name."""
     try:
-        return f'<div class="wide">{draw()}</div>'
+        return f'<div class="wide">{inline_svg(draw(*values), label, draw.__name__)}</div>'
     except MissingDependencyError as error:
         return f"<p>No picture: {escape(str(error))}</p>"
 
@@ -106,8 +107,7 @@ def _comparison(truth: NDArray[Any], predicted: NDArray[Any], result: Mapping[st
     labels = [escape(str(label)) for label in result["labels"]]
     if not labels:
         label = "Predicted against true values of the held-out rows"
-        draw = lambda: inline_svg(scatter(truth, predicted, str(result["target"])), label, "scatter")  # noqa: E731
-        return "Predicted against true", _picture(draw)
+        return "Predicted against true", _picture(label, scatter, truth, predicted, str(result["target"]))
     confusion = confusion_matrix(truth, predicted, len(labels))
     if len(labels) > _CLASSES_IN_A_TABLE:
         return "Most frequent confusions", _confusions(confusion, labels)
