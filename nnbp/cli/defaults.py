@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.cli.common import UsageError, arguments_checked, separated
+from nnbp.cli.common import UsageError, arguments_checked
 from nnbp.network import Network
 from nnbp.nn import losses
 from nnbp.nn.layers import Dense, Dropout, Layer
@@ -235,11 +235,3 @@ def describe_layers(network: Network) -> str:
             case _:
                 parts.append(layer.kind)
     return " → ".join(parts)
-
-
-def hidden_sizes(text: str) -> list[int]:
-    """The argument 64,32 or none."""
-    return [] if text.lower() == "none" else _units(text)
-
-
-_units = separated(int, lambda units: min(units) >= 1, "sizes of hidden layers, such as 64,32, or none")

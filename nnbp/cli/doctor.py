@@ -11,7 +11,8 @@ import textwrap
 from dataclasses import asdict
 from typing import Any
 
-from nnbp.cli.common import Exit, add_options
+from nnbp.cli.common import Exit
+from nnbp.cli.options import add_shared
 from nnbp.cli.output import two_columns
 from nnbp.device.cuda_libraries import libraries
 from nnbp.device.host import blas
@@ -28,14 +29,13 @@ _NEEDED = ("nnbp", "numpy", "safetensors", "threadpoolctl")
 _OPTIONAL = {requirement.partition(">")[0]: requirement for requirement in LIBRARIES.values()}
 """The requirement of each optional library, by the name under which it is installed."""
 
-
 HELP = "show versions, BLAS, memory, and which devices work or how to fix them"
 DESCRIPTION = "Shows versions, BLAS and memory, and for each device that it works, or the reason and the fix."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nnbp doctor`."""
-    add_options(parser, "--json")
+    add_shared(parser, "--json")
     parser.add_argument("--require-gpu", action="store_true", help=f"exit {Exit.RESOURCES} if no GPU works")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nnbp.cli.common import add_options
+from nnbp.cli.options import add_shared
 from nnbp.cli.output import describe_target, note, two_columns
 from nnbp.cli.predict import load
 from nnbp.formatting import counted, json_text, metric_rows, number
@@ -20,7 +20,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nnbp evaluate`."""
-    add_options(parser, "model", "source", "--device", "--json")
+    add_shared(parser, "model", "source", "--device", "--json")
     parser.add_argument("--target", metavar="COLUMN", help="the column of the truth (default: that of the training)")
 
 

@@ -6,8 +6,9 @@ import argparse
 
 import numpy as np
 
-from nnbp.cli.common import add_options, arguments_checked, count, decay, layer_sizes, positive
-from nnbp.cli.output import conclude, verdict
+from nnbp.cli.checks import conclude, verdict
+from nnbp.cli.common import arguments_checked
+from nnbp.cli.options import add_shared, count, decay, layer_sizes, positive
 from nnbp.formatting import table
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=count, default=8, metavar="M", help="number of samples (default 8)")
     error = f"largest relative error (default {TOLERANCE:g})"
     add("--tolerance", type=positive, default=TOLERANCE, metavar="E", help=error)
-    add_options(parser, "--activation", "--loss", "--seed", "--json")
+    add_shared(parser, "--activation", "--loss", "--seed", "--json")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from nnbp.cli.common import Exit, say
+from nnbp.cli.common import say
 from nnbp.device.probe import probe
-from nnbp.formatting import counted, describe_rows, describe_training, json_text, metric_rows, number
-
-CHECK_FAILED = 1
-"""Exit code of a check that ran and found something wrong."""
-
-
-class Report(Protocol):
-    """What a check found."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing is wrong."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report in JSON's types."""
+from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number
 
 
 def note(command: str, messages: Sequence[str]) -> None:
@@ -49,20 +34,6 @@ def two_columns(rows: Sequence[tuple[str, str]], width: int | None = None) -> st
     wrapper.break_long_words = wrapper.break_on_hyphens = False
     lines = [f"{name:{margin}}{text}".rstrip() for name, text in rows]
     return "\n".join(wrapper.fill(line) if len(line) > width > margin + 20 else line for line in lines)
-
-
-def verdict(cases: Sequence[tuple[Any, Report]], name: str) -> str:
-    """The first words of the last line of a table of cases, each with its report: whether all of them passed."""
-    failed = sum(not report.passed for _, report in cases)
-    return f"FAILED: {failed} of {len(cases)} {name}" if failed else f"PASSED: {len(cases)} {name}"
-
-
-def conclude(arguments: argparse.Namespace, cases: Sequence[tuple[Mapping[str, Any], Report]], page: str) -> int:
-    """Prints what a check found, as JSON or as the page; the exit code, 0, or 1 if a case failed."""
-    passed = all(report.passed for _, report in cases)
-    reports = [{**case, **report.as_dict()} for case, report in cases]
-    print(json_text({"passed": passed, "reports": reports}) if arguments.json else page)
-    return Exit.DONE if passed else CHECK_FAILED
 
 
 def describe_target(name: str, labels: Sequence[Any]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple
 
-from nnbp.cli.common import add_options, arguments_checked, count, layer_sizes, separated
-from nnbp.cli.output import conclude, verdict
+from nnbp.cli.checks import conclude, verdict
+from nnbp.cli.common import arguments_checked
+from nnbp.cli.options import add_shared, count, devices, dtypes, layer_sizes
 from nnbp.formatting import table
 from nnbp.graph.ops import PRECISIONS
 from nnbp.nn.activations import Activation
@@ -22,9 +23,6 @@ DESCRIPTION = (
     "disagree, 6 if a device does not work."
 )
 
-_devices = separated(str, lambda names: len(names) >= 2 and all(names), "at least two devices, such as cpu,cuda")
-_dtypes = separated(str, {"float32", "float64"}.issuperset, "float32, float64 or both, with a comma")
-
 
 class Case(NamedTuple):
     """One network, and how it is trained."""
@@ -37,15 +35,15 @@ class Case(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nnbp parity`."""
     add = parser.add_argument
-    add("--devices", type=_devices, default=["cpu", "cuda"], metavar="D,D", help="to compare (default cpu,cuda)")
-    add("--dtype", type=_dtypes, metavar="T", help="default float64,float32")
+    add("--devices", type=devices, default=["cpu", "cuda"], metavar="D,D", help="to compare (default cpu,cuda)")
+    add("--dtype", type=dtypes, metavar="T", help="default float64,float32")
     precision = "of the products of float32; the CPU computes in float32 all the same"
     add("--precision", choices=PRECISIONS, help=precision)
     add("--layers", type=layer_sizes, default=[16, 32, 4], metavar="N,N,…", help="default 16,32,4")
     add("--samples", type=count, default=50, metavar="M", help="number of samples (default 50)")
     add("--steps", type=count, default=10, metavar="N", help="number of updates (default 10)")
     add("--optimizer", metavar="NAME", help="of the updates (default: every one)")
-    add_options(parser, "--activation", "--loss", "--seed", "--json")
+    add_shared(parser, "--activation", "--loss", "--seed", "--json")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,8 @@ from typing import Any, TextIO
 
 from numpy.typing import NDArray
 
-from nnbp.cli.common import UsageError, add_options, noted_fallback, say
+from nnbp.cli.common import UsageError, noted_fallback, say
+from nnbp.cli.options import add_shared
 from nnbp.cli.output import note
 from nnbp.cli.run_folder import find_model
 from nnbp.formatting import json_text
@@ -27,7 +28,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nnbp predict`."""
-    add_options(parser, "model", "source", "--device", "--json")
+    add_shared(parser, "model", "source", "--device", "--json")
     parser.add_argument("--output", metavar="FILE", help="write the CSV table to this file instead")
     parser.add_argument("--proba", action="store_true", help="add the probability of every class")
 

@@ -6,22 +6,9 @@ import argparse
 from typing import Any
 
 from nnbp.cli import run_folder
-from nnbp.cli.common import (
-    Exit,
-    UsageError,
-    add_options,
-    arguments_checked,
-    count,
-    decay,
-    exit_code,
-    fraction,
-    noted_fallback,
-    positive,
-    say,
-    undisturbed,
-    whole,
-)
-from nnbp.cli.defaults import PreparedData, TrainingSettings, choose_settings, describe_layers, hidden_sizes, prepare
+from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted_fallback, say, undisturbed
+from nnbp.cli.defaults import PreparedData, TrainingSettings, choose_settings, describe_layers, prepare
+from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, positive, whole
 from nnbp.cli.output import training_rows, two_columns
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import MetricsFile
@@ -54,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--input-dropout", type=fraction, metavar="RATE", help="of the features (default 0; 0.2 for pixels)")
     add("--weight-decay", type=decay, metavar="λ", help="λ of J (default: 1 / number of training rows)")
     add("--dtype", choices=("float32", "float64"), default="float32", help="default float32")
-    add_options(parser, "--device")
+    add_shared(parser, "--device")
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, metavar="N", help="at most (default: 100 to 1000, about 2500 updates)")
     add("--batch-size", type=count, metavar="M", help="default: 64; more for more than 20 000 rows")
@@ -71,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--out", metavar="FOLDER", help="the run folder, new or empty (default runs/SOURCE-1, -2, …)")
     add("--quiet", action="store_true", help="no progress on standard error")
-    add_options(parser, "--json")
+    add_shared(parser, "--json")
 
 
 def run(arguments: argparse.Namespace) -> int:
