@@ -20,7 +20,7 @@ from nnbp.nn.layers import Dense, Dropout, Layer
 from nnbp.optim import optimizers, schedules
 from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder
 from nnbp.tabular.readers import load_source
-from nnbp.tabular.table import Source, numbers, train_test_split
+from nnbp.tabular.table import Source, train_test_split
 from nnbp.training.trainer import TrainingOptions
 
 Samples = tuple[NDArray[np.float64], NDArray[Any]]
@@ -108,7 +108,7 @@ def _preprocessor(source: Source) -> tuple[TablePreprocessor, bool]:
     numeric = [column for column in fitted.columns if isinstance(column, NumberColumn)]
     if len(numeric) < len(fitted.columns):
         return fitted, False
-    matrix = np.column_stack([numbers(source, column.name) for column in numeric])
+    matrix = np.column_stack([source.numbers(column.name) for column in numeric])
     matrix = np.where(np.isnan(matrix), [column.median for column in numeric], matrix)
     if not _in_one_unit(matrix):
         return fitted, False

@@ -16,7 +16,7 @@ from nnbp.errors import DataError, ModelFileError
 from nnbp.network import Network
 from nnbp.serialization import model_file
 from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
-from nnbp.tabular.table import Source, numbers
+from nnbp.tabular.table import Source
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TableModel:
                 f"{source.name}: {len(source.columns)} columns of features, but this model, which was saved without "
                 f"the preprocessing of a table, takes {n_in} columns of numbers in the order of its training."
             )
-        X = np.column_stack([numbers(source, name) for name in source.columns])
+        X = np.column_stack([source.numbers(name) for name in source.columns])
         if np.isnan(X).any():
             row, column = np.argwhere(np.isnan(X))[0]
             raise DataError(
