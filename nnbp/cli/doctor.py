@@ -128,13 +128,10 @@ def _cuda(report: dict[str, Any]) -> list[tuple[str, str]]:
         return rows
     no_driver = any(device["reason"] == Reason.NO_DRIVER for device in devices)
     for library in others:
-        if library["name"] == "cuBLAS" and (no_driver or not library["installed"]):
+        if library["loads"] or (library["name"] == "cuBLAS" and (no_driver or not library["installed"])):
             continue
-        if not library["installed"]:
-            rows.append((library["name"], "not installed"))
-        elif not library["loads"]:
-            message = textwrap.shorten(library["message"], 100, placeholder=" …")
-            rows.append((library["name"], f"does not load: {message}"))
+        message = textwrap.shorten(library["message"], 100, placeholder=" …")
+        rows.append((library["name"], f"does not load: {message}" if library["installed"] else "not installed"))
     if len(rows) > 1 and len(wheels) == 1:
         fix = cuda_command(wheels)
         if not any(fix in device["fix"] for device in devices):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import product
 
 import numpy as np
 
@@ -48,18 +49,17 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     if arguments.activation is not None:
         hidden = [Activation.find(arguments.activation).name]
     kinds = Loss.built_in() if arguments.loss is None else [Loss.find(arguments.loss).name]
-    found = []
-    for activation in hidden:
-        for loss in kinds:
-            net, X, y = example_problem(
-                arguments.layers, activation=activation, loss=loss, samples=arguments.samples, seed=arguments.seed,
-                weight_decay=arguments.weight_decay, dtype="float64", device="cpu",
-            )  # fmt: skip
-            # Weights from 0 to 2, so that a sample that counts nothing is among them.
-            w = np.linspace(0.0, 2.0, arguments.samples) if arguments.samples > 1 else None
-            report = check_gradients(net, X, y, w, tolerance=arguments.tolerance)
-            found.append(({"activation": activation, "loss": loss}, report))
-    return found
+    # Weights from 0 to 2, so that a sample that counts nothing is among them.
+    w = np.linspace(0.0, 2.0, arguments.samples) if arguments.samples > 1 else None
+    cases = []
+    for activation, loss in product(hidden, kinds):
+        net, X, y = example_problem(
+            arguments.layers, activation=activation, loss=loss, samples=arguments.samples, seed=arguments.seed,
+            weight_decay=arguments.weight_decay, dtype="float64", device="cpu",
+        )  # fmt: skip
+        report = check_gradients(net, X, y, w, tolerance=arguments.tolerance)
+        cases.append(({"activation": activation, "loss": loss}, report))
+    return cases
 
 
 def _table(cases: list[Case]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnbp.cli import run_folder
 from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted_fallback, say, undisturbed
-from nnbp.cli.defaults import PreparedData, TrainingSettings, choose_settings, describe_layers, prepare
+from nnbp.cli.defaults import PreparedData, build_network, choose_settings, describe_layers, prepare
 from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, positive, whole
 from nnbp.cli.output import training_rows, two_columns
 from nnbp.cli.report.page import render
@@ -65,16 +65,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, saves, prints the result; 0, 5 if it diverged, 130 and 143 if Ctrl-C and SIGTERM ended it."""
     data = prepare(arguments)
     settings = choose_settings(arguments, data)
-    network, fallback = noted_fallback(settings.build)
+    network, fallback = noted_fallback(lambda: build_network(data, **settings["network"]))
     try:
         folder = run_folder.create(arguments.out, arguments.source)
     except FileExistsError as error:
         raise UsageError(str(error)) from error
     facts = run_folder.environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
-    run_folder.write_config(folder / run_folder.CONFIG, settings.config)
+    run_folder.write_config(folder / run_folder.CONFIG, settings)
     (folder / run_folder.ENVIRONMENT).write_text(json_text(facts) + "\n", encoding="utf-8")
     rows = MetricsFile(folder / run_folder.METRICS)
-    code, reason = _train(arguments, data, settings, network, rows)
+    code, reason = _train(network, data, rows, False if arguments.quiet else "auto", **settings["training"])
     history = rows.history
     model = TableModel(network, data.preprocessor, data.target, {"source": data.source.name})
     if history.epochs:
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         result["metrics"] = evaluation.metrics
         if data.target.labels:
             result["baseline_accuracy"] = model.baseline(evaluation.truth)
-    page = render(result, history, settings.config, facts, evaluation)
+    page = render(result, history, settings, facts, evaluation)
     (folder / run_folder.REPORT).write_text(page, encoding="utf-8")
     if code:
         _explain(result)
@@ -118,14 +118,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(
-    arguments: argparse.Namespace, data: PreparedData, settings: TrainingSettings, network: Network, rows: MetricsFile
+    network: Network, data: PreparedData, rows: MetricsFile, progress: bool | str, patience: int | None, **options: Any
 ) -> tuple[Exit, str | None]:
     """Trains; the exit code, and what interrupted the training, if anything did."""
     try:
         with arguments_checked():
             network.fit(
-                *data.train, **settings.training, validation_data=data.validation, callbacks=[rows],
-                metrics=["accuracy"] if data.target.labels else ["r2"], progress=False if arguments.quiet else "auto",
+                *data.train, **options, validation_data=data.validation, early_stopping=patience or None,
+                metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=[rows], progress=progress,
             )  # fmt: skip
     except (KeyboardInterrupt, DivergenceError) as error:
         return exit_code(error), str(error) or "ended by Ctrl-C"

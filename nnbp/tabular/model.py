@@ -76,15 +76,12 @@ class TableModel:
             return cls(network, None, TargetEncoder("target", labels), about)
         preprocessor = TablePreprocessor.from_json(about.pop("preprocessing"))
         target = TargetEncoder.from_json(about.pop("target", None))
-        fits = n_out == (1 if not target.labels or loss.name == "binary_cross_entropy" else len(target.labels))
-        if (
-            len(preprocessor.feature_names) != network.model.n_in
-            or not fits
-            or bool(target.labels) != loss.classification
-        ):
+        n_features, n_classes = len(preprocessor.feature_names), len(target.labels)
+        outputs = 1 if not n_classes or loss.name == "binary_cross_entropy" else n_classes
+        if (n_features, outputs, n_classes > 0) != (network.model.n_in, n_out, loss.classification):
             raise ModelFileError(
-                f"{path}: its table has {len(preprocessor.feature_names)} features and {len(target.labels)} classes, "
-                f"which does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save it anew."
+                f"{path}: its table has {n_features} features and {n_classes} classes, which does not fit its network "
+                f"of {network.model.n_in} inputs and {n_out} outputs. Save it anew."
             )
         return cls(network, preprocessor, target, about)
 
@@ -114,8 +111,7 @@ class TableModel:
 
     def predict_proba(self, source: Source) -> NDArray[Any]:
         """Probabilities (m, k) of the classes in the order of `target.labels`; TypeError if there are none."""
-        probabilities: NDArray[Any] = self.network.predict_proba(self.features(source)[0])
-        return probabilities
+        return np.asarray(self.network.predict_proba(self.features(source)[0]))
 
     def _decoded(self, outputs: Any) -> NDArray[Any]:
         values = self.target.decode(outputs)

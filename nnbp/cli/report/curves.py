@@ -55,8 +55,8 @@ def curve(history: Mapping[str, Sequence[float]], best_epoch: int | None = None)
         MissingDependencyError: matplotlib is not installed.
     """
     matplotlib = _matplotlib()
-    panels = [("loss", "loss")]
-    panels += [(name, title) for name, title in (("accuracy", "accuracy"), ("r2", "R²")) if name in history]
+    titles = {"loss": "loss", "accuracy": "accuracy", "r2": "R²"}
+    panels = [(name, title) for name, title in titles.items() if name in history]
     with matplotlib.rc_context(_STYLE):
         figure = matplotlib.figure.Figure(figsize=(4.6 * len(panels), 3.2), layout="constrained")
         for axes, (name, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
