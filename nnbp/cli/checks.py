@@ -8,11 +8,15 @@ from typing import Any
 
 from nnbp.cli.common import Exit
 from nnbp.formatting import json_text
+from nnbp.nn.activations import Activation
 from nnbp.testing.gradients import GradientReport
 from nnbp.testing.parity import ParityReport
 
 CHECK_FAILED = 1
 """Exit code of a check that ran and found something wrong."""
+
+HIDDEN = [name for name in Activation.built_in() if name != "softmax"]
+"""nnbp's own activations of hidden layers."""
 
 Report = GradientReport | ParityReport
 

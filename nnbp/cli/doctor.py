@@ -64,19 +64,13 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
             "name": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
             "cores": os.cpu_count(),
-            "usable_cores": _usable_cores(),
+            "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "memory_total": cpu.memory_total,
             "memory_free": cpu.memory_free,
         },
         "blas": blas(),
         "devices": [asdict(device) for device in found],
     }
-
-
-def _usable_cores() -> int | None:
-    """The number of cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return os.cpu_count() if affinity is None else len(affinity(0))
 
 
 def _page(report: dict[str, Any], found: list[DeviceInfo]) -> str:

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from nnbp.cli.checks import conclude, verdict
+from nnbp.cli.checks import HIDDEN, conclude, verdict
 from nnbp.cli.common import arguments_checked
 from nnbp.cli.options import add_shared, count, decay, layer_sizes, positive
 from nnbp.formatting import table
@@ -45,9 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
-    hidden = [name for name in Activation.built_in() if name != "softmax"]
-    if arguments.activation is not None:
-        hidden = [Activation.find(arguments.activation).name]
+    hidden = HIDDEN if arguments.activation is None else [Activation.find(arguments.activation).name]
     kinds = Loss.built_in() if arguments.loss is None else [Loss.find(arguments.loss).name]
     # Weights from 0 to 2, so that a sample that counts nothing is among them.
     w = np.linspace(0.0, 2.0, arguments.samples) if arguments.samples > 1 else None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple
 
-from nnbp.cli.checks import conclude, verdict
+from nnbp.cli.checks import HIDDEN, conclude, verdict
 from nnbp.cli.common import arguments_checked
 from nnbp.cli.options import add_shared, count, devices, dtypes, layer_sizes
 from nnbp.formatting import table
 from nnbp.graph.ops import PRECISIONS
-from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
 from nnbp.optim.optimizers import Optimizer
 from nnbp.testing import example_problem
@@ -62,8 +61,7 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     named = {key: getattr(arguments, key) for key in Case._fields if getattr(arguments, key) is not None}
     if named:
         return [Case(**named)]
-    hidden = [name for name in Activation.built_in() if name != "softmax"]
-    cases = [Case(activation=name) for name in hidden]
+    cases = [Case(activation=name) for name in HIDDEN]
     cases += [Case(loss=name) for name in Loss.built_in()]
     cases += [Case(optimizer=name) for name in Optimizer.built_in()]
     return list(dict.fromkeys(cases))
