@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
             "task": model.target.task,
             "device": model.network.device,
             "notes": messages,
-            source.unit: source.places,
+            source.unit: source.places.tolist(),
             "predictions": values,
         }
         if probabilities is not None:
