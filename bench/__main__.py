@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnbp.cli.common import Exit, arguments_checked, count, positive, say
+from nnbp.cli.common import Exit, arguments_checked, say
 from nnbp.cli.main import execute
+from nnbp.cli.options import count, positive
 from nnbp.device.select import open_backend, parse_device
 
 from . import cases, device_cases, device_run, peers, report, runner
