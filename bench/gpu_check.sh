@@ -29,7 +29,7 @@ plan() {
         -o pythonpath=tests/doubles --continue-on-collection-errors
     )
     local parity=("$python" -m nnbp parity --steps 50 --json)
-    local bench=("$python" -m bench --device cuda --budget LEFT --peers "nnbp,torch_graph,jax_jit")
+    local bench=("$python" -m bench --device cuda --budget LEFT --peers "nnbp,torch_graph,jax_scan")
     "$do" environment.txt 10 bash -c environment
     "$do" doctor.txt 10 "$python" -m nnbp doctor
     "$do" backend.txt 50 "${gpu_tests[@]}" --junitxml="$evidence/backend.xml" "${backend_tests[@]}"

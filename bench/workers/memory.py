@@ -5,18 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .cases import Case, Problem
-from .peer import Peer
+from ..cases import Case, Problem
+from ..peer import Peer
 
 __all__ = ["ALLOWANCE", "bound", "whole_fit"]
 
 ALLOWANCE = 60_000_000
 """Bytes that a fit may take beside what its arrays need."""
+
+_WIDTH = 4
+"""Bytes of a float32 number."""
 
 
 def bound(case: Case, data: int) -> int:
@@ -24,9 +28,8 @@ def bound(case: Case, data: int) -> int:
 
     Activations are the batch's inputs, and of every unit its value and the derivative that belongs to it.
     """
-    width = np.dtype(case.dtype).itemsize
-    activations = case.batch * (case.sizes[0] + 2 * sum(case.sizes[1:])) * width
-    return data + case.parameters * (2 + case.slots) * width + activations + ALLOWANCE
+    activations = case.batch * (case.sizes[0] + 2 * sum(case.sizes[1:])) * _WIDTH
+    return data + case.parameters * (2 + case.slots) * _WIDTH + activations + ALLOWANCE
 
 
 def whole_fit(peer: type[Peer], case: Case, epochs: int, threads: int, data: str | None) -> dict[str, Any]:
@@ -39,7 +42,8 @@ def whole_fit(peer: type[Peer], case: Case, epochs: int, threads: int, data: str
         threads: how many it may use.
         data: an .npz file with X and y; None is the case's own random numbers.
     """
-    peer.load()
+    for name in peer.modules:
+        import_module(name)
     if data is None:
         problem = Problem.random(case)
     else:
@@ -50,14 +54,10 @@ def whole_fit(peer: type[Peer], case: Case, epochs: int, threads: int, data: str
     peer(problem, threads).fit(epochs)
     seconds = time.perf_counter() - started
     after = _peak()
-    size = problem.X.nbytes + problem.y.nbytes
-    peak = None if before is None or after is None else max(0, after - before)
     return {
         "seconds": seconds,
-        "bytes": peak,
-        "bound": bound(case, size),
-        "data_bytes": size,
-        "samples": len(problem.X),
+        "bytes": None if before is None or after is None else max(0, after - before),
+        "bound": bound(case, problem.X.nbytes + problem.y.nbytes),
     }
 
 

@@ -1,0 +1,177 @@
+"""What is measured of the peers of a device: training steps, predictions, whole fits, imports, and a step's parts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cases import DIGITS, INFERENCE, INFERENCE_BATCHES, Case
+from ..peer import REFERENCE, load
+from ..workers.limits import ways
+from .process import WorkerError
+from .team import Team
+from .turns import attempt, in_turn, step_seconds
+
+__all__ = ["LOW_TOLERANCES", "TOLERANCES", "check_epochs", "compare_losses", "fits", "imports", "predictions", "steps"]
+
+TOLERANCES = {"sgd": 1e-3, "adam": 2e-2}
+"""Relative difference of a peer's loss from nnbp's. Adam divides by the size of gradients: where that is near 0,
+rounding decides the direction of a step."""
+
+LOW_TOLERANCES = {"fp32": 0.0, "tf32": 2e-2, "bf16": 1e-1}
+"""The same for products of factors with 11 or 8 bits: libraries round in different places, and differ as those do."""
+
+_DIGITS_EPOCHS, _LARGE_EPOCHS = 30, 3
+_IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+Found = dict[str, dict[str, Any]]
+"""Of each peer what was found, or its ``error``."""
+
+
+def check_epochs(device: str) -> int:
+    """Epochs after which losses are compared; those of a GPU are long."""
+    return 3 if device == "cpu" else 1
+
+
+def steps(
+    team: Team,
+    case: Case,
+    rounds: int,
+    seconds: float,
+    *,
+    peers: Sequence[str] | None = None,
+    limited: bool = True,
+) -> dict[str, Any]:
+    """Training steps of a case.
+
+    Args:
+        team: who trains.
+        case: the case.
+        rounds: measurements of each.
+        seconds: of one measurement, about.
+        peers: the peers; None is all that are present.
+        limited: whether the products alone are measured in the same rounds.
+
+    Returns:
+        ``case`` and ``title``; ``peers``, of each the times of a step as `in_turn` returns them, its ``loss`` and how
+        it agrees with nnbp's; ``limit``, the times of the products alone in each way.
+    """
+    found = _prepared(team, case, team.present if peers is None else peers, check_epochs(case.device))
+    clocks = {}
+    for peer in _sound(found):
+        found[peer] |= attempt(_calibrated, team, peer, seconds)
+    for peer in _sound(found):
+        epochs = found[peer].pop("epochs")
+        clocks[peer] = partial(step_seconds, partial(team.ask, peer, "measure", epochs=epochs), epochs * case.batches)
+    several = ways(case, team.threads) if limited else ()
+    for way in several:
+        clocks[f"{way} alone"] = partial(
+            team.ask, "", "limit", case=case.dump(), way=way, seconds=seconds / 2 / len(several)
+        )
+    times = in_turn(clocks, rounds)
+    limit = {way: times.pop(f"{way} alone") for way in several}
+    for peer, values in times.items():
+        found[peer] |= values
+    compare_losses(case, found, [peer for peer in found if not team.facts[peer]["own_order"]])
+    return {"case": case.dump(), "title": case.title, "peers": found, "limit": limit}
+
+
+def _prepared(team: Team, case: Case, peers: Sequence[str], epochs: int) -> Found:
+    """The peers at a case, and the ``loss`` of each after so many epochs."""
+
+    def ready(peer: str) -> dict[str, Any]:
+        team.ask(peer, "prepare", case=case.dump())
+        return {"loss": team.ask(peer, "check", epochs=epochs)}
+
+    return team.each(peers, partial(attempt, ready))
+
+
+def _calibrated(team: Team, peer: str, seconds: float) -> dict[str, Any]:
+    return {"epochs": team.ask(peer, "calibrate", seconds=seconds)}
+
+
+def _sound(found: Found) -> list[str]:
+    return [peer for peer, values in found.items() if "error" not in values]
+
+
+def compare_losses(case: Case, found: Found, peers: Sequence[str]) -> None:
+    """Adds the relative difference from nnbp's loss, the tolerance, and whether they agree."""
+    reference = found.get(REFERENCE, {}).get("loss")
+    tolerance = max(TOLERANCES[case.optimizer], LOW_TOLERANCES[case.precision])
+    for peer in peers:
+        if reference is not None and "error" not in found[peer]:
+            difference = abs(found[peer]["loss"] - reference) / abs(reference)
+            # A loss that is NaN agrees with none.
+            found[peer] |= {"difference": difference, "tolerance": tolerance, "agrees": difference <= tolerance}
+
+
+def predictions(team: Team, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Predictions of class indices from NumPy to NumPy: of every network and number of rows the times of each peer."""
+    rows = []
+    for case in INFERENCE:
+        found = _prepared(team, case, team.present, 1)
+        for batch in INFERENCE_BATCHES:
+            clocks = {peer: partial(team.ask, peer, "infer", batch=batch, seconds=seconds) for peer in _sound(found)}
+            title = f"{case.network.partition('@')[0]}, {batch:,} rows"
+            rows.append({"case": case.dump(), "title": title, "peers": {**found, **in_turn(clocks, rounds)}})
+    return rows
+
+
+def fits(team: Team, largest: Case) -> list[dict[str, Any]]:
+    """Memory and time of whole fits: on digits by every peer, and on the largest case by nnbp."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, data = Path(folder, "data.npz"), "scikit-learn's digits"
+        try:
+            from sklearn.datasets import load_digits
+
+            X, y = load_digits(return_X_y=True)
+        except ImportError:
+            rng, data = np.random.default_rng(0), "random data in digits' shape"
+            X, y = rng.uniform(0, 16, (1797, 64)), rng.integers(0, 10, 1797)
+        np.savez(path, X=np.asarray(X / 16, np.float32), y=np.asarray(y, np.int64))
+        rows = [_fit(team, team.present, DIGITS, _DIGITS_EPOCHS, data, str(path))]
+    own = [peer for peer in team.present if peer == REFERENCE]
+    return [*rows, _fit(team, own, largest, _LARGE_EPOCHS, "random data", None)]
+
+
+def _fit(team: Team, peers: Sequence[str], case: Case, epochs: int, data: str, path: str | None) -> dict[str, Any]:
+    def measured(peer: str) -> dict[str, Any]:
+        with team.alone(peer) as worker:
+            spent: dict[str, Any] = worker.ask("memory", case=case.dump(), epochs=epochs, data=path)
+        return spent
+
+    found = {peer: attempt(measured, peer) for peer in peers}
+    return {"case": case.dump(), "title": f"{case.title}, {data}, {epochs} epochs", "peers": found}
+
+
+def imports(team: Team, runs: int) -> Found:
+    """Imports of NumPy and of the modules of each peer, in fresh interpreters."""
+    pythons = {"numpy": team.python(REFERENCE)}
+    for peer in team.present:
+        # A peer from a file of one's own may import anything.
+        if not peer.endswith(".py"):
+            pythons |= {module: team.python(peer) for module in load(peer).modules if module not in pythons}
+    with tempfile.TemporaryDirectory() as folder:
+        # All have bytecode, as for people who import them, even if the environment forbids it beside the sources.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment["PYTHONPYCACHEPREFIX"] = folder
+        clocks = {module: partial(_import, module, python, environment) for module, python in pythons.items()}
+        # The first run leaves bytecode and the file cache behind.
+        in_turn(clocks, 1)
+        return in_turn(clocks, runs)
+
+
+def _import(module: str, python: str, environment: dict[str, str]) -> float:
+    done = subprocess.run(
+        [python, "-c", _IMPORT.format(module)], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise WorkerError(f"import {module} failed in {python}: {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout)

@@ -1,0 +1,134 @@
+"""A worker: one library in a process of its own. Commands and answers are lines of JSON on its standard streams."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .. import peer as peers
+from ..cases import SEED, Case, Problem
+from ..peer import Peer
+from . import kernels, limits, memory
+from .timing import seconds_per_call
+
+__all__ = ["Session", "main"]
+
+
+class Session:
+    """The commands. Each takes and returns plain JSON values; times are in seconds.
+
+    Args:
+        threads: how many a library may use.
+        name: name or file of the peer; "" for a session that measures the limit.
+    """
+
+    def __init__(self, threads: int, name: str = "") -> None:
+        self.threads, self.name = threads, name
+        self.peer: Any = None
+
+    @property
+    def kind(self) -> type[Peer]:
+        """The class of the peer."""
+        return peers.load(self.name)
+
+    def describe(self, device: str) -> dict[str, Any]:
+        """What the peer is, its versions, and why it cannot run on a device if it cannot."""
+        kind = self.kind
+        return {
+            "label": kind.label,
+            "missing": kind.missing(device),
+            "versions": kind.versions(),
+            "own_order": kind.own_order,
+            "python": sys.version.split()[0],
+        }
+
+    def prepare(self, case: dict[str, Any]) -> None:
+        """Makes the problem and the peer that the following commands are about."""
+        self.peer = None
+        # Peers hold themselves, in functions of theirs, and earlier ones must not fill the memory of a GPU.
+        gc.collect()
+        self.peer = self.kind(Problem.random(Case.load(case), SEED), self.threads)
+
+    def check(self, epochs: int) -> float:
+        """Trains for a few epochs from the initial weights; the loss on the data then."""
+        self.peer.fit(epochs)
+        return float(self.peer.loss())
+
+    def calibrate(self, seconds: float) -> int:
+        """Epochs that take about so many seconds beside the set-up of a fit, at least 1; a warm-up at the same time."""
+        epochs = 1
+        while True:
+            short, long = self.measure(epochs)
+            if long - short >= seconds / 4:
+                return max(1, round(epochs * seconds / (long - short)))
+            epochs *= 2
+
+    def measure(self, epochs: int) -> tuple[float, float]:
+        """Times of a short fit, one epoch, and of one that is so many epochs longer."""
+        return self._fit(1), self._fit(1 + epochs)
+
+    def _fit(self, epochs: int) -> float:
+        self.peer.reset()
+        self.peer.wait()
+        started = time.perf_counter()
+        self.peer.fit(epochs)
+        self.peer.wait()
+        return time.perf_counter() - started
+
+    def infer(self, batch: int, seconds: float) -> float:
+        """Time of a prediction of so many rows."""
+        X = self.peer.problem.queries(batch)
+        return seconds_per_call(lambda: self.peer.predict(X), seconds)
+
+    def limit(self, case: dict[str, Any], way: str, seconds: float) -> float:
+        """Time of the products of a step alone; see `bench.workers.limits`."""
+        return limits.limit(Case.load(case), way, self.threads, seconds)
+
+    def parts(self, seconds: float) -> dict[str, Any]:
+        """What nnbp's step consists of; see `bench.peers.nnbp`."""
+        parts: dict[str, Any] = self.peer.parts(seconds)
+        return parts
+
+    def kernels(self, case: dict[str, Any]) -> dict[str, Any]:
+        """What a GPU runs in a step of the peer; see `bench.workers.kernels`."""
+        return kernels.kernels(self.kind, Case.load(case), self.threads)
+
+    def memory(self, case: dict[str, Any], epochs: int, data: str | None) -> dict[str, Any]:
+        """Memory and time of a whole fit; see `bench.workers.memory`."""
+        return memory.whole_fit(self.kind, Case.load(case), epochs, self.threads, data)
+
+    def reply(self, do: str, **what: Any) -> dict[str, Any]:
+        """Does a command: its ``answer``, or its ``error``."""
+        try:
+            return {"answer": getattr(self, do)(**what)}
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Answers until there are no more commands.
+
+    Args:
+        arguments: number of threads, and the peer if there is one.
+    """
+    session = Session(int(arguments[0]), *arguments[1:])
+    _take_cores(session.threads)
+    # What libraries print must not stand among the answers.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            print(json.dumps(session.reply(**json.loads(line))), file=answers, flush=True)
+    return 0
+
+
+def _take_cores(threads: int) -> None:
+    """Leaves this process as many cores as threads: some libraries take no other advice."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if threads < len(cores):
+            os.sched_setaffinity(0, cores[:threads])
