@@ -21,8 +21,6 @@ from .measure.run import Options, run, sound, usable_cores
 from .peer import REFERENCE, check_name, names
 from .report import page, picture
 
-__all__ = ["CHECK_FAILED", "RESULTS", "folder_for", "main"]
-
 CHECK_FAILED = 1
 """Exit code of a run in which nnbp failed, or a peer computed something else than nnbp."""
 

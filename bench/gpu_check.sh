@@ -125,6 +125,8 @@ export TMPDIR=$work/tmp CUPY_CACHE_DIR=$work/cupy CUDA_CACHE_PATH=$work/cuda TRI
 export HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis MPLBACKEND=Agg PYTHONUNBUFFERED=1
 # The caller's options for pytest could hide tests, or share the GPU among several processes.
 unset PYTEST_ADDOPTS
+# pytest cuts the messages of failed tests to the width of a terminal.
+export COLUMNS=200
 # A GPU that does not work is an error, and the CPU never takes its place.
 export NNBP_REQUIRE_GPU=1
 # The checkout's own nnbp/ has no backends in it and must not hide the links.

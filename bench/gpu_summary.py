@@ -13,25 +13,22 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
-
-__all__ = ["BENCHMARKS", "PARITY", "TESTS", "main", "summary"]
 
 TESTS = ("backend", "tests", "peers")
 PARITY = ("parity-float64", "parity-float32", "parity-tf32", "parity-bf16")
 BENCHMARKS = ("small", "large")
-"""The steps that leave a file NAME.xml, NAME.json or NAME/table.md."""
+"""The steps that run pytest, leave a file NAME.json, or leave a file NAME/table.md."""
 
 _CUT_OFF = {124: "stopped at its time limit", 137: "stopped at its time limit", 130: "interrupted"}
 """Exit codes of a command that `timeout` or a signal has ended before it had finished."""
 
 _ENDS = {0: "passed", **_CUT_OFF}
 
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ElementTree.ParseError)
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """The exceptions that a missing, incomplete or wrong file raises."""
 
-_FAILURES, _NAMES, _LAST_LINES, _LETTERS = 40, 8, 8, 200
-"""Limits of the page: messages of failed tests, tests per message, last lines of a step, letters per line."""
+_FAILURES, _LAST_LINES, _LETTERS = 40, 8, 200
+"""Limits of the page: failed tests, last lines of a step, letters per line."""
 
 Steps = Mapping[str, tuple[int, int]]
 """Exit code and seconds of each step that ended, in order."""
@@ -96,48 +93,16 @@ def _machine(folder: Path) -> list[str]:
 
 
 def _tests(folder: Path, ended: Steps) -> list[str]:
-    """The number of tests by result, and each failure with the first line of its message."""
-    rows, bad = [], []
+    """The last line of pytest, which counts the tests by result, and a line for each failure."""
+    rows, failures = [], []
     for name in TESTS:
-        try:
-            suites = list(ElementTree.parse(folder / f"{name}.xml").getroot().iter("testsuite"))
-            total, failures, errors, skipped = (
-                sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")
-            )
-        except _UNREADABLE:
-            rows.append((name, *[""] * 4, f"{name}.xml is missing or cut off; see {name}.txt"))
-            continue
-        complete = "no: cut off" if ended.get(name, (0, 0))[0] in _CUT_OFF else "yes"
-        rows.append((name, *map(str, (total - failures - errors - skipped, failures, errors, skipped)), complete))
-        bad += [(case, child) for suite in suites for case in suite.iter("testcase") for child in case]
-    return [
-        *_table(("step", "passed", "failed", "errors", "skipped", "complete"), rows),
-        *_failures((case, child) for case, child in bad if child.tag in ("failure", "error")),
-    ]
-
-
-def _failures(found: Iterable[tuple[ElementTree.Element, ElementTree.Element]]) -> list[str]:
-    """A line for each message, with the tests that failed with it."""
-    tests: dict[str, dict[str, None]] = {}
-    for case, why in found:
-        name = ".".join(part for part in (case.get("classname"), case.get("name")) if part)
-        # A module that is collected twice, for its doctests, fails twice.
-        tests.setdefault(_message(why), {})[f"`{name}`"] = None
-    lines = []
-    for message, names in list(tests.items())[:_FAILURES]:
-        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-        lines.append(f"- {', '.join(list(names)[:_NAMES])}{more}: {message}")
-    if len(tests) > _FAILURES:
-        lines.append(f"- and {len(tests) - _FAILURES} more messages, in the .xml files")
-    return ["", *lines] if lines else []
-
-
-def _message(why: ElementTree.Element) -> str:
-    """The first line of a failure's message."""
-    message = why.get("message", "")
-    # For a module that cannot be imported, the message says no more than that, and the text ends with the error.
-    lines = (why.text or "").splitlines()[::-1] if message == "collection failure" else message.splitlines()
-    return _cell(next((line for line in lines if line.strip()), "no message"))
+        text = _text(folder / f"{name}.txt")
+        counts = re.findall(r"^=+ (.* in [\d.]+s.*) =+$", text, re.MULTILINE)
+        complete = "no: cut off" if not counts or ended.get(name, (0, 0))[0] in _CUT_OFF else "yes"
+        rows.append((name, counts[-1] if counts else f"no result; see {name}.txt", complete))
+        failures += [f"- {_cell(line)}" for line in re.findall(r"^(?:FAILED|ERROR) .*", text, re.MULTILINE)]
+    more = [f"- and {len(failures) - _FAILURES} more"] if len(failures) > _FAILURES else []
+    return [*_table(("step", "result", "complete"), rows), "", *failures[:_FAILURES], *more]
 
 
 def _parity(folder: Path) -> list[str]:

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from .cases import Problem
 
-__all__ = ["REFERENCE", "Peer", "check_name", "load", "names"]
-
 REFERENCE = "nnbp"
 """The peer that the others are compared with."""
 

@@ -23,8 +23,6 @@ from .measure.turns import in_turn, step_seconds
 from .peers.nnbp import Nnbp
 from .workers.session import Session
 
-__all__ = ["WAYS", "cases", "main", "measured"]
-
 WAYS = {"graph": None, "one kernel": 1}
 """The number of steps from which the backend makes one kernel; None is never."""
 

@@ -7,10 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..cases import DIGITS, INFERENCE, INFERENCE_BATCHES, Case
 from ..peer import REFERENCE, load
@@ -18,8 +15,6 @@ from ..workers.limits import ways
 from .process import WorkerError
 from .team import Team
 from .turns import attempt, in_turn, step_seconds
-
-__all__ = ["LOW_TOLERANCES", "TOLERANCES", "check_epochs", "compare_losses", "fits", "imports", "predictions", "steps"]
 
 TOLERANCES = {"sgd": 1e-3, "adam": 2e-2}
 """Relative difference of a peer's loss from nnbp's. Adam divides by the size of gradients: where that is near 0,
@@ -41,13 +36,7 @@ def check_epochs(device: str) -> int:
 
 
 def steps(
-    team: Team,
-    case: Case,
-    rounds: int,
-    seconds: float,
-    *,
-    peers: Sequence[str] | None = None,
-    limited: bool = True,
+    team: Team, case: Case, rounds: int, seconds: float, *, peers: Sequence[str] | None = None, limited: bool = True
 ) -> dict[str, Any]:
     """Training steps of a case.
 
@@ -125,30 +114,19 @@ def predictions(team: Team, rounds: int, seconds: float) -> list[dict[str, Any]]
 
 
 def fits(team: Team, largest: Case) -> list[dict[str, Any]]:
-    """Memory and time of whole fits: on digits by every peer, and on the largest case by nnbp."""
-    with tempfile.TemporaryDirectory() as folder:
-        path, data = Path(folder, "data.npz"), "scikit-learn's digits"
-        try:
-            from sklearn.datasets import load_digits
-
-            X, y = load_digits(return_X_y=True)
-        except ImportError:
-            rng, data = np.random.default_rng(0), "random data in digits' shape"
-            X, y = rng.uniform(0, 16, (1797, 64)), rng.integers(0, 10, 1797)
-        np.savez(path, X=np.asarray(X / 16, np.float32), y=np.asarray(y, np.int64))
-        rows = [_fit(team, team.present, DIGITS, _DIGITS_EPOCHS, data, str(path))]
+    """Memory and time of whole fits: as long as one on scikit-learn's digits by every peer, and a large one by nnbp."""
     own = [peer for peer in team.present if peer == REFERENCE]
-    return [*rows, _fit(team, own, largest, _LARGE_EPOCHS, "random data", None)]
+    rows = []
+    for case, epochs, peers in [(DIGITS, _DIGITS_EPOCHS, team.present), (largest, _LARGE_EPOCHS, own)]:
+        found = {peer: attempt(_fit, team, peer, case, epochs) for peer in peers}
+        rows.append({"case": case.dump(), "title": f"{case.title}, {epochs} epochs", "peers": found})
+    return rows
 
 
-def _fit(team: Team, peers: Sequence[str], case: Case, epochs: int, data: str, path: str | None) -> dict[str, Any]:
-    def measured(peer: str) -> dict[str, Any]:
-        with team.alone(peer) as worker:
-            spent: dict[str, Any] = worker.ask("memory", case=case.dump(), epochs=epochs, data=path)
-        return spent
-
-    found = {peer: attempt(measured, peer) for peer in peers}
-    return {"case": case.dump(), "title": f"{case.title}, {data}, {epochs} epochs", "peers": found}
+def _fit(team: Team, peer: str, case: Case, epochs: int) -> dict[str, Any]:
+    with team.alone(peer) as worker:
+        spent: dict[str, Any] = worker.ask("memory", case=case.dump(), epochs=epochs)
+    return spent
 
 
 def imports(team: Team, runs: int) -> Found:

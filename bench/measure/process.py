@@ -15,8 +15,6 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, Self
 
-__all__ = ["Worker", "WorkerError"]
-
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 _START = Path(__file__).parents[1] / "workers" / "start.py"

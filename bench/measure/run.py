@@ -18,8 +18,6 @@ from . import contests
 from .team import Clock, Team
 from .turns import attempt
 
-__all__ = ["Options", "run", "sound", "usable_cores"]
-
 _PROFILED = (REFERENCE, "torch_graph")
 """Peers whose kernels are looked at."""
 

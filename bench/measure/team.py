@@ -11,8 +11,6 @@ from typing import Any, Self, TypeVar
 
 from .process import Worker, WorkerError
 
-__all__ = ["Clock", "Team"]
-
 T = TypeVar("T")
 
 _PATIENCE = 120.0

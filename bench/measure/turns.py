@@ -10,8 +10,6 @@ from typing import Any
 from ..peer import REFERENCE
 from .process import WorkerError
 
-__all__ = ["FAILURES", "attempt", "in_turn", "step_seconds"]
-
 FAILURES = (WorkerError, ValueError)
 """What a measurement raises that has failed; the others go on."""
 

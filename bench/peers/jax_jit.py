@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from ..cases import Problem
 from ..peer import Peer
 
-__all__ = ["JaxJit"]
-
 _MATMUL = {"fp32": "highest", "tf32": "tensorfloat32", "bf16": "highest"}
 """JAX's names for the precision of products of float32 matrices. Its "bfloat16" is TF32 on a GPU, so bf16 is cast by
 hand: inputs and parameters to bfloat16, as PyTorch's autocast does; the loss is float32."""

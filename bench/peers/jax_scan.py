@@ -7,8 +7,6 @@ from typing import Any
 from ..cases import Problem
 from .jax_jit import JaxJit
 
-__all__ = ["JaxScan"]
-
 
 class JaxScan(JaxJit):
     """JAX, a call per epoch."""

@@ -12,8 +12,6 @@ from ..cases import Problem
 from ..peer import Peer
 from ..workers.timing import seconds_per_call
 
-__all__ = ["KINDS", "Nnbp", "kinds"]
-
 KINDS = ("products", "activation", "softmax and cost", "bias gradients", "gather", "update", "the rest")
 """Of the operations of a training step."""
 

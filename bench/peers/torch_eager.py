@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from ..cases import Problem
 from ..peer import Peer
 
-__all__ = ["TorchEager"]
-
 _MATMUL = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
 """PyTorch's names for the precision of products of float32 matrices; with bf16 they are cast."""
 

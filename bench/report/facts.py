@@ -8,8 +8,6 @@ from typing import Any
 from ..cases import KINDS, PRECISIONS, Case
 from ..peer import REFERENCE
 
-__all__ = ["best_limit", "groups", "peer_labels", "ratios", "speedups", "thresholds", "values_of"]
-
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 """What was measured of a case."""

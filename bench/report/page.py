@@ -15,8 +15,6 @@ from ..measure.contests import check_epochs
 from ..peer import REFERENCE
 from .facts import Results, Row, best_limit, groups, peer_labels, ratios, speedups, thresholds, values_of
 
-__all__ = ["BEGIN", "END", "around_markers", "into_readme", "page", "speed_table", "table", "write"]
-
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 _NONE = "–"

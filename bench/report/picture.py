@@ -10,8 +10,6 @@ from typing import Any
 from ..peer import REFERENCE
 from .facts import Results, Row, groups, peer_labels, ratios
 
-__all__ = ["draw"]
-
 # Okabe and Ito's colours and a grey, which people with any kind of colour vision can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")

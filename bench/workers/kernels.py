@@ -11,8 +11,6 @@ from typing import Any
 from ..cases import Case, Problem
 from ..peer import Peer
 
-__all__ = ["kernels", "per_step"]
-
 _SHOWN = 12
 """Kernels that are listed by name, those that take longest."""
 

@@ -12,8 +12,6 @@ import numpy as np
 from ..cases import SEED, Case
 from .timing import seconds_per_call
 
-__all__ = ["limit", "products", "ways"]
-
 Product = tuple[Any, Any, Any]
 """a, b and the array in which a b goes."""
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..cases import Case, Problem
 from ..peer import Peer
-
-__all__ = ["ALLOWANCE", "bound", "whole_fit"]
 
 ALLOWANCE = 60_000_000
 """Bytes that a fit may take beside what its arrays need."""
@@ -32,58 +27,38 @@ def bound(case: Case, data: int) -> int:
     return data + case.parameters * (2 + case.slots) * _WIDTH + activations + ALLOWANCE
 
 
-def whole_fit(peer: type[Peer], case: Case, epochs: int, threads: int, data: str | None) -> dict[str, Any]:
-    """Makes the network and trains it: seconds, and the peak of memory above imports and data, None if unknown.
+def whole_fit(peer: type[Peer], case: Case, epochs: int, threads: int) -> dict[str, Any]:
+    """Makes the network and trains it.
 
     Args:
         peer: the library.
         case: the network.
         epochs: passes through the data.
         threads: how many it may use.
-        data: an .npz file with X and y; None is the case's own random numbers.
+
+    Returns:
+        ``seconds``; ``bytes``, the peak of memory above imports and data, None if it is unknown; ``bound``.
     """
     for name in peer.modules:
         import_module(name)
-    if data is None:
-        problem = Problem.random(case)
-    else:
-        with np.load(data) as arrays:
-            problem = Problem.of(case, arrays["X"], arrays["y"])
-    before = _memory_now()
+    problem = Problem.random(case)
+    with suppress(OSError):
+        # Linux's record of the peak begins anew, so that imports do not count.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = _status("VmRSS")
     started = time.perf_counter()
     peer(problem, threads).fit(epochs)
     seconds = time.perf_counter() - started
-    after = _peak()
+    peak = _status("VmHWM")
     return {
         "seconds": seconds,
-        "bytes": None if before is None or after is None else max(0, after - before),
+        "bytes": None if before is None or peak is None else max(0, peak - before),
         "bound": bound(case, problem.X.nbytes + problem.y.nbytes),
     }
 
 
-def _memory_now() -> int | None:
-    """Resident bytes; the system's record of the peak begins anew where it can, so that imports do not count."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS") or _peak()
-
-
-def _peak() -> int | None:
-    """The most bytes that were resident."""
-    found = _status("VmHWM")
-    if found is not None:
-        return found
-    try:
-        import resource
-    except ImportError:
-        return None
-    # macOS counts bytes, other systems kilobytes.
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
-
-
 def _status(name: str) -> int | None:
-    """A size of this process, from /proc."""
+    """Bytes of this process as Linux counts them; None on another system."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith(name + ":"):

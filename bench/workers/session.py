@@ -16,8 +16,6 @@ from ..peer import Peer
 from . import kernels, limits, memory
 from .timing import seconds_per_call
 
-__all__ = ["Session", "main"]
-
 
 class Session:
     """The commands. Each takes and returns plain JSON values; times are in seconds.
@@ -98,9 +96,9 @@ class Session:
         """What a GPU runs in a step of the peer; see `bench.workers.kernels`."""
         return kernels.kernels(self.kind, Case.load(case), self.threads)
 
-    def memory(self, case: dict[str, Any], epochs: int, data: str | None) -> dict[str, Any]:
+    def memory(self, case: dict[str, Any], epochs: int) -> dict[str, Any]:
         """Memory and time of a whole fit; see `bench.workers.memory`."""
-        return memory.whole_fit(self.kind, Case.load(case), epochs, self.threads, data)
+        return memory.whole_fit(self.kind, Case.load(case), epochs, self.threads)
 
     def reply(self, do: str, **what: Any) -> dict[str, Any]:
         """Does a command: its ``answer``, or its ``error``."""

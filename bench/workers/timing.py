@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-__all__ = ["seconds_per_call"]
-
 _WARM_UP = 3
 
 _BLOCKS = 10

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tarfile
 import time
-import tomllib
 import venv
 import zipfile
 from importlib.util import find_spec
@@ -184,7 +183,7 @@ def test_the_gpu_tests_of_the_backend_run_first_and_those_of_peers_last(fake, ou
 def test_no_emulation_takes_the_place_of_a_gpu(out):
     check("--out", out, "--only", "tests")
     page = unpacked(out)["summary.md"]
-    assert re.search(r"\| tests \| 0 \| 0 \| [1-9]\d* \| 0 \| yes \|", page), page
+    assert re.search(r"\| tests \| (\d+ deselected, )?\d+ errors in .* \| yes \|", page), page
     assert "NNBP_REQUIRE_GPU is set, and cuda does not work" in page
 
 
@@ -251,7 +250,9 @@ def test_a_run_that_is_ended_leaves_an_archive_of_the_steps_before(started, out,
         eventually(lambda: ended(pid))
         assert codes(files) == {"doctor": 0, "backend": 130}
         assert "| backend | interrupted |" in files["summary.md"]
-        assert "| backend | 1 | 0 | 0 | 0 | no: cut off |" in files["summary.md"], "it has the tests that had run"
+        assert re.search(r"\| backend \| 1 passed in .* \| no: cut off \|", files["summary.md"]), (
+            "it has the tests that had run"
+        )
         assert not list(Path(os.environ["TMPDIR"]).iterdir())
 
 
@@ -265,7 +266,7 @@ def test_a_step_is_stopped_at_its_limit_and_the_next_one_runs(started, out, tmp_
     files = unpacked(out)
     assert codes(files) == {"backend": 124, "small": 0}
     assert "| backend | stopped at its time limit |" in files["summary.md"]
-    assert "| backend | 1 | 0 | 0 | 0 | no: cut off |" in files["summary.md"]
+    assert re.search(r"\| backend \| 1 passed in .* \| no: cut off \|", files["summary.md"])
 
 
 def test_no_process_of_a_step_runs_on(fake, out):
@@ -350,12 +351,6 @@ def test_shellcheck_finds_nothing():
     subprocess.run(["shellcheck", SCRIPT], check=True)
 
 
-@pytest.mark.parametrize("extra", ["cuda12", "cuda13"])
-def test_the_extras_bring_all_that_nvmath_needs(extra):
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert "cuda-core>=0.5" in project["optional-dependencies"][extra]
-
-
 def summarized(folder):
     """The page of a folder, made in a process that has no nnbp."""
     command = [sys.executable, "-I", "-S", SUMMARY, folder]
@@ -374,15 +369,6 @@ def report(name, ratio, passed=True):
     return {"case": case, "passed": passed, "rows": rows}
 
 
-XML = (
-    '<testsuites><testsuite tests="7" failures="1" errors="2" skipped="1">'
-    '<testcase classname="t.a" name="one"><failure message="assert 1 == 2&#10;more">…</failure></testcase>'
-    '<testcase classname="t.a" name="two"><error message="no | GPU">…</error></testcase>'
-    '<testcase classname="" name="t.b"><error message="collection failure">in\nE   No module named x\n</error>'
-    '</testcase><testcase classname="t.a" name="three"/></testsuite></testsuites>'
-)
-
-
 @pytest.fixture
 def evidence(tmp_path):
     """A folder with one file of each kind."""
@@ -392,9 +378,8 @@ def evidence(tmp_path):
         "plan.txt": check("--help").stdout,
         "steps.tsv": "environment\t0\t3\ndoctor\t0\t2\nbackend\t1\t100\nparity-bf16\t1\t40\nsmall\t124\t210\n",
         "environment.txt": "GPU, driver: NVIDIA H200, 580.1\nPython: 3.12\n\n== packages\nModel: x\n",
-        "backend.txt": "many\n1 failed\n",
+        "backend.txt": "many\nFAILED t/a.py::one - assert 1 | 2\n===== 1 failed, 98 passed in 3.10s =====\n",
         "backend.log": "a warning\n",
-        "backend.xml": XML,
         "small/table.md": "# Speed\n\n![Ratios](speed.svg)\n\n## Steps\n\n[x](https://x.y)\n",
         "small/speed.svg": "<svg/>",
         "persistent.md": "| step | ratio |\n",
@@ -412,23 +397,26 @@ def test_summary(evidence):
     assert "| small | stopped at its time limit | 210 |\n| parity-float64 | did not run |  |\n" in page
     assert "- GPU, driver: NVIDIA H200, 580.1\n- Python: 3.12\n" in page
     assert "- Model" not in page
-    assert "| backend | 3 | 1 | 2 | 1 | yes |\n| tests |  |  |  |  | tests.xml is missing" in page
-    assert "- `t.a.one`: assert 1 == 2\n- `t.a.two`: no \\| GPU\n- `t.b`: E No module named x\n" in page
+    assert (
+        "| backend | 1 failed, 98 passed in 3.10s | yes |\n| tests | no result; see tests.txt | no: cut off |" in page
+    )
+    assert "- FAILED t/a.py::one - assert 1 \\| 2\n" in page
     adam, cells = "of adam of tanh, huber, adam", "7.5e-07 | 1.0e-06 | pass of adam of tanh, huber, adam"
     assert f"| parity-float64 | 2 | 0 | {cells} | 1.5e-07 | 1.0e-06 | training {adam} |" in page
     assert f"| parity-bf16 | 2 | 1 | {cells} | nan | 1.0e-06 | training {adam} |" in page
     assert "\n### Speed\n\n![Ratios](small/speed.svg)\n\n#### Steps\n\n[x](https://x.y)\n" in page
     assert "Pictures: [speed.svg](small/speed.svg)." in page
     assert "\n## Persistent kernel and graph\n\n| step | ratio |\n" in page
-    assert "backend:\n\n```text\nmany\n1 failed\na warning\n```\n" in page
+    assert "backend:\n\n```text\nmany\nFAILED" in page
+    assert "a warning\n```\n" in page
 
 
 def test_summary_of_nothing(tmp_path):
     page = summarized(tmp_path)
     assert "**INCOMPLETE.** No step has ended." in page
-    assert page.count("no result") == 4
-    for name in ("environment.txt", "backend.xml", "peers.xml", "small/table.md", "large/table.md"):
-        assert f"{name} is missing" in page
+    assert page.count("| no result |") == 4
+    for words in ("environment.txt is missing", "see backend.txt", "see peers.txt", "large/table.md is missing"):
+        assert words in page
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.5, 0.9])
@@ -437,13 +425,13 @@ def test_summary_of_files_that_are_cut_off(evidence, part):
         content = path.read_bytes()
         path.write_bytes(content[: int(part * len(content))])
     page = summarized(evidence)
-    assert page.count("no result") == 4
-    assert "backend.xml is missing or cut off" in page
+    assert page.count("| no result |") == 4
+    assert "see backend.txt" in page
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"reports": []}', '{"reports": [{"passed": true}]}', "null", "\0"])
 def test_summary_of_files_of_another_kind(evidence, content):
-    for name in ("parity-tf32.json", "backend.xml", "steps.tsv", "environment.txt", "plan.txt"):
+    for name in ("parity-tf32.json", "backend.txt", "steps.tsv", "environment.txt", "plan.txt"):
         (evidence / name).write_text(content)
     page = summarized(evidence)
     assert "| parity-tf32 | no result |" in page
@@ -453,7 +441,7 @@ def test_summary_of_files_of_another_kind(evidence, content):
 @pytest.mark.parametrize("code", [124, 130, 137])
 def test_tests_that_were_stopped_are_not_complete(evidence, code):
     (evidence / "steps.tsv").write_text(f"backend\t{code}\t200\n")
-    assert "| backend | 3 | 1 | 2 | 1 | no: cut off |" in summarized(evidence)
+    assert "| backend | 1 failed, 98 passed in 3.10s | no: cut off |" in summarized(evidence)
 
 
 def test_all_steps_passed(evidence):

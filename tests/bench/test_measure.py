@@ -88,7 +88,7 @@ def test_a_worker_times_fits_in_its_own_process(fake_peer):
         assert worker.ask("calibrate", seconds=0.05) >= 1
         short, long = worker.ask("measure", epochs=10)
         assert long - short >= 0.019
-        fit = worker.ask("memory", case=TINY.dump(), epochs=1, data=None)
+        fit = worker.ask("memory", case=TINY.dump(), epochs=1)
         assert fit["seconds"] >= 0.002
         if sys.platform == "linux":
             assert 0 <= fit["bytes"] < fit["bound"]
