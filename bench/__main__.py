@@ -66,10 +66,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench",
         description=(
             "Times training steps, predictions, whole fits and imports of nnbp beside PyTorch, JAX, scikit-learn and a "
-            "NumPy loop, each in a process of its own, in turn. Writes results.json, table.md and pictures to a new "
-            "folder, results so far after each network. A library that is not installed is named and left out. The "
-            "exit code is 1 if one computes something else than nnbp. On a GPU it times training steps at several "
-            "precisions, the most important first, and finds the sizes from which the GPU wins over the CPU."
+            "NumPy loop, each in a process of its own, in turn. Writes results.json, table.md and speed.svg to a new "
+            "folder; after each network, it has the results so far. A library that is not installed is named and left "
+            "out. The exit code is 1 if one computes something else than nnbp. On a GPU it times training steps at "
+            "several precisions, the most important first, and finds the sizes from which the GPU wins over the CPU."
         ),
     )
     add = parser.add_argument
@@ -87,9 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--readme", metavar="FILE", help="put the table between the two bench markers of this file")
     add("--json", action="store_true", help="print the results as one JSON object")
     add("--quick", action="store_true", help="a first look: two small networks, few and short rounds")
-    add(
-        "--python", action="append", default=[], metavar="PEER=PATH", help="the Python interpreter that has a peer"
-    )  # fmt: skip
+    add("--python", action="append", default=[], metavar="PEER=PATH", help="the interpreter that has a peer")
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -145,7 +143,7 @@ def _options(arguments: argparse.Namespace, device: str) -> Options:
     """
     wanted = names(device) if arguments.peers is None else [name.strip() for name in arguments.peers.split(",")]
     for name in wanted:
-        check_name(name, device)
+        check_name(name)
     # All are compared with nnbp.
     wanted = list(dict.fromkeys([REFERENCE, *wanted]))
     pythons = {}

@@ -97,23 +97,21 @@ class Peer(ABC):
         """Class indices (m,) of X (m, n_in)."""
 
 
-def names(device: str) -> list[str]:
-    """Names of all peers that run on such a device, nnbp first."""
+def names(device: str | None = None) -> list[str]:
+    """Names of all peers, or of those that run on such a device; nnbp first."""
     found = sorted(path.stem for path in _FOLDER.glob("[!_]*.py"))
-    able = [name for name in found if device.partition(":")[0] in load(name).devices]
+    able = [name for name in found if device is None or device.partition(":")[0] in load(name).devices]
     return sorted(able, key=lambda name: name != REFERENCE)
 
 
-def check_name(name: str, device: str) -> None:
-    """Passes the name of a peer that runs on such a device, or the path of a file that is there and ends in .py.
+def check_name(name: str) -> None:
+    """Passes the name of a peer, or the path of a file that is there and ends in .py.
 
     Raises:
         ValueError: it is neither.
     """
-    if name not in names(device) and not _is_file(name):
-        raise ValueError(
-            f"A peer on {device} is one of {', '.join(names(device))}, or a file that ends in .py; received {name!r}."
-        )
+    if name not in names() and not _is_file(name):
+        raise ValueError(f"A peer is one of {', '.join(names())}, or a file that ends in .py; received {name!r}.")
 
 
 def load(name: str) -> type[Peer]:

@@ -19,7 +19,7 @@ from nnbp.errors import DeviceUnavailableError
 from nnbp.graph.backend import Backend, backend_class
 
 from .cases import Case, Problem
-from .measure.turns import in_turn, step_seconds
+from .measure.turns import in_turn
 from .peers.nnbp import Nnbp
 from .workers.session import Session
 
@@ -62,8 +62,7 @@ def _clock(case: Case, backend: Backend, seconds: float) -> Callable[[], float]:
 
     session = Session(1)
     session.peer = OnBackend(Problem.random(case), 1)
-    epochs = session.calibrate(seconds)
-    return partial(step_seconds, partial(session.measure, epochs), epochs * case.batches)
+    return partial(session.step, seconds)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ..peer import REFERENCE, load
 from ..workers.limits import ways
 from .process import WorkerError
 from .team import Team
-from .turns import attempt, in_turn, step_seconds
+from .turns import attempt, in_turn
 
 TOLERANCES = {"sgd": 1e-3, "adam": 2e-2}
 """Relative difference of a peer's loss from nnbp's. Adam divides by the size of gradients: where that is near 0,
@@ -35,9 +35,7 @@ def check_epochs(device: str) -> int:
     return 3 if device == "cpu" else 1
 
 
-def steps(
-    team: Team, case: Case, rounds: int, seconds: float, *, peers: Sequence[str] | None = None, limited: bool = True
-) -> dict[str, Any]:
+def steps(team: Team, case: Case, rounds: int, seconds: float, *, alone: bool = False) -> dict[str, Any]:
     """Training steps of a case.
 
     Args:
@@ -45,27 +43,19 @@ def steps(
         case: the case.
         rounds: measurements of each.
         seconds: of one measurement, about.
-        peers: the peers; None is all that are present.
-        limited: whether the products alone are measured in the same rounds.
+        alone: whether only nnbp is measured.
 
     Returns:
         ``case`` and ``title``; ``peers``, of each the times of a step as `in_turn` returns them, its ``loss`` and how
         it agrees with nnbp's; ``limit``, the times of the products alone in each way.
     """
-    found = _prepared(team, case, team.present if peers is None else peers, check_epochs(case.device))
-    clocks = {}
-    for peer in _sound(found):
-        found[peer] |= attempt(_calibrated, team, peer, seconds)
-    for peer in _sound(found):
-        epochs = found[peer].pop("epochs")
-        clocks[peer] = partial(step_seconds, partial(team.ask, peer, "measure", epochs=epochs), epochs * case.batches)
-    several = ways(case, team.threads) if limited else ()
+    found = _prepared(team, case, [REFERENCE] if alone else team.present, check_epochs(case.device))
+    clocks = {peer: partial(team.ask, peer, "step", seconds=seconds) for peer in _sound(found)}
+    several = () if alone else ways(case, team.threads)
     for way in several:
-        clocks[f"{way} alone"] = partial(
-            team.ask, "", "limit", case=case.dump(), way=way, seconds=seconds / 2 / len(several)
-        )
+        clocks[way] = partial(team.ask, "", "limit", case=case.dump(), way=way, seconds=seconds / 2 / len(several))
     times = in_turn(clocks, rounds)
-    limit = {way: times.pop(f"{way} alone") for way in several}
+    limit = {way: times.pop(way) for way in several}
     for peer, values in times.items():
         found[peer] |= values
     compare_losses(case, found, [peer for peer in found if not team.facts[peer]["own_order"]])
@@ -76,14 +66,9 @@ def _prepared(team: Team, case: Case, peers: Sequence[str], epochs: int) -> Foun
     """The peers at a case, and the ``loss`` of each after so many epochs."""
 
     def ready(peer: str) -> dict[str, Any]:
-        team.ask(peer, "prepare", case=case.dump())
-        return {"loss": team.ask(peer, "check", epochs=epochs)}
+        return {"loss": team.ask(peer, "prepare", case=case.dump(), epochs=epochs)}
 
     return team.each(peers, partial(attempt, ready))
-
-
-def _calibrated(team: Team, peer: str, seconds: float) -> dict[str, Any]:
-    return {"epochs": team.ask(peer, "calibrate", seconds=seconds)}
 
 
 def _sound(found: Found) -> list[str]:

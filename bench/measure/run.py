@@ -170,7 +170,7 @@ class _Device:
 
     def parts(self, case: Case) -> dict[str, Any]:
         """The parts of nnbp's step."""
-        self.team.ask(REFERENCE, "prepare", case=case.dump())
+        self.team.ask(REFERENCE, "prepare", case=case.dump(), epochs=1)
         parts: dict[str, Any] = self.team.ask(REFERENCE, "parts", seconds=2 * self.plan.seconds)
         return parts
 
@@ -180,7 +180,7 @@ class _Device:
         until = self.clock.left - _GRID_SHARE * self.plan.budget
         for pair in zip(grid("cpu"), grid(self.plan.device), strict=True):
             if self.clock.left > max(until, 0.0):
-                rows = [self.contest(case, 1 / 4, peers=[REFERENCE], limited=False) for case in pair]
+                rows = [self.contest(case, 1 / 4, alone=True) for case in pair]
                 self.results["grid"] += rows
         self.keep(self.results)
 
@@ -190,7 +190,7 @@ class _Device:
         cases = [case for case in self.detailed() if self.clock.left > 0]
         for case in cases:
             if self.clock.left > 0:
-                row = self.contest(replace(case, shuffle=True), peers=[REFERENCE], limited=False)
+                row = self.contest(replace(case, shuffle=True), alone=True)
                 self.results["shuffled"].append(row)
         rows: list[Results] = [{"case": case.dump(), "title": case.title, "peers": {}} for case in cases]
         self.results["kernels"] = rows

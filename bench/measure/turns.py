@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -15,8 +15,6 @@ FAILURES = (WorkerError, ValueError)
 
 _REST = 0.05
 """Seconds before a measurement, in which the threads that others have left waiting for work fall asleep."""
-
-_ATTEMPTS = 3
 
 
 def attempt(function: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Any]:
@@ -62,24 +60,3 @@ def in_turn(
             if own is not None:
                 values["ratio"] = median(each / other for each, other in zip(times, own, strict=True))
     return found
-
-
-def step_seconds(measure: Callable[[], Sequence[float]], steps: int) -> float:
-    """Time of a step: (T(long fit) − T(short fit)) / (steps between); the set-up of a fit cancels out.
-
-    Args:
-        measure: measures both fits, the short one first. If another program slowed the short fit down beyond the long
-            one, it is called again.
-        steps: between them.
-
-    Raises:
-        ValueError: the long fit took no longer every time.
-    """
-    for _ in range(_ATTEMPTS):
-        short, long = measure()
-        if long > short:
-            return (long - short) / steps
-    raise ValueError(
-        f"A fit of {steps} more steps takes longer; it took {long:.3g} s, the short one {short:.3g} s. The machine is "
-        "busy, or the fits are too short: give more --seconds."
-    )

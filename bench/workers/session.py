@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import peer as peers
-from ..cases import SEED, Case, Problem
+from ..cases import Case, Problem
 from ..peer import Peer
 from . import kernels, limits, memory
 from .timing import seconds_per_call
+
+_ATTEMPTS = 3
 
 
 class Session:
@@ -28,6 +30,8 @@ class Session:
     def __init__(self, threads: int, name: str = "") -> None:
         self.threads, self.name = threads, name
         self.peer: Any = None
+        self.epochs = 0
+        """How much longer the long fit of `step` is; 0 until the first one."""
 
     @property
     def kind(self) -> type[Peer]:
@@ -45,30 +49,49 @@ class Session:
             "python": sys.version.split()[0],
         }
 
-    def prepare(self, case: dict[str, Any]) -> None:
-        """Makes the problem and the peer that the following commands are about."""
-        self.peer = None
+    def prepare(self, case: dict[str, Any], epochs: int) -> float:
+        """Makes the problem and the peer that the following commands are about, and trains for a few epochs.
+
+        Returns:
+            the loss on the data then.
+        """
+        self.peer, self.epochs = None, 0
         # Peers hold themselves, in functions of theirs, and earlier ones must not fill the memory of a GPU.
         gc.collect()
-        self.peer = self.kind(Problem.random(Case.load(case), SEED), self.threads)
-
-    def check(self, epochs: int) -> float:
-        """Trains for a few epochs from the initial weights; the loss on the data then."""
+        self.peer = self.kind(Problem.random(Case.load(case)), self.threads)
         self.peer.fit(epochs)
         return float(self.peer.loss())
 
-    def calibrate(self, seconds: float) -> int:
-        """Epochs that take about so many seconds beside the set-up of a fit, at least 1; a warm-up at the same time."""
+    def step(self, seconds: float) -> float:
+        """Time of a training step: (T(long fit) − T(short fit)) / (steps between); the set-up of a fit cancels out.
+
+        Args:
+            seconds: that the long fit is to be longer, about. The first call finds out how many epochs that takes,
+                which is a warm-up at the same time.
+
+        Raises:
+            ValueError: the long fit took no longer, several times.
+        """
+        if not self.epochs:
+            self.epochs = self._calibrated(seconds)
+        steps: int = self.epochs * self.peer.case.batches
+        for _ in range(_ATTEMPTS):
+            short, long = self._fit(1), self._fit(1 + self.epochs)
+            # Another program may have slowed the short fit down beyond the long one.
+            if long > short:
+                return (long - short) / steps
+        raise ValueError(
+            f"A fit of {steps} more steps takes longer; it took {long:.3g} s, the short one {short:.3g} s. The "
+            "machine is busy, or the fits are too short: give more --seconds."
+        )
+
+    def _calibrated(self, seconds: float) -> int:
         epochs = 1
         while True:
-            short, long = self.measure(epochs)
+            short, long = self._fit(1), self._fit(1 + epochs)
             if long - short >= seconds / 4:
                 return max(1, round(epochs * seconds / (long - short)))
             epochs *= 2
-
-    def measure(self, epochs: int) -> tuple[float, float]:
-        """Times of a short fit, one epoch, and of one that is so many epochs longer."""
-        return self._fit(1), self._fit(1 + epochs)
 
     def _fit(self, epochs: int) -> float:
         self.peer.reset()

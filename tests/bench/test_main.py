@@ -58,8 +58,6 @@ def test_a_run_writes_its_folder_and_the_readme_and_prints_the_table(tmp_path, m
         (["--device", "auto"], "cpu, cuda or cuda:N"),
         (["--device", "cuda,cuda:1"], "cpu,cuda"),
         (["--device", "mars"], "mars"),
-        (["--device", "cuda", "--peers", "numpy_loop"], "torch_graph"),
-        (["--peers", "torch_graph"], "A peer on cpu"),
         (["--device", "cuda", "--cases", "nothing"], "bf16"),
         (["--readme", __file__], "does not have both"),
     ],

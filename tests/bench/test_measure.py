@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from threading import Barrier, BrokenBarrierError
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,8 +15,9 @@ from bench.cases import Case
 from bench.measure import contests
 from bench.measure.process import Worker, WorkerError
 from bench.measure.team import Clock, Team
-from bench.measure.turns import in_turn, step_seconds
+from bench.measure.turns import in_turn
 from bench.workers import start
+from bench.workers.session import Session
 
 TINY = Case((4, 6, 3), 8, "tanh", "sgd", 4)
 
@@ -40,11 +42,13 @@ def test_everyone_is_measured_in_turn_and_compared_round_by_round():
     assert found["broken"] == {"error": "it fell over"}
 
 
-def test_a_step_is_the_difference_of_two_fits_and_a_disturbed_one_is_measured_again():
-    spent = iter([(2.0, 1.0), (1.5, 2.5)])
-    assert step_seconds(lambda: next(spent), 100) == pytest.approx(0.01)
+def test_a_step_is_the_difference_of_two_fits_and_a_disturbed_one_is_measured_again(monkeypatch):
+    session, spent = Session(1), iter([2.0, 1.0, 1.5, 2.5, *[1.0] * 6])
+    session.peer, session.epochs = SimpleNamespace(case=TINY), 25
+    monkeypatch.setattr(session, "_fit", lambda epochs: next(spent))
+    assert session.step(0.1) == pytest.approx(0.01)
     with pytest.raises(ValueError, match="--seconds"):
-        step_seconds(lambda: (1.0, 1.0), 10)
+        session.step(0.1)
 
 
 def test_a_case_has_times_ratios_limit_and_agreement_and_a_peer_that_fails_is_recorded(fake_peer):
@@ -82,26 +86,13 @@ def test_without_a_gpu_the_others_are_measured_and_what_failed_has_its_reason(fa
     assert all(way["error"] for way in made["limit"].values())
 
 
-def test_a_worker_times_fits_in_its_own_process(fake_peer):
-    with Worker(fake_peer(), threads=1) as worker:
-        worker.ask("prepare", case=TINY.dump())
-        assert worker.ask("calibrate", seconds=0.05) >= 1
-        short, long = worker.ask("measure", epochs=10)
-        assert long - short >= 0.019
-        fit = worker.ask("memory", case=TINY.dump(), epochs=1)
-        assert fit["seconds"] >= 0.002
-        if sys.platform == "linux":
-            assert 0 <= fit["bytes"] < fit["bound"]
-
-
 def test_a_worker_that_dies_or_takes_too_long_says_why(fake_peer):
     path = fake_peer(at_start="import os, sys; print('last words', file=sys.stderr, flush=True); os._exit(7)")
     with Worker(path, threads=1) as worker, pytest.raises(WorkerError, match=r"code 7 .* last words"):
-        worker.ask("prepare", case=TINY.dump())
-    with Worker(fake_peer(seconds=60), threads=1, limit=lambda: 3.0) as worker:
-        worker.ask("prepare", case=TINY.dump())
-        with pytest.raises(WorkerError, match="3 s to check"):
-            worker.ask("check", epochs=1)
+        worker.ask("prepare", case=TINY.dump(), epochs=1)
+    path = fake_peer(seconds=60)
+    with Worker(path, threads=1, limit=lambda: 3.0) as worker, pytest.raises(WorkerError, match="3 s to prepare"):
+        worker.ask("prepare", case=TINY.dump(), epochs=1)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
@@ -109,7 +100,7 @@ def test_a_worker_ends_with_all_that_it_started(fake_peer, tmp_path):
     path = tmp_path / "pid"
     start = f"import subprocess; open({str(path)!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid))"
     with Worker(fake_peer(at_start=start), threads=1) as worker:
-        worker.ask("prepare", case=TINY.dump())
+        worker.ask("prepare", case=TINY.dump(), epochs=1)
     # What was killed may take a moment to be gone.
     with suppress(ProcessLookupError):
         for _ in range(100):
@@ -162,13 +153,6 @@ def test_the_clock_starts_no_case_that_it_has_no_time_for():
     assert not clock.enough(), "a case may take as long as the longest of the last three"
     assert not Clock(10.0).enough(), "before the first it is not known how long one takes"
     assert Clock().enough()
-
-
-def test_imports_are_timed_in_fresh_interpreters():
-    with Team(["numpy_loop"], 1) as team:
-        spent = contests.imports(team, 2)
-    assert list(spent) == ["numpy"]
-    assert len(spent["numpy"]["rounds"]) == 2
 
 
 def test_what_runs_elsewhere_imports_nothing_of_nnbp():
