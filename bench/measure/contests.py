@@ -49,7 +49,8 @@ def steps(team: Team, case: Case, rounds: int, seconds: float, *, alone: bool = 
         ``case`` and ``title``; ``peers``, of each the times of a step as `in_turn` returns them, its ``loss`` and how
         it agrees with nnbp's; ``limit``, the times of the products alone in each way.
     """
-    found = _prepared(team, case, [REFERENCE] if alone else team.present, check_epochs(case.device))
+    peers, epochs = ([REFERENCE], 1) if alone else (team.present, check_epochs(case.device))
+    found = _prepared(team, case, peers, epochs)
     clocks = {peer: partial(team.ask, peer, "step", seconds=seconds) for peer in _sound(found)}
     several = () if alone else ways(case, team.threads)
     for way in several:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Timer
+from threading import TIMEOUT_MAX, Timer
 from typing import Any, Self
 
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -37,7 +38,7 @@ class Worker:
         peer: name or file of the peer; "" for none.
         threads: of its libraries.
         python: the interpreter.
-        limit: returns the seconds that the next answer may take, after which the process is ended; None is for ever.
+        limit: returns the seconds that the next answer may take, after which the process is ended.
 
     Raises:
         WorkerError: there is no such interpreter.
@@ -49,7 +50,7 @@ class Worker:
         *,
         threads: int,
         python: str = sys.executable,
-        limit: Callable[[], float | None] = lambda: None,
+        limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._limit = limit
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` closes it
@@ -85,20 +86,19 @@ class Worker:
         """
         assert self._process.stdin is not None, "a worker reads from a pipe"
         assert self._process.stdout is not None, "a worker writes into a pipe"
-        limit, asked, timer = self._limit(), time.monotonic(), None
-        if limit is not None:
-            timer = Timer(limit, self.kill)
-            timer.start()
-        with suppress(BrokenPipeError):
-            print(json.dumps({"do": do, **what}), file=self._process.stdin, flush=True)
+        limit, asked = self._limit(), time.monotonic()
+        timer = Timer(min(limit, TIMEOUT_MAX), self.kill)
+        timer.daemon = True
+        timer.start()
         try:
+            with suppress(BrokenPipeError):
+                print(json.dumps({"do": do, **what}), file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
         if not line:
             code = self._process.wait()
-            if limit is not None and time.monotonic() - asked >= limit:
+            if time.monotonic() - asked >= limit:
                 raise WorkerError(f"the process had {limit:.0f} s to {do}, and was ended when they had passed")
             raise WorkerError(f"the process ended with code {code} while it was to {do}: {self._last_words()}")
         reply = json.loads(line)

@@ -130,9 +130,9 @@ class Team:
         """The interpreter of a peer."""
         return self.pythons.get(peer, sys.executable)
 
-    def _limit(self) -> float | None:
+    def _limit(self) -> float:
         left = self._clock.left
-        return None if left == math.inf else max(0.0, min(_PATIENCE, left))
+        return left if left == math.inf else max(0.0, min(_PATIENCE, left))
 
     def _dismiss(self, peer: str) -> None:
         worker = self._workers.pop(peer, None)

@@ -198,6 +198,7 @@ def setting(results: Results) -> str:
         name: number
         for peers in results["peers"].values()
         for peer in peers.values()
+        if peer["missing"] is None
         for name, number in peer["versions"].items()
     }
     options = [

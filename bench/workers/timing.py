@@ -8,7 +8,7 @@ from statistics import median
 
 _WARM_UP = 3
 
-_BLOCKS = 10
+_BLOCKS = 5
 """Of calls in a measurement, about."""
 
 
@@ -17,7 +17,7 @@ def _nothing() -> None:
 
 
 def seconds_per_call(run: Callable[[], object], seconds: float, wait: Callable[[], object] = _nothing) -> float:
-    """Time of a call: the median over blocks of as many calls as take a tenth of the measurement.
+    """Time of a call: the median over blocks of as many calls as take a tenth to a fifth of the measurement.
 
     Args:
         run: the call. A device may only have been asked when it returns.
