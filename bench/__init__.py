@@ -1,7 +1,6 @@
-"""The benchmark: training steps, predictions, memory and imports of nnbp beside other libraries.
+"""The benchmark: `python -m bench` in a checkout times nnbp beside other libraries, on a CPU and on a GPU.
 
-`python -m bench` in a checkout runs it. Each library runs in a process of its own, perhaps with another interpreter,
-which imports this folder as `bench` without anything installed (see `start.py`). A run on a GPU has its own cases,
-limit, pages and clock, `device_*.py`; peers and timing are those of the CPU. The modules of such a process (`worker`,
-`cases`, `peer`, `peers`) import NumPy and that library alone.
+`cases` lists the networks. `measure` starts each library in a process of its own, perhaps with another interpreter, and
+times all of them in turn; `report` turns the results into a page. `workers` and `peers` run in those processes, with
+`cases` and `peer`. They import NumPy and the library alone, and this folder as `bench` without anything installed.
 """

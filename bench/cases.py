@@ -1,36 +1,64 @@
-"""What is trained: the cases, and the data, initial weights and batch orders of each, from a seed, the same for all.
-
-The cases of a GPU are in `bench.device_cases`.
-"""
+"""The cases: the networks that are trained, on which device, and with which data, initial weights and batch orders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise, product
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "CASES",
-    "DIGITS",
-    "INFERENCE",
-    "INFERENCE_BATCHES",
-    "PRECISIONS",
-    "SEED",
-    "SHAPES",
-    "Case",
-    "Problem",
-    "chosen",
-]
-
 SEED = 0
 """Of all data, initial weights and batch orders."""
 
+KINDS = (("relu", "adam"), ("tanh", "sgd"))
+"""Activation of the hidden layers and optimizer, the more important kind of training first."""
+
 PRECISIONS = ("fp32", "tf32", "bf16")
 """Of matrix products; parameters are float32 in all of them."""
+
+FIRST = (
+    "4096-4096-4096-10@8192 relu adam",
+    "4096-4096-4096-10@8192 relu adam tf32",
+    "4096-4096-4096-10@8192 relu adam bf16",
+    "64-64-10@64 relu adam",
+    "784-512-512-10@1024 relu adam",
+    "784-512-512-10@1024 relu adam tf32",
+    "784-128-10@128 relu adam",
+    "64-64-64-16@65536 relu adam",
+    "64-64-64-16@65536 relu adam bf16",
+)
+"""Titles of the cases that a GPU, whose time is limited, is measured with first."""
+
+INFERENCE_BATCHES = (1, 128, 10_000)
+"""Rows of a prediction."""
+
+_SHAPES = (
+    ((4, 16, 3), 32),
+    ((64, 64, 10), 64),
+    ((64, 128, 128, 10), 128),
+    ((784, 128, 10), 128),
+    ((784, 512, 512, 10), 128),
+    ((784, 512, 512, 10), 1024),
+    ((1024, 2048, 2048, 10), 1024),
+)
+_GPU_SHAPES = (((64, 64, 64, 16), 65536), ((4096, 4096, 4096, 10), 8192))
+_LARGE = 1024
+"""The batch from which a GPU multiplies at all precisions."""
+
+_GRID_WIDTHS, _GRID_BATCHES = (16, 64, 256, 1024, 2048), (16, 128, 1024, 8192)
+_GRID_WORK = 2**35
+"""The most work of a case of the grid: more would take a CPU many seconds."""
+
+# The numbers in the data of an epoch, and its fewest and most steps. Epochs on a GPU are long, so that the host's part
+# of an epoch and its wait for the device weigh nothing.
+_EPOCHS = {"cpu": (2**20, 4, 64), "cuda": (2**27, 8, 1024)}
+_GRID_EPOCHS = {"cpu": (2**22, 2, 128), "cuda": (2**25, 8, 512)}
+
+_DRAWN = 2**23
+"""Numbers that are drawn for the data of a case; if it has more, they repeat."""
 
 _RATES = {"sgd": 0.01, "adam": 0.001}
 _SLOTS = {"sgd": 0, "adam": 2}
@@ -41,7 +69,7 @@ _ORDER = 1
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how it is trained: dense layers, softmax, mean cross-entropy.
+    """A network and its training: dense layers in float32, softmax, mean cross-entropy.
 
     Attributes:
         sizes: of all layers, input first.
@@ -49,11 +77,9 @@ class Case:
         activation: of hidden layers, tanh or relu.
         optimizer: sgd (no momentum) or adam (PyTorch's defaults).
         batches: steps of an epoch.
-        dtype: of data and parameters.
         precision: of matrix products, one of `PRECISIONS`.
         device: cpu, or cuda:0.
-        shuffle: whether every epoch has its own order of the samples, which the host draws; else they stay as they
-            are.
+        shuffle: whether the host draws a new order of the samples for every epoch.
         distinct: rows of the data that are drawn, a multiple of the batch, and then repeated; None is all of them.
     """
 
@@ -62,7 +88,6 @@ class Case:
     activation: str
     optimizer: str
     batches: int
-    dtype: str = "float32"
     precision: str = "fp32"
     device: str = "cpu"
     shuffle: bool = True
@@ -70,7 +95,7 @@ class Case:
 
     @classmethod
     def load(cls, values: Mapping[str, Any]) -> Self:
-        """A case from plain JSON values, as `dump` gives them."""
+        """A case from plain JSON values, as `dump` returns them."""
         return cls(**{**values, "sizes": tuple(values["sizes"])})
 
     def dump(self) -> dict[str, Any]:
@@ -84,14 +109,19 @@ class Case:
 
     @property
     def title(self) -> str:
-        """64-64-10@64 tanh sgd; a precision other than fp32 stands behind it."""
-        words = [self.network, self.activation, self.optimizer]
-        return " ".join(words if self.precision == "fp32" else [*words, self.precision])
+        """64-64-10@64 tanh sgd, followed by the precision unless it is fp32."""
+        words = [self.network, self.activation, self.optimizer, self.precision]
+        return " ".join(words if self.precision != "fp32" else words[:3])
 
     @property
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU."""
-        return self.device.startswith("cuda")
+        return self.device != "cpu"
+
+    @property
+    def gpu(self) -> int:
+        """The number of its GPU."""
+        return int(self.device.partition(":")[2])
 
     @property
     def rate(self) -> float:
@@ -119,45 +149,70 @@ class Case:
         return self.batch * sum(n_in * n_out for n_in, n_out in pairwise(self.sizes))
 
 
-SHAPES = (
-    ((4, 16, 3), 32, 64),
-    ((64, 64, 10), 64, 64),
-    ((64, 128, 128, 10), 128, 64),
-    ((784, 128, 10), 128, 8),
-    ((784, 512, 512, 10), 128, 8),
-    ((784, 512, 512, 10), 1024, 8),
-    ((1024, 2048, 2048, 10), 1024, 4),
-)
-"""Sizes, batch and steps of an epoch."""
+def cases(device: str) -> tuple[Case, ...]:
+    """The cases of a device, in the order of measurement.
 
-CASES = tuple(
-    Case(sizes, batch, activation, optimizer, batches)
-    for activation, optimizer in (("tanh", "sgd"), ("relu", "adam"))
-    for sizes, batch, batches in SHAPES
-)
-"""All cases, each shape with both kinds of training."""
+    >>> [case.title for case in cases("cuda:0")][:2]
+    ['4096-4096-4096-10@8192 relu adam', '4096-4096-4096-10@8192 relu adam tf32']
+    """
+    on_gpu = device != "cpu"
+    found = []
+    for kind, (sizes, batch) in product(KINDS, _SHAPES + _GPU_SHAPES if on_gpu else _SHAPES):
+        case = _case(sizes, batch, kind, device, _EPOCHS)
+        precisions = PRECISIONS if on_gpu and batch >= _LARGE else PRECISIONS[:1]
+        found += [replace(case, precision=precision) for precision in precisions]
+    if on_gpu:
+        found.sort(key=lambda case: FIRST.index(case.title) if case.title in FIRST else len(FIRST))
+    return tuple(found)
+
+
+def grid(device: str) -> tuple[Case, ...]:
+    """Networks w-w-w-10 with ReLU and Adam, over widths w and batches, for the comparison of a CPU with a GPU."""
+    places = product(_GRID_WIDTHS, _GRID_BATCHES)
+    found = (_case((width,) * 3 + (10,), batch, KINDS[0], device, _GRID_EPOCHS) for width, batch in places)
+    return tuple(replace(case, shuffle=False) for case in found if case.work <= _GRID_WORK)
+
+
+def _case(
+    sizes: tuple[int, ...], batch: int, kind: tuple[str, str], device: str, epochs: Mapping[str, tuple[int, int, int]]
+) -> Case:
+    """A case with epochs of about as many numbers as the table says for its device."""
+    numbers = batch * sizes[0]
+    total, fewest, most = epochs[device.partition(":")[0]]
+    # The rows that are drawn fit a whole number of times: both are powers of 2 times the batch.
+    steps = _power(min(max(total // numbers, fewest), most))
+    drawn = batch * min(steps, _power(_DRAWN // numbers))
+    # Drawing an order on the host may take longer than all steps of an epoch on a GPU.
+    return Case(sizes, batch, *kind, steps, device=device, shuffle=device == "cpu", distinct=drawn)
+
+
+def _power(number: int) -> int:
+    """The largest power of 2 that is not larger, at least 1."""
+    return 1 << max(0, number.bit_length() - 1)
+
 
 DIGITS = Case((64, 64, 10), 32, "tanh", "adam", 57)
-"""The fit on scikit-learn's digits, 1797 samples, the last batch a small one."""
+"""As large as a fit on scikit-learn's digits, 1824 samples instead of 1797."""
 
 INFERENCE = (Case((64, 64, 10), 128, "tanh", "sgd", 2), Case((784, 128, 10), 128, "tanh", "sgd", 2))
-INFERENCE_BATCHES = (1, 128, 10_000)
+"""The networks that predict."""
 
 
-def chosen(text: str | None, cases: Sequence[Case] = CASES) -> tuple[Case, ...]:
+def chosen(text: str | None, known: Sequence[Case]) -> tuple[Case, ...]:
     """The cases whose title contains one of the comma-separated parts of the text; all of them for None.
 
     Raises:
         ValueError: no title does.
     """
     if text is None:
-        return tuple(cases)
+        return tuple(known)
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    found = tuple(case for case in cases if any(part in case.title for part in parts))
+    found = tuple(case for case in known if any(part in case.title for part in parts))
     if not found:
-        titles = ", ".join(case.title for case in cases)
-        raise ValueError(f"--cases is a part of a case's title, or several with commas; received {text!r}. "
-                         f"The titles are {titles}.")  # fmt: skip
+        raise ValueError(
+            f"--cases is a part of a case's title, or several with commas; received {text!r}. "
+            f"The titles are {', '.join(case.title for case in known)}."
+        )
     return found
 
 
@@ -167,10 +222,10 @@ class Problem:
 
     Attributes:
         case: the case.
-        X: (m, n_in).
+        X: (m, n_in), float32.
         y: (m,) class indices, int64.
-        weights: W (n_out, n_in) of each layer.
-        biases: b (n_out,) of each layer.
+        weights: W (n_out, n_in) of each layer: normal with variance 1 / n_in.
+        biases: b (n_out,) of each layer, 0.
         seed: of the batch orders.
     """
 
@@ -185,30 +240,27 @@ class Problem:
     def random(cls, case: Case, seed: int = SEED) -> Self:
         """Standard normal inputs, random labels."""
         rng = np.random.default_rng(seed)
-        rows = case.samples if case.distinct is None else min(case.distinct, case.samples)
-        X = rng.standard_normal((rows, case.sizes[0]), np.float32).astype(case.dtype, copy=False)
+        rows = case.distinct or case.samples
+        X = rng.standard_normal((rows, case.sizes[0]), np.float32)
         y = rng.integers(0, case.sizes[-1], rows)
-        if rows < case.samples:
-            # Every row is read once an epoch, so that it costs the memory's time as a new one would.
-            times = case.samples // rows
-            X, y = np.tile(X, (times, 1)), np.tile(y, times)
-        return cls.of(case, X, y, seed)
+        # Every row is read once per epoch, so a repeated one costs as much time as a new one.
+        times = case.samples // rows
+        return cls.of(case, np.tile(X, (times, 1)), np.tile(y, times), seed)
 
     @classmethod
     def of(cls, case: Case, X: NDArray[Any], y: NDArray[np.int64], seed: int = SEED) -> Self:
-        """Data of one's own; weights normal with variance 1 / n_in, biases 0."""
+        """The case on given data."""
         rng = np.random.default_rng((seed, 1))
         weights = [
-            (rng.standard_normal((n_out, n_in)) / np.sqrt(n_in)).astype(case.dtype)
+            (rng.standard_normal((n_out, n_in)) / np.sqrt(n_in)).astype(np.float32)
             for n_in, n_out in pairwise(case.sizes)
         ]
-        return cls(case, X, y, weights, [np.zeros(n, case.dtype) for n in case.sizes[1:]], seed)
+        return cls(case, X, y, weights, [np.zeros(n, np.float32) for n in case.sizes[1:]], seed)
 
     def orders(self) -> np.random.Generator:
-        """The generator whose permutations are the epochs' orders: that of an nnbp network with this seed."""
+        """The generator whose permutations are the epochs' orders, the same as in an nnbp network with this seed."""
         return np.random.default_rng(np.random.SeedSequence((self.seed, _ORDER)))
 
     def queries(self, rows: int) -> NDArray[Any]:
-        """Inputs to predict."""
-        rng = np.random.default_rng((self.seed, 2))
-        return rng.standard_normal((rows, self.case.sizes[0]), np.float32).astype(self.case.dtype, copy=False)
+        """Inputs (rows, n_in) to predict."""
+        return np.random.default_rng((self.seed, 2)).standard_normal((rows, self.case.sizes[0]), np.float32)

@@ -29,7 +29,7 @@ plan() {
         -o pythonpath=tests/doubles --continue-on-collection-errors
     )
     local parity=("$python" -m nnbp parity --steps 50 --json)
-    local bench=("$python" -m bench --device cuda --budget LEFT --peers "nnbp,torch_graph,jax_jit")
+    local bench=("$python" -m bench --device cuda --budget LEFT --peers "nnbp,torch_graph,jax_scan")
     "$do" environment.txt 10 bash -c environment
     "$do" doctor.txt 10 "$python" -m nnbp doctor
     "$do" backend.txt 50 "${gpu_tests[@]}" --junitxml="$evidence/backend.xml" "${backend_tests[@]}"
@@ -125,6 +125,8 @@ export TMPDIR=$work/tmp CUPY_CACHE_DIR=$work/cupy CUDA_CACHE_PATH=$work/cuda TRI
 export HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis MPLBACKEND=Agg PYTHONUNBUFFERED=1
 # The caller's options for pytest could hide tests, or share the GPU among several processes.
 unset PYTEST_ADDOPTS
+# pytest cuts the messages of failed tests to the width of a terminal.
+export COLUMNS=200
 # A GPU that does not work is an error, and the CPU never takes its place.
 export NNBP_REQUIRE_GPU=1
 # The checkout's own nnbp/ has no backends in it and must not hide the links.

@@ -10,60 +10,28 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from xml.etree import ElementTree
-
-__all__ = ["BENCHMARKS", "PARITY", "TESTS", "main", "summary"]
+from typing import Any
 
 TESTS = ("backend", "tests", "peers")
 PARITY = ("parity-float64", "parity-float32", "parity-tf32", "parity-bf16")
 BENCHMARKS = ("small", "large")
-"""The steps that leave a file NAME.xml, NAME.json or NAME/table.md."""
+"""The steps that run pytest, leave a file NAME.json, or leave a file NAME/table.md."""
 
-_STOPPED = (124, 137)
-"""Exit codes of a command that `timeout` has ended."""
+_CUT_OFF = {124: "stopped at its time limit", 137: "stopped at its time limit", 130: "interrupted"}
+"""Exit codes of a command that `timeout` or a signal has ended before it had finished."""
 
-_INTERRUPTED = 130
+_ENDS = {0: "passed", **_CUT_OFF}
 
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ElementTree.ParseError)
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """The exceptions that a missing, incomplete or wrong file raises."""
 
-_FAILURES, _NAMES, _LAST_LINES, _LETTERS = 40, 8, 8, 200
-"""Limits of the page: messages of failed tests, tests per message, last lines of a step, letters per line."""
+_FAILURES, _LAST_LINES, _LETTERS = 40, 8, 200
+"""Limits of the page: failed tests, last lines of a step, letters per line."""
 
-
-class Step(NamedTuple):
-    """How a step ended."""
-
-    code: int
-    seconds: int
-
-    def __str__(self) -> str:
-        if self.code == 0:
-            return "passed"
-        if self.cut_off:
-            return "interrupted" if self.code == _INTERRUPTED else "stopped at its time limit"
-        return f"failed, exit code {self.code}"
-
-    @property
-    def cut_off(self) -> bool:
-        """Whether the step ended before its command had finished."""
-        return self.code in (*_STOPPED, _INTERRUPTED)
-
-
-class Worst(NamedTuple):
-    """The error that is largest in proportion to its bound."""
-
-    ratio: float
-    error: float
-    bound: float
-    case: str
-
-    def cells(self) -> tuple[str, str, str]:
-        """Error, bound, case."""
-        return f"{self.error:.1e}", f"{self.bound:.1e}", self.case
+Steps = Mapping[str, tuple[int, int]]
+"""Exit code and seconds of each step that ended, in order."""
 
 
 def summary(folder: Path) -> str:
@@ -74,18 +42,18 @@ def summary(folder: Path) -> str:
     """
     ended = _steps(folder)
     missing = [name for name in _planned(folder) if name not in ended]
-    sections: list[tuple[str, Callable[[], Iterable[str]]]] = [
-        ("Steps", lambda: _step_table(ended, missing)),
-        ("Machine", lambda: _machine(folder)),
-        ("Tests", lambda: _tests(folder, ended)),
-        ("Parity", lambda: _parity(folder)),
-        *((f"Benchmark: {name}", lambda name=name: _benchmark(folder, name)) for name in BENCHMARKS),
-        ("Persistent kernel and graph", lambda: _text(folder / "persistent.md").splitlines()),
-        ("Last lines of failed steps", lambda: _last_lines(folder, ended)),
-    ]
+    sections: dict[str, Iterable[str]] = {
+        "Steps": _step_table(ended, missing),
+        "Machine": _machine(folder),
+        "Tests": _tests(folder, ended),
+        "Parity": _parity(folder),
+        **{f"Benchmark: {name}": _benchmark(folder, name) for name in BENCHMARKS},
+        "Persistent kernel and graph": _text(folder / "persistent.md").splitlines(),
+        "Last lines of failed steps": _last_lines(folder, ended),
+    }
     lines = ["# nnbp on a GPU", "", _verdict(ended, missing)]
-    for title, make in sections:
-        if body := list(make()):
+    for title, made in sections.items():
+        if body := list(made):
             lines += ["", f"## {title}", "", *body]
     return "\n".join(lines) + "\n"
 
@@ -95,19 +63,16 @@ def _planned(folder: Path) -> list[str]:
     return re.findall(r"^([\w-]+) +\d+ s ", _text(folder / "plan.txt"), re.MULTILINE)
 
 
-def _steps(folder: Path) -> dict[str, Step]:
-    """The steps that ended, in order. An incomplete line is left out."""
-    found = {}
-    for line in _text(folder / "steps.tsv").splitlines():
-        if match := re.fullmatch(r"([\w-]+)\t(\d+)\t(\d+)", line):
-            found[match[1]] = Step(int(match[2]), int(match[3]))
-    return found
+def _steps(folder: Path) -> Steps:
+    """The steps that ended. An incomplete line is left out."""
+    lines = re.findall(r"^([\w-]+)\t(\d+)\t(\d+)$", _text(folder / "steps.tsv"), re.MULTILINE)
+    return {name: (int(code), int(seconds)) for name, code, seconds in lines}
 
 
-def _verdict(ended: Mapping[str, Step], missing: Sequence[str]) -> str:
+def _verdict(ended: Steps, missing: Sequence[str]) -> str:
     groups = {
-        "passed": [name for name, step in ended.items() if step.code == 0],
-        "failed": [name for name, step in ended.items() if step.code != 0],
+        "passed": [name for name, (code, _) in ended.items() if code == 0],
+        "failed": [name for name, (code, _) in ended.items() if code != 0],
         "did not run": missing,
     }
     word = "FAILED" if groups["failed"] else "INCOMPLETE" if missing or not ended else "PASSED"
@@ -115,8 +80,8 @@ def _verdict(ended: Mapping[str, Step], missing: Sequence[str]) -> str:
     return f"**{word}.** {'; '.join(parts) or 'No step has ended'}."
 
 
-def _step_table(ended: Mapping[str, Step], missing: Iterable[str]) -> list[str]:
-    rows = [(name, str(step), str(step.seconds)) for name, step in ended.items()]
+def _step_table(ended: Steps, missing: Iterable[str]) -> list[str]:
+    rows = [(name, _ENDS.get(code, f"failed, exit code {code}"), str(time)) for name, (code, time) in ended.items()]
     return _table(("step", "result", "seconds"), [*rows, *((name, "did not run", "") for name in missing)])
 
 
@@ -127,49 +92,17 @@ def _machine(folder: Path) -> list[str]:
     return [f"- {title}: {value}" for title, value in found] or ["environment.txt is missing or empty."]
 
 
-def _tests(folder: Path, ended: Mapping[str, Step]) -> list[str]:
-    """The number of tests by result, and each failure with the first line of its message."""
-    rows, bad = [], []
+def _tests(folder: Path, ended: Steps) -> list[str]:
+    """The last line of pytest, which counts the tests by result, and a line for each failure."""
+    rows, failures = [], []
     for name in TESTS:
-        try:
-            suites = list(ElementTree.parse(folder / f"{name}.xml").getroot().iter("testsuite"))
-            total, failures, errors, skipped = (
-                sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")
-            )
-        except _UNREADABLE:
-            rows.append((name, *[""] * 4, f"{name}.xml is missing or cut off; see {name}.txt"))
-            continue
-        complete = "no: cut off" if name in ended and ended[name].cut_off else "yes"
-        rows.append((name, *map(str, (total - failures - errors - skipped, failures, errors, skipped)), complete))
-        bad += [(case, child) for suite in suites for case in suite.iter("testcase") for child in case]
-    return [
-        *_table(("step", "passed", "failed", "errors", "skipped", "complete"), rows),
-        *_failures((case, child) for case, child in bad if child.tag in ("failure", "error")),
-    ]
-
-
-def _failures(found: Iterable[tuple[ElementTree.Element, ElementTree.Element]]) -> list[str]:
-    """A line for each message, with the tests that failed with it."""
-    tests: dict[str, dict[str, None]] = {}
-    for case, why in found:
-        name = ".".join(part for part in (case.get("classname"), case.get("name")) if part)
-        # A module that is collected twice, for its doctests, fails twice.
-        tests.setdefault(_message(why), {})[f"`{name}`"] = None
-    lines = []
-    for message, names in list(tests.items())[:_FAILURES]:
-        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-        lines.append(f"- {', '.join(list(names)[:_NAMES])}{more}: {message}")
-    if len(tests) > _FAILURES:
-        lines.append(f"- and {len(tests) - _FAILURES} more messages, in the .xml files")
-    return ["", *lines] if lines else []
-
-
-def _message(why: ElementTree.Element) -> str:
-    """The first line of a failure's message."""
-    message = why.get("message", "")
-    # For a module that cannot be imported, the message says no more than that, and the text ends with the error.
-    lines = (why.text or "").splitlines()[::-1] if message == "collection failure" else message.splitlines()
-    return _cell(next((line for line in lines if line.strip()), "no message"))
+        text = _text(folder / f"{name}.txt")
+        counts = re.findall(r"^=+ (.* in [\d.]+s.*) =+$", text, re.MULTILINE)
+        complete = "no: cut off" if not counts or ended.get(name, (0, 0))[0] in _CUT_OFF else "yes"
+        rows.append((name, counts[-1] if counts else f"no result; see {name}.txt", complete))
+        failures += [f"- {_cell(line)}" for line in re.findall(r"^(?:FAILED|ERROR) .*", text, re.MULTILINE)]
+    more = [f"- and {len(failures) - _FAILURES} more"] if len(failures) > _FAILURES else []
+    return [*_table(("step", "result", "complete"), rows), "", *failures[:_FAILURES], *more]
 
 
 def _parity(folder: Path) -> list[str]:
@@ -183,32 +116,26 @@ def _parity(folder: Path) -> list[str]:
     ]
 
 
-def _parity_cells(path: Path) -> tuple[str, ...]:
-    """The number of comparisons, the number of failures, and the worst error of both stages."""
+def _parity_cells(path: Path) -> list[str]:
+    """The number of comparisons, the number of failures, and the worst error of both stages with its bound and case."""
     try:
         reports = json.loads(path.read_text(encoding="utf-8"))["reports"]
-        failed = sum(not report["passed"] for report in reports)
-        stages = [_worst(reports, stage).cells() for stage in ("pass", "training")]
+        cells = [str(len(reports)), str(sum(not report["passed"] for report in reports))]
+        for stage in ("pass", "training"):
+            rows = [_measured(each["case"], row) for each in reports for row in each["rows"] if row["stage"] == stage]
+            cells += max(rows)[1:]
     except _UNREADABLE:
-        return ("no result", *[""] * 7)
-    return (str(len(reports)), str(failed), *stages[0], *stages[1])
+        return ["no result", *[""] * 7]
+    return cells
 
 
-def _worst(reports: Sequence[Mapping[str, Any]], stage: str) -> Worst:
-    """The worst row of a stage.
-
-    Raises:
-        ValueError: the stage has no row.
-    """
-    return max(_measured(report["case"], row) for report in reports for row in report["rows"] if row["stage"] == stage)
-
-
-def _measured(case: Mapping[str, str], row: Mapping[str, Any]) -> Worst:
+def _measured(case: Mapping[str, str], row: Mapping[str, Any]) -> tuple[float, str, str, str]:
+    """The error in proportion to its bound; error, bound and case as text."""
     # Numbers that are not finite are null; up to version 0.1 they were the strings "nan" and "inf".
     error, bound = (math.nan if row[key] is None else float(row[key]) for key in ("max_relative_error", "bound"))
     ratio = 0.0 if error == 0 else error / bound if bound > 0 else math.inf
     name = f"{row['name']} of {case['activation']}, {case['loss']}, {case['optimizer']}"
-    return Worst(math.inf if math.isnan(ratio) else ratio, error, bound, name)
+    return math.inf if math.isnan(ratio) else ratio, f"{error:.1e}", f"{bound:.1e}", name
 
 
 def _benchmark(folder: Path, name: str) -> list[str]:
@@ -222,9 +149,9 @@ def _benchmark(folder: Path, name: str) -> list[str]:
     return [page, "", f"Pictures: {', '.join(f'[{file}]({name}/{file})' for file in pictures) or 'none'}."]
 
 
-def _last_lines(folder: Path, ended: Mapping[str, Step]) -> Iterator[str]:
+def _last_lines(folder: Path, ended: Steps) -> Iterator[str]:
     """The last lines that each failed step wrote to standard output and standard error."""
-    for name in [name for name, step in ended.items() if step.code != 0]:
+    for name in [name for name, (code, _) in ended.items() if code != 0]:
         yield from (f"{name}:", "", "```text")
         for suffix in ("txt", "md", "log"):
             lines = [line for line in _text(folder / f"{name}.{suffix}").splitlines() if line.strip()]

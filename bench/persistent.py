@@ -6,25 +6,25 @@ choice. Run it as ``python -m bench.persistent``; it prints a table in Markdown.
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from itertools import product
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from nnbp.device.select import open_backend
 from nnbp.errors import DeviceUnavailableError
 from nnbp.graph.backend import Backend, backend_class
 
 from .cases import Case, Problem
+from .measure.turns import in_turn
 from .peers.nnbp import Nnbp
-from .timing import per_step
-from .worker import Session
+from .workers.session import Session
 
-__all__ = ["Row", "cases", "main", "measured", "report"]
+WAYS = {"graph": None, "one kernel": 1}
+"""The number of steps from which the backend makes one kernel; None is never."""
 
 _SIZES = ((4, 16, 3), (64, 64, 10), (64, 128, 128, 10), (784, 128, 10))
 _BATCHES = (16, 64, 256)
@@ -34,17 +34,6 @@ _ROUNDS = 5
 _SECONDS = 0.05
 """Of a measurement, about."""
 
-Opened = Callable[[int | None], Backend]
-"""A backend that makes one kernel from so many steps on; None is never."""
-
-
-class Row(NamedTuple):
-    """A network, and the microseconds of its step as a graph of kernels and as one kernel."""
-
-    title: str
-    graph: float
-    one_kernel: float
-
 
 def cases(device: str) -> Iterator[Case]:
     """The networks, with ReLU and Adam."""
@@ -52,27 +41,28 @@ def cases(device: str) -> Iterator[Case]:
         yield Case(sizes, batch, "relu", "adam", 256, device=device, shuffle=False, distinct=batch)
 
 
-def measured(case: Case, opened: Opened, seconds: float = _SECONDS) -> Row:
-    """Both ways of a network, in turn, round after round; the medians."""
-    times: list[list[float]] = [[], []]
+def measured(case: Case, opened: Callable[[int | None], Backend], seconds: float = _SECONDS) -> str:
+    """A line of the table, both ways of a network in turn; `opened` makes a backend of a value of `WAYS`."""
     with _taken_always():
-        sessions = [_session(case, opened(least)) for least in (None, 1)]
-        epochs = [session.calibrate(seconds)["epochs"] for session in sessions]
-        for _ in range(_ROUNDS):
-            for session, count, found in zip(sessions, epochs, times, strict=True):
-                spent = session.measure(count)
-                # A round in which the machine was busy with something else says nothing.
-                with suppress(ValueError):
-                    found.append(per_step(spent["short"], spent["long"], count * case.batches))
-    return Row(case.title, *(1e6 * median(found or [math.nan]) for found in times))
+        clocks = {way: _clock(case, opened(least), seconds) for way, least in WAYS.items()}
+        found = in_turn(clocks, _ROUNDS, reference="one kernel", rest=0.0)
+    errors = [values["error"] for values in found.values() if "error" in values]
+    if errors:
+        return f"| {case.title} | failed: {errors[0]} | | |"
+    graph, one_kernel = (found[way]["microseconds"] for way in WAYS)
+    return f"| {case.title} | {graph:.1f} | {one_kernel:.1f} | {graph / one_kernel:.2f} |"
 
 
-def report(rows: Iterable[Row]) -> Iterator[str]:
-    """The lines of the table, each as soon as its row is there."""
-    yield "| step | µs as a graph | µs as one kernel | ratio |"
-    yield "| --- | ---: | ---: | ---: |"
-    for row in rows:
-        yield f"| {row.title} | {row.graph:.1f} | {row.one_kernel:.1f} | {row.graph / row.one_kernel:.2f} |"
+def _clock(case: Case, backend: Backend, seconds: float) -> Callable[[], float]:
+    """Measures the seconds of a step on a backend."""
+
+    class OnBackend(Nnbp):
+        def device(self, name: str) -> Any:
+            return backend
+
+    session = Session(1)
+    session.peer = OnBackend(Problem.random(case), 1)
+    return partial(session.step, seconds)
 
 
 @contextmanager
@@ -87,16 +77,6 @@ def _taken_always() -> Iterator[None]:
         persistent._WORK = most
 
 
-def _session(case: Case, backend: Backend) -> Session:
-    class OnBackend(Nnbp):
-        def device(self, name: str) -> Any:
-            return backend
-
-    session = Session(1, None)
-    session.peer = OnBackend(Problem.random(case), 1)
-    return session
-
-
 def main() -> None:
     """Measures and prints, on the GPU that there is; without one it says why not, and exits with 1."""
     try:
@@ -104,10 +84,11 @@ def main() -> None:
     except DeviceUnavailableError as error:
         sys.exit(f"bench.persistent: error: {error}")
     index = int(device.partition(":")[2])
-    rows = (measured(case, lambda least: backend_class("cupy")(index, persistent=least)) for case in cases(device))
-    for text in report(rows):
-        # What is there is kept where the time is over before the end.
-        print(text, flush=True)
+    print("| step | µs as a graph | µs as one kernel | ratio |")
+    print("| --- | ---: | ---: | ---: |")
+    for case in cases(device):
+        # What is there is kept if the time is over before the end.
+        print(measured(case, lambda least: backend_class("cupy")(index, persistent=least)), flush=True)
 
 
 if __name__ == "__main__":

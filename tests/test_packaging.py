@@ -210,6 +210,7 @@ def test_messages_name_the_requirements_of_the_extras() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = {name: set(needed) for name, needed in tomllib.loads(text)["project"]["optional-dependencies"].items()}
     assert {12: extras["cuda12"], 13: extras["cuda13"]} == {version: set(names) for version, names in CUDA.items()}
+    assert "cuda-core>=0.5" in extras["cuda12"] & extras["cuda13"], "nvmath-python cannot be imported without it"
     assert set(LIBRARIES.values()) == extras["sklearn"] | extras["tables"] | extras["plot"] | extras["demo"]
 
 

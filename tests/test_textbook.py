@@ -70,8 +70,8 @@ class Problem:
     decay: float
 
     @classmethod
-    def of(cls, net: nnbp.Network, X: Any, y: Any) -> Problem:
-        activations = [layer.f for layer in net.layers]
+    def of(cls, net: nnbp.Network, X: Any, y: Any, hidden: nnbp.Activation | None = None) -> Problem:
+        activations = [hidden or layer.f for layer in net.layers[:-1]] + [net.layers[-1].f]
         loss = net.loss_function
         cost, dcost = COSTS.get(loss.name) or (lambda h, y: loss.cost(h, y).sum(axis=1), loss.dcost)
         f = [a.f for a in activations]
@@ -99,13 +99,13 @@ class Problem:
         return z, a, delta, *textbook.gradients(a, delta, self.W, self.decay)
 
 
-def assert_follows_the_textbook(net: nnbp.Network, X: Any, y: Any) -> None:
+def assert_follows_the_textbook(net: nnbp.Network, X: Any, y: Any, hidden: nnbp.Activation | None = None) -> None:
     """z, a, J, delta, dW, db and one step of gradient descent; the engine may sum in another order."""
 
     def close(ours: Any, theirs: Any) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12)
 
-    problem = Problem.of(net, X, y)
+    problem = Problem.of(net, X, y, hidden)
     z, a, delta, dW, db = problem.passes()
     trace, found = net.trace(X), net.gradients(X, y)
     for k in range(len(problem.W)):
@@ -134,6 +134,26 @@ def example(backend: Any, sizes: list[int], **options: Any) -> tuple[nnbp.Networ
 def test_every_activation(backend: Any, activation: str) -> None:
     net, X, y = example(backend, [3, 5, 4, 2], activation=activation)
     assert_follows_the_textbook(net, X, y)
+
+
+def test_an_activation_that_is_only_a_formula(backend: Any) -> None:
+    """Its derivative is derived and compiled; the textbook has one by hand."""
+
+    class Softsign(nnbp.Activation):
+        name = "softsign_for_this_test"
+
+        def f(self, z: Any) -> Any:
+            return z / (1.0 + abs(z))
+
+    class ByHand(Softsign):
+        def df(self, z: Any, a: Any) -> Any:
+            return (1.0 - abs(a)) ** 2
+
+    try:
+        net, X, y = example(backend, [3, 5, 4, 2], activation=Softsign())
+        assert_follows_the_textbook(net, X, y, ByHand())
+    finally:
+        del nnbp.Activation.registry[Softsign.name]
 
 
 @pytest.mark.parametrize("loss", LOSSES)

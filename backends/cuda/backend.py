@@ -18,10 +18,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from nnbp.graph.ops import Array, Foreign, Gemm, Operation
 
-from . import cublas, memory
+from . import memory
 from .codegen import Launch
-from .fusion import fused, launches, lowered, narrowed
+from .fusion import fused
 from .graphs import Call, Recording, Streams, Usage
+from .lowering import launches, lowered, narrowed
 from .persistent import most_blocks, persistent_steps
 from .prefetch import CupyTransfer
 
@@ -56,11 +57,11 @@ class CupyBackend:
         self._kernels: dict[tuple[str, str], Any] = {}
         self._capability = int(self._current.compute_capability)
         self._persistent, self._blocks_in_step = persistent, most_blocks(self._capability, multiprocessors)
-        self._streams, self._usage = Streams.of(index, self.device), Usage(graphs=graphs)
+        self._streams, self._usage = Streams.of(index), Usage(graphs=graphs)
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         with self._current:
-            return memory.empty(shape, dtype, self.device)
+            return memory.empty(shape, dtype)
 
     def upload(self, host: NDArray[Any], dtype: DTypeLike) -> Array:
         values = np.ascontiguousarray(host, dtype)
@@ -83,7 +84,7 @@ class CupyBackend:
         return PhiloxStream(self, key)
 
     def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
-        """A CUDA graph of the operations, of fewer kernels than there are operations; see `fusion.py`, `graphs.py`.
+        """A CUDA graph of the operations, of fewer kernels than there are operations; see `fusion.py` and `graphs.py`.
 
         Small steps that run many times become a single kernel; see `persistent.py`. Products use cuBLAS, in full
         precision unless requested otherwise, provided that NVIDIA_TF32_OVERRIDE is not set.
@@ -92,56 +93,41 @@ class CupyBackend:
         if self._persistent is not None and times * runs >= self._persistent:
             steps = self._persistent_steps(operations, times)
             if steps is not None:
-                return self._in_turn(steps)
-        found = fused(narrowed(operations, self.empty))
-        bound = [self._bound(item) for item in launches(found, self.empty)]
-        return Recording(bound, times, self._streams, self._usage)
+                return Recording([self._bound(item) for item in steps], 1, self._streams, self._usage)
+        joined = fused(narrowed(operations, self.empty))
+        calls = [self._bound(item) for operation in joined for item in launches(operation, self.empty)]
+        return Recording(calls, times, self._streams, self._usage)
 
-    def _persistent_steps(self, operations: Sequence[Operation], times: int) -> list[tuple[Launch, int]] | None:
+    def _persistent_steps(self, operations: Sequence[Operation], times: int) -> list[Launch] | None:
         """The steps as one kernel. If the card cannot launch clusters, this and all later kernels use one block."""
         steps = persistent_steps(operations, times, self._blocks_in_step, self.empty)
-        if steps is None or (refused := self._refused(steps[0][0])) is None:
+        if steps is None or steps[0].size == 1:
             return steps
-        warnings.warn(
-            f"{self.device} cannot run a cluster of {steps[0][0].size} blocks ({refused}), so the steps of small "
-            "networks run on one block, which may take longer but is equally accurate. A part of a card (MIG), or a "
-            "limit on the multiprocessors of a process (MPS), may leave no room for a cluster.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        self._blocks_in_step = 1
-        return persistent_steps(operations, times, 1, self.empty)
-
-    def _refused(self, steps: Launch) -> Exception | None:
-        """The reason why the blocks of a kernel cannot be launched together, or None; tested by a launch of 0 steps."""
-        if steps.size == 1:
-            return None
-        function, arguments = self._bound(replace(steps, arguments=(np.int32(0), *steps.arguments[1:])))
+        # Whether the blocks can be launched together is tested by a launch of 0 steps.
+        function, arguments = self._bound(replace(steps[0], arguments=(np.int32(0), *steps[0].arguments[1:])))
         try:
             with self._current:
                 function(*arguments)
-        except cupy.cuda.driver.CUDADriverError as error:
-            if memory.exhausted(error):
+        except cupy.cuda.driver.CUDADriverError as refused:
+            if memory.exhausted(refused):
                 raise
-            refused: Exception = error
-            return refused
-        return None
-
-    def _in_turn(self, launched: Sequence[tuple[Launch, int]]) -> Callable[[], None]:
-        runs = [Recording([self._bound(launch)], count, self._streams, self._usage) for launch, count in launched]
-
-        def run_all() -> None:
-            for run in runs:
-                run()
-
-        return run_all
+            warnings.warn(
+                f"{self.device} cannot run a cluster of {steps[0].size} blocks ({refused}), so the steps of small "
+                "networks run on one block, which may take longer but is equally accurate. A part of a card (MIG), or "
+                "a limit on the multiprocessors of a process (MPS), may leave no room for a cluster.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        else:
+            return steps
+        self._blocks_in_step = 1
+        return persistent_steps(operations, times, 1, self.empty)
 
     def _bound(self, item: Launch | Gemm | Foreign) -> Call:
         match item:
             case Gemm(a, b, out, precision):
-                function, arguments = self._streams.cublas.bind(a, b, out, precision, cublas.layout(a, b, out))
                 # The arrays must stay alive because the call has only their addresses.
-                return _multiply, (function, arguments, (a, b, out))
+                return _multiply, (*self._streams.cublas.bind(a, b, out, precision), (a, b, out))
             case Foreign(function, arguments):
                 return function, arguments
         key = item.name, item.source
@@ -160,7 +146,7 @@ class CupyBackend:
 
     def transfer(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> CupyTransfer:
         with self._current:
-            return CupyTransfer(self.empty, rows, columns, dtype)
+            return CupyTransfer(rows, columns, dtype)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -176,7 +162,7 @@ class CupyBackend:
             except Exception as error:
                 if not memory.exhausted(error):
                     raise
-                raise memory.full(self.device, f"an operation for which there was none: {error}") from error
+                raise memory.full(f"an operation for which there was none: {error}") from error
             finally:
                 self._usage.leave()
 

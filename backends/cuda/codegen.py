@@ -12,24 +12,26 @@ gradients below 2⁻⁶³, whose sign Rprop uses, has no sign.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nnbp.errors import DTypeError, ShapeError
-from nnbp.graph.formula import Formula
-from nnbp.graph.ops import Array
+from nnbp.graph.ops import Array, Map, same
 
 SCALARS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.uint16): "nnbp_bf16"}
 """Element types in C. NumPy has no bfloat16, so its bits are stored as uint16; kernels only write them."""
 
+Empty: TypeAlias = Callable[[tuple[int, ...], DTypeLike], Array]
+"""A function that allocates an array of a shape and a dtype."""
+
 # Up to this value 32-bit indices suffice: adding the step of a grid-stride loop to any of them cannot overflow.
 NARROW = 2**30
-
 
 _TILES = ((64, 64), (64, 32), (32, 64), (32, 32), (32, 16), (16, 32), (16, 16))
 """Rows and columns of the tile of a result that a block computes at a time, in products without cuBLAS."""
@@ -56,8 +58,8 @@ class Launch:
     turns: int = 128
 
 
-def elementwise(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> Launch:
-    """One kernel for ``outputs = formula(inputs)``, with broadcasting; for scalars, vectors and matrices.
+def elementwise(item: Map) -> Launch:
+    """One kernel for a formula, with broadcasting; for scalars, vectors and matrices.
 
     It computes in the widest dtype of the outputs, or in float32 if they are bfloat16. Each thread reads all inputs of
     an element before it writes the outputs, so inputs and outputs may be the same arrays. Inputs that the formula does
@@ -67,94 +69,115 @@ def elementwise(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Arr
         ShapeError: there are more than two axes.
         DTypeError: an operand is neither float32 nor float64.
     """
-    rows, columns = _index_space(outputs[0])
-    for array in [*inputs, *(out for out in outputs if out.dtype != np.uint16)]:
-        _scalar(array, "an elementwise formula")
-    # The variables are renamed because the formula's names may be reserved words in C.
-    formula = replace(formula, inputs=tuple(f"x{k}" for k in range(len(inputs))))
-    operands = [Operand(f"p{k}", x, *strides(x)) for k, x in enumerate(inputs) if formula.uses(f"x{k}")]
-    operands += [Operand(f"q{k}", x, *strides(x)) for k, x in enumerate(outputs)]
-
+    out = item.outputs[0]
+    if out.ndim > 2:
+        raise ShapeError(
+            f"An elementwise formula has at most two axes on a GPU; received an output of shape {tuple(out.shape)}."
+        )
     # If the outputs are stored column by column, the loop runs in that order, too.
-    swapped = [replace(x, row=x.column, column=x.row) for x in operands]
-    first = -len(outputs)
-    if operands[first].index(rows, columns) != "i" and swapped[first].index(columns, rows) == "i":
-        operands, rows, columns = swapped, columns, rows
+    turned = out.flags.f_contiguous and not out.flags.c_contiguous
+    rows, columns = (1, 1, *(out.shape[::-1] if turned else out.shape))[-2:]
+    parameters = Parameters(columns, flat="i", turned=turned)
+    size = parameters.integers["n"] = rows * columns
+    scalars, steps, _, stores = parameters.formula(item, rows)
+    lines = [
+        f'extern "C" __global__ void elementwise({parameters.signature()})',
+        "{",
+        *(f"    {line}" for line in scalars),
+        "    NNBP_LOOP(i, n)",
+        "    {",
+        "        const I row = i / columns, column = i - row * columns;",
+        *(f"        {line}" for line in [*steps, *stores]),
+        "    }",
+        "}",
+    ]
+    return parameters.launch("elementwise", lines, size)
 
-    size = rows * columns
-    indices = {x.name: x.index(rows, columns) for x in operands}
-    integers = {"n": size}
-    if any(index not in ("i", "0") for index in indices.values()):
-        integers["columns"] = columns
-    for x in operands:
-        if indices[x.name] == x.strided:
-            integers |= {f"r{x.name}": x.row, f"c{x.name}": x.column}
-    wide = max(size, *(abs(x.row) * rows + abs(x.column) * columns for x in operands)) > NARROW
-    dtype = arithmetic(outputs)
-    source = header(dtype, wide) + _elementwise_source(formula, operands, indices, list(integers))
-    arguments = (*(x.array for x in operands), *map(np.int64 if wide else np.int32, integers.values()))
-    return Launch("elementwise", source, arguments, size)
 
-
-def arithmetic(outputs: Sequence[Array]) -> np.dtype[Any]:
+def arithmetic(outputs: Iterable[Array]) -> np.dtype[Any]:
     """The dtype that a kernel with these outputs computes in."""
     return np.result_type(np.float32, *(out.dtype for out in outputs if out.dtype != np.uint16))
 
 
-@dataclass(frozen=True)
-class Operand:
-    """An array in an elementwise kernel, with the distance in elements between its rows and between its columns."""
+class Parameters:
+    """The parameters of a generated kernel: one pointer per array, and the integers that its indices need.
 
-    name: str
-    array: Array
-    row: int
-    column: int
+    Attributes:
+        integers: by name.
 
-    @property
-    def strided(self) -> str:
-        """The index of an element, valid for any layout."""
-        return f"row * r{self.name} + column * c{self.name}"
+    Args:
+        columns: that the kernel goes through.
+        flat: index in C of an element of an array that has all rows and columns, without gaps.
+        turned: whether the columns of the kernel are the rows of the arrays.
+    """
 
-    @property
-    def place(self) -> str:
-        """The index of an element in C if a scalar, a row or a column is enough, else `strided`."""
-        return {(0, 0): "0", (0, 1): "column", (1, 0): "row"}.get((self.row, self.column), self.strided)
+    def __init__(self, columns: int, flat: str = "row * columns + column", *, turned: bool = False) -> None:
+        self.integers = {"columns": columns}
+        self._arrays: dict[str, Array] = {}
+        self._written: set[str] = set()
+        self._flat, self._turned, self._farthest = flat, turned, columns
 
-    def index(self, rows: int, columns: int) -> str:
-        """The index of an element, as simple as the layout allows; i counts the elements row by row."""
-        whole = (rows == 1 or self.row == columns) and (columns == 1 or self.column == 1)
-        return "i" if whole else self.place
+    def pointer(self, array: Array, *, written: bool = False) -> str:
+        """The name of the pointer to an array.
 
+        Raises:
+            DTypeError: the array is neither float32 nor float64; it may be bfloat16 if the kernel writes it.
+        """
+        if not (written and array.dtype == np.uint16):
+            _check_dtype(array, "an elementwise formula")
+        name = next((name for name, known in self._arrays.items() if same(known, array)), f"p{len(self._arrays)}")
+        self._arrays.setdefault(name, array)
+        if written:
+            self._written.add(name)
+        return name
 
-def _elementwise_source(
-    formula: Formula, operands: Sequence[Operand], indices: Mapping[str, str], integers: Sequence[str]
-) -> str:
-    parameters: list[str] = []
-    once: list[str] = []
-    loads: list[str] = []
-    for x in operands:
-        is_input = x.name[0] == "p"
-        parameters.append(f"{'const ' if is_input else ''}{SCALARS[x.array.dtype]}* {x.name}")
-        if is_input:
-            # A value that is the same for all elements is read once.
-            place = once if indices[x.name] == "0" else loads
-            place.append(f"const T x{x.name[1:]} = T({x.name}[{indices[x.name]}]);")
-    if "columns" in integers:
-        loads.insert(0, "const I row = i / columns, column = i - row * columns;")
-    steps, results = formula.c_source()
-    stores = [f"q{k}[{indices[f'q{k}']}] = {result};" for k, result in enumerate(results)]
-    return "\n".join(
-        [
-            f'extern "C" __global__ void elementwise({", ".join([*parameters, *(f"I {name}" for name in integers)])})',
-            "{",
-            *(f"    {line}" for line in once),
-            "    NNBP_LOOP(i, n)",
-            "    {",
-            *(f"        {line}" for line in [*loads, *steps, *stores]),
-            "    }",
-            "}\n",
+    def element(self, array: Array, rows: int, *, written: bool = False) -> str:
+        """The element of an array at `row` and `column`, in C; the kernel goes through so many rows."""
+        name = self.pointer(array, written=written)
+        row, column = strides(array)[::-1] if self._turned else strides(array)
+        columns = self.integers["columns"]
+        self._farthest = max(self._farthest, abs(row) * rows + abs(column) * columns)
+        # The layouts that steps use need no extra integers, so matrices of all sizes share a kernel. A single row or
+        # column is flat if the kernel goes through no more than that: of equal keys the last one counts.
+        places = {(0, 0): "0", (0, 1): "column", (1, 0): "row", (columns * (rows > 1), int(columns > 1)): self._flat}
+        if (row, column) not in places:
+            self.integers |= {f"r{name}": row, f"c{name}": column}
+        return f"{name}[{places.get((row, column), f'row * r{name} + column * c{name}')}]"
+
+    def formula(self, item: Map, rows: int) -> tuple[list[str], list[str], list[str], list[str]]:
+        """A formula in C at `row` and `column`.
+
+        Returns:
+            lines that read the inputs that have the same value for all elements; lines that read the others and
+            compute; the results; lines that store them.
+        """
+        # The variables are renamed because the formula's names may be reserved words in C.
+        formula = replace(item.formula, inputs=tuple(f"x{k}" for k in range(len(item.inputs))))
+        scalars: list[str] = []
+        loads: list[str] = []
+        for k, x in enumerate(item.inputs):
+            if formula.uses(f"x{k}"):
+                element = self.element(x, rows)
+                (scalars if element.endswith("[0]") else loads).append(f"const T x{k} = T({element});")
+        steps, results = formula.c_source()
+        outputs = zip(item.outputs, results, strict=False)
+        stores = [f"{self.element(out, rows, written=True)} = {result};" for out, result in outputs]
+        return scalars, [*loads, *steps], results, stores
+
+    def signature(self) -> str:
+        """The parameter list of the kernel's signature."""
+        pointers = [
+            f"{'' if name in self._written else 'const '}{SCALARS[array.dtype]}* {name}"
+            for name, array in self._arrays.items()
         ]
-    )
+        return ", ".join([*pointers, *(f"I {name}" for name in self.integers)])
+
+    def launch(self, name: str, lines: Sequence[str], *sizes: int) -> Launch:
+        """The launch of a kernel that consists of these lines; for the sizes see `Launch`."""
+        dtype = arithmetic(self._arrays[name] for name in self._written)
+        farthest = max(self._farthest, *self.integers.values())
+        arguments = (*self._arrays.values(), *self.integers.values())
+        return _launch(name, "\n".join([*lines, ""]), dtype, arguments, farthest, *sizes)
 
 
 def gather(source: Array, order: Array, counter: Array, stride: int, out: Array) -> Launch:
@@ -171,25 +194,22 @@ def gather(source: Array, order: Array, counter: Array, stride: int, out: Array)
             "gather copies contiguous rows by a contiguous order into a C-contiguous array; received strides "
             f"{source.strides}, {order.strides}, {out.strides} in bytes. Copy them with xp.ascontiguousarray."
         )
-    same_dtype(source, out, "gather")
-    wide = out.size > NARROW
-    integer = np.int64 if wide else np.int32
-    integers = (*map(np.int64, (stride, len(source), row_stride)), integer(columns), integer(out.size))
-    return Launch("gather", _file("gather", out.dtype, wide), (source, order, counter, out, *integers), out.size)
+    same_dtype("gather", out, source)
+    arguments = (source, order, counter, out, *map(np.int64, (stride, len(source), row_stride)), columns, out.size)
+    return _launch("gather", _text("gather"), out.dtype, arguments, out.size, out.size)
 
 
 def uniform(position: Array, key: tuple[int, int], out: Array) -> Launch:
     """The kernel that fills out from a key's stream, starting at position[0]; `advance` then moves the position."""
-    wide = out.size > NARROW
-    integer = np.int64 if wide else np.int32
-    arguments = (position, out, integer(out.size), np.uint64(key[0]), np.uint64(key[1]))
+    arguments = (position, out, out.size, np.uint64(key[0]), np.uint64(key[1]))
     # One iteration is a block of eight numbers; the position may lie inside the first block.
-    return Launch("uniform", _file("uniform", out.dtype, wide), arguments, -(-out.size // 8) + 1 if out.size else 0)
+    blocks = -(-out.size // 8) + 1
+    return _launch("uniform", _text("uniform"), out.dtype, arguments, out.size, blocks)
 
 
 def advance(position: Array, count: int) -> Launch:
     """The kernel for ``position[0] += count``."""
-    return Launch("advance", _file("advance", np.dtype(np.float32), False), (position, np.int64(count)), 1)
+    return _launch("advance", _text("advance"), np.dtype(np.float32), (position, np.int64(count)), 1, 1)
 
 
 def product(a: Array, b: Array, out: Array, blocks: int, threads: int) -> Launch:
@@ -206,20 +226,9 @@ def product(a: Array, b: Array, out: Array, blocks: int, threads: int) -> Launch
     high, wide = next(((h, w) for h, w in sizes if -(-n // h) * -(-m // w) >= blocks), sizes[-1])
     steps = (*strides(a), *strides(b), strides(out)[0])
     span = max(n * k, k * m, n * m, *(abs(step) * max(n, k, m) for step in steps))
-    integer = np.int64 if 2 * span > NARROW else np.int32
-    arguments = (a, b, out, *map(integer, (n, k, m, *steps)), np.int32(high), np.int32(wide))
+    arguments = (a, b, out, n, k, m, *steps, np.int32(high), np.int32(wide))
     tiles = -(-n // high) * -(-m // wide)
-    return Launch("product", _file("product", out.dtype, integer is np.int64), arguments, tiles, threads, 1)
-
-
-def _index_space(out: Array) -> tuple[int, int]:
-    """Rows and columns that all operands broadcast to."""
-    if out.ndim > 2:
-        raise ShapeError(
-            f"An elementwise formula has at most two axes on a GPU; received an output of shape {tuple(out.shape)}."
-        )
-    rows, columns = (1, 1, *out.shape)[-2:]
-    return rows, columns
+    return _launch("product", _text("product"), out.dtype, arguments, 2 * span, tiles, threads, 1)
 
 
 def strides(array: Array) -> tuple[int, int]:
@@ -230,33 +239,44 @@ def strides(array: Array) -> tuple[int, int]:
     return row, column
 
 
-def _scalar(array: Array, operation: str) -> str:
-    """The type of an array's elements in C."""
+def same_dtype(operation: str, out: Array, *arrays: Array) -> None:
+    """Raises a DTypeError unless the operands of an operation have one dtype, that of a kernel's arithmetic."""
+    _check_dtype(out, operation)
+    for array in arrays:
+        if array.dtype != out.dtype:
+            raise DTypeError(
+                f"The operands of {operation} have one dtype; received {array.dtype} for an output of {out.dtype}. "
+                "Cast it with .astype."
+            )
+
+
+def _check_dtype(array: Array, operation: str) -> None:
     if array.dtype == np.uint16 or array.dtype not in SCALARS:
         raise DTypeError(
             f"The operands of {operation} are float32 or float64; received {array.dtype}. Cast it with .astype."
         )
-    return SCALARS[array.dtype]
 
 
-def same_dtype(array: Array, out: Array, operation: str) -> None:
-    _scalar(out, operation)
-    if array.dtype != out.dtype:
-        raise DTypeError(
-            f"The operands of {operation} have one dtype; received {array.dtype} for an output of {out.dtype}. "
-            "Cast it with .astype."
-        )
+def _launch(
+    name: str, source: str, dtype: np.dtype[Any], arguments: Sequence[Any], farthest: int, *sizes: int
+) -> Launch:
+    """The launch of a kernel, with 32-bit indices if they suffice.
+
+    Args:
+        name: of the function in the source.
+        source: without the types T and I, and without the prelude.
+        dtype: the type T.
+        arguments: see `Launch`; a Python integer has the width of an index, I.
+        farthest: index.
+        sizes: see `Launch`.
+    """
+    wide = farthest > NARROW
+    types = f"typedef {SCALARS[dtype]} T;\ntypedef {'long long' if wide else 'int'} I;\n"
+    index = np.int64 if wide else np.int32
+    bound = tuple(index(value) if isinstance(value, int) else value for value in arguments)
+    return Launch(name, f"{types}{_text('prelude')}\n{source}", bound, *sizes)
 
 
 @cache
 def _text(name: str) -> str:
     return Path(__file__).with_name("kernels").joinpath(f"{name}.cu").read_text(encoding="utf-8")
-
-
-def header(dtype: np.dtype[Any], wide: bool) -> str:
-    return f"typedef {SCALARS[dtype]} T;\ntypedef {'long long' if wide else 'int'} I;\n{_text('prelude')}\n"
-
-
-def _file(name: str, dtype: np.dtype[Any], wide: bool) -> str:
-    """The source of a kernel file for this dtype."""
-    return header(dtype, wide) + _text(name)

@@ -7,18 +7,14 @@ other between operations. An operation reads from memory the results that an ear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from nnbp.graph.formula import trace
 from nnbp.graph.ops import Array, Map, Reduce
 
-from . import codegen
-from .codegen import SCALARS, Launch, Operand, arithmetic, header
+from .codegen import Empty, Launch, Parameters
 
 IDENTITY = trace(lambda x: x, "x")
 
@@ -50,73 +46,6 @@ _FOLD = {"sum": "{0} + {1}", "maximum": "nnbp_max({0}, {1})"}
 _NEUTRAL = {"sum": "T(0)", "maximum": "-T(INFINITY)"}
 
 
-class _Parameters:
-    """The parameters of a kernel: one pointer per array, and the integers that its indices need."""
-
-    def __init__(self, count: int) -> None:
-        self.columns = count
-        self.arrays: dict[tuple[Any, ...], tuple[str, Array]] = {}
-        self.integers: dict[str, int] = {"columns": count}
-        self._written: set[str] = set()
-        self.farthest = count
-
-    def element(self, array: Array, rows: int, *, written: bool = False) -> str:
-        """The element of an array at `row` and `column`, in C."""
-        name, array = self.pointer(array, written=written)
-        x = Operand(name, array, *codegen.strides(array))
-        self.farthest = max(self.farthest, abs(x.row) * rows + abs(x.column) * self.columns)
-        # The layouts that steps use need no extra integers, so matrices of all sizes share a kernel.
-        index = "row * columns + column" if (x.row, x.column) == (self.columns, 1) else x.place
-        if index == x.strided:
-            self.integers |= {f"r{name}": x.row, f"c{name}": x.column}
-        return f"{name}[{index}]"
-
-    def pointer(self, array: Array, *, written: bool = False) -> tuple[str, Array]:
-        """The name of the pointer to an array, and the first array object that used this pointer."""
-        key = array.data.ptr, array.dtype, tuple(array.shape), tuple(array.strides)
-        name, first = self.arrays.setdefault(key, (f"p{len(self.arrays)}", array))
-        if written:
-            self._written.add(name)
-        return name, first
-
-    def number(self, name: str, value: int) -> str:
-        """Adds an integer parameter and returns its name."""
-        self.integers[name] = value
-        return name
-
-    def signature(self) -> str:
-        """The parameter list of the kernel's signature."""
-        pointers = [
-            f"{'' if name in self._written else 'const '}{SCALARS[array.dtype]}* {name}"
-            for name, array in self.arrays.values()
-        ]
-        return ", ".join([*pointers, *(f"I {name}" for name in self.integers)])
-
-    def arguments(self) -> tuple[Any, ...]:
-        """The arguments, in the order of the signature."""
-        integer = np.int64 if self.wide else np.int32
-        return (*(array for _, array in self.arrays.values()), *map(integer, self.integers.values()))
-
-    @property
-    def wide(self) -> bool:
-        """Whether the indices need 64 bits."""
-        return max(self.farthest, *self.integers.values()) > codegen.NARROW
-
-
-def _formula(parameters: _Parameters, item: Map, rows: int) -> tuple[list[str], list[str], list[str]]:
-    """Lines of C that compute a formula at `row` and `column`, its results, and lines that store them."""
-    formula = replace(item.formula, inputs=tuple(f"x{k}" for k in range(len(item.inputs))))
-    lines = [
-        f"const T x{k} = T({parameters.element(x, rows)});" for k, x in enumerate(item.inputs) if formula.uses(f"x{k}")
-    ]
-    steps, results = formula.c_source()
-    stores = [
-        f"{parameters.element(out, rows, written=True)} = {result};"
-        for out, result in zip(item.outputs, results, strict=False)
-    ]
-    return [*lines, *steps], results, stores
-
-
 def columns(items: Sequence[Map | Reduce]) -> Launch:
     """One kernel for operations on matrices with the same number of columns, none of which combines columns.
 
@@ -125,15 +54,15 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
             writes to memory that another one uses, both must use the same array, or a row (1, m).
     """
     count = int(items[0].writes[0].shape[-1])
-    parameters, phases, most = _Parameters(count), [], 1
+    parameters, phases, most = Parameters(count), [], 1
     for k, item in enumerate(items):
         rows = int(item.a.shape[0] if isinstance(item, Reduce) else item.outputs[0].shape[0])
         most = max(most, rows)
-        bound = parameters.number(f"n{k}", rows)
-        loop = f"for (I row = line; row < {bound}; row += lines)"
+        parameters.integers[f"n{k}"] = rows
+        loop = f"for (I row = line; row < n{k}; row += lines)"
         if isinstance(item, Map):
-            steps, _, stores = _formula(parameters, item, rows)
-            body = [f"if (inside) {loop} {{", *(f"    {line}" for line in [*steps, *stores]), "}"]
+            scalars, steps, _, stores = parameters.formula(item, rows)
+            body = [f"if (inside) {loop} {{", *(f"    {line}" for line in [*scalars, *steps, *stores]), "}"]
         else:
             fold, a = _FOLD[item.fold], parameters.element(item.a, rows)
             out = parameters.element(item.out, 1, written=True)
@@ -151,30 +80,25 @@ def columns(items: Sequence[Map | Reduce]) -> Launch:
             ]
         # Some of the threads write a row, and all of them read it.
         phases += ["{", *(f"    {line}" for line in body), "}", "__syncthreads();"]
-    wide = _WIDTHS[most >= _TALL and count < _MANY]
-    parameters.number("wide", wide)
-    source = "\n".join(
-        [
-            f'extern "C" __launch_bounds__({_MOST}) __global__ void columns({parameters.signature()})',
-            "{",
-            f"    NNBP_SHARED(T, shared, {_MOST});",
-            "    const int line = int(threadIdx.x) / int(wide), lane = int(threadIdx.x) - line * int(wide);",
-            "    const int lines = int(blockDim.x) / int(wide);",
-            "    for (I base = I(blockIdx.x) * wide; base < columns; base += wide * I(gridDim.x)) {",
-            "        const I column = base + lane;",
-            "        const bool inside = column < columns;",
-            *(f"        {line}" for line in phases),
-            "    }",
-            "}\n",
-        ]
-    )
-    dtype = arithmetic([array for item in items for array in item.writes])
+    wide = parameters.integers["wide"] = _WIDTHS[most >= _TALL and count < _MANY]
+    source = [
+        f'extern "C" __launch_bounds__({_MOST}) __global__ void columns({parameters.signature()})',
+        "{",
+        f"    NNBP_SHARED(T, shared, {_MOST});",
+        "    const int line = int(threadIdx.x) / int(wide), lane = int(threadIdx.x) - line * int(wide);",
+        "    const int lines = int(blockDim.x) / int(wide);",
+        "    for (I base = I(blockIdx.x) * wide; base < columns; base += wide * I(gridDim.x)) {",
+        "        const I column = base + lane;",
+        "        const bool inside = column < columns;",
+        *(f"        {line}" for line in phases),
+        "    }",
+        "}",
+    ]
     lines = min(_MOST // wide, 2 ** (most - 1).bit_length())
-    whole = header(dtype, parameters.wide) + source
-    return Launch("columns", whole, parameters.arguments(), count, wide * lines, wide)
+    return parameters.launch("columns", source, count, wide * lines, wide)
 
 
-def row_sums(item: Map, summand: int, out: Array, empty: Callable[[tuple[int, ...], DTypeLike], Array]) -> list[Launch]:
+def row_sums(item: Map, summand: int, out: Array, empty: Empty) -> list[Launch]:
     """``out[i, 0] = Σ_j r[i, j]``, where r is the result `summand` of a formula whose outputs are written as well.
 
     Several blocks share a sum of many terms, and a second kernel adds their partial sums, always in the same order.
@@ -187,53 +111,40 @@ def row_sums(item: Map, summand: int, out: Array, empty: Callable[[tuple[int, ..
     """
     rows, count = map(int, np.broadcast_shapes(*(tuple(x.shape) for x in (*item.inputs, *item.outputs))))
     parts = max(1, min(-(-count // _SUMMANDS), -(-_BLOCKS // max(1, rows))))
-    if parts == 1:
-        return [_row_sums(item, summand, out, (rows, count, 1))]
-    partial = empty((rows, parts), out.dtype)
-    rest = Map(IDENTITY, (partial,), ())
-    return [_row_sums(item, summand, partial, (rows, count, parts)), _row_sums(rest, 0, out, (rows, parts, 1))]
-
-
-def _row_sums(item: Map, summand: int, out: Array, sizes: tuple[int, int, int]) -> Launch:
-    rows, count, parts = sizes
-    parameters = _Parameters(count)
-    steps, results, stores = _formula(parameters, item, rows)
-    sums, _ = parameters.pointer(out, written=True)
-    tasks = rows * parts
-    width = -(-count // parts)
+    sums = out if parts == 1 else empty((rows, parts), out.dtype)
+    tasks, width = rows * parts, -(-count // parts)
     # A block sums several short rows at a time.
     threads = min(THREADS, max(_WARP, 2 ** (width - 1).bit_length()))
-    for name, value in (("tasks", tasks), ("parts", parts), ("width", width), ("threads", threads)):
-        parameters.number(name, value)
-    source = "\n".join(
-        [
-            f'extern "C" __launch_bounds__({THREADS}) __global__ void row_sums({parameters.signature()})',
-            "{",
-            f"    NNBP_SHARED(T, shared, {THREADS});",
-            "    const I abreast = I(blockDim.x) / threads, place = I(threadIdx.x) / threads;",
-            "    const I thread = I(threadIdx.x) - place * threads;",
-            "    for (I base = I(blockIdx.x) * abreast; base < tasks; base += abreast * I(gridDim.x)) {",
-            "        const I task = base + place;",
-            "        T sum = T(0);",
-            "        if (task < tasks) {",
-            "            const I row = task / parts, first = (task - row * parts) * width;",
-            "            const I end = first + width < columns ? first + width : columns;",
-            "            for (I column = first + thread; column < end; column += threads) {",
-            *(f"                {line}" for line in [*steps, *stores, f"sum += {results[summand]};"]),
-            "            }",
-            "        }",
-            "        shared[threadIdx.x] = sum;",
-            "        __syncthreads();",
-            "        for (I half = threads / 2; half > 0; half /= 2) {",
-            "            if (thread < half) shared[threadIdx.x] += shared[threadIdx.x + half];",
-            "            __syncthreads();",
-            "        }",
-            f"        if (thread == 0 && task < tasks) {sums}[task] = shared[threadIdx.x];",
-            "        __syncthreads();",
-            "    }",
-            "}\n",
-        ]
-    )
-    dtype = arithmetic([*item.outputs, out])
-    whole = header(dtype, parameters.wide) + source
-    return Launch("row_sums", whole, parameters.arguments(), tasks, THREADS, THREADS // threads)
+    parameters = Parameters(count)
+    parameters.integers |= {"tasks": tasks, "parts": parts, "width": width, "threads": threads}
+    scalars, steps, results, stores = parameters.formula(item, rows)
+    pointer = parameters.pointer(sums, written=True)
+    source = [
+        f'extern "C" __launch_bounds__({THREADS}) __global__ void row_sums({parameters.signature()})',
+        "{",
+        f"    NNBP_SHARED(T, shared, {THREADS});",
+        "    const I abreast = I(blockDim.x) / threads, place = I(threadIdx.x) / threads;",
+        "    const I thread = I(threadIdx.x) - place * threads;",
+        "    for (I base = I(blockIdx.x) * abreast; base < tasks; base += abreast * I(gridDim.x)) {",
+        "        const I task = base + place;",
+        "        T sum = T(0);",
+        "        if (task < tasks) {",
+        "            const I row = task / parts, first = (task - row * parts) * width;",
+        "            const I end = first + width < columns ? first + width : columns;",
+        "            for (I column = first + thread; column < end; column += threads) {",
+        *(f"                {line}" for line in [*scalars, *steps, *stores, f"sum += {results[summand]};"]),
+        "            }",
+        "        }",
+        "        shared[threadIdx.x] = sum;",
+        "        __syncthreads();",
+        "        for (I half = threads / 2; half > 0; half /= 2) {",
+        "            if (thread < half) shared[threadIdx.x] += shared[threadIdx.x + half];",
+        "            __syncthreads();",
+        "        }",
+        f"        if (thread == 0 && task < tasks) {pointer}[task] = shared[threadIdx.x];",
+        "        __syncthreads();",
+        "    }",
+        "}",
+    ]
+    launch = parameters.launch("row_sums", source, tasks, THREADS, THREADS // threads)
+    return [launch] if parts == 1 else [launch, *row_sums(Map(IDENTITY, (sums,), ()), 0, out, empty)]

@@ -80,7 +80,7 @@ class Cublas:
         weakref.finalize(self, cublas.destroy, self._handle).atexit = False
         self.bytes = 2**25 if capability >= 90 else 2**22
         # α = 1 and β = 0 for every product; cuBLAS reads them on the host at each call.
-        self._factors = {np.dtype(t): np.array([1, 0], t) for t in (np.float32, np.float64)}
+        self._scales = {np.dtype(t): np.array([1, 0], t) for t in (np.float32, np.float64)}
 
     def use(self, stream: int, workspace: int) -> None:
         """Sends all following products to a stream, with the address of a workspace.
@@ -92,22 +92,19 @@ class Cublas:
         self._cublas.set_workspace(self._handle, workspace, self.bytes)
 
     def bind(
-        self, a: Array, b: Array, out: Array, precision: Precision | None, laid: Layout
+        self, a: Array, b: Array, out: Array, precision: Precision | None
     ) -> tuple[Callable[..., None], tuple[Any, ...]]:
         """The call for ``out = a @ b``; for "bf16", a and b contain bfloat16 stored as uint16."""
-        factors = self._factors[out.dtype]
-        alpha = factors.ctypes.data
-        beta = alpha + factors.itemsize
-        pointers = b.data.ptr, a.data.ptr, out.data.ptr
-        transb, transa, m, n, k, ldb, lda, ldc = laid
+        scales = self._scales[out.dtype]
+        alpha, beta = scales.ctypes.data, scales.ctypes.data + scales.itemsize
+        transb, transa, m, n, k, ldb, lda, ldc = layout(a, b, out)
         head = self._handle, transb, transa, m, n, k, alpha
         if precision is None:
             function = self._cublas.sgemm if out.dtype == np.float32 else self._cublas.dgemm
-            return function, (*head, pointers[0], ldb, pointers[1], lda, beta, pointers[2], ldc)
+            return function, (*head, b.data.ptr, ldb, a.data.ptr, lda, beta, out.data.ptr, ldc)
         kind, compute = (_R_32F, _COMPUTE_32F_FAST_TF32) if precision == "tf32" else (_R_16BF, _COMPUTE_32F)
-        factors_of = (*head, pointers[0], kind, ldb, pointers[1], kind, lda)
-        tail = (beta, pointers[2], _R_32F, ldc, compute, _DEFAULT_ALGORITHM)
-        return self._cublas.gemm_ex, (*factors_of, *tail)
+        factors = b.data.ptr, kind, ldb, a.data.ptr, kind, lda
+        return self._cublas.gemm_ex, (*head, *factors, beta, out.data.ptr, _R_32F, ldc, compute, _DEFAULT_ALGORITHM)
 
 
 def _by_rows(array: Array) -> int | None:

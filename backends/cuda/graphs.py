@@ -10,14 +10,13 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import cupy
 import numpy as np
-from numpy.typing import DTypeLike
 
 from nnbp.errors import NnbpError
 
@@ -51,34 +50,29 @@ class Streams:
         lock: ensures that only one thread calls the methods, since networks in several threads share a device.
 
     Args:
-        device: CuPy's device.
-        name: of the device, as users write it.
+        index: of the device.
     """
 
     _of: ClassVar[weakref.WeakValueDictionary[int, Streams]] = weakref.WeakValueDictionary()
 
-    def __init__(self, device: Any, name: str) -> None:
-        self.device, self.lock, self._name = device, RLock(), name
-        with device:
-            self.cublas = Cublas(int(device.compute_capability))
+    def __init__(self, index: int) -> None:
+        self.device, self.lock = cupy.cuda.Device(index), RLock()
+        with self.device:
+            self.cublas = Cublas(int(self.device.compute_capability))
         self._workspaces: OrderedDict[int, Any] = OrderedDict()
         self._capturing: Any = None
 
     @classmethod
-    def of(cls, index: int, name: str) -> Streams:
+    def of(cls, index: int) -> Streams:
         """The shared object of a device, which is freed with its last user: handle and workspaces use GPU memory."""
         found = cls._of.get(index)
         if found is None:
-            found = cls._of[index] = cls(cupy.cuda.Device(index), name)
+            found = cls._of[index] = cls(index)
         return found
-
-    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
-        """A new array; if it does not fit, the error of `memory.empty`."""
-        return memory.empty(shape, dtype, self._name)
 
     def workspace(self, stream: Any) -> Any:
         """The memory that cuBLAS may use on the current stream. A graph that uses it keeps it alive, too."""
-        return _recent(self._workspaces, int(stream.ptr), lambda: self.empty(self.cublas.bytes, np.uint8))
+        return _recent(self._workspaces, int(stream.ptr), lambda: memory.empty(self.cublas.bytes, np.uint8))
 
     def use(self, stream: Any) -> None:
         """Sends products to the current stream."""
@@ -92,7 +86,6 @@ class Streams:
         """
         if self._capturing is None:
             self._capturing = cupy.cuda.Stream(non_blocking=True)
-        graph, failed = None, None
         # Not while the other stream is current: CuPy keeps freed memory for the stream that it was taken on.
         workspace = self.workspace(stream)
         with self._capturing as capturing, _no_collection():
@@ -103,19 +96,14 @@ class Streams:
                     for _ in range(times):
                         for function, arguments in calls:
                             function(*arguments)
-            except Exception as error:
-                failed = error
-            finally:
-                # Always, even after Ctrl-C, because otherwise the stream would stay in capture mode.
-                try:
-                    graph = capturing.end_capture()
-                except Exception as error:
-                    failed = failed or error
-        if failed is not None and memory.exhausted(failed):
-            raise failed
-        if failed is not None:
-            raise CaptureError(f"{type(failed).__name__}: {failed}") from failed
-        return Graph(graph, workspace)
+                return Graph(capturing.end_capture(), workspace)
+            except BaseException as error:
+                # Even after Ctrl-C, because otherwise the stream would stay in capture mode.
+                with suppress(Exception):
+                    capturing.end_capture()
+                if not isinstance(error, Exception) or memory.exhausted(error):
+                    raise
+                raise CaptureError(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ _NO_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "STATUS_A
 """Names in the messages of CUDA's runtime, its driver and its libraries when memory is full."""
 
 
-def empty(shape: int | tuple[int, ...], dtype: DTypeLike, device: str) -> Any:
-    """A new array on the current GPU, whose name is `device`.
+def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+    """A new array on the current GPU.
 
     Raises:
         DeviceMemoryError: there is no room for it.
@@ -34,7 +34,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike, device: str) -> Any:
             raise
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         what = f"one of shape {shape} and dtype {np.dtype(dtype)}, {size / 2**20:,.1f} MiB"
-        raise full(device, what) from error
+        raise full(what) from error
 
 
 def exhausted(error: BaseException) -> bool:
@@ -60,11 +60,11 @@ def free_and_total() -> tuple[int, int]:
     return free, total
 
 
-def full(device: str, what: str) -> DeviceMemoryError:
-    """The error that states what did not fit on the current device, how much is free and what helps."""
+def full(what: str) -> DeviceMemoryError:
+    """The error that states what did not fit on the current GPU, how much is free and what helps."""
     free, total = free_and_total()
     return DeviceMemoryError(
-        f"Arrays must fit into the memory of {device}; received {what}, but {free / 2**20:,.1f} of "
-        f"{total / 2**20:,.1f} MiB are free. Take a smaller batch_size or network, free arrays of your own, check with "
-        '`nvidia-smi` who else uses memory on the card, or use device="cpu".'
+        f"Arrays must fit into the memory of cuda:{cupy.cuda.runtime.getDevice()}; received {what}, but "
+        f"{free / 2**20:,.1f} of {total / 2**20:,.1f} MiB are free. Take a smaller batch_size or network, free arrays "
+        'of your own, check with `nvidia-smi` who else uses memory on the card, or use device="cpu".'
     )

@@ -9,17 +9,17 @@ eight blocks, a cluster, which has a hardware barrier; on other GPUs there is on
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from nnbp.graph.ops import Advance, Array, Foreign, Gather, Gemm, Operation, Uniform, conflict
+from nnbp.graph.ops import Advance, Foreign, Gather, Gemm, Operation, Uniform, conflict
 
 from . import codegen, codegen_fused
-from .codegen import Launch
-from .fusion import Joined, fused, launches
+from .codegen import Empty, Launch
+from .fusion import Group, fused
+from .lowering import launches
 
 _STEPS = 1024
 """Maximum number of steps per launch, so that the device is free for other work from time to time."""
@@ -57,10 +57,8 @@ def most_blocks(capability: int, multiprocessors: int) -> int:
     return _CLUSTER if capability >= 90 and multiprocessors >= 2 * _CLUSTER else 1
 
 
-def persistent_steps(
-    operations: Sequence[Operation], times: int, most: int, empty: Callable[[tuple[int, ...], DTypeLike], Array]
-) -> list[tuple[Launch, int]] | None:
-    """Launches that run the operations `times` times, and how often to launch each of them.
+def persistent_steps(operations: Sequence[Operation], times: int, most: int, empty: Empty) -> list[Launch] | None:
+    """Launches that run the operations `times` times in all.
 
     The result is None if the operations are too much work, or if some of them are not generated kernels.
 
@@ -76,13 +74,13 @@ def persistent_steps(
     blocks = min(most, 2 ** max(0, (work // _LEAST).bit_length() - 1))
     wait = _BLOCKS_WAIT if blocks > 1 else _THREADS_WAIT
     kernel = _Kernel()
-    since: list[Joined] = []
+    since: list[Operation | Group] = []
     for operation in fused(operations):
         if any(conflict(before, operation) for before in since):
             kernel.lines.append(wait)
             since = []
         since.append(operation)
-        for k, item in enumerate(launches([operation], empty)):
+        for k, item in enumerate(launches(operation, empty)):
             if k:
                 kernel.lines.append(wait)
                 since = [operation]
@@ -95,11 +93,9 @@ def persistent_steps(
     if len(kernel.arguments) >= _ARGUMENTS:
         return None
     source = kernel.source(blocks)
-    whole, rest = divmod(times, _STEPS)
     return [
-        (Launch("steps", source, (np.int32(steps), *kernel.arguments), blocks, codegen_fused.THREADS, 1), count)
-        for steps, count in ((_STEPS, whole), (rest, 1))
-        if steps and count
+        Launch("steps", source, (np.int32(min(_STEPS, left)), *kernel.arguments), blocks, codegen_fused.THREADS, 1)
+        for left in range(times, 0, -_STEPS)
     ]
 
 
@@ -124,26 +120,23 @@ class _Kernel:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.arguments: list[Any] = []
-        self._parameters = ["int times"]
         self._names: dict[str, str] = {}
 
     def call(self, launch: Launch) -> None:
         """Adds a call of a kernel as a function, which all launches of the same source share."""
         place = self._names.setdefault(launch.source, f"part{len(self._names)}")
-        names = []
-        for argument in launch.arguments:
-            names.append(f"a{len(self.arguments)}")
-            pointer = "" if isinstance(argument, np.generic) else "*"
-            self._parameters.append(f"{_TYPES[argument.dtype.name]}{pointer} {names[-1]}")
-            self.arguments.append(argument)
+        names = [f"a{len(self.arguments) + k}" for k in range(len(launch.arguments))]
         self.lines.append(f"{place}::{launch.name}({', '.join(names)});")
+        self.arguments += launch.arguments
 
     def source(self, blocks: int) -> str:
         """The whole source, in CUDA C++."""
         functions = [f"namespace {place} {{\n{_as_function(source)}\n}}\n" for source, place in self._names.items()]
-        bounds = f"__launch_bounds__({codegen_fused.THREADS})" + (
-            f" __cluster_dims__({blocks}, 1, 1)" if blocks > 1 else ""
-        )
+        cluster = f" __cluster_dims__({blocks}, 1, 1)" if blocks > 1 else ""
+        parameters = [
+            f"{_TYPES[x.dtype.name]}{'' if isinstance(x, np.generic) else '*'} a{k}"
+            for k, x in enumerate(self.arguments)
+        ]
         return "\n".join(
             [
                 "#undef NNBP_SHARED",
@@ -152,7 +145,8 @@ class _Kernel:
                 "    type* const name = reinterpret_cast<type*>(shared_by_all)",
                 f"__shared__ __align__(16) unsigned char shared_by_all[{_SHARED}];",
                 *functions,
-                f'extern "C" {bounds} __global__ void steps({", ".join(self._parameters)})',
+                f'extern "C" __launch_bounds__({codegen_fused.THREADS}){cluster}',
+                f"__global__ void steps({', '.join(['int times', *parameters])})",
                 "{",
                 "#pragma unroll 1",
                 "    for (int step = 0; step < times; ++step) {",

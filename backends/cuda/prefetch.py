@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import cupy
@@ -22,17 +22,16 @@ class CupyTransfer:
     into it waits for this event. `sent` is recorded after the copy; the computation waits for it, and so does the host
     before it writes to the pinned memory again. The host is therefore at most two batches ahead.
 
+    The device must be current during construction and in all methods.
+
     Args:
-        empty: allocates an array of a shape and a dtype on the device, which must be current here and in all methods.
         rows: maximum number of samples per batch.
         columns: number of columns of each array.
         dtype: of all arrays.
     """
 
-    def __init__(
-        self, empty: Callable[[tuple[int, int], DTypeLike], Any], rows: int, columns: Sequence[int], dtype: DTypeLike
-    ) -> None:
-        self.windows = [empty((2 * rows, n), dtype) for n in columns]
+    def __init__(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> None:
+        self.windows = [memory.empty((2 * rows, n), dtype) for n in columns]
         self._staging = [[_pinned((rows, n), np.dtype(dtype)) for n in columns] for _ in range(2)]
         self._copying = cupy.cuda.Stream(non_blocking=True)
         self._read, self._sent = ([cupy.cuda.Event(disable_timing=True) for _ in range(2)] for _ in range(2))

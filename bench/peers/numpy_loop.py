@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from ..cases import Problem
 from ..peer import Peer
 
-__all__ = ["NumpyLoop"]
-
 
 class NumpyLoop(Peer):
     """A bare loop."""

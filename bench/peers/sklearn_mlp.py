@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from ..peer import Peer
 
-__all__ = ["SklearnMlp"]
-
 
 class SklearnMlp(Peer):
     """MLPClassifier without momentum, weight decay or early end."""

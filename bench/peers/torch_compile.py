@@ -6,8 +6,6 @@ from typing import Any
 
 from .torch_eager import TorchEager
 
-__all__ = ["TorchCompile"]
-
 
 class TorchCompile(TorchEager):
     """torch.compile; the optimizer is not the fused one, as the compiler fuses it. On a GPU, what it makes runs as

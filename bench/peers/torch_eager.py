@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from ..cases import Problem
 from ..peer import Peer
 
-__all__ = ["TorchEager"]
-
 _MATMUL = {"fp32": "highest", "tf32": "high", "bf16": "highest"}
 """PyTorch's names for the precision of products of float32 matrices; with bf16 they are cast."""
 
@@ -53,9 +51,8 @@ class TorchEager(Peer):
     def lacks(cls, device: str) -> str | None:
         import torch
 
-        index = int(device.partition(":")[2] or 0)
-        if device == "cpu" or index < torch.cuda.device_count():
-            return super().lacks(device)
+        if device == "cpu" or int(device.partition(":")[2]) < torch.cuda.device_count():
+            return None
         found = torch.cuda.device_count() or "no"
         return f"torch {torch.__version__} sees {found} GPU: {device} needs a build of PyTorch for CUDA, and a driver"
 

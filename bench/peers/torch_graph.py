@@ -7,8 +7,6 @@ from collections.abc import Callable
 from ..cases import Problem
 from .torch_eager import TorchEager
 
-__all__ = ["TorchGraph"]
-
 _WARM_UP = 3
 """Steps before the capture: libraries allocate their workspaces, the optimizer its slots."""
 

@@ -1,8 +1,7 @@
-"""What the commands share: exit codes, errors in the arguments, signals, and kinds of arguments."""
+"""What the commands share: exit codes, errors, signals, and the words on standard error."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import signal
 import sys
@@ -10,22 +9,11 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
-from functools import partial
 from typing import Any, TypeVar
 
-from nnbp.errors import (
-    DataError,
-    DeviceFallbackWarning,
-    DeviceUnavailableError,
-    DivergenceError,
-    DTypeError,
-    MissingDependencyError,
-    ModelFileError,
-    ShapeError,
-)
-from nnbp.validation import not_negative, number, whole_number
+from nnbp import errors
 
 T = TypeVar("T")
 
@@ -52,15 +40,18 @@ class UsageError(Exception):
 class Terminated(KeyboardInterrupt):
     """SIGTERM arrived: what ends a command as Ctrl-C does, with another exit code."""
 
+    def __str__(self) -> str:
+        return "ended by SIGTERM"
+
 
 _CODES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Exit], ...] = (
     (Terminated, Exit.TERMINATED),
     (KeyboardInterrupt, Exit.INTERRUPTED),
     (UsageError, Exit.USAGE),
-    ((DataError, ShapeError, DTypeError), Exit.DATA),
-    (ModelFileError, Exit.MODEL_FILE),
-    (DivergenceError, Exit.DIVERGED),
-    ((DeviceUnavailableError, MissingDependencyError, MemoryError, OSError), Exit.RESOURCES),
+    ((errors.DataError, errors.ShapeError, errors.DTypeError), Exit.DATA),
+    (errors.ModelFileError, Exit.MODEL_FILE),
+    (errors.DivergenceError, Exit.DIVERGED),
+    ((errors.DeviceUnavailableError, errors.MissingDependencyError, MemoryError, OSError), Exit.RESOURCES),
 )
 
 
@@ -92,13 +83,15 @@ def arguments_checked() -> Iterator[None]:
 def noted_fallback(make: Callable[[], T]) -> tuple[T, str | None]:
     """What `make` makes, and why the CPU stands in for the GPU that was asked for, if it does."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DeviceFallbackWarning)
+        warnings.simplefilter("always", errors.DeviceFallbackWarning)
         made = make()
-    reasons = [str(item.message) for item in caught if item.category is DeviceFallbackWarning]
+    reason = None
     for item in caught:
-        if item.category is not DeviceFallbackWarning:
+        if item.category is errors.DeviceFallbackWarning:
+            reason = str(item.message)
+        else:
             warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-    return made, reasons[0] if reasons else None
+    return made, reason
 
 
 @contextmanager
@@ -119,54 +112,11 @@ def _terminate(number: int, frame: Any) -> None:
     raise Terminated
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> AbstractContextManager[None]:
     """SIGTERM raises `Terminated`, so that a command can save what it has."""
-    with _handling({signal.SIGTERM: _terminate}):
-        yield
+    return _handling({signal.SIGTERM: _terminate})
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> AbstractContextManager[None]:
     """Neither Ctrl-C nor SIGTERM is heard: for the moments in which results are saved."""
-    with _handling({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
-        yield
-
-
-def _argument(read: Callable[[str], Any], check: Callable[[str, Any], T]) -> Callable[[str], T]:
-    """A type of arguments of the command line: `read` makes a value of the text, `check` checks it by a name."""
-
-    def argument(text: str) -> T:
-        try:
-            value = read(text)
-        except ValueError:
-            value = text
-        try:
-            return check("the value", value)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return argument
-
-
-count = _argument(int, partial(whole_number, low=1))
-whole = _argument(int, partial(whole_number, low=0))
-positive = _argument(float, partial(number, interval="(0, inf)"))
-fraction = _argument(float, partial(number, interval="[0, 1)"))
-decay = _argument(float, not_negative)
-
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "model": {"metavar": "MODEL", "help": "a run folder or a model file"},
-    "source": {"metavar": "SOURCE", "help": "the name of a set, or a CSV, TSV, Parquet, NPY or NPZ file"},
-    "--device": {"default": "auto", "metavar": "D", "help": "auto, cpu, cuda or cuda:N (default auto)"},
-    "--json": {"action": "store_true", "help": "print one JSON object"},
-    "--activation": {"metavar": "NAME", "help": "of the hidden layers (default: every one)"},
-    "--loss": {"metavar": "NAME", "help": "the loss (default: every one)"},
-    "--seed": {"type": whole, "default": 0, "metavar": "N", "help": "of parameters and data (default 0)"},
-}
-
-
-def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Adds options that several commands have."""
-    for name in names:
-        parser.add_argument(name, **_OPTIONS[name])
+    return _handling({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN})

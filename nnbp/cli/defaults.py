@@ -6,7 +6,6 @@ Where an argument is left out, the default follows from the data; all of it ends
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from nnbp.nn.layers import Dense, Dropout, Layer
 from nnbp.optim import optimizers, schedules
 from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder
 from nnbp.tabular.readers import load_source
-from nnbp.tabular.table import Source, numbers, train_test_split
+from nnbp.tabular.table import Source, train_test_split
 from nnbp.training.trainer import TrainingOptions
 
 Samples = tuple[NDArray[np.float64], NDArray[Any]]
@@ -108,7 +107,7 @@ def _preprocessor(source: Source) -> tuple[TablePreprocessor, bool]:
     numeric = [column for column in fitted.columns if isinstance(column, NumberColumn)]
     if len(numeric) < len(fitted.columns):
         return fitted, False
-    matrix = np.column_stack([numbers(source, column.name) for column in numeric])
+    matrix = np.column_stack([source.numbers(column.name) for column in numeric])
     matrix = np.where(np.isnan(matrix), [column.median for column in numeric], matrix)
     if not _in_one_unit(matrix):
         return fitted, False
@@ -127,54 +126,15 @@ def _in_one_unit(matrix: NDArray[np.float64]) -> bool:
     return bool(matrix.shape[1] >= _COLUMNS_OF_ONE_UNIT and low < high and 2 * reach.sum() >= matrix.shape[1])
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """A network that is to be trained, and how.
-
-    Attributes:
-        layers: the number of inputs, and all layers.
-        network: other arguments of `Network`.
-        training: arguments of `Network.fit`.
-        config: all that a run depends on, as config.toml has it.
-    """
-
-    layers: list[int | Layer]
-    network: dict[str, Any]
-    training: dict[str, Any]
-    config: dict[str, dict[str, Any]]
-
-    def build(self) -> Network:
-        """The network; UsageError if an argument cannot be used."""
-        with arguments_checked():
-            return Network(self.layers, **self.network)
-
-
-def choose_settings(arguments: argparse.Namespace, data: PreparedData) -> TrainingSettings:
-    """The arguments of `nnbp train`, with defaults that follow from the data for those that were left out.
+def choose_settings(arguments: argparse.Namespace, data: PreparedData) -> dict[str, dict[str, Any]]:
+    """All that a run depends on, as config.toml has it; defaults follow from the data.
 
     Raises:
         UsageError: an argument cannot be used.
     """
     samples, n_in = data.train[0].shape
     labels, pixels = data.target.labels, data.one_unit
-    loss = arguments.loss or ("squared_error" if not labels else _CLASS_LOSSES[len(labels) > 2])
-    shape = {
-        "hidden": _given(arguments.hidden, [min(512, max(32, (8 if pixels else 4) * n_in))]),
-        "dropout": _given(arguments.dropout, 0.5 if pixels else 0.2),
-        "input_dropout": _given(arguments.input_dropout, 0.2 if pixels else 0.0),
-    }
-    network = {
-        "activation": arguments.activation,
-        "loss": loss,
-        # ΣW²/2 counts as much as the cost of one sample does, as in scikit-learn's LogisticRegression with its C of 1.
-        "weight_decay": _given(arguments.weight_decay, 1.0 / samples),
-        "dtype": arguments.dtype,
-        "device": arguments.device,
-        "seed": arguments.seed,
-    }
-    training = _training(arguments, samples)
-    patience = _given(arguments.patience, max(15, training["epochs"] // 10)) if data.validation else None
-    config = {
+    return {
         "data": {
             "source": str(arguments.source),
             "target": data.source.target_name,
@@ -183,20 +143,29 @@ def choose_settings(arguments: argparse.Namespace, data: PreparedData) -> Traini
             "validation_fraction": arguments.validation_fraction,
             "standardised": "together" if pixels else "by column",
         },
-        "network": {**shape, **network},
-        "training": {**training, "patience": patience},
+        "network": {
+            "hidden": _given(arguments.hidden, [min(512, max(32, (8 if pixels else 4) * n_in))]),
+            "dropout": _given(arguments.dropout, 0.5 if pixels else 0.2),
+            "input_dropout": _given(arguments.input_dropout, 0.2 if pixels else 0.0),
+            "activation": arguments.activation,
+            "loss": arguments.loss or ("squared_error" if not labels else _CLASS_LOSSES[len(labels) > 2]),
+            # ΣW²/2 counts as much as the cost of one sample does, as in scikit-learn's LogisticRegression with its
+            # C of 1.
+            "weight_decay": _given(arguments.weight_decay, 1.0 / samples),
+            "dtype": arguments.dtype,
+            "device": arguments.device,
+            "seed": arguments.seed,
+        },
+        "training": _training(arguments, samples, validated=data.validation is not None),
     }
-    outputs = 1 if not labels or loss == "binary_cross_entropy" else len(labels)
-    layers = [n_in, *_layers(**shape), Dense(outputs)]
-    return TrainingSettings(layers, network, {**training, "early_stopping": patience or None}, config)
 
 
 def _given(argument: Any, default: Any) -> Any:
     return default if argument is None else argument
 
 
-def _training(arguments: argparse.Namespace, samples: int) -> dict[str, Any]:
-    """Arguments of `Network.fit`, checked before there is a run folder."""
+def _training(arguments: argparse.Namespace, samples: int, *, validated: bool) -> dict[str, Any]:
+    """Arguments of `Network.fit`, checked before there is a run folder, and the patience of early stopping."""
     batch_size = arguments.batch_size or (64 if samples <= 20_000 else 256 if samples <= 200_000 else 1024)
     epochs = arguments.epochs or min(1000, max(100, _UPDATES // -(-samples // batch_size)))
     with arguments_checked():
@@ -210,17 +179,31 @@ def _training(arguments: argparse.Namespace, samples: int) -> dict[str, Any]:
         "learning_rate": _given(arguments.learning_rate, 0.002 if arguments.optimizer == "adam" else None),
         "schedule": arguments.schedule,
         "clip_norm": arguments.clip_norm,
+        "patience": _given(arguments.patience, max(15, epochs // 10)) if validated else None,
     }
 
 
-def _layers(hidden: Sequence[int], dropout: float, input_dropout: float) -> Iterator[Layer]:
-    """The hidden layers."""
+def build_network(data: PreparedData, hidden: list[int], dropout: float, input_dropout: float, **more: Any) -> Network:
+    """The network of the settings; UsageError if one of them cannot be used.
+
+    Args:
+        data: what it is trained on.
+        hidden: units of the hidden layers.
+        dropout: rate after each of them.
+        input_dropout: rate of the features.
+        more: other arguments of `Network`.
+    """
+    layers: list[int | Layer] = [data.train[0].shape[1]]
     if input_dropout:
-        yield Dropout(input_dropout)
+        layers.append(Dropout(input_dropout))
     for units in hidden:
-        yield Dense(units)
+        layers.append(Dense(units))
         if dropout:
-            yield Dropout(dropout)
+            layers.append(Dropout(dropout))
+    labels = data.target.labels
+    layers.append(Dense(1 if not labels or more["loss"] == "binary_cross_entropy" else len(labels)))
+    with arguments_checked():
+        return Network(layers, **more)
 
 
 def describe_layers(network: Network) -> str:
@@ -235,14 +218,3 @@ def describe_layers(network: Network) -> str:
             case _:
                 parts.append(layer.kind)
     return " → ".join(parts)
-
-
-def hidden_sizes(text: str) -> Sequence[int]:
-    """The argument 64,32 or none."""
-    try:
-        units = [] if text.lower() == "none" else [int(part) for part in text.split(",")]
-    except ValueError:
-        units = [0]
-    if min(units, default=1) < 1:
-        raise argparse.ArgumentTypeError(f"expected sizes of hidden layers, such as 64,32, or none; received {text!r}.")
-    return units

@@ -11,33 +11,32 @@ import textwrap
 from dataclasses import asdict
 from typing import Any
 
+from nnbp.cli.common import Exit
+from nnbp.cli.options import add_shared
+from nnbp.cli.output import two_columns
 from nnbp.device.cuda_libraries import libraries
 from nnbp.device.host import blas
 from nnbp.device.probe import Reason, cuda_command, cupy_distributions
 from nnbp.device.select import DeviceInfo, devices
-from nnbp.formatting import json_text
+from nnbp.formatting import counted, json_text
 from nnbp.requirements import LIBRARIES, pip_install
 from nnbp.version import installed
 
-_EXIT_NO_GPU = 6
+_GLUE = "\N{NO-BREAK SPACE}"
 
 _NEEDED = ("nnbp", "numpy", "safetensors", "threadpoolctl")
 
 _OPTIONAL = {requirement.partition(">")[0]: requirement for requirement in LIBRARIES.values()}
 """The requirement of each optional library, by the name under which it is installed."""
 
+HELP = "show versions, BLAS, memory, and which devices work or how to fix them"
+DESCRIPTION = "Shows versions, BLAS and memory, and for each device that it works, or the reason and the fix."
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Adds the command `doctor` to the command line."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="show versions, BLAS, memory, and which devices work or how to fix them",
-        description="Shows versions, BLAS and memory, and for each device that it works, or the reason and the fix.",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--require-gpu", action="store_true", help=f"exit {_EXIT_NO_GPU} if no GPU works")
-    parser.set_defaults(run=run)
-    return parser
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `nnbp doctor`."""
+    add_shared(parser, "--json")
+    parser.add_argument("--require-gpu", action="store_true", help=f"exit {Exit.RESOURCES} if no GPU works")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     report = _report(found)
     print(json_text(report) if arguments.json else _page(report, found))
     works = any(device.works for device in found if device.name != "cpu")
-    return _EXIT_NO_GPU if arguments.require_gpu and not works else 0
+    return Exit.RESOURCES if arguments.require_gpu and not works else Exit.DONE
 
 
 def _report(found: list[DeviceInfo]) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
             "name": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
             "cores": os.cpu_count(),
-            "usable_cores": _usable_cores(),
+            "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "memory_total": cpu.memory_total,
             "memory_free": cpu.memory_free,
         },
@@ -74,25 +73,24 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
     }
 
 
-def _usable_cores() -> int | None:
-    """The number of cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return os.cpu_count() if affinity is None else len(affinity(0))
-
-
 def _page(report: dict[str, Any], found: list[DeviceInfo]) -> str:
-    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 110))
     sections = {
         "Software": _software(report),
         "Machine": _machine(report, found[0]),
         "Devices": [row for device in found for row in _device_rows(device)],
     }
-    left = 2 + max(len(name) for rows in sections.values() for name, _ in rows)
-    blocks = []
-    for title, rows in sections.items():
-        lines = [_row(name, text, left, width) for name, text in rows]
-        blocks.append("\n".join([title, *lines]))
-    return "\n\n".join(blocks)
+    rows = []
+    for title, section in sections.items():
+        rows += [("", ""), (title, ""), *((f"  {name}", _glued(text)) for name, text in section)]
+    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 110))
+    return two_columns(rows[1:], width).replace(_GLUE, " ")
+
+
+def _glued(text: str) -> str:
+    """The text with commands in backticks that no line break falls into."""
+    parts = text.split("`")
+    parts[1::2] = [part.replace(" ", _GLUE) for part in parts[1::2]]
+    return "`".join(parts)
 
 
 def _software(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -124,13 +122,10 @@ def _cuda(report: dict[str, Any]) -> list[tuple[str, str]]:
         return rows
     no_driver = any(device["reason"] == Reason.NO_DRIVER for device in devices)
     for library in others:
-        if library["name"] == "cuBLAS" and (no_driver or not library["installed"]):
+        if library["loads"] or (library["name"] == "cuBLAS" and (no_driver or not library["installed"])):
             continue
-        if not library["installed"]:
-            rows.append((library["name"], "not installed"))
-        elif not library["loads"]:
-            message = textwrap.shorten(library["message"], 100, placeholder=" …")
-            rows.append((library["name"], f"does not load: {message}"))
+        message = textwrap.shorten(library["message"], 100, placeholder=" …")
+        rows.append((library["name"], f"does not load: {message}" if library["installed"] else "not installed"))
     if len(rows) > 1 and len(wheels) == 1:
         fix = cuda_command(wheels)
         if not any(fix in device["fix"] for device in devices):
@@ -140,15 +135,13 @@ def _cuda(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _machine(report: dict[str, Any], cpu: DeviceInfo) -> list[tuple[str, str]]:
     system, blas = report["system"], report["blas"]
-    cores = f"{system['cores']} cores" if system["cores"] != 1 else "1 core"
+    cores = counted(system["cores"], "core")
     if system["usable_cores"] != system["cores"]:
         cores += f", {system['usable_cores']} of them for this process"
     memory = [f"{system['memory_total'] / 2**30:.1f} GiB"] if system["memory_total"] else ["unknown"]
     if system["memory_free"]:
         memory.append(f"{system['memory_free'] / 2**30:.1f} GiB free")
-    threads = f"threads unknown: {blas['threads_from']}"
-    if blas["threads"]:
-        threads = "1 thread" if blas["threads"] == 1 else f"{blas['threads']} threads"
+    threads = counted(blas["threads"], "thread") if blas["threads"] else f"threads unknown: {blas['threads_from']}"
     limits = "".join(f", {name}={value}" for name, value in blas["environment"].items())
     return [
         ("System", f"{system['name']}, {system['machine']}"),
@@ -165,20 +158,3 @@ def _device_rows(device: DeviceInfo) -> list[tuple[str, str]]:
         return [(device.name, f"works: {facts}" if facts else "works")]
     seen = [("", facts)] if facts else []
     return [(device.name, f"does not work: {device.message}"), *seen, ("", f"fix: {device.fix}")]
-
-
-def _row(name: str, text: str, left: int, width: int) -> str:
-    """A name and its text in two columns; a command in backticks is never broken."""
-    glue = "\N{NO-BREAK SPACE}"
-    parts = text.split("`")
-    parts[1::2] = [part.replace(" ", glue) for part in parts[1::2]]
-    margin = " " * (left + 2)
-    wrapped = textwrap.fill(
-        "`".join(parts),
-        width,
-        initial_indent=f"  {name:{left}}",
-        subsequent_indent=margin,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return wrapped.replace(glue, " ")

@@ -9,12 +9,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from nnbp.cli.common import Exit, Terminated, exit_code, say, terminable
+from nnbp.cli.common import Exit, exit_code, say, terminable
 from nnbp.registry import suggest
 from nnbp.version import __version__
 
 COMMANDS = ("train", "predict", "evaluate", "gradcheck", "parity", "doctor")
-"""The commands, in the order of the help page; each is a file of this folder with `add_parser` and `run`."""
+"""The commands, in the order of the help page. Each is a file of this folder with `add_arguments` and `run`, and with
+HELP and DESCRIPTION for the help pages."""
 
 _EPILOG = """\
 first steps:
@@ -93,17 +94,18 @@ def _parser(named: str | None) -> argparse.ArgumentParser:
     parser.set_defaults(debug=False)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
     for name in [named] if named in COMMANDS else COMMANDS:
-        command = import_module(f"nnbp.cli.{name}").add_parser(subparsers)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command = import_module(f"nnbp.cli.{name}")
+        page = subparsers.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
+        command.add_arguments(page)
+        page.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        page.set_defaults(run=command.run)
     return parser
 
 
 def _error_text(error: BaseException) -> str:
     """The paragraph that tells of an error."""
-    if isinstance(error, Terminated):
-        return "ended by SIGTERM."
     if isinstance(error, KeyboardInterrupt):
-        return "ended by Ctrl-C."
+        return f"{str(error) or 'ended by Ctrl-C'}."
     if isinstance(error, MemoryError):
         return f"out of memory: {str(error) or 'no more to be had'}. Use fewer rows, fewer units or smaller batches."
     text = str(error)

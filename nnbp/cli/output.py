@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnbp.cli.common import say
+from nnbp.device.probe import probe
 from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number
 
 
@@ -19,17 +20,20 @@ def note(command: str, messages: Sequence[str]) -> None:
         say(command, f"note: {message}")
 
 
-def print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """Prints names and texts in two columns."""
-    width = max(len(name) for name, _ in rows) + 2
-    terminal = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0
-    for name, text in rows:
-        line = f"{name:{width}}{text}".rstrip()
-        if len(line) > terminal > width + 20:
-            wrapper = textwrap.TextWrapper(terminal, subsequent_indent=" " * width)
-            wrapper.break_long_words = wrapper.break_on_hyphens = False
-            line = wrapper.fill(line)
-        print(line)
+def two_columns(rows: Sequence[tuple[str, str]], width: int | None = None) -> str:
+    """Names and texts in two columns.
+
+    Args:
+        rows: names and texts; a name alone is a title.
+        width: from which lines are broken, if it leaves room for text; None is that of a terminal.
+    """
+    margin = max(len(name) for name, _ in rows) + 2
+    if width is None:
+        width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=" " * margin)
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    lines = [f"{name:{margin}}{text}".rstrip() for name, text in rows]
+    return "\n".join(wrapper.fill(line) if len(line) > width > margin + 20 else line for line in lines)
 
 
 def describe_target(name: str, labels: Sequence[Any]) -> str:
@@ -37,8 +41,13 @@ def describe_target(name: str, labels: Sequence[Any]) -> str:
     return f"{name!r}, {counted(len(labels), 'class', 'classes')}" if labels else f"{name!r}, a quantity"
 
 
-def training_rows(result: Mapping[str, Any], device: str) -> list[tuple[str, str]]:
-    """The rows that `nnbp train` prints."""
+def training_rows(result: Mapping[str, Any], asked: str) -> list[tuple[str, str]]:
+    """The rows that `nnbp train` prints.
+
+    Args:
+        result: what `nnbp train --json` prints.
+        asked: the device that was asked for.
+    """
     columns = counted(result["columns"], "column")
     if result["features"] != result["columns"]:
         columns += f" ({counted(result['features'], 'feature')})"
@@ -46,22 +55,27 @@ def training_rows(result: Mapping[str, Any], device: str) -> list[tuple[str, str
         ("Data", describe_rows(result)),
         ("Target", f"{describe_target(result['target'], result['labels'])}, from {columns}"),
         ("Network", f"{result['network']}; {counted(result['parameters'], 'parameter')}, {result['dtype']}"),
-        ("Device", device),
+        ("Device", _device(result, asked)),
         ("Training", describe_training(result)),
     ]
     if result["stopped"] and result["status"] == "done":
         rows.append(("", f"stopped early: {result['stopped']}"))
     if result["metrics"]:
-        rows.append(("", ""))
-        rows.append(("Held out", counted(result["rows"]["held_out"], "row")))
-        rows += [(f"  {name}", value) for name, value in metric_rows(result["metrics"])]
+        metrics = dict(metric_rows(result["metrics"]))
         if "baseline_accuracy" in result:
-            base = number(result["baseline_accuracy"])
-            rows[-len(result["metrics"])] = (
-                "  accuracy",
-                f"{number(result['metrics']['accuracy'])} (always naming the most frequent class: {base})",
-            )
+            metrics["accuracy"] += f" (always naming the most frequent class: {number(result['baseline_accuracy'])})"
+        rows += [("", ""), ("Held out", counted(result["rows"]["held_out"], "row"))]
+        rows += [(f"  {name}", value) for name, value in metrics.items()]
     rows += [("", ""), ("Run folder", result["run"]), ("Report", result["report"])]
     if result["model"]:
         rows.append(("Next", f"nnbp predict {shlex.quote(result['run'])} {shlex.quote(result['path'])}"))
     return rows
+
+
+def _device(result: Mapping[str, Any], asked: str) -> str:
+    """The device, and the reason if it is the CPU in place of a GPU."""
+    if result["device_fallback"]:
+        return f"{result['device']}. {result['device_fallback']}"
+    if asked == "auto" and result["device"] == "cpu":
+        return f"cpu (no GPU works here: {probe(0).message}; nnbp doctor tells more)"
+    return str(result["device"])

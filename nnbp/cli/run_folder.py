@@ -8,87 +8,59 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from nnbp.device.host import blas
 from nnbp.device.probe import cupy_distributions
 from nnbp.errors import ModelFileError
-from nnbp.formatting import json_text
 from nnbp.requirements import optional
-from nnbp.training.callbacks import Callback, TrainingState
+from nnbp.training.callbacks import Callback, History, TrainingState
 from nnbp.version import installed
 
-CONFIG, ENVIRONMENT, METRICS, MODEL, REPORT = (
-    "config.toml",
-    "environment.json",
-    "metrics.csv",
-    "model.safetensors",
-    "report.html",
-)
+CONFIG = "config.toml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.csv"
+MODEL = "model.safetensors"
+REPORT = "report.html"
 
 _PACKAGES = ("nnbp", "numpy", "safetensors", "scikit-learn", "pandas", "pyarrow", "matplotlib", "tqdm")
 
 
-class RunFolder:
-    """A new folder, and the files in it.
+def create(out: str | None, source: str) -> Path:
+    """Makes a folder of its own for a run.
 
     Args:
-        path: of the folder.
+        out: where; None is the first of runs/<source>-1, -2, … that is free.
+        source: what is trained on, a file's path or the name of a set.
+
+    Raises:
+        FileExistsError: `out` is there already and not empty: no run overwrites another.
+        MissingDependencyError: tomli-w, which writes the configuration, is not installed.
     """
+    _toml_writer()
+    if out is not None:
+        path = Path(out)
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise FileExistsError(
+                f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out."
+            )
+        return path
+    stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
+    number = 1
+    while True:
+        path = Path("runs", f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    @classmethod
-    def create(cls, out: str | None, source: str, parent: str = "runs") -> Self:
-        """A folder of its own for a run.
-
-        Args:
-            out: where; None is the first of runs/<source>-1, -2, … that is free.
-            source: what is trained on, a file's path or the name of a set.
-            parent: the folder of runs that are given no place.
-
-        Raises:
-            FileExistsError: `out` is there already and not empty: no run overwrites another.
-            MissingDependencyError: tomli-w, which writes the configuration, is not installed.
-        """
-        _toml_writer()
-        if out is not None:
-            path = Path(out)
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise FileExistsError(
-                    f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out."
-                )
-            return cls(path)
-        stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
-        number = 1
-        while True:
-            path = Path(parent, f"{stem}-{number}")
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                number += 1
-            else:
-                return cls(path)
-
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
-
-    def write_config(self, config: Mapping[str, Mapping[str, Any]]) -> None:
-        """Writes config.toml; TOML has no word for nothing, so settings that are None are left out."""
-        tables = {
-            name: {key: value for key, value in table.items() if value is not None} for name, table in config.items()
-        }
-        (self / CONFIG).write_text(_toml_writer().dumps(tables), encoding="utf-8")
-
-    def write_environment(self, facts: Mapping[str, Any]) -> None:
-        """Writes environment.json."""
-        (self / ENVIRONMENT).write_text(json_text(facts) + "\n", encoding="utf-8")
-
-    def write_report(self, page: str) -> None:
-        """Writes report.html."""
-        (self / REPORT).write_text(page, encoding="utf-8")
+def write_config(path: Path, config: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes config.toml; TOML has no word for nothing, so settings that are None are left out."""
+    tables = {name: {key: value for key, value in table.items() if value is not None} for name, table in config.items()}
+    path.write_text(_toml_writer().dumps(tables), encoding="utf-8")
 
 
 class MetricsFile(Callback):
@@ -96,11 +68,17 @@ class MetricsFile(Callback):
 
     Args:
         path: of the file, which is there from now on.
+
+    Attributes:
+        history: that of the training, also if an interruption keeps `fit` from returning it.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self.history = path, History()
         path.write_text("", encoding="utf-8")
+
+    def on_train_begin(self, state: TrainingState) -> None:
+        self.history = state.history
 
     def on_epoch_end(self, state: TrainingState) -> None:
         head = [["epoch", *state.logs, "learning_rate"]] if state.epoch == 1 else []

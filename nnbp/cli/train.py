@@ -5,47 +5,30 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nnbp.cli.common import (
-    Exit,
-    Terminated,
-    UsageError,
-    add_options,
-    arguments_checked,
-    count,
-    decay,
-    fraction,
-    noted_fallback,
-    positive,
-    say,
-    undisturbed,
-    whole,
-)
-from nnbp.cli.defaults import PreparedData, TrainingSettings, choose_settings, describe_layers, hidden_sizes, prepare
-from nnbp.cli.output import print_rows, training_rows
+from nnbp.cli import run_folder
+from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted_fallback, say, undisturbed
+from nnbp.cli.defaults import PreparedData, build_network, choose_settings, describe_layers, prepare
+from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, positive, whole
+from nnbp.cli.output import training_rows, two_columns
 from nnbp.cli.report.page import render
-from nnbp.cli.run_folder import METRICS, MODEL, REPORT, MetricsFile, RunFolder, environment
-from nnbp.device.probe import probe
+from nnbp.cli.run_folder import MetricsFile
 from nnbp.errors import DivergenceError
 from nnbp.formatting import json_text
 from nnbp.network import Network
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import BUILTIN
-from nnbp.training.callbacks import Callback, History, TrainingState
+
+HELP = "train a network on a table, and leave a run folder"
+DESCRIPTION = (
+    "Trains a network on a table: numbers are standardised, texts one-hot encoded, missing cells imputed. Some rows "
+    "are held out to tell how good it is. All it leaves is in one new run folder: config.toml, environment.json, "
+    "metrics.csv, model.safetensors, report.html. Ctrl-C ends it early and keeps the best weights so far."
+)
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Adds the command `train` to the command line."""
-    parser = subparsers.add_parser(
-        "train",
-        usage="nnbp train SOURCE [--target COLUMN] [options]",
-        help="train a network on a table, and leave a run folder",
-        description=(
-            "Trains a network on a table: numbers are standardised, texts one-hot encoded, missing cells imputed. Some "
-            "rows are held out to tell how good it is. All it leaves is in one new run folder: config.toml, "
-            "environment.json, metrics.csv, model.safetensors, report.html. Ctrl-C ends it early and keeps the best "
-            "weights so far."
-        ),
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `nnbp train`."""
+    parser.usage = "nnbp train SOURCE [--target COLUMN] [options]"
     add = parser.add_argument
     add("source", metavar="SOURCE", help=f"{', '.join(BUILTIN)}, or a CSV, TSV, Parquet, NPY or NPZ file")
     add("--target", metavar="COLUMN", help="what to predict: a column's name; of NPY its index; of NPZ the key of y")
@@ -58,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--input-dropout", type=fraction, metavar="RATE", help="of the features (default 0; 0.2 for pixels)")
     add("--weight-decay", type=decay, metavar="λ", help="λ of J (default: 1 / number of training rows)")
     add("--dtype", choices=("float32", "float64"), default="float32", help="default float32")
-    add_options(parser, "--device")
+    add_shared(parser, "--device")
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, metavar="N", help="at most (default: 100 to 1000, about 2500 updates)")
     add("--batch-size", type=count, metavar="M", help="default: 64; more for more than 20 000 rows")
@@ -66,53 +49,44 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--learning-rate", type=positive, metavar="η", help="default: 0.002 for adam, else the optimizer's own")
     add("--schedule", metavar="NAME", help="of the learning rate (default constant)")
     add("--clip-norm", type=positive, metavar="G", help="bound on the norm of the gradient (default none)")
-    add(
-        "--patience",
-        type=whole,
-        metavar="N",
-        help="epochs without a lower validation loss; 0: no end (default 15 or more)",
-    )
-    add(
-        "--validation-fraction",
-        type=fraction,
-        default=0.1,
-        metavar="F",
-        help="of the rows, for validation (default 0.1)",
-    )
+    patience = "epochs without a lower validation loss; 0: no end (default 15 or more)"
+    add("--patience", type=whole, metavar="N", help=patience)
+    validation = "of the rows, for validation (default 0.1)"
+    add("--validation-fraction", type=fraction, default=0.1, metavar="F", help=validation)
     add("--test-fraction", type=fraction, default=0.2, metavar="F", help="of the rows, held out (default 0.2)")
     add("--seed", type=whole, default=0, metavar="N", help="of splits, weights, shuffles and masks (default 0)")
     add = parser.add_argument_group("output").add_argument
     add("--out", metavar="FOLDER", help="the run folder, new or empty (default runs/SOURCE-1, -2, …)")
     add("--quiet", action="store_true", help="no progress on standard error")
-    add_options(parser, "--json")
-    parser.set_defaults(run=run)
-    return parser
+    add_shared(parser, "--json")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, saves, prints the result; 0, 5 if it diverged, 130 and 143 if Ctrl-C and SIGTERM ended it."""
     data = prepare(arguments)
     settings = choose_settings(arguments, data)
-    network, fallback = noted_fallback(settings.build)
+    network, fallback = noted_fallback(lambda: build_network(data, **settings["network"]))
     try:
-        folder = RunFolder.create(arguments.out, arguments.source)
+        folder = run_folder.create(arguments.out, arguments.source)
     except FileExistsError as error:
         raise UsageError(str(error)) from error
-    facts = environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
-    folder.write_config(settings.config)
-    folder.write_environment(facts)
-    code, status, reason, history = _train(arguments, data, settings, network, folder)
+    facts = run_folder.environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
+    run_folder.write_config(folder / run_folder.CONFIG, settings)
+    (folder / run_folder.ENVIRONMENT).write_text(json_text(facts) + "\n", encoding="utf-8")
+    rows = MetricsFile(folder / run_folder.METRICS)
+    code, reason = _train(network, data, rows, False if arguments.quiet else "auto", **settings["training"])
+    history = rows.history
     model = TableModel(network, data.preprocessor, data.target, {"source": data.source.name})
     if history.epochs:
         with undisturbed():
-            model.save(folder / MODEL)
+            model.save(folder / run_folder.MODEL)
     result: dict[str, Any] = {
-        "status": status,
+        "status": code.name.lower(),  # done, diverged, interrupted or terminated
         "source": data.source.name,
         "path": arguments.source,
         "target": data.source.target_name,
         "task": data.target.task,
-        "labels": list(data.target.labels),
+        "labels": data.target.labels,
         "rows": data.rows(),
         "columns": len(data.preprocessor.columns),
         "features": len(data.preprocessor.feature_names),
@@ -123,58 +97,39 @@ def run(arguments: argparse.Namespace) -> int:
         "device_fallback": fallback,
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
-        "stopped": reason,
+        "stopped": reason or history.stopped,
         "seconds": history.seconds,
         "metrics": {},
-        "run": str(folder.path),
-        "model": str(folder / MODEL) if history.epochs else None,
-        "report": str(folder / REPORT),
+        "run": str(folder),
+        "model": str(folder / run_folder.MODEL) if history.epochs else None,
+        "report": str(folder / run_folder.REPORT),
     }
     evaluation = model.evaluate(data.test) if history.epochs and data.test is not None else None
     if evaluation is not None:
         result["metrics"] = evaluation.metrics
         if data.target.labels:
             result["baseline_accuracy"] = model.baseline(evaluation.truth)
-    folder.write_report(render(result, history, settings.config, facts, evaluation))
+    page = render(result, history, settings, facts, evaluation)
+    (folder / run_folder.REPORT).write_text(page, encoding="utf-8")
     if code:
         _explain(result)
-    if arguments.json:
-        print(json_text(result))
-    else:
-        print_rows(training_rows(result, _device_with_reason(arguments.device, result)))
+    print(json_text(result) if arguments.json else two_columns(training_rows(result, arguments.device)))
     return code
 
 
-class _Keeper(Callback):
-    """Holds on to the history: `fit` returns none if it is interrupted."""
-
-    def __init__(self) -> None:
-        self.history = History()
-
-    def on_train_begin(self, state: TrainingState) -> None:
-        self.history = state.history
-
-
 def _train(
-    arguments: argparse.Namespace, data: PreparedData, settings: TrainingSettings, network: Network, folder: RunFolder
-) -> tuple[Exit, str, str | None, History]:
-    """Trains; the exit code, the status in one word, the reason to end before the last epoch, and the history."""
-    keeper = _Keeper()
-    metrics = ["accuracy"] if data.target.labels else ["r2"]
-    rows = MetricsFile(folder / METRICS)
+    network: Network, data: PreparedData, rows: MetricsFile, progress: bool | str, patience: int | None, **options: Any
+) -> tuple[Exit, str | None]:
+    """Trains; the exit code, and what interrupted the training, if anything did."""
     try:
         with arguments_checked():
             network.fit(
-                *data.train, **settings.training, validation_data=data.validation, metrics=metrics,
-                callbacks=[keeper, rows], progress=False if arguments.quiet else "auto",
+                *data.train, **options, validation_data=data.validation, early_stopping=patience or None,
+                metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=[rows], progress=progress,
             )  # fmt: skip
-    except Terminated:
-        return Exit.TERMINATED, "terminated", "ended by SIGTERM", keeper.history
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED, "interrupted", "ended by Ctrl-C", keeper.history
-    except DivergenceError as error:
-        return Exit.DIVERGED, "diverged", str(error), keeper.history
-    return Exit.DONE, "done", keeper.history.stopped, keeper.history
+    except (KeyboardInterrupt, DivergenceError) as error:
+        return exit_code(error), str(error) or "ended by Ctrl-C"
+    return Exit.DONE, None
 
 
 def _explain(result: dict[str, Any]) -> None:
@@ -186,12 +141,3 @@ def _explain(result: dict[str, Any]) -> None:
     else:
         kept = f"The best weights so far, those of epoch {result['best_epoch']} of {result['epochs']}, are saved"
     say("nnbp train", f"{result['stopped'].rstrip('.')}. {kept}; the run folder is {result['run']}.")
-
-
-def _device_with_reason(asked: str, result: dict[str, Any]) -> str:
-    """The device, and the reason if it is the CPU in place of a GPU."""
-    if result["device_fallback"]:
-        return f"{result['device']}. {result['device_fallback']}"
-    if asked == "auto" and result["device"] == "cpu":
-        return f"cpu (no GPU works here: {probe(0).message}; nnbp doctor tells more)"
-    return str(result["device"])

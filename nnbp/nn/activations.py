@@ -1,16 +1,16 @@
 """Activation functions: a = f(z), and f'(z).
 
-An activation is one class with its formula `f` and its derivative `df`, in NumPy code. Both are traced and compiled
-for the device (see `nnbp.graph.formula`), so a class of your own runs fused on the GPU, too:
+An activation is one class with its formula `f` in NumPy code. It is traced and compiled for the device (see
+`nnbp.graph.formula`), so a class of your own runs fused on the GPU, too. The derivative `df` follows from the formula,
+unless the class gives one:
 
 >>> class Softsign(Activation):
 ...     name = "softsign"
 ...
 ...     def f(self, z):
 ...         return z / (1 + abs(z))
-...
-...     def df(self, z, a):
-...         return (1 - abs(a)) ** 2
+>>> float(Softsign().df(1.0, 0.5))
+0.25
 
 All formulas here are stable: no overflow, no warning and exact limits for any finite z.
 """
@@ -23,6 +23,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from nnbp.graph.builder import Builder
+from nnbp.graph.derivative import derivative
 from nnbp.graph.formula import trace
 from nnbp.graph.ops import Array, Reduce
 from nnbp.registry import Named
@@ -32,7 +33,8 @@ from nnbp.validation import number
 class Activation(Named, kind="activation"):
     """a = f(z), elementwise, and its derivative.
 
-    Subclasses give `name`, `f` and `df`. Numbers that a formula needs (a slope, say) are attributes of the object.
+    Subclasses give `name` and `f`, and `df` if they know a better formula than the derived one. Numbers that a formula
+    needs (a slope, say) are attributes of the object.
     """
 
     name: ClassVar[str]
@@ -48,10 +50,8 @@ class Activation(Named, kind="activation"):
         raise NotImplementedError(f"{type(self).__name__} has no formula: define f(self, z), which returns f(z).")
 
     def df(self, z: Any, a: Any) -> Any:
-        """f'(z), from z and a = f(z); a formula of a alone saves the memory for z."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no derivative: define df(self, z, a), which returns f'(z)."
-        )
+        """f'(z), from z and a = f(z); by default derived from f. A formula of a alone saves the memory for z."""
+        return derivative(self.f, z)
 
     @property
     def needs_z(self) -> bool:

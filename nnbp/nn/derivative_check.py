@@ -1,4 +1,7 @@
-"""A check of users' own formulas: does `df` belong to `f`, `dcost` to `cost`, and `cost_z` to both?"""
+"""A check of users' own formulas: does `df` belong to `f`, `dcost` to `cost`, and `cost_z` to both?
+
+A derivative that follows from the formula is checked as well, at little cost: the formula may be undefined somewhere.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ _TARGETS = np.concatenate([np.linspace(0.07, 0.93, 11), np.arange(-2.0, 4.0), [-
 
 
 def check_activation(f: Activation) -> None:
-    """Compares f' with central differences of f for z in [−30, 30], away from its kinks.
+    """Compares f' with central differences of f for z in [−30, 30], away from its kinks; derived ones, too.
 
     Raises:
         GradientError: they differ by more than 1e-6, relative to 1 + |f'|; or f is not finite in [−4, 4].
@@ -42,11 +45,13 @@ def check_activation(f: Activation) -> None:
     with np.errstate(all="ignore"):
         expected, settled = _differences(f.f, z)
         given = np.asarray(f.df(z, f.f(z))) + np.zeros_like(z)
-    _judge(
-        f"The derivative of the activation {f!r} is wrong: df(z, a) has to be the derivative of f(z)",
-        {"z": z}, given, expected, settled | ((np.abs(z) < 4.1) & ~np.isfinite(expected)),
-        "Correct df, or name the points where it jumps in `kinks`.",
-    )  # fmt: skip
+    if type(f).df is Activation.df:
+        what = f"The activation {f!r} has no derivative: it is derived from f(z), which has to be finite near 0"
+        fix = "Correct f, or give the derivative as df(self, z, a)."
+    else:
+        what = f"The derivative of the activation {f!r} is wrong: df(z, a) has to be the derivative of f(z)"
+        fix = "Correct df, or name the points where it jumps in `kinks`."
+    _judge(what, {"z": z}, given, expected, settled | ((np.abs(z) < 4.1) & ~np.isfinite(expected)), fix)
 
 
 def check_loss(loss: Loss, output: Activation) -> None:

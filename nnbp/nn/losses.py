@@ -1,17 +1,17 @@
 """Loss functions: C(h, y) of one sample, and its derivative.
 
-An elementwise loss is one class with `cost` and `dcost`, in NumPy code, which is traced and compiled for the device; C
-is the sum over the outputs. The losses that have a canonical output activation (identity, sigmoid, softmax,
-exponential) are computed from z, where the derivative is ∂C/∂z = h − y and nothing overflows.
+An elementwise loss is one class with `cost` in NumPy code, which is traced and compiled for the device; C is the sum
+over the outputs. The derivative `dcost` follows from the formula, unless the class gives one. The losses that have a
+canonical output activation (identity, sigmoid, softmax, exponential) are computed from z, where the derivative is
+∂C/∂z = h − y and nothing overflows.
 
 >>> class LogCosh(Loss):
 ...     name = "log_cosh"
 ...
 ...     def cost(self, h, y):
 ...         return np.abs(h - y) + np.log1p(np.exp(-2.0 * np.abs(h - y))) - np.log(2.0)
-...
-...     def dcost(self, h, y):
-...         return np.tanh(h - y)
+>>> print(f"{LogCosh().dcost(1.0, 0.0):.12f} {np.tanh(1.0):.12f}")
+0.761594155956 0.761594155956
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from nnbp.errors import ShapeError
 from nnbp.graph.builder import Builder
+from nnbp.graph.derivative import derivative
 from nnbp.graph.ops import Array, Reduce
 from nnbp.nn.activations import Activation
 from nnbp.registry import Named
@@ -43,7 +44,8 @@ class Output:
 class Loss(Named, kind="loss"):
     """The cost C(h, y) of a sample: elementwise, summed over the outputs.
 
-    Subclasses give `name`, `cost` and `dcost`. A loss with a canonical activation gives `cost_z` as well.
+    Subclasses give `name` and `cost`, and `dcost` if they know a better formula than the derived one. A loss with a
+    canonical activation gives `cost_z` as well.
     """
 
     name: ClassVar[str]
@@ -67,10 +69,8 @@ class Loss(Named, kind="loss"):
         )
 
     def dcost(self, h: Any, y: Any) -> Any:
-        """∂cost/∂h."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no derivative: define dcost(self, h, y), which is ∂cost/∂h."
-        )
+        """∂cost/∂h; by default derived from `cost`."""
+        return derivative(self.cost, h, y)
 
     def cost_z(self, z: Any, y: Any) -> Any:
         """The same term from z, if the output activation is `output_activation`; by default not used.

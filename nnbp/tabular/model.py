@@ -16,7 +16,7 @@ from nnbp.errors import DataError, ModelFileError
 from nnbp.network import Network
 from nnbp.serialization import model_file
 from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
-from nnbp.tabular.table import Source, numbers
+from nnbp.tabular.table import Source
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,12 @@ class TableModel:
             return cls(network, None, TargetEncoder("target", labels), about)
         preprocessor = TablePreprocessor.from_json(about.pop("preprocessing"))
         target = TargetEncoder.from_json(about.pop("target", None))
-        fits = n_out == (1 if not target.labels or loss.name == "binary_cross_entropy" else len(target.labels))
-        if (
-            len(preprocessor.feature_names) != network.model.n_in
-            or not fits
-            or bool(target.labels) != loss.classification
-        ):
+        n_features, n_classes = len(preprocessor.feature_names), len(target.labels)
+        outputs = 1 if not n_classes or loss.name == "binary_cross_entropy" else n_classes
+        if (n_features, outputs, n_classes > 0) != (network.model.n_in, n_out, loss.classification):
             raise ModelFileError(
-                f"{path}: its table has {len(preprocessor.feature_names)} features and {len(target.labels)} classes, "
-                f"which does not fit its network of {network.model.n_in} inputs and {n_out} outputs. Save it anew."
+                f"{path}: its table has {n_features} features and {n_classes} classes, which does not fit its network "
+                f"of {network.model.n_in} inputs and {n_out} outputs. Save it anew."
             )
         return cls(network, preprocessor, target, about)
 
@@ -98,7 +95,7 @@ class TableModel:
                 f"{source.name}: {len(source.columns)} columns of features, but this model, which was saved without "
                 f"the preprocessing of a table, takes {n_in} columns of numbers in the order of its training."
             )
-        X = np.column_stack([numbers(source, name) for name in source.columns])
+        X = np.column_stack([source.numbers(name) for name in source.columns])
         if np.isnan(X).any():
             row, column = np.argwhere(np.isnan(X))[0]
             raise DataError(
@@ -114,8 +111,7 @@ class TableModel:
 
     def predict_proba(self, source: Source) -> NDArray[Any]:
         """Probabilities (m, k) of the classes in the order of `target.labels`; TypeError if there are none."""
-        probabilities: NDArray[Any] = self.network.predict_proba(self.features(source)[0])
-        return probabilities
+        return np.asarray(self.network.predict_proba(self.features(source)[0]))
 
     def _decoded(self, outputs: Any) -> NDArray[Any]:
         values = self.target.decode(outputs)

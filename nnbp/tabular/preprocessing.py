@@ -7,9 +7,9 @@ JSON, and what transforms a table at prediction is NumPy alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,27 +18,20 @@ from nnbp.errors import DataError, ModelFileError
 from nnbp.formatting import json_value, shown
 from nnbp.registry import suggest
 from nnbp.requirements import optional
-from nnbp.tabular.table import (
-    EXACT,
-    Source,
-    booleans,
-    check_cells,
-    codes_among,
-    integers,
-    kind_of,
-    listed,
-    numbers,
-    texts,
-    whole,
-)
+from nnbp.tabular.table import EXACT, Source, codes_among, listed, whole
 
 Floats = npt.NDArray[np.float64]
 Task = Literal["classification", "regression"]
+T = TypeVar("T", bound="Spec | TargetEncoder")
 
 MAX_CATEGORIES = 1000  # a text column with more is a name or an identifier: one-hot it only fills memory
 MAX_CLASSES = 20  # whole numbers with more distinct values are taken for a quantity
 # How labels of each type are read; bools as 0.0 and 1.0, which equal False and True.
-READERS: dict[type, Callable[[Source, str], npt.NDArray[Any]]] = {int: integers, bool: booleans, str: texts}
+READERS: dict[type, Callable[[Source, str], npt.NDArray[Any]]] = {
+    int: Source.integers,
+    bool: Source.booleans,
+    str: Source.texts,
+}
 PURPOSE = "fitting the preprocessing of a table"
 
 
@@ -57,7 +50,6 @@ class _OneFeature:
 class NumberColumn(_OneFeature):
     """(x − mean) / scale, a missing x being the median."""
 
-    RULES: ClassVar = {"name": "a string", "median": "finite", "mean": "finite", "scale": "finite and above 0"}
     name: str
     median: float
     mean: float
@@ -65,12 +57,12 @@ class NumberColumn(_OneFeature):
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
         """Column `name` of the source as (m, 1); DataError at the first cell that is no finite number."""
-        values = numbers(source, name)
+        values = source.numbers(name)
         values[np.isnan(values)] = self.median
         with np.errstate(over="ignore"):
             scaled = (values - self.mean) / self.scale
         expected = f"a number that can be standardised by the {self.mean} ± {self.scale} of training"
-        check_cells(source, name, ~np.isfinite(scaled), expected, "Check the cell and its unit")
+        source.check(name, ~np.isfinite(scaled), expected, "Check the cell and its unit")
         return scaled[:, None]
 
 
@@ -78,13 +70,12 @@ class NumberColumn(_OneFeature):
 class BoolColumn(_OneFeature):
     """0 or 1, a missing value being `fill`, the more frequent one at training."""
 
-    RULES: ClassVar = {"name": "a string", "fill": "true or false"}
     name: str
     fill: bool
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
         """Column `name` of the source as (m, 1); DataError at the first cell that is not true or false."""
-        values = booleans(source, name)
+        values = source.booleans(name)
         values[np.isnan(values)] = self.fill
         return values[:, None]
 
@@ -93,7 +84,6 @@ class BoolColumn(_OneFeature):
 class TextColumn:
     """One-hot: 1 at its category ("" is missing), all zeros for a category that training did not have."""
 
-    RULES: ClassVar = {"name": "a string", "categories": "distinct strings, one at least"}
     name: str
     categories: tuple[str, ...]
 
@@ -104,7 +94,7 @@ class TextColumn:
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
         """Column `name` of the source as (m, categories); one message tells of all unknown categories."""
-        codes, new = codes_among(self.categories, texts(source, name))
+        codes, new = codes_among(self.categories, source.texts(name))
         if new:
             unknown = codes < 0
             which = listed([text or "(missing)" for text in new], 5)
@@ -143,18 +133,18 @@ class TablePreprocessor:
         `MAX_CATEGORIES`; MissingDependencyError.
         """
         impute = optional("sklearn.impute", PURPOSE).SimpleImputer
-        kinds = {name: kind_of(source, name) for name in source.columns}
+        kinds = {name: source.kind(name) for name in source.columns}
         if not kinds:
             raise DataError(f"{source.name}: nothing but the target; another column must hold features.")
         named = {kind: [name for name in kinds if kinds[name] == kind] for kind in KINDS}
         specs: dict[str, Spec] = {name: _categories(source, name) for name in named["text"]}
         if names := named["number"]:
-            matrix = np.column_stack([numbers(source, name) for name in names])
+            matrix = np.column_stack([source.numbers(name) for name in names])
             imputer = impute(strategy="median", keep_empty_features=True).fit(matrix)
             means, scales = _standard(source, names, imputer.transform(matrix))
             fitted = zip(names, imputer.statistics_.tolist(), means, scales, strict=True)
             specs |= {name: NumberColumn(name, *rest) for name, *rest in fitted}
-        specs |= {name: BoolColumn(name, bool(np.nanmean(booleans(source, name)) > 0.5)) for name in named["bool"]}
+        specs |= {name: BoolColumn(name, bool(np.nanmean(source.booleans(name)) > 0.5)) for name in named["bool"]}
         return cls(tuple(specs[name] for name in kinds), source.named)
 
     def transform(self, source: Source) -> tuple[Floats, list[str]]:
@@ -199,19 +189,19 @@ class TablePreprocessor:
     @classmethod
     def from_json(cls, data: object) -> TablePreprocessor:
         """The preprocessor that `to_json` wrote; ModelFileError for anything else."""
-        fields = _checked(data, "preprocessing", {"named": "true or false", "columns": "a list"})
+        checked = _checked(data, "preprocessing", ("named", "columns"))
         columns: list[Spec] = []
-        for j, column in enumerate(fields["columns"]):
+        for j, column in enumerate(checked["columns"]):
             where = f"preprocessing, column {j}"
             kind = column.get("kind") if isinstance(column, dict) else None
             if not isinstance(kind, str) or kind not in KINDS:
                 raise _damaged(where, f"an object whose kind is one of {listed(KINDS)}", column)
             rest = {key: value for key, value in column.items() if key != "kind"}
-            columns.append(KINDS[kind](**_checked(rest, where, KINDS[kind].RULES)))
+            columns.append(_made(KINDS[kind], rest, where))
         names = [column.name for column in columns]
         if not _distinct(names, str):
             raise _damaged("preprocessing, names of columns", "distinct strings, one at least", names)
-        return cls(tuple(columns), fields["named"])
+        return cls(tuple(columns), checked["named"])
 
 
 def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[list[float], list[float]]:
@@ -230,7 +220,7 @@ def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[lis
 
 
 def _categories(source: Source, name: str) -> TextColumn:
-    categories = np.unique(texts(source, name)).tolist()
+    categories = np.unique(source.texts(name)).tolist()
     if len(categories) > MAX_CATEGORIES:
         raise DataError(
             f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each to be a "
@@ -246,12 +236,6 @@ class TargetEncoder:
     name: the target's column. labels: the k classes as strings, ints or bools; empty for regression.
     """
 
-    RULES: ClassVar = {
-        "name": "a string",
-        "labels": "empty, or two or more distinct labels of one type",
-        "mean": "finite",
-        "scale": "finite and above 0",
-    }
     name: str
     labels: tuple[str, ...] | tuple[int, ...] = ()
     mean: float = 0.0
@@ -271,14 +255,14 @@ class TargetEncoder:
         Raises DataError for a missing cell, a single class, or a cell that the task cannot take, by its row.
         """
         name = _target(source)
-        kind = kind_of(source, name, mixed=task == "classification")
+        kind = source.kind(name, mixed=task == "classification")
         if task is None and kind == "number":
-            values = numbers(source, name)
+            values = source.numbers(name)
             k = len(np.unique(values))
             few = k <= max(2, min(MAX_CLASSES, len(values) // 2))
             task = "classification" if few and whole(values).all() else "regression"
         if task == "regression":
-            (mean,), (scale,) = _standard(source, [name], numbers(source, name)[:, None])
+            (mean,), (scale,) = _standard(source, [name], source.numbers(name)[:, None])
             return cls(name, (), mean, scale)
         label = {"number": int, "bool": bool, "text": str}[kind]
         labels = [label(value) for value in np.unique(READERS[label](source, name))]
@@ -296,10 +280,10 @@ class TargetEncoder:
         """
         name = _target(source)
         if not self.labels:
-            return (numbers(source, name) - self.mean) / self.scale
+            return (source.numbers(name) - self.mean) / self.scale
         codes, _ = codes_among(self.labels, READERS[type(self.labels[0])](source, name))
         expected = f"one of the labels of training, {listed(map(str, self.labels))}"
-        check_cells(source, name, codes < 0, expected, "Correct the cell, or train anew with this class")
+        source.check(name, codes < 0, expected, "Correct the cell, or train anew with this class")
         return codes
 
     def decode(self, outputs: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -310,13 +294,12 @@ class TargetEncoder:
 
     def to_json(self) -> dict[str, Any]:
         """The encoder in JSON's types."""
-        encoder: dict[str, Any] = json_value(asdict(self))
-        return encoder
+        return dict(json_value(asdict(self)))
 
     @classmethod
     def from_json(cls, data: object) -> TargetEncoder:
         """The encoder that `to_json` wrote; ModelFileError for anything else."""
-        return cls(**_checked(data, "target", cls.RULES))
+        return _made(cls, data, "target")
 
 
 def _target(source: Source) -> str:
@@ -333,40 +316,49 @@ def _target(source: Source) -> str:
     return name
 
 
-def _distinct(values: list[Any], *types: type) -> bool:
-    """Whether there is a value, all are of one of the types, and all are different."""
-    kinds = {type(value) for value in values}
+def _distinct(values: Any, *types: type) -> bool:
+    """Whether it is a list of at least one value, all of one of the types and all different."""
+    kinds = {type(value) for value in values} if isinstance(values, list) else set()
     return len(kinds) == 1 and kinds <= set(types) and len(set(values)) == len(values)
 
 
-def _finite(value: object) -> bool:
+def _finite(value: Any) -> bool:
     return (type(value) is int and abs(value) <= EXACT) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _are_labels(values: list[Any]) -> bool:
-    several = len(values) > 1 and _distinct(values, str, int, bool)
-    return not values or (several and (isinstance(values[0], str) or max(map(abs, values)) <= EXACT))
+def _are_labels(values: Any) -> bool:
+    several = _distinct(values, str, int, bool) and len(values) > 1
+    return values == [] or (several and (isinstance(values[0], str) or max(map(abs, values)) <= EXACT))
 
 
-CHECKS: dict[str, Callable[[Any], bool]] = {
-    "a string": lambda value: isinstance(value, str),
-    "true or false": lambda value: isinstance(value, bool),
-    "a list": lambda value: isinstance(value, list),
-    "finite": _finite,
-    "finite and above 0": lambda value: _finite(value) and value > 0,
-    "distinct strings, one at least": lambda value: isinstance(value, list) and _distinct(value, str),
-    "empty, or two or more distinct labels of one type": lambda v: isinstance(v, list) and _are_labels(v),
+FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "named": ("true or false", lambda value: isinstance(value, bool)),
+    "columns": ("a list", lambda value: isinstance(value, list)),
+    "name": ("a string", lambda value: isinstance(value, str)),
+    "median": ("finite", _finite),
+    "mean": ("finite", _finite),
+    "scale": ("finite and above 0", lambda value: _finite(value) and value > 0),
+    "fill": ("true or false", lambda value: isinstance(value, bool)),
+    "categories": ("distinct strings, one at least", lambda value: _distinct(value, str)),
+    "labels": ("empty, or two or more distinct labels of one type", _are_labels),
 }
+"""What the fields of the JSON objects are, in words and as a test."""
 
 
-def _checked(data: object, where: str, rules: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a JSON object, lists as tuples, each of which keeps its rule (a key of `CHECKS`)."""
-    if not isinstance(data, dict) or data.keys() != rules.keys():
-        raise _damaged(where, f"an object of {listed(rules)}", data)
-    for key, rule in rules.items():
-        if not CHECKS[rule](data[key]):
-            raise _damaged(f"{where}, {key}", rule, data[key])
-    return {key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in rules}
+def _checked(data: object, where: str, names: Sequence[str]) -> dict[str, Any]:
+    """The fields of a JSON object, lists as tuples; ModelFileError if they are not these `FIELDS`."""
+    if not isinstance(data, dict) or data.keys() != set(names):
+        raise _damaged(where, f"an object of {listed(names)}", data)
+    for name in names:
+        rule, kept = FIELDS[name]
+        if not kept(data[name]):
+            raise _damaged(f"{where}, {name}", rule, data[name])
+    return {name: tuple(data[name]) if isinstance(data[name], list) else data[name] for name in names}
+
+
+def _made(cls: type[T], data: object, where: str) -> T:
+    """An object of a dataclass from a JSON object of its fields."""
+    return cls(**_checked(data, where, [field.name for field in fields(cls)]))
 
 
 def _damaged(where: str, rule: str, got: object) -> ModelFileError:

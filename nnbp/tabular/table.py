@@ -79,6 +79,70 @@ class Source:
         rest = {other: column for other, column in self.columns.items() if other != name}
         return replace(self, columns=rest, target=self.columns[name], target_name=name)
 
+    def kind(self, name: str, *, mixed: bool = False) -> Kind:
+        """What a column holds: "number" (also if all is missing), "bool" (true, false in any case) or "text".
+
+        mixed: numbers with a few texts among them are text. If not, DataError if nearly all known cells
+            are numbers: a share of `NUMERIC` of them, or, so that short tables are covered, two or more but one.
+        """
+        column = self[name]
+        if column.dtype.kind != "T":
+            return "bool" if column.dtype.kind == "b" else "number"
+        present = column != ""
+        bad = _parse(column)[1]
+        if not bad.any():
+            return "number"
+        if np.isin(np.strings.lower(column[present]).astype(object), ("true", "false")).all():
+            return "bool"
+        known = int(present.sum())
+        good = known - int(bad.sum())
+        if not mixed and good >= min(NUMERIC * known, max(2, known - 1)):
+            self.check(name, bad, f"a finite number, as in {good} of the {known} known cells of this column")
+        return "text"
+
+    def check(self, name: str, bad: npt.NDArray[np.bool_], expected: str, fix: str = FIX) -> None:
+        """DataError for the first bad cell (m,) of a column, if there is one: its place, what was expected, the fix."""
+        if bad.any():
+            row = int(bad.argmax())
+            received = repr(str(self[name][row]))
+            raise DataError(f"{self.at(row, name)}: expected {expected}; received {received}. {fix}.")
+
+    def numbers(self, name: str) -> npt.NDArray[np.float64]:
+        """A column as float64 (m,), nan if missing; DataError at the first cell that is no finite number."""
+        values, bad = _parse(self[name])
+        self.check(name, bad | np.isinf(values), "a finite number")
+        return values
+
+    def integers(self, name: str) -> npt.NDArray[np.int64]:
+        """A column without missing cells as int64 (m,); DataError at the first cell that is no whole number."""
+        values = self.numbers(name)
+        expected = "a class, that is text, true or false, or a whole number"
+        self.check(name, ~whole(values), expected, "Use --task regression for a quantity")
+        return values.astype(np.int64)
+
+    def booleans(self, name: str) -> npt.NDArray[np.float64]:
+        """A column of bools as float64 (m,) of 0, 1 and nan if missing; DataError at the first other cell."""
+        column = self[name]
+        if column.dtype.kind == "T":
+            lower = np.strings.lower(column)
+            values = np.where(lower == "true", 1.0, np.where(lower == "false", 0.0, np.nan))
+            bad = np.isnan(values) & (column != "")
+        else:
+            values = column.astype(np.float64)
+            bad = ~(np.isnan(values) | (values == 0) | (values == 1))
+        self.check(name, bad, "true or false")
+        return values
+
+    def texts(self, name: str) -> Column:
+        """A column as text (m,), "" if missing; DataError if it holds numbers or bools instead."""
+        column = self[name]
+        if column.dtype.kind == "T":
+            return column
+        raise DataError(
+            f"{self.at(0, name)}: expected text, as at training; received {column[0]!s} in a column of dtype "
+            f"{column.dtype}. Store the column as text."
+        )
+
 
 def listed(names: Iterable[str], limit: int = 12) -> str:
     """The names as a message lists them: the first `limit`, and how many more there are."""
@@ -104,9 +168,12 @@ def parse_number(text: str) -> float:
 
 
 def _parse(cells: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Text (m,) → its numbers, nan if missing or wrong, and a mask of the wrong cells."""
-    missing = cells == ""
+    """Cells (m,) → their numbers, nan if missing or wrong, and a mask of the wrong ones."""
     values: npt.NDArray[np.float64]
+    if cells.dtype.kind != "T":
+        values = cells.astype(np.float64)
+        return values, np.zeros(len(values), dtype=np.bool_)
+    missing = cells == ""
     try:
         values = np.where(missing, "nan", cells).astype(np.float64)
         values[np.strings.find(cells, "_") >= 0] = np.nan
@@ -116,83 +183,9 @@ def _parse(cells: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_
     return values, np.isnan(values) & ~missing
 
 
-def kind_of(source: Source, name: str, *, mixed: bool = False) -> Kind:
-    """What a column holds: "number" (also if all is missing), "bool" (true, false in any case) or "text".
-
-    mixed: numbers with a few texts among them are text. If not, DataError if nearly all known cells
-        are numbers: a share of `NUMERIC` of them, or, so that short tables are covered, two or more but one.
-    """
-    column = source[name]
-    if column.dtype.kind != "T":
-        return "bool" if column.dtype.kind == "b" else "number"
-    present = column != ""
-    bad = _parse(column)[1]
-    if not bad.any():
-        return "number"
-    if np.isin(np.strings.lower(column[present]).astype(object), ("true", "false")).all():
-        return "bool"
-    known = int(present.sum())
-    good = known - int(bad.sum())
-    if not mixed and good >= min(NUMERIC * known, max(2, known - 1)):
-        check_cells(source, name, bad, f"a finite number, as in {good} of the {known} known cells of this column")
-    return "text"
-
-
-def check_cells(source: Source, name: str, bad: npt.NDArray[np.bool_], expected: str, fix: str = FIX) -> None:
-    """DataError for the first bad cell (m,) of a column, if there is one: its place, what was expected, and the fix."""
-    if bad.any():
-        row = int(bad.argmax())
-        received = repr(str(source[name][row]))
-        raise DataError(f"{source.at(row, name)}: expected {expected}; received {received}. {fix}.")
-
-
-def numbers(source: Source, name: str) -> npt.NDArray[np.float64]:
-    """A column as float64 (m,), nan if missing; DataError at the first cell that is no finite number."""
-    column = source[name]
-    if column.dtype.kind == "T":
-        values, bad = _parse(column)
-    else:
-        values, bad = column.astype(np.float64), np.zeros(len(column), dtype=np.bool_)
-    check_cells(source, name, bad | np.isinf(values), "a finite number")
-    return values
-
-
 def whole(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Which of the values (m,) are whole numbers, exactly kept by float64."""
     return np.equal(values, np.floor(values)) & (np.abs(values) <= EXACT)
-
-
-def integers(source: Source, name: str) -> npt.NDArray[np.int64]:
-    """A column without missing cells as int64 (m,); DataError at the first cell that is no whole number."""
-    values = numbers(source, name)
-    expected = "a class, that is text, true or false, or a whole number"
-    check_cells(source, name, ~whole(values), expected, "Use --task regression for a quantity")
-    return values.astype(np.int64)
-
-
-def booleans(source: Source, name: str) -> npt.NDArray[np.float64]:
-    """A column of bools as float64 (m,) of 0, 1 and nan if missing; DataError at the first other cell."""
-    column = source[name]
-    if column.dtype.kind == "T":
-        lower = np.strings.lower(column)
-        values = np.where(lower == "true", 1.0, np.where(lower == "false", 0.0, np.nan))
-        bad = np.isnan(values) & (column != "")
-    else:
-        values = column.astype(np.float64)
-        bad = ~(np.isnan(values) | (values == 0) | (values == 1))
-    check_cells(source, name, bad, "true or false")
-    return values
-
-
-def texts(source: Source, name: str) -> Column:
-    """A column as text (m,), "" if missing; DataError if it holds numbers or bools instead."""
-    column = source[name]
-    if column.dtype.kind == "T":
-        return column
-    raise DataError(
-        f"{source.at(0, name)}: expected text, as at training; received {column[0]!s} in a column of dtype "
-        f"{column.dtype}. Store the column as text."
-    )
 
 
 def codes_among(known: Sequence[Any], cells: Column) -> tuple[npt.NDArray[np.int64], list[Any]]:

@@ -12,13 +12,6 @@ from kernel_samples import needs_compiler
 from bench import persistent
 from bench.cases import Case
 from nnbp.errors import DeviceUnavailableError
-from nnbp.graph.backend import backend_class
-
-
-def test_the_cases_lie_on_either_side():
-    found = list(persistent.cases("cuda:0"))
-    assert len({case.title for case in found}) == len(found) == 12
-    assert all(case.device == "cuda:0" and case.batches >= 32 for case in found)
 
 
 @needs_compiler
@@ -32,15 +25,10 @@ def test_both_ways_of_a_step_are_measured(monkeypatch):
         backends.append(emulated_backend_class()(persistent=least))
         return backends[-1]
 
-    row = persistent.measured(case, opened, 1e-2)
-    assert row.title == case.title
-    assert min(row.graph, row.one_kernel) > 0
+    title, graph, one_kernel, ratio = persistent.measured(case, opened, 1e-2).strip("| ").split(" | ")
+    assert title == case.title
+    assert float(ratio) == pytest.approx(float(graph) / float(one_kernel), rel=0.1)
     assert ["steps" in {name for name, _ in backend._kernels} for backend in backends] == [False, True]
-
-
-def test_the_table():
-    *_, last = persistent.report([persistent.Row("a", 30.0, 10.0)])
-    assert last.split() == ["|", "a", "|", "30.0", "|", "10.0", "|", "3.00", "|"]
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
@@ -53,8 +41,8 @@ def test_without_a_gpu_it_says_so(monkeypatch):
 
 @pytest.mark.gpu
 def test_on_a_gpu(capsys, monkeypatch):
-    small = next(persistent.cases("cuda:0"))
-    monkeypatch.setattr(persistent, "cases", lambda device: [replace(small, device=device)])
+    found = list(persistent.cases("cuda:0"))
+    assert len({case.title for case in found}) == len(found) == 12
+    monkeypatch.setattr(persistent, "cases", lambda device: [replace(found[0], device=device)])
     persistent.main()
-    assert small.title in capsys.readouterr().out
-    assert backend_class("cupy")(persistent=None)._persistent is None  # type: ignore[call-arg,attr-defined]
+    assert found[0].title in capsys.readouterr().out

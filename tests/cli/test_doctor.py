@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from fake_cupy import INSUFFICIENT, CUDARuntimeError, FakeCupy
 
 from nnbp.cli import doctor
+from nnbp.cli.main import main
 from nnbp.device.host import blas
 from nnbp.device.probe import refresh
 from nnbp.requirements import CUDA, pip_install
@@ -28,11 +28,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    doctor.add_parser(parser.add_subparsers())
-    parsed = parser.parse_args(["doctor", *arguments])
-    assert parsed.run is doctor.run
-    return doctor.run(parsed)
+    return main(["doctor", *arguments])
 
 
 def test_the_page_is_aligned_and_breaks_no_command(

@@ -7,7 +7,6 @@ from argparse import Namespace
 
 import pytest
 
-from nnbp import cli
 from nnbp.cli import common, main, train
 from nnbp.cli.common import Exit, Terminated, UsageError, exit_code
 from nnbp.errors import (
@@ -137,8 +136,10 @@ def test_wrong_arguments_of_the_library_become_usage_errors_and_its_own_errors_p
         raise DataError("a cell")
 
 
-def test_every_command_has_a_file_with_the_two_functions():
-    for name in main.COMMANDS:
-        module = __import__(f"{cli.__name__}.{name}", fromlist=["run"])
-        assert callable(module.add_parser)
-        assert callable(module.run)
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_has_a_help_page(capsys, name):
+    assert main.main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: nnbp {name} ")
+    assert "--json" in out
+    assert "--debug" in out

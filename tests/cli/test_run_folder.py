@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nnbp.cli.run_folder import MODEL, MetricsFile, RunFolder, environment, find_model
+from nnbp.cli.run_folder import MODEL, MetricsFile, create, environment, find_model, write_config
 from nnbp.errors import MissingDependencyError, ModelFileError
 from nnbp.training.callbacks import History, TrainingState
 
@@ -20,31 +20,31 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_each_run_gets_the_next_free_number():
-    assert [RunFolder.create(None, "digits").path for _ in range(3)] == [Path(f"runs/digits-{k}") for k in (1, 2, 3)]
+    assert [create(None, "digits") for _ in range(3)] == [Path(f"runs/digits-{k}") for k in (1, 2, 3)]
     Path("runs/digits-2").rmdir()
-    assert RunFolder.create(None, "digits").path == Path("runs/digits-2")
+    assert create(None, "digits") == Path("runs/digits-2")
 
 
 @pytest.mark.parametrize(
     ("source", "name"), [("data/my people.csv", "my-people-1"), ("../..", "run-1"), ("größe.parquet", "größe-1")]
 )
 def test_the_folder_is_named_after_its_source(source, name):
-    assert RunFolder.create(None, source).path == Path("runs", name)
+    assert create(None, source) == Path("runs", name)
 
 
 def test_a_named_folder_must_be_new_or_empty():
-    folder = RunFolder.create("a/b", "iris")
-    assert folder.path.is_dir()
-    assert RunFolder.create("a/b", "iris").path == folder.path
-    folder.write_environment({})
+    folder = create("a/b", "iris")
+    assert folder.is_dir()
+    assert create("a/b", "iris") == folder
+    (folder / "environment.json").touch()
     with pytest.raises(FileExistsError, match="not empty"):
-        RunFolder.create("a/b", "iris")
+        create("a/b", "iris")
 
 
 def test_the_configuration_is_toml_without_what_is_not_set():
-    folder = RunFolder.create(None, "iris")
-    folder.write_config({"network": {"hidden": [8], "seed": 0, "dropout": None}, "training": {"schedule": None}})
-    assert tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")) == {
+    path = Path("config.toml")
+    write_config(path, {"network": {"hidden": [8], "seed": 0, "dropout": None}, "training": {"schedule": None}})
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == {
         "network": {"hidden": [8], "seed": 0},
         "training": {},
     }
@@ -53,7 +53,7 @@ def test_the_configuration_is_toml_without_what_is_not_set():
 def test_without_tomli_w_the_error_comes_before_any_training(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tomli_w", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "tomli-w>=1"'):
-        RunFolder.create(None, "iris")
+        create(None, "iris")
     assert not Path("runs").exists()
 
 

@@ -42,19 +42,20 @@ def kernels(dtype: Any) -> list[Launch]:
                 *row_sums(Map(trace(lambda a, b: a * b, "a", "b"), (m, row), (m,)), 0, column, _empty),
                 *row_sums(Map(trace(lambda a, b: a * b, "a", "b"), (long, long), ()), 0, one, _empty),
                 codegen.elementwise(
-                    trace(lambda a, b, c, d, e, u: (a * b + c, np.where(u > 0.5, d, e)), *"abcdeu"),
-                    [m, row, column, one, m[:, ::-1], u],
-                    [m, m.copy()],
+                    Map(
+                        trace(lambda a, b, c, d, e, u: (a * b + c, np.where(u > 0.5, d, e)), *"abcdeu"),
+                        [m, row, column, one, m[:, ::-1], u],
+                        [m, m.copy()],
+                    )
                 ),
             ]
-    launches += [codegen.elementwise(trace(lambda a: a, "a"), [m], [np.zeros((4, 6), np.uint16)])]
+    launches += [codegen.elementwise(Map(trace(lambda a: a, "a"), [m], [np.zeros((4, 6), np.uint16)]))]
     limits = trace(lambda a: np.minimum(np.maximum(a, -np.inf), np.inf) * (a == np.nan), "a")
-    launches += [codegen.elementwise(limits, [m], [m])]
-    launches += [codegen.elementwise(f, [m] * len(f.inputs), [m]) for f in operation_formulas().values()]
-    for function, arguments in library_formulas().values():
-        formula = trace(function, *arguments)
-        outputs = [m.copy() for _ in formula.results]
-        launches.append(codegen.elementwise(formula, [m] * len(arguments), outputs))
+    launches += [codegen.elementwise(Map(limits, [m], [m]))]
+    formulas = [trace(function, *arguments) for function, arguments in library_formulas().values()]
+    for formula in (*operation_formulas().values(), *formulas):
+        inputs, outputs = ([m.copy() for _ in names] for names in (formula.inputs, formula.results))
+        launches.append(codegen.elementwise(Map(formula, inputs, outputs)))
     return launches
 
 

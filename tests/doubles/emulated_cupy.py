@@ -20,7 +20,7 @@ from unittest import mock
 from weakref import WeakValueDictionary
 
 import nnbp.backends.cuda
-import nnbp.backends.cuda.fusion  # known before the emulation is loaded, and so the same to both
+import nnbp.backends.cuda.persistent  # known before the emulation is loaded, and so the same to both
 import numpy as np
 from kernel_samples import blas, function_of
 
@@ -396,6 +396,7 @@ def modules() -> dict[str, ModuleType]:
         driver=SimpleNamespace(CUDADriverError=CUDADriverError),
         nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
         runtime=SimpleNamespace(
+            getDevice=lambda: 0,
             getDeviceCount=lambda: 1,
             getDeviceProperties=lambda index: {"name": b"emulated GPU"},
             driverGetVersion=lambda: 13000,

@@ -341,5 +341,5 @@ def test_activation_without_formula_says_what_to_define() -> None:
 
     with pytest.raises(NotImplementedError, match=r"define f\(self, z\)"):
         Empty().f(0.0)
-    with pytest.raises(NotImplementedError, match=r"define df\(self, z, a\)"):
+    with pytest.raises(NotImplementedError, match=r"define f\(self, z\)"):
         Empty().df(0.0, 0.0)

@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnbp import Activation, BinaryCrossEntropy, CrossEntropy, DataError, Huber, Loss, Network, Poisson, ReLU
+from nnbp import (
+    Activation,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    DataError,
+    Huber,
+    Loss,
+    Network,
+    Poisson,
+    ReLU,
+    check_gradients,
+)
 from nnbp.errors import GradientError, NnbpError
 from nnbp.nn.activations import GELU, Exponential, Identity, Sigmoid, Softmax, Tanh
 from nnbp.nn.derivative_check import check_activation, check_loss
@@ -370,3 +381,41 @@ def test_networks_check_what_they_are_given() -> None:
         assert Network([2, 3, 1], activation=Bad(), loss=BadLoss(), device="cpu").forward([[0, 1]]).shape == (1, 1)
     finally:
         del Activation.registry["bad_cube"], Loss.registry["bad_quartic"]
+
+
+def test_a_formula_is_enough() -> None:
+    """Without `df` and `dcost` the derivatives follow from the formulas, kinks included."""
+
+    class Bent(Activation):
+        name = "bent_for_this_test"
+        kinks = (-0.5,)
+
+        def f(self, z: Any) -> Any:
+            return np.maximum(0.1 * z, np.sqrt(z * z + 1.0) + 0.5 * z - 1.0) + abs(z + 0.5)
+
+    class LogCosh(Loss):
+        name = "log_cosh_for_this_test"
+
+        def cost(self, h: Any, y: Any) -> Any:
+            r = abs(h - y)
+            return r + np.log1p(np.exp(-2.0 * r)) - np.log(2.0)
+
+    try:
+        net = Network([3, 6, 2], activation=Bent(), loss=LogCosh(), dtype="float64", device="cpu", seed=0)
+        rng = np.random.default_rng(0)
+        X, y = rng.normal(size=(20, 3)), rng.normal(size=(20, 2))
+        assert check_gradients(net, X, y).passed
+        before = net.loss(X, y)
+        net.fit(X, y, epochs=50, progress=False)
+        assert net.loss(X, y) < before
+    finally:
+        del Activation.registry[Bent.name], Loss.registry[LogCosh.name]
+
+
+def test_a_formula_that_is_not_finite_is_said_to_be_the_fault() -> None:
+    class Root(Activation):
+        def f(self, z: Any) -> Any:
+            return np.sqrt(z)
+
+    with pytest.raises(GradientError, match=r"it is derived from f\(z\), which has to be finite near 0.*Correct f"):
+        check_activation(Root())

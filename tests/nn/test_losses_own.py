@@ -61,5 +61,5 @@ def test_loss_without_formula_says_what_to_define() -> None:
 
     with pytest.raises(NotImplementedError, match=r"define cost\(self, h, y\)"):
         Empty().cost(0.0, 0.0)
-    with pytest.raises(NotImplementedError, match=r"define dcost\(self, h, y\)"):
+    with pytest.raises(NotImplementedError, match=r"define cost\(self, h, y\)"):
         Empty().dcost(0.0, 0.0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nnbp.errors import DataError, MissingDependencyError
 from nnbp.tabular.readers import BUILTIN, load_source
-from nnbp.tabular.table import MISSING, numbers, texts
+from nnbp.tabular.table import MISSING
 
 
 def write(tmp_path, text, name="t.csv"):
@@ -71,7 +71,7 @@ def test_csv_of_numbers_and_text(tmp_path):
     assert source["town"].tolist() == ["Oslo, N", ""]
     assert source.target.tolist() == ["a", "b"]
     assert source.places.tolist() == [3, 4]
-    np.testing.assert_array_equal(numbers(source, "age"), [31, np.nan])
+    np.testing.assert_array_equal(source.numbers("age"), [31, np.nan])
 
 
 def test_tsv(tmp_path):
@@ -83,7 +83,7 @@ def test_many_rows_are_read_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr("nnbp.tabular.readers.CHUNK", 7)
     path = write(tmp_path, "a,y\n" + "".join(f"{i},{i % 3}\n" for i in range(50)))
     source = load_source(path, target="y")
-    np.testing.assert_array_equal(numbers(source, "a"), np.arange(50))
+    np.testing.assert_array_equal(source.numbers("a"), np.arange(50))
     np.testing.assert_array_equal(source.places, np.arange(50) + 2)
 
 
@@ -161,15 +161,15 @@ def test_parquet_round_trip(tmp_path):
     parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
     source = load_source(tmp_path / "t.parquet", target="y")
     assert list(source.columns) == list(columns)[:-1]
-    np.testing.assert_array_equal(numbers(source, "f"), [1.5, np.nan, np.nan])
+    np.testing.assert_array_equal(source.numbers("f"), [1.5, np.nan, np.nan])
     assert source["i"].tolist() == [1, 2, 2**60]
-    np.testing.assert_array_equal(numbers(source, "gaps"), [1, np.nan, 3])
-    np.testing.assert_array_equal(numbers(source, "money"), [1.25, np.nan, 3.5])
+    np.testing.assert_array_equal(source.numbers("gaps"), [1, np.nan, 3])
+    np.testing.assert_array_equal(source.numbers("money"), [1.25, np.nan, 3.5])
     assert source["b"].dtype == bool
     assert source["bgaps"].tolist() == ["True", "", "False"]
-    assert texts(source, "s").tolist() == ["x", "", ""]
-    assert texts(source, "c").tolist() == ["u", "v", ""]
-    assert texts(source, "none").tolist() == ["", "", ""]
+    assert source.texts("s").tolist() == ["x", "", ""]
+    assert source.texts("c").tolist() == ["u", "v", ""]
+    assert source.texts("none").tolist() == ["", "", ""]
     assert source.target.tolist() == ["p", "q", "p"]
 
 

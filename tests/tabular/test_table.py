@@ -11,13 +11,8 @@ from nnbp.tabular.table import (
     MISSING,
     TEXT,
     Source,
-    booleans,
     clean,
     codes_among,
-    integers,
-    kind_of,
-    numbers,
-    texts,
     train_test_split,
 )
 
@@ -46,12 +41,12 @@ def test_missing_tokens_become_the_empty_string_and_blanks_go():
     ],
 )
 def test_kind_of_text_columns(cells, kind):
-    assert kind_of(table(*cells), "c") == kind
+    assert table(*cells).kind("c") == kind
 
 
 def test_kind_of_typed_columns():
-    assert kind_of(table(1.0, np.nan, dtype=float), "c") == "number"
-    assert kind_of(table(True, False, dtype=bool), "c") == "bool"
+    assert table(1.0, np.nan, dtype=float).kind("c") == "number"
+    assert table(True, False, dtype=bool).kind("c") == "bool"
 
 
 @pytest.mark.parametrize("bad", ["abc", "1_000", "12,5", "NAN", "0x1F"])
@@ -61,45 +56,45 @@ def test_a_bad_cell_among_numbers_is_named(bad, good):
     known = f"as in {good} of the {good + 1} known cells of this column"
     message = rf"^t\.csv, line {good + 3}, column 'c': expected a finite number, {known}; received '{bad}'"
     with pytest.raises(DataError, match=message):
-        kind_of(source, "c")
-    assert kind_of(source, "c", mixed=True) == "text"
+        source.kind("c")
+    assert source.kind("c", mixed=True) == "text"
 
 
 @pytest.mark.parametrize("bad", ["inf", "-Infinity", "1e999"])
 def test_infinity_is_refused_in_text_and_in_arrays(bad):
     with pytest.raises(DataError, match=rf"line 3, column 'c': expected a finite number.*; received '{bad}'"):
-        numbers(table("1", bad, "2"), "c")
+        table("1", bad, "2").numbers("c")
     with pytest.raises(DataError, match=r"line 2, column 'c': .* received '-?inf'"):
-        numbers(table(float(bad), 1.0, dtype=float), "c")
+        table(float(bad), 1.0, dtype=float).numbers("c")
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_written_as_text_are_read_bit_for_bit(values):
-    np.testing.assert_array_equal(numbers(table(*map(repr, values)), "c"), values)
+    np.testing.assert_array_equal(table(*map(repr, values)).numbers("c"), values)
 
 
 def test_readers_of_cells():
-    np.testing.assert_array_equal(numbers(table("1", "", "-.5"), "c"), [1, np.nan, -0.5])
-    np.testing.assert_array_equal(booleans(table("TRUE", "", "false"), "c"), [1, np.nan, 0])
-    np.testing.assert_array_equal(booleans(table(0, 1, dtype=int), "c"), [0, 1])
-    np.testing.assert_array_equal(integers(table("1", "2.0"), "c"), [1, 2])
-    assert texts(table("a", "NA"), "c").tolist() == ["a", ""]
+    np.testing.assert_array_equal(table("1", "", "-.5").numbers("c"), [1, np.nan, -0.5])
+    np.testing.assert_array_equal(table("TRUE", "", "false").booleans("c"), [1, np.nan, 0])
+    np.testing.assert_array_equal(table(0, 1, dtype=int).booleans("c"), [0, 1])
+    np.testing.assert_array_equal(table("1", "2.0").integers("c"), [1, 2])
+    assert table("a", "NA").texts("c").tolist() == ["a", ""]
 
 
 def test_reading_never_changes_the_source():
     source = table(1.0, np.nan, dtype=float)
-    numbers(source, "c")[:] = 7
-    booleans(source, "c")[:] = 7
+    source.numbers("c")[:] = 7
+    source.booleans("c")[:] = 7
     np.testing.assert_array_equal(source["c"], [1, np.nan])
 
 
 @pytest.mark.parametrize(
     ("read", "cells", "dtype", "message"),
     [
-        (booleans, ("true", "maybe"), TEXT, "line 3, column 'c': expected true or false; received 'maybe'"),
-        (booleans, (1, 2), int, "line 3, column 'c': expected true or false; received '2'"),
-        (integers, ("1", "1.5"), TEXT, "line 3, column 'c': expected a class, .*; received '1.5'"),
-        (texts, (3.0, 4.0), float, r"line 2, column 'c': expected text, as at training; received 3\.0"),
+        (Source.booleans, ("true", "maybe"), TEXT, "line 3, column 'c': expected true or false; received 'maybe'"),
+        (Source.booleans, (1, 2), int, "line 3, column 'c': expected true or false; received '2'"),
+        (Source.integers, ("1", "1.5"), TEXT, "line 3, column 'c': expected a class, .*; received '1.5'"),
+        (Source.texts, (3.0, 4.0), float, r"line 2, column 'c': expected text, as at training; received 3\.0"),
     ],
 )
 def test_a_cell_of_the_wrong_kind_is_named(read, cells, dtype, message):
@@ -110,7 +105,7 @@ def test_a_cell_of_the_wrong_kind_is_named(read, cells, dtype, message):
 def test_unnamed_columns_and_rows_are_told_by_number():
     source = Source("X.npy", {"0": np.ones(2), "1": np.array([0, np.inf])}, np.arange(2), named=False)
     with pytest.raises(DataError, match=r"^X\.npy, row 1, column 1: "):
-        numbers(source, "1")
+        source.numbers("1")
 
 
 def test_rows_keep_their_lines_when_they_are_taken():

@@ -18,14 +18,11 @@ from nnbp.requirements import optional
 TRAINING, VALIDATION = "#3b82c4", "#e07b28"
 _INK = "#010203"  # stands for the colour of the text around an inline picture
 _POINTS = 2000
+_TITLES = {"loss": "loss", "accuracy": "accuracy", "r2": "R²"}
 
 _STYLE = {
     "font.size": 10,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK),
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -59,18 +56,15 @@ def curve(history: Mapping[str, Sequence[float]], best_epoch: int | None = None)
         MissingDependencyError: matplotlib is not installed.
     """
     matplotlib = _matplotlib()
-    panels = [("loss", "loss")]
-    panels += [(name, title) for name, title in (("accuracy", "accuracy"), ("r2", "R²")) if name in history]
+    panels = [name for name in _TITLES if name in history]
     with matplotlib.rc_context(_STYLE):
         figure = matplotlib.figure.Figure(figsize=(4.6 * len(panels), 3.2), layout="constrained")
-        for axes, (name, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            _panel(matplotlib, axes, history, name, title, best_epoch)
+        for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _panel(matplotlib, axes, history, name, best_epoch)
     return figure
 
 
-def _panel(
-    matplotlib: Any, axes: Any, history: Mapping[str, Sequence[float]], name: str, title: str, best: int | None
-) -> None:
+def _panel(matplotlib: Any, axes: Any, history: Mapping[str, Sequence[float]], name: str, best: int | None) -> None:
     drawn = [(name, "training", TRAINING), (f"val_{name}", "validation", VALIDATION)]
     drawn = [line for line in drawn if line[0] in history]
     values = {key: np.asarray(history[key], dtype=np.float64) for key, *_ in drawn}
@@ -93,7 +87,7 @@ def _panel(
         key, _, colour = drawn[-1]
         axes.axvline(best, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
         axes.plot([best], [history[key][best - 1]], "o", color=colour, markersize=6, label=f"best epoch: {best}")
-    axes.set_title(title)
+    axes.set_title(_TITLES[name])
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
     axes.margins(x=0.02)

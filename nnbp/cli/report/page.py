@@ -46,11 +46,7 @@ def render(
     sections = [("Training curve", _curve(history, result["best_epoch"]))]
     if evaluation is not None:
         sections.append(_comparison(evaluation.truth, evaluation.predicted, result))
-    sections.append(("Configuration", _facts(config)))
-    # Single values stand on top, then the groups.
-    single = {key: value for key, value in environment.items() if not isinstance(value, Mapping)}
-    groups = {key: value for key, value in environment.items() if isinstance(value, Mapping)}
-    sections.append(("Environment", _facts({"": single, **groups})))
+    sections += [("Configuration", _facts(config)), ("Environment", _facts(environment))]
     heading = f"{result['source']}: predicting {result['target']}"
     if result["labels"]:
         heading += f", {counted(len(result['labels']), 'class', 'classes')}"
@@ -90,13 +86,14 @@ def _curve(history: Mapping[str, Sequence[float]], best_epoch: int | None) -> st
     if not history:
         return "<p>No epoch ended.</p>"
     label = f"Training curve: loss {history['loss'][-1]:.4g} after {len(history['loss'])} epochs"
-    picture = _picture(lambda: inline_svg(curve(history, best_epoch), label, "curve"))
+    picture = _picture(label, curve, history, best_epoch)
     return f'{picture}\n<p class="dim">{_ABOUT_THE_CURVE}</p>'
 
 
-def _picture(draw: Callable[[], str]) -> str:
+def _picture(label: str, draw: Callable[..., Any], *values: Any) -> str:
+    """What a function of `curves` draws of the values; the prefix of its ids is the function's name."""
     try:
-        return f'<div class="wide">{draw()}</div>'
+        return f'<div class="wide">{inline_svg(draw(*values), label, draw.__name__)}</div>'
     except MissingDependencyError as error:
         return f"<p>No picture: {escape(str(error))}</p>"
 
@@ -106,8 +103,7 @@ def _comparison(truth: NDArray[Any], predicted: NDArray[Any], result: Mapping[st
     labels = [escape(str(label)) for label in result["labels"]]
     if not labels:
         label = "Predicted against true values of the held-out rows"
-        draw = lambda: inline_svg(scatter(truth, predicted, str(result["target"])), label, "scatter")  # noqa: E731
-        return "Predicted against true", _picture(draw)
+        return "Predicted against true", _picture(label, scatter, truth, predicted, str(result["target"]))
     confusion = confusion_matrix(truth, predicted, len(labels))
     if len(labels) > _CLASSES_IN_A_TABLE:
         return "Most frequent confusions", _confusions(confusion, labels)
@@ -160,13 +156,14 @@ def _table(head: Iterable[str], rows: Iterable[str], caption: str = "") -> str:
     return f'<div class="wide"><table>\n{caption}{body}</table></div>'
 
 
-def _facts(groups: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of names and values, one part per group; values that are not set are left out."""
+def _facts(facts: Mapping[str, Any]) -> str:
+    """A table of names and values: single values, then the groups; values that are not set are left out."""
     lines: list[str] = []
-    for group, values in groups.items():
-        shown = [(name, value) for name, value in values.items() if value is not None and value != {}]
-        if group and shown:
-            lines.append(f'<tr class="part"><th colspan="2" scope="colgroup">{escape(group)}</th></tr>')
+    for name, fact in sorted(facts.items(), key=lambda item: isinstance(item[1], Mapping)):
+        group = fact if isinstance(fact, Mapping) else {name: fact}
+        shown = [(name, value) for name, value in group.items() if value is not None and value != {}]
+        if group is fact and shown:
+            lines.append(f'<tr class="part"><th colspan="2" scope="colgroup">{escape(name)}</th></tr>')
         lines += [
             f'<tr><th scope="row">{escape(name.replace("_", " "))}</th><td>{escape(_text(value))}</td></tr>'
             for name, value in shown

@@ -146,6 +146,23 @@ def test_an_empty_product_and_a_product_over_nothing(backend, numpy_backend):
         np.testing.assert_array_equal(got[2], np.zeros((n, m)))
 
 
+def test_operations_without_elements_do_nothing(backend, numpy_backend):
+    def operations(one, empty, row, counter, out):
+        double = trace(lambda x: 2.0 * x, "x")
+        stream = one.random_stream((1, 2))
+        return [
+            Map(double, [empty], [empty]),
+            Reduce("sum", empty.T, 0, row),
+            Gather(out.astype(np.float64), counter, counter, 1, empty),
+            Uniform(stream, one.empty((0, 3), np.float32)),
+            Map(double, [out], [out]),
+        ]
+
+    arrays = np.ones((0, 4)), np.ones((1, 0)), np.zeros(1, np.int64), np.ones((3, 4), np.float32)
+    got, _ = both(backend, numpy_backend, operations, *arrays)
+    np.testing.assert_array_equal(got[3], np.full((3, 4), 2.0))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_elementwise_broadcasts_and_works_in_place(backend, numpy_backend, dtype):
     rng = np.random.default_rng(1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled_kernels import nvrtc_compile
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from kernel_samples import library_formulas, needs_compiler, operation_formulas, run_all
@@ -14,6 +15,7 @@ from nnbp.backends.cuda import codegen
 
 from nnbp.errors import DTypeError, ShapeError
 from nnbp.graph.formula import trace
+from nnbp.graph.ops import Map
 
 SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.0, 1e-8, -30.0, 700.0, np.inf, -np.inf, np.nan])
 
@@ -44,7 +46,7 @@ def test_every_operation_computes_as_numpy_does(dtype):
     for name, formula in operation_formulas().items():
         inputs = arrays[: len(formula.inputs)]
         out = np.empty_like(arrays[0])
-        launches.append(codegen.elementwise(formula, inputs, [out]))
+        launches.append(codegen.elementwise(Map(formula, inputs, [out])))
         function = getattr(np, name) if name != "where" else lambda a, b, c: np.where(a > b, b, c)
         cases.append((name, function(*inputs), out))
     run_all(launches)
@@ -66,7 +68,7 @@ def test_the_formulas_of_the_library_compute_as_numpy_does(dtype):
         expected = function(*inputs)
         expected = expected if isinstance(expected, tuple) else (expected,)
         outputs = [np.empty((4, 6), dtype) for _ in expected]
-        launches.append(codegen.elementwise(trace(function, *arguments), inputs, outputs))
+        launches.append(codegen.elementwise(Map(trace(function, *arguments), inputs, outputs)))
         cases.append((name, expected, outputs))
     run_all(launches)
     assert len(cases) > 25
@@ -151,7 +153,7 @@ def test_drawn_formulas_in_drawn_layouts_are_numpys_to_the_last_bit(drawn, dtype
         spare = LAYOUTS[case["layout"]](np.zeros((3, 5), dtype))
         outputs = [arrays[0] if case["in_place"] else LAYOUTS["rows"](spare), spare]
         formula = trace(function, *(f"input{k}" for k in range(len(inputs))))
-        launches.append(codegen.elementwise(formula, arrays, outputs))
+        launches.append(codegen.elementwise(Map(formula, arrays, outputs)))
         expectations.append((expected, outputs))
     run_all(launches)
     for expected, outputs in expectations:
@@ -169,7 +171,7 @@ def test_wide_indices_compute_the_same(monkeypatch):
         monkeypatch.setattr(codegen, "NARROW", limit)
         outputs = [np.empty((4, 7)), np.empty((2, 3)), np.empty((3, 3), np.float32)]
         launches = [
-            codegen.elementwise(trace(lambda a, b: a * b, "a", "b"), [a, b], outputs[:1]),
+            codegen.elementwise(Map(trace(lambda a, b: a * b, "a", "b"), [a, b], outputs[:1])),
             codegen.gather(source, order, np.array([1]), 2, outputs[1]),
             codegen.uniform(np.array([5]), (1, 2), outputs[2]),
         ]
@@ -186,28 +188,37 @@ def test_a_kernel_reads_what_it_needs_the_simplest_way():
 
     def kernel(*inputs, out=m):
         formula = trace(lambda *x: sum(x[1:], x[0] + 1.0), *(f"double{k}" for k in range(len(inputs))))
-        return codegen.elementwise(formula, inputs, [out])
+        return codegen.elementwise(Map(formula, inputs, [out]))
 
     flat = kernel(m, one)
     assert "p0[i]" in flat.source
-    assert "row" not in flat.source.partition("elementwise")[2]
     assert flat.source.index("p1[0]") < flat.source.index("NNBP_LOOP(i, n)\n    {"), "a scalar is read before the loop"
-    assert flat.arguments[2:] == (m, 12)
+    assert len(flat.arguments) == 4, "one pointer to what is read and written, and no strides"
     assert "p0[column]" in kernel(row).source
     assert "p0[row]" in kernel(column).source
+    assert "p0[i]" in kernel(row, out=row.copy()).source
+    assert "p0[i]" in kernel(column, out=column.copy()).source
     assert "p0[i]" in kernel(m.T.copy().T, out=m.T.copy().T).source
-    unused = codegen.elementwise(trace(lambda z, a: a + 1.0, "z", "a"), [m, row], [m])
-    assert "p0" not in unused.source
-    assert "p1[column]" in unused.source
+    unused = codegen.elementwise(Map(trace(lambda z, a: a + 1.0, "z", "a"), [m, row], [m]))
+    assert "const T x1 = T(p0[column]);" in unused.source
+    assert "x0" not in unused.source
     # Kernels that differ in names of arguments alone are one.
     other = trace(lambda p, q: p + 1.0 + q, "p", "q")
-    assert codegen.elementwise(other, [m, one], [m]).source == flat.source
+    assert codegen.elementwise(Map(other, [m, one], [m])).source == flat.source
 
 
-def test_nothing_to_compute_is_a_launch_of_no_turns():
-    empty = np.empty((0, 4))
-    assert codegen.elementwise(trace(lambda a: a + 1.0, "a"), [empty], [empty]).size == 0
-    assert codegen.uniform(np.zeros(1, np.int64), (0, 0), np.empty((0, 4), np.float32)).size == 0
+@pytest.mark.cupy
+def test_a_kernel_divides_only_for_rows_and_columns():
+    """Each element of a flat kernel would wait for a division whose result it does not need."""
+    m, row = np.ones((3, 4), np.float32), np.ones((1, 4), np.float32)
+    product = trace(lambda x, y: x * y, "x", "y")
+
+    def divides(y):
+        ptx = nvrtc_compile(codegen.elementwise(Map(product, [m, y], [m])).source, "-arch=compute_80", ptx=True)
+        return b"div.s32" in ptx or b"rem.s32" in ptx
+
+    assert not divides(m.copy())
+    assert divides(row)
 
 
 @needs_compiler
@@ -259,9 +270,9 @@ def test_gather_stays_within_its_source():
 def test_what_a_kernel_cannot_take_is_refused_with_the_fix():
     one, i64, m = trace(lambda a: a + 1.0, "a"), np.zeros(1, np.int64), np.zeros((2, 3))
     with pytest.raises(ShapeError, match=r"at most two axes on a GPU; received an output of shape \(1, 2, 3\)"):
-        codegen.elementwise(one, [m[None]], [m[None]])
+        codegen.elementwise(Map(one, [m[None]], [m[None]]))
     with pytest.raises(DTypeError, match=r"received int64. Cast it with .astype"):
-        codegen.elementwise(one, [m.astype(np.int64)], [m])
+        codegen.elementwise(Map(one, [m.astype(np.int64)], [m]))
     with pytest.raises(ShapeError, match="contiguous rows"):
         codegen.gather(np.zeros((3, 2)).T, i64, i64, 1, m)
     with pytest.raises(DTypeError, match="received float64 for an output of float32"):

@@ -1,0 +1,1 @@
+"""What runs in the process of a library. Only NumPy and that library are imported here."""
