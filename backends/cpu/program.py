@@ -74,13 +74,13 @@ class Library:
             raise OSError("it is older than its source: install nnbp again")
         self.walk: Callable[..., int] = library.nnbp_walk
         library.nnbp_walk.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, ctypes.c_void_p, ctypes.c_int64]
-        self._pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        self._pointer.restype, self._pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+        self._pointer = prototype(("PyCapsule_GetPointer", ctypes.pythonapi))
         self._loops: dict[Any, tuple[_CallInfo, object]] = {}
         self._find_blas()
         self._check()
 
-    def loop(self, ufunc: np.ufunc, dtypes: tuple[Any, ...], strides: tuple[int, ...]) -> _CallInfo:
+    def loop(self, ufunc: Any, dtypes: tuple[Any, ...], strides: tuple[int, ...]) -> _CallInfo:
         """The inner loop of a ufunc for arrays of these dtypes and strides; the library keeps it alive.
 
         Raises:
@@ -231,8 +231,9 @@ def _records(library: Library, function: Any, arguments: tuple[Any, ...]) -> lis
 
 
 def _record(
-    kind: int, addresses: Sequence[int], strides: Sequence[int], steps: Sequence[int] = (), length: int = 1, rows: int = 1,
-    *, width: int = 0, cost: float = 0, function: int | None = 0, context: int | None = 0, auxiliary: int | None = 0,
+    kind: int, addresses: Sequence[int], strides: Sequence[int], steps: Sequence[int] = (), length: int = 1,
+    rows: int = 1, *, width: int = 0, cost: float = 0,
+    function: int | None = 0, context: int | None = 0, auxiliary: int | None = 0,
 ) -> bytes:  # fmt: skip
     def four(values: Sequence[int]) -> tuple[int, ...]:
         return (*values, *(0,) * (4 - len(values)))
@@ -257,6 +258,21 @@ def _rows(arrays: Sequence[Array]) -> Iterator[_Rows]:
     Raises:
         LookupError: C cannot go through an array as it is.
     """
+    if not all(array.flags.aligned and array.dtype.isnative for array in arrays):
+        raise LookupError("an array is not aligned, or its bytes are swapped")
+    if min(min(array.strides, default=0) for array in arrays) < 0:
+        raise LookupError("NumPy goes through an array from its end")
+    *outer, (rows, steps), (length, strides) = _axes(arrays)
+    for place in np.ndindex(*(size for size, _ in outer)):
+        addresses = [
+            _address(array) + sum(i * own[k] for i, (_, own) in zip(place, outer, strict=True))
+            for k, array in enumerate(arrays)
+        ]
+        yield _Rows(addresses, strides, steps, length, rows)
+
+
+def _axes(arrays: Sequence[Array]) -> list[tuple[int, tuple[int, ...]]]:
+    """The size of each axis, two at least, and the strides of all arrays along it, as few axes as possible."""
     shape = arrays[-1].shape
     axes: list[tuple[int, tuple[int, ...]]] = []
     for axis, size in enumerate(shape):
@@ -264,26 +280,13 @@ def _rows(arrays: Sequence[Array]) -> Iterator[_Rows]:
         for array in arrays:
             own = axis - len(shape) + array.ndim
             strides.append(array.strides[own] if own >= 0 and array.shape[own] != 1 else 0)
-        if size != 1:
+        # Two axes are one if every array is contiguous over both.
+        if axes and all(before == after * size for before, after in zip(axes[-1][1], strides, strict=True)):
+            axes[-1] = (axes[-1][0] * size, tuple(strides))
+        elif size != 1:
             axes.append((size, tuple(strides)))
-            # Two axes are one if every array is contiguous over both.
-            if len(axes) > 1 and all(
-                before == after * size for before, after in zip(axes[-2][1], axes[-1][1], strict=True)
-            ):
-                (outer, _), (inner, steps) = axes[-2:]
-                axes[-2:] = [(outer * inner, steps)]
-    if not all(array.flags.aligned and array.dtype.isnative for array in arrays):
-        raise LookupError("an array is not aligned, or its bytes are swapped")
-    if min(min(array.strides, default=0) for array in arrays) < 0:
-        raise LookupError("NumPy goes through an array from its end")
     still = (1, (0,) * len(arrays))
-    *outer, (rows, steps), (length, strides) = [still, still, *axes]
-    for place in np.ndindex(*(size for size, _ in outer)):
-        addresses = [
-            array.__array_interface__["data"][0] + sum(i * own[k] for i, (_, own) in zip(place, outer, strict=True))
-            for k, array in enumerate(arrays)
-        ]
-        yield _Rows(addresses, strides, steps, length, rows)
+    return [still] * (2 - len(axes)) + axes
 
 
 def _address(array: Array) -> int:
@@ -390,20 +393,23 @@ def _vectors(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
     """A product of two vectors, or of a matrix and a vector."""
     letter, size = _letter(a, b, out), out.itemsize
     (n, k), m = a.shape, b.shape[1]
+
+    def step(stride: int) -> int:
+        """The stride of a vector for BLAS, in numbers."""
+        if stride < size or stride % size:
+            raise LookupError("not a vector for BLAS")
+        return int(stride // size)
+
     if n == m == 1:
-        function, long = library.blas(f"{letter}dot")
-        kind, strides, steps, flags = _DOT, (a.strides[1] // size, b.strides[0] // size), (k,), (0, 0)
-        factors, own = (a, b), (a.strides[1], b.strides[0])
+        kind, name, factors = _DOT, "dot", (a, b)
+        strides, steps, flags = (step(a.strides[1]), step(b.strides[0])), (k,), (0, 0)
     else:
-        function, long = library.blas(f"{letter}gemv")
-        matrix, vector, own = (a, b, (b.strides[0],)) if m == 1 else (b, a, (a.strides[1],))
-        leading, columns = _leading(matrix)
-        kind, strides, steps, flags = _VECTOR_PRODUCT, (leading, own[0] // size), matrix.shape, (int(m != 1), columns)
-        factors = matrix, vector
+        kind, name, factors = _VECTOR_PRODUCT, "gemv", (a, b) if m == 1 else (b, a)
+        (leading, columns), steps = _leading(factors[0]), factors[0].shape
+        strides, flags = (leading, step(b.strides[0] if m == 1 else a.strides[1])), (int(m != 1), columns)
         if out.strides[0 if m == 1 else 1] != size:
             raise LookupError("the result is not contiguous")
-    if any(stride < size or stride % size for stride in own):
-        raise LookupError("not a vector for BLAS")
+    function, long = library.blas(letter + name)
     addresses = [_address(array) for array in (*factors, out)]
     cost = 50 + a.size * m / 10
     return [_record(kind, addresses, strides, steps, *flags, width=size, cost=cost, function=function, context=long)]

@@ -177,7 +177,7 @@ def test_any_formula(drawn: tuple[int, Formula], data: st.DataObject) -> None:
     rows, columns = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 40))
     given, memory = [], []
     layouts = data.draw(st.sampled_from([LAYOUTS, LAYOUTS[:-1], LAYOUTS[:-1]]))
-    for k in range(inputs):
+    for _ in range(inputs):
         shape = data.draw(st.sampled_from([(rows, columns)] * 3 + [(1, columns), (rows, 1), (1, 1)]))
         own = data.draw(st.sampled_from([dtype] * 4 + ["float32", "float64"]))
         values = numbers(data.draw(st.integers(0, 99)), shape, own)
