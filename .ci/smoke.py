@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import nnbp
+from nnbp.graph.backend import backend_class
 
 package = Path(nnbp.__file__).parent
 site_packages = package.parent
@@ -16,6 +17,8 @@ for folder in (site_packages / "backends", site_packages / "bench", package / "b
 assert (package / "py.typed").is_file(), "py.typed is missing from the wheel"
 assert (package / "backends" / "cpu" / "backend.py").is_file(), "nnbp.backends is missing from the wheel"
 assert list((package / "backends" / "cuda" / "kernels").glob("*.cu")), "the CUDA kernels are missing from the wheel"
+assert list((package / "backends" / "cpu").glob("_native.*")), "the compiled part is missing from the wheel"
+assert (reason := backend_class("numpy").compiled()) is None, f"the compiled part is not used: {reason}"
 assert {entry.name for entry in entry_points(group="nnbp.backends")} == {"cupy", "numpy"}
 
 rng = np.random.default_rng(0)

@@ -31,6 +31,14 @@ step() {
     esac
 }
 
+# Goes to a copy of the checkout without what is compiled, for a step that compiles otherwise: an editable installation
+# writes its library beside its source.
+copy_checkout() {
+    mkdir "$work/checkout"
+    tar -C "$root" --exclude=.git --exclude=build --exclude='_native.*' -cf - . | tar -C "$work/checkout" -xf -
+    cd "$work/checkout"
+}
+
 # Prints the counts; fails if a step failed.
 finish() {
     printf '\nAll steps took %d s.\n' "$SECONDS"

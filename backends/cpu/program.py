@@ -66,7 +66,7 @@ class Library:
         folder = Path(__file__).parent
         path = next((found for name in ("_native.so", "_native.dll") if (found := folder / name).exists()), None)
         if path is None:
-            raise OSError("it was not compiled when nnbp was installed, because no C compiler was found")
+            raise OSError("no C compiler worked when nnbp was installed: add one and install nnbp again")
         library = ctypes.CDLL(str(path))
         library.nnbp_source.restype = ctypes.c_char_p
         source = folder / "native" / "walker.c"

@@ -19,6 +19,7 @@ from nnbp.device.host import blas
 from nnbp.device.probe import Reason, cuda_command, cupy_distributions
 from nnbp.device.select import DeviceInfo, devices
 from nnbp.formatting import counted, json_text
+from nnbp.graph.backend import backend_class
 from nnbp.requirements import LIBRARIES, pip_install
 from nnbp.version import installed
 
@@ -69,8 +70,16 @@ def _report(found: list[DeviceInfo]) -> dict[str, Any]:
             "memory_free": cpu.memory_free,
         },
         "blas": blas(),
+        "compiled": _compiled(),
         "devices": [asdict(device) for device in found],
     }
+
+
+def _compiled() -> dict[str, Any]:
+    """Whether steps on the CPU run in the compiled part of the backend, and the reason if not."""
+    numpy_backend: Any = backend_class("numpy")
+    reason = numpy_backend.compiled()
+    return {"used": reason is None, "reason": reason}
 
 
 def _page(report: dict[str, Any], found: list[DeviceInfo]) -> str:
@@ -134,7 +143,7 @@ def _cuda(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _machine(report: dict[str, Any], cpu: DeviceInfo) -> list[tuple[str, str]]:
-    system, blas = report["system"], report["blas"]
+    system, blas, compiled = report["system"], report["blas"], report["compiled"]
     cores = counted(system["cores"], "core")
     if system["usable_cores"] != system["cores"]:
         cores += f", {system['usable_cores']} of them for this process"
@@ -148,6 +157,7 @@ def _machine(report: dict[str, Any], cpu: DeviceInfo) -> list[tuple[str, str]]:
         ("Processor", f"{cpu.description}, {cores}"),
         ("Memory", ", ".join(memory)),
         ("BLAS", f"{blas['name']} {blas['version']}".strip() + f", {threads}{limits}"),
+        ("Compiled part", "used: steps on the CPU run in C" if compiled["used"] else f"not used: {compiled['reason']}"),
     ]
 
 

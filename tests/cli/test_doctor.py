@@ -15,6 +15,7 @@ from nnbp.cli import doctor
 from nnbp.cli.main import main
 from nnbp.device.host import blas
 from nnbp.device.probe import refresh
+from nnbp.graph.backend import backend_class
 from nnbp.requirements import CUDA, pip_install
 
 
@@ -159,6 +160,24 @@ def test_threads_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch, capsys: 
     run()
     words = " ".join(capsys.readouterr().out.split())
     assert "threads unknown: threadpoolctl is not installed, OPENBLAS_NUM_THREADS=3" in words
+
+
+@pytest.mark.parametrize(
+    ("reason", "row"),
+    [
+        (None, "Compiled part used: steps on the CPU run in C"),
+        ("it is too old", "Compiled part not used: it is too old"),
+    ],
+)
+def test_the_page_says_whether_the_compiled_part_is_used(
+    reason: str | None, row: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FakeCupy(count=0).install(monkeypatch)
+    monkeypatch.setattr(backend_class("numpy"), "compiled", staticmethod(lambda: reason))
+    run()
+    assert row in " ".join(capsys.readouterr().out.split())
+    run("--json")
+    assert json.loads(capsys.readouterr().out)["compiled"] == {"used": reason is None, "reason": reason}
 
 
 def test_threads_are_those_of_the_blas() -> None:

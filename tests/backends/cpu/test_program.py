@@ -103,6 +103,12 @@ def numbers(seed: int, shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
         return np.asarray(chosen, dtype)
 
 
+def test_the_compiled_part_is_used_if_it_is_required() -> None:
+    if os.environ.get("NNBP_REQUIRE_NATIVE") != "1":
+        pytest.skip("NNBP_REQUIRE_NATIVE=1 does not ask for it")
+    assert not isinstance(reason, str), reason
+
+
 # ---- Formulas
 
 
@@ -639,7 +645,7 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("anew")
 def test_without_a_library_calls_run_as_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "__file__", str(tmp_path / "program.py"))
-    without("not compiled when nnbp was installed, because no C compiler was found")
+    without("no C compiler worked when nnbp was installed: add one and install nnbp again")
 
 
 @compiled
