@@ -74,4 +74,4 @@ class Updater:
             # PyTorch's clip_grad_norm_ adds the same 1e-6.
             op.map(lambda g, s: g * np.minimum(bound / (np.sqrt(s) + 1e-6), 1.0), [g], g=g, s=square)
         slots = {slot: self.state.slots[slot].reshape(1, -1) for slot in self.optimizer.slots}
-        op.map(self.optimizer.update, [theta, *slots.values()], theta=theta, g=g, **slots, **rates)
+        self.optimizer.record(op, theta, g, slots, rates)

@@ -9,9 +9,10 @@ cubic interpolation), 7.4 and 7.5 (L-BFGS).
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
@@ -34,57 +35,83 @@ CURVATURE = 1e-10
 
 
 @dataclass
+class _Objective:
+    """J where theta is, and numbers of vectors, downloaded; see `LBFGS.step` for the first five attributes."""
+
+    theta: Array
+    gradient: Array
+    evaluate: Callable[[], float]
+    xp: Any
+    read: Read
+    evaluations: int = 0
+
+    def __call__(self) -> tuple[float, Array]:
+        """J, and a copy of its gradient."""
+        self.evaluations += 1
+        # `evaluate` writes the gradient, so it has to come first.
+        loss = self.evaluate()
+        return loss, _copy(self.gradient)
+
+    def dot(self, x: Array, y: Array) -> float:
+        """x·y."""
+        return self.read(self.xp.dot(x, y))
+
+    def largest(self, x: Array) -> float:
+        """max |x|."""
+        return self.read(self.xp.max(self.xp.abs(x)))
+
+
+class Change(NamedTuple):
+    """An iteration that is remembered: s = t d, y, how much the gradient changed over it, and ro = 1 / (y·s)."""
+
+    s: Array
+    y: Array
+    ro: float
+
+
+@dataclass
 class LBFGSMemory:
     """What L-BFGS remembers between steps.
 
     Attributes:
+        changes: the last iterations, oldest first.
         n_iter: iterations so far.
         d: direction of the last iteration, (P,); None before the first.
         t: how far theta went along it.
-        steps: s = t d of the iterations that are remembered, oldest first, (P,) each.
-        changes: y, how much the gradient changed over each of them, (P,) each.
-        ro: 1 / (y·s) of each.
         h_diag: γ, of the initial inverse Hessian γ I.
         gradient: at the start of the last iteration, (P,).
     """
 
+    changes: deque[Change] = field(default_factory=deque)
     n_iter: int = 0
     d: Array | None = None
     t: float = 0.0
-    steps: list[Array] = field(default_factory=list)
-    changes: list[Array] = field(default_factory=list)
-    ro: list[float] = field(default_factory=list)
     h_diag: float = 1.0
     gradient: Array | None = None
 
-    def advance(self, g: Array, history_size: int, xp: Any, read: Read) -> Array:
+    def advance(self, g: Array, objective: _Objective) -> Array:
         """Learns from the last iteration, whose end has the gradient g, and returns the next direction, −H g."""
         if self.d is not None:
             y, s = g - self.gradient, self.t * self.d
-            curvature = read(xp.dot(y, s))
+            curvature = objective.dot(y, s)
             if curvature > CURVATURE:
-                self.changes.append(y)
-                self.steps.append(s)
-                self.ro.append(1.0 / curvature)
-                self.h_diag = curvature / read(xp.dot(y, y))
-            for remembered in (self.changes, self.steps, self.ro):
-                del remembered[:-history_size]
+                self.changes.append(Change(s, y, 1.0 / curvature))
+                self.h_diag = curvature / objective.dot(y, y)
         self.n_iter += 1
         self.gradient = g
-        self.d = self._direction(g, xp)
+        self.d = self._direction(g, objective.xp)
         return self.d
 
     def _direction(self, g: Array, xp: Any) -> Array:
         """−H g by the two loops of algorithm 7.4; its inner products stay on the device."""
-        pairs = list(zip(self.steps, self.changes, self.ro, strict=True))
         q = -g
         weights = []
-        for s, y, ro in reversed(pairs):
+        for s, y, ro in reversed(self.changes):
             weight = xp.dot(s, q) * ro
             q = q - weight * y
             weights.append(weight)
         r = q * self.h_diag
-        for (s, y, ro), weight in zip(pairs, reversed(weights), strict=True):
+        for (s, y, ro), weight in zip(self.changes, reversed(weights), strict=True):
             r = r + (weight - xp.dot(y, r) * ro) * s
         return r
 
@@ -135,20 +162,18 @@ class LBFGS(Optimizer):
         line_search: str | None = None,
     ) -> None:
         super().__init__(learning_rate)
-        for name, count in (("max_iter", max_iter), ("max_eval", max_eval), ("history_size", history_size)):
-            if count is not None:
-                whole_number(f"{name} of LBFGS", count, 1)
-        for name, bound in (("tolerance_grad", tolerance_grad), ("tolerance_change", tolerance_change)):
-            number(f"{name} of LBFGS", bound, "[0, inf]")
+        self.max_iter = whole_number("max_iter of LBFGS", max_iter, 1)
+        self.max_eval = None if max_eval is None else whole_number("max_eval of LBFGS", max_eval, 1)
+        self.tolerance_grad = number("tolerance_grad of LBFGS", tolerance_grad, "[0, inf]")
+        self.tolerance_change = number("tolerance_change of LBFGS", tolerance_change, "[0, inf]")
+        self.history_size = whole_number("history_size of LBFGS", history_size, 1)
         if line_search not in (None, "strong_wolfe"):
             raise ValueError(f"line_search of LBFGS is None or 'strong_wolfe'; received {line_search!r}.")
-        self.max_iter, self.max_eval, self.history_size = max_iter, max_eval, history_size
-        self.tolerance_grad, self.tolerance_change = tolerance_grad, tolerance_change
         self.line_search = line_search
 
     def memory(self) -> LBFGSMemory:
         """A new memory, for `step`."""
-        return LBFGSMemory()
+        return LBFGSMemory(deque(maxlen=self.history_size))
 
     def step(
         self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: LBFGSMemory, read: Read
@@ -167,26 +192,24 @@ class LBFGS(Optimizer):
             J before the step. Once J or a slope is not finite the step ends, and returns J there, or NaN. With a
             line search theta is then where the last iteration ended, which had a finite J.
         """
-        first = loss = evaluate()
-        g = _copy(gradient)
-        evaluations = 1
+        objective = _Objective(theta, gradient, evaluate, xp, read)
         allowed = self.max_iter * 5 // 4 if self.max_eval is None else self.max_eval
-        if not math.isfinite(loss) or read(xp.max(xp.abs(g))) <= self.tolerance_grad:
+        loss, g = objective()
+        first = loss
+        if not math.isfinite(loss) or objective.largest(g) <= self.tolerance_grad:
             return loss
         for iteration in range(1, self.max_iter + 1):
             before = loss
-            d = memory.advance(g, self.history_size, xp, read)
-            slope, width = read(xp.dot(g, d)), read(xp.max(xp.abs(d)))
+            d = memory.advance(g, objective)
+            slope, width = objective.dot(g, d), objective.largest(d)
             memory.t = self.rate
             if memory.n_iter == 1:
                 memory.t *= min(1.0, 1.0 / read(xp.sum(xp.abs(g))))
             if slope > -self.tolerance_change:
                 break
             if self.line_search is not None:
-                line = _Line(theta, gradient, d, width, evaluate, xp, read)
-                start = _Point(0.0, loss, slope, g)
-                found = line.search(start, memory.t, allowed - evaluations)
-                evaluations += line.evaluations
+                line = _Line(objective, d, width)
+                found = line.search(_Point(0.0, loss, slope, g), memory.t, allowed)
                 if not math.isfinite(found.loss):
                     return found.loss
                 line.go(found.t)
@@ -195,14 +218,12 @@ class LBFGS(Optimizer):
                 theta[...] = theta + memory.t * d
                 if iteration == self.max_iter:
                     break
-                loss = evaluate()
-                evaluations += 1
+                loss, g = objective()
                 if not math.isfinite(loss):
                     return loss
-                g = _copy(gradient)
             if (
-                evaluations >= allowed
-                or read(xp.max(xp.abs(g))) <= self.tolerance_grad
+                objective.evaluations >= allowed
+                or objective.largest(g) <= self.tolerance_grad
                 or memory.t * width <= self.tolerance_change
                 or abs(loss - before) < self.tolerance_change
             ):
@@ -211,29 +232,24 @@ class LBFGS(Optimizer):
 
 
 class _Line:
-    """J along theta + t d, and a search for a t that fulfils the strong Wolfe conditions."""
+    """J along theta + t d, and a search for a t that fulfils the strong Wolfe conditions; `width` is max |d|."""
 
-    def __init__(
-        self, theta: Array, gradient: Array, d: Array, width: float, evaluate: Callable[[], float], xp: Any, read: Read
-    ) -> None:
-        self.theta, self.start, self.gradient, self.d, self.width = theta, _copy(theta), gradient, d, width
-        self.evaluate, self.xp, self.read = evaluate, xp, read
-        self.evaluations = 0
+    def __init__(self, objective: _Objective, d: Array, width: float) -> None:
+        self.objective, self.start, self.d, self.width = objective, _copy(objective.theta), d, width
 
     def go(self, t: float) -> None:
         """Sets theta to the point t."""
-        self.theta[...] = self.start + t * self.d
+        self.objective.theta[...] = self.start + t * self.d
 
     def at(self, t: float) -> _Point:
-        """The point t; its loss is NaN where its slope is not finite. Theta is back at the start then."""
+        """The point t; its loss is NaN if its slope is not finite. Theta is back at the start afterwards."""
         self.go(t)
-        loss = self.evaluate()
-        self.theta[...] = self.start
-        self.evaluations += 1
-        slope = self.read(self.xp.dot(self.gradient, self.d))
+        loss, gradient = self.objective()
+        self.objective.theta[...] = self.start
+        slope = self.objective.dot(gradient, self.d)
         if math.isfinite(loss) and not math.isfinite(slope):
             loss = math.nan
-        return _Point(t, loss, slope, _copy(self.gradient))
+        return _Point(t, loss, slope, gradient)
 
     def search(self, start: _Point, t: float, allowed: int) -> _Point:
         """A point that fulfils the conditions, the best one found, or the first whose loss is not finite.
@@ -243,10 +259,11 @@ class _Line:
         Args:
             start: the point 0.
             t: where to look first.
-            allowed: evaluations after the first.
+            allowed: evaluations in the whole step; the first one here is made in any case.
         """
+        left = allowed - self.objective.evaluations
         previous, point = start, self.at(t)
-        for k in range(allowed):
+        for k in range(left):
             if not math.isfinite(point.loss):
                 return point
             if _too_high(point, start) or (k > 1 and point.loss >= previous.loss):
@@ -263,7 +280,7 @@ class _Line:
     def _zoom(self, start: _Point, ends: list[_Point], allowed: int) -> _Point:
         low = 0 if ends[0].loss <= ends[1].loss else 1
         near_end = False
-        while self.evaluations <= allowed:
+        while self.objective.evaluations <= allowed:
             left, right = sorted(end.t for end in ends)
             if (right - left) * self.width < NARROW:
                 break

@@ -1,4 +1,4 @@
-"""Optimizers: each is its update rule on the flat parameter vector, and the names of what it remembers.
+"""Optimizers: each is its update rule on the flat parameter vector, and the names of the vectors that it remembers.
 
 The definitions and defaults are those of PyTorch's optimizers of the same names, step for step. A rule is NumPy code,
 traced and compiled for the device (see `nnbp.graph.formula`): one pass over theta, gradient and state. What depends on
@@ -19,6 +19,8 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.graph.builder import Builder
+from nnbp.graph.ops import Array
 from nnbp.registry import Named
 from nnbp.validation import not_negative, number
 
@@ -61,12 +63,24 @@ class Optimizer(Named, kind="optimizer"):
         return 0.0
 
     def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
-        """The numbers of each step that `update` takes by name, for the steps t = 1, 2, … with learning rates eta."""
+        """The numbers of each step that `update` takes, by name, for the steps t = 1, 2, … with learning rates eta."""
         return {"eta": eta}
 
-    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
-        """theta and the slots after the step: a formula of theta, g, the slots and the rates, in this order."""
+    def update(self, theta: Any, g: Any, *args: Any, **slots_and_rates: Any) -> Any:
+        """The formula of a step. A rule names the slots and rates that it takes: ``update(self, theta, g, v, eta)``.
+
+        Returns:
+            theta after the step, followed by the slots in the order of `slots`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no rule: define update(self, theta, g, …).")
+
+    def record(self, op: Builder, theta: Array, g: Array, slots: dict[str, Array], rates: dict[str, Array]) -> None:
+        """Records `update`, which changes theta and the slots."""
+        inputs = {"theta": theta, "g": g, **slots, **rates}
+        # Passed by name, so that a rule may have its arguments in any order.
+        op.map(
+            lambda *values: self.update(**dict(zip(inputs, values, strict=True))), [theta, *slots.values()], **inputs
+        )
 
 
 @final
@@ -92,11 +106,9 @@ class SGD(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("v",) if self.momentum else ()
 
-    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
+    def update(self, theta: Any, g: Any, eta: Any, v: Any = None) -> Any:
         if not self.momentum:
-            (eta,) = slots_and_rates
             return theta - eta * g
-        v, eta = slots_and_rates
         v = self.momentum * v + g
         return theta - eta * (g + self.momentum * v if self.nesterov else v), v
 
@@ -130,17 +142,18 @@ class RMSprop(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("v", *(["mean"] if self.centered else []), *(["u"] if self.momentum else []))
 
-    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
-        *slots, eta = slots_and_rates
-        state = dict(zip(self.slots, slots, strict=True))
-        v = state["v"] = self.alpha * state["v"] + (1.0 - self.alpha) * g * g
+    def update(self, theta: Any, g: Any, v: Any, eta: Any, mean: Any = None, u: Any = None) -> Any:
+        v = self.alpha * v + (1.0 - self.alpha) * g * g
+        slots = [v]
         if self.centered:
-            mean = state["mean"] = self.alpha * state["mean"] + (1.0 - self.alpha) * g
+            mean = self.alpha * mean + (1.0 - self.alpha) * g
+            slots.append(mean)
             v = v - mean * mean
         change = g / (np.sqrt(v) + self.epsilon)
         if self.momentum:
-            change = state["u"] = self.momentum * state["u"] + change
-        return (theta - eta * change, *state.values())
+            change = self.momentum * u + change
+            slots.append(change)
+        return theta - eta * change, *slots
 
 
 class Adam(Optimizer):
@@ -152,6 +165,7 @@ class Adam(Optimizer):
 
     name = "adam"
     default_rate = 1e-3
+    slots = ("m", "v")
 
     def __init__(
         self, learning_rate: float | None = None, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
@@ -161,18 +175,13 @@ class Adam(Optimizer):
         self.beta2 = number(f"beta2 of {type(self).__name__}", beta2, "[0, 1)")
         self.epsilon = not_negative(f"epsilon of {type(self).__name__}", epsilon)
 
-    @property
-    def slots(self) -> tuple[str, ...]:
-        return ("m", "v")
-
     def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
         # With m̂ = first · m and v̂ = root² v, m̂ / (√v̂ + ε) is (first / root) m / (√v + ε / root).
         root = np.sqrt((1.0 - self.beta2) / (1.0 - self.beta2**t))
         first = (1.0 - self.beta1) / (1.0 - self.beta1**t)
         return {"step": eta * first / root, "floor": self.epsilon / root}
 
-    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
-        m, v, step, floor = slots_and_rates
+    def update(self, theta: Any, g: Any, m: Any, v: Any, step: Any, floor: Any) -> Any:
         m = self.beta1 * m + g
         v = self.beta2 * v + g * g
         return theta - step * m / (np.sqrt(v) + floor), m, v
@@ -201,9 +210,8 @@ class AdamW(Adam):
     def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
         return super().rates(t, eta) | {"keep": 1.0 - eta * self.weight_decay}
 
-    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
-        *rest, keep = slots_and_rates
-        return super().update(theta * keep, g, *rest)
+    def update(self, theta: Any, g: Any, m: Any, v: Any, step: Any, floor: Any, keep: Any = 1.0) -> Any:
+        return super().update(theta * keep, g, m, v, step, floor)
 
 
 @final
@@ -220,6 +228,7 @@ class Rprop(Optimizer):
     default_rate = 1e-2
     full_batch = True
     scheduled = False
+    slots = ("before", "size")
 
     def __init__(
         self,
@@ -232,13 +241,8 @@ class Rprop(Optimizer):
         super().__init__(learning_rate)
         self.shrink = number("shrink of Rprop", shrink, "[0, 1)")
         self.grow = number("grow of Rprop", grow, "[1, inf)")
-        most = number("largest of Rprop", largest, "(0, inf]")
-        self.smallest = number("smallest of Rprop", smallest, f"[0, {most:g})")
-        self.largest = most
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        return ("before", "size")
+        largest = number("largest of Rprop", largest, "(0, inf]")
+        self.smallest, self.largest = number("smallest of Rprop", smallest, f"[0, {largest:g})"), largest
 
     def initial(self, slot: str) -> float:
         return self.rate if slot == "size" else 0.0
@@ -246,8 +250,7 @@ class Rprop(Optimizer):
     def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
         return {}
 
-    def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
-        before, size = slots_and_rates
+    def update(self, theta: Any, g: Any, before: Any, size: Any) -> Any:
         same = np.sign(g * before)
         factor = 1.0 + (self.grow - 1.0) * (same > 0.0) + (self.shrink - 1.0) * (same < 0.0)
         size = np.minimum(np.maximum(size * factor, self.smallest), self.largest)

@@ -65,8 +65,7 @@ class Bound:
         self.slots = {name: np.full_like(self.theta, optimizer.initial(name)) for name in optimizer.slots}
         self.rates = {name: np.zeros((1, 1), dtype) for name in optimizer.rates(np.ones(1), np.ones(1))}
         self.recorder = Builder(backend, dtype, 1, training=True)
-        outputs = [self.theta, *self.slots.values()]
-        self.recorder.map(optimizer.update, outputs, theta=self.theta, g=self.g, **self.slots, **self.rates)
+        optimizer.record(self.recorder, self.theta, self.g, self.slots, self.rates)
         self.run = backend.compile(self.recorder.operations)
 
     def step(self, g: NDArray[Any]) -> None:
@@ -256,15 +255,12 @@ def test_a_class_of_a_users_own() -> None:
         name = "lookback"
         default_rate = 0.5
 
-        @property
-        def slots(self) -> tuple[str, ...]:
-            return ("last", "was")
+        slots = ("last", "was")
 
         def initial(self, slot: str) -> float:
             return 1.0 if slot == "last" else 0.0
 
-        def update(self, theta: Any, g: Any, *slots_and_rates: Any) -> Any:
-            last, _, eta = slots_and_rates
+        def update(self, theta: Any, g: Any, last: Any, was: Any, eta: Any) -> Any:
             return theta - eta * (g + last), g, theta
 
     bound = Bound(optimizers.get("lookback"), np.array([1.0, 2.0]))
