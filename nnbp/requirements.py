@@ -7,6 +7,7 @@ extras of `pyproject.toml`; a test compares them.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from nnbp.errors import MissingDependencyError
@@ -30,6 +31,14 @@ CUDA = {
 def pip_install(*requirements: str) -> str:
     """The shell command that installs these requirements."""
     return " ".join(["python -m pip install", *(f'"{requirement}"' for requirement in requirements)])
+
+
+def importable(package: str) -> bool:
+    """Whether Python finds a package of this name; does not import it."""
+    try:
+        return find_spec(package) is not None
+    except ValueError:
+        return True  # a module without a spec, which somebody put into sys.modules
 
 
 def optional(module: str, purpose: str) -> Any:

@@ -66,12 +66,12 @@ class Library:
         folder = Path(__file__).parent
         path = next((found for name in ("_native.so", "_native.dll") if (found := folder / name).exists()), None)
         if path is None:
-            raise OSError("no C compiler worked when nnbp was installed: add one and install nnbp again")
+            raise OSError("no C compiler worked when nnbp was installed: add one and repeat the installation")
         library = ctypes.CDLL(str(path))
         library.nnbp_source.restype = ctypes.c_char_p
         source = folder / "native" / "walker.c"
         if source.exists() and library.nnbp_source() != source_hash(source).encode():
-            raise OSError("it is older than its source: install nnbp again")
+            raise OSError("it is older than its source: repeat the installation")
         self.walk: Callable[..., int] = library.nnbp_walk
         library.nnbp_walk.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, ctypes.c_void_p, ctypes.c_int64]
         prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)

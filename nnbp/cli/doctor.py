@@ -136,7 +136,7 @@ def _cuda(report: dict[str, Any]) -> list[tuple[str, str]]:
         message = textwrap.shorten(library["message"], 100, placeholder=" …")
         rows.append((library["name"], f"does not load: {message}" if library["installed"] else "not installed"))
     if len(rows) > 1 and len(wheels) == 1:
-        fix = cuda_command(wheels)
+        fix = cuda_command(*wheels)
         if not any(fix in device["fix"] for device in devices):
             rows.append(("", f"fix: {fix}"))
     return rows

@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from nnbp.device.probe import said
+from nnbp.requirements import importable
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,10 @@ def libraries() -> list[Library]:
 
 
 def _tried(name: str, package: str, version: Callable[[], object]) -> Library:
+    if not importable(package):
+        return Library(name, False)
     try:
-        if find_spec(package) is None:
-            return Library(name, False)
-    except ValueError:
-        # The package is in sys.modules as None, which hides it, or as a module without a spec.
-        if sys.modules.get(package) is None:
-            return Library(name, False)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             return Library(name, True, str(version()))
     except Exception as error:
         return Library(name, True, None, said(error))

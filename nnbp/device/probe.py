@@ -11,12 +11,11 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from textwrap import shorten
 from typing import Any
 
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from nnbp.graph.backend import Backend, backend_class
 from nnbp.graph.ops import Gemm
-from nnbp.requirements import CUDA, pip_install
+from nnbp.requirements import CUDA, importable, pip_install
 from nnbp.version import installed
 
 _KNOWN_CUPY = (
@@ -34,9 +33,8 @@ _KNOWN_CUPY = (
 )
 """Distributions that install a package `cupy` on Python 3.11 or later; after CuPy's own list of what cannot coexist."""
 
-_CUDA12 = f"`{pip_install(*CUDA[12])}`"
-_CUDA13 = f"`{pip_install(*CUDA[13])}`"
-_EITHER = f"{_CUDA13} (driver 580 or later) or {_CUDA12} (driver 525 or later)"
+_WHEELS = {f"cupy-cuda{major}x": major for major in CUDA}
+"""CuPy's wheels for the versions of CUDA that nnbp supports."""
 
 # Texts of the dynamic loaders, of CuPy's softlink and compiler modules, and of cuda-pathfinder.
 _NOT_LOADED = re.compile(
@@ -47,8 +45,7 @@ _LIBRARY = re.compile(
 )
 
 _CUDA_FIXES = {
-    "OutOfMemory": "free memory on the card: `nvidia-smi` lists the processes that hold it",
-    "cudaErrorMemoryAllocation": "free memory on the card: `nvidia-smi` lists the processes that hold it",
+    "OutOfMemory|cudaErrorMemoryAllocation": "free memory on the card: `nvidia-smi` lists the processes that hold it",
     "cudaErrorDevicesUnavailable": "free the card: `nvidia-smi` shows who holds it, and its compute mode",
     "cudaErrorInitializationError": (
         'start processes afresh instead of forking them, `multiprocessing.set_start_method("spawn")`: '
@@ -56,7 +53,9 @@ _CUDA_FIXES = {
     ),
     "cudaErrorSystemDriverMismatch": "restart, `sudo reboot`: the driver was updated under a running kernel module",
     "cudaErrorOperatingSystem": "give this user access to the files `ls -l /dev/nvidia*`",
+    "": "look whether `nvidia-smi` shows the card in good health",
 }
+"""The fix of a device error, by a pattern of its text: the first that matches counts, and the last matches always."""
 
 
 class Reason(StrEnum):
@@ -81,10 +80,10 @@ class Verdict:
     """What the probe of one GPU found.
 
     Attributes:
-        reason: why it does not work; None where it does.
+        reason: why it does not work; None if it does.
         message: the reason in words, without a full stop.
         fix: what would mend it; commands stand in backticks.
-        count: how many GPUs CuPy sees; 0 where that could not be asked.
+        count: how many GPUs CuPy sees; 0 if that could not be asked.
     """
 
     reason: Reason | None = None
@@ -114,50 +113,47 @@ def refresh() -> None:
 
 @cache
 def _probe(index: int, process: int) -> Verdict:
-    try:
-        found = find_spec("cupy") is not None
-    except ValueError:
-        found = True  # a module without a spec, that somebody put into sys.modules
-    if not found:
+    # CuPy's warnings are not about anything that the user has done; the verdict says what matters.
+    with warnings.catch_warnings(action="ignore"):
+        return _tried(index)
+
+
+def _tried(index: int) -> Verdict:
+    if not importable("cupy"):
         return _not_installed(cuda_of_driver())
     wheels = cupy_distributions()
     if len(wheels) > 1:
         return _two_wheels(wheels, cuda_of_driver())
+    # A CuPy without metadata, such as one on PYTHONPATH, goes by the name of its package.
+    wheel = next(iter(wheels), "cupy")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            cupy = import_module("cupy")
-            runtime = cupy.cuda.runtime
+        cupy = import_module("cupy")
+        runtime = cupy.cuda.runtime
     except Exception as error:
-        return _import_failed(error, wheels)
+        message = f"CuPy is installed but cannot be imported: {said(error)}"
+        return _missing_library(error, wheel) or Verdict(Reason.CUPY_IMPORT_FAILED, message, _reinstall(wheel))
+    count = 0
     try:
         count = int(runtime.getDeviceCount())
-    except Exception as error:
-        return _diagnose(error, cupy, wheels)
-    if count == 0:
-        return _no_device()
-    if index >= count:
-        return _no_such_index(index, count)
-    try:
-        with warnings.catch_warnings(), cupy.cuda.Device(index):
-            warnings.simplefilter("ignore")
+        if count == 0:
+            return _no_device()
+        if index >= count:
+            return _no_such_index(index, count)
+        with cupy.cuda.Device(index):
             wrong = _wrong_result(cupy)
     except Exception as error:
-        return replace(_diagnose(error, cupy, wheels), count=count)
+        return replace(_diagnose(error, runtime, wheel), count=count)
     try:
-        if not wrong:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                wrong = _wrong_product(backend_class("cupy")(index))
+        wrong = wrong or _wrong_product(backend_class("cupy")(index))
     except Exception as error:
         message = f"CuPy works on GPU {index}, but nnbp's backend does not: {said(error)}"
-        command = cuda_command(wheels)
+        command = cuda_command(wheel)
         fix = command if isinstance(error, ImportError) else f"what the error names, or {command}"
         return Verdict(Reason.BACKEND_FAILED, message, fix, count)
     if not wrong:
         return Verdict(count=count)
     fix = (
-        f"{_reinstall(wheels)}; where the result stays wrong, the card or its driver is at fault, and `nvidia-smi -q "
+        f"{_reinstall(wheel)}; where the result stays wrong, the card or its driver is at fault, and `nvidia-smi -q "
         "-d ECC,ROW_REMAPPER` shows the errors of its memory"
     )
     return Verdict(Reason.WRONG_RESULT, f"GPU {index} computes wrongly: {wrong}", fix, count)
@@ -206,7 +202,7 @@ def cupy_distributions() -> dict[str, str]:
 
 
 def cuda_of_driver() -> int | None:
-    """Newest CUDA version that the NVIDIA driver knows, as 1000 major + 10 minor; None where there is no driver."""
+    """Newest CUDA version that the NVIDIA driver knows, as 1000 major + 10 minor; None if there is no driver."""
     number = ctypes.c_int(0)
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -225,10 +221,10 @@ def said(error: BaseException) -> str:
     """The line of an error that says something: CuPy frames an import error with advice and rulers."""
     lines = [line.strip() for line in str(error).partition("Original error:")[2].splitlines()]
     lines += [line.strip() for line in str(error).splitlines()]
-    said = next((line for line in lines if line.strip("=")), "")
-    if not said.startswith(type(error).__name__):
-        said = f"{type(error).__name__}: {said}"
-    return shorten(said.rstrip(": ."), 160, placeholder=" …")
+    line = next((line for line in lines if line.strip("=")), "")
+    if not line.startswith(type(error).__name__):
+        line = f"{type(error).__name__}: {line}"
+    return shorten(line.rstrip(": ."), 160, placeholder=" …")
 
 
 def _driver_fix() -> str:
@@ -242,78 +238,80 @@ def _driver_fix() -> str:
     )
 
 
-def _uninstall(wheels: Mapping[str, str], then: str) -> str:
-    """One line that removes CuPy and installs it again; wheels that share files must all go before one comes."""
-    return f"`python -m pip uninstall -y {' '.join(wheels)} && {then.strip('`')}`"
+def _install(cuda: int, replaced: Collection[str] = ()) -> str:
+    """The command that installs CuPy for this major version of CUDA.
+
+    Args:
+        cuda: 12 or 13.
+        replaced: distributions to remove; as they share files, all of them must go before the new one comes.
+    """
+    uninstall = f"python -m pip uninstall -y {' '.join(replaced)} && " if replaced else ""
+    return f"`{uninstall}{pip_install(*CUDA[cuda])}`"
 
 
-def cuda_command(wheels: Mapping[str, str]) -> str:
+def _install_either(replaced: Collection[str] = ()) -> str:
+    """Both commands, for a driver that is not known."""
+    return f"{_install(13, replaced)} (driver 580 or later) or {_install(12, replaced)} (driver 525 or later)"
+
+
+def _newest_cuda(driver: int | None) -> int:
+    """The newest major version of CUDA that a driver of at least 12.0 runs; 13 without a driver."""
+    return 12 if driver is not None and driver < 13000 else 13
+
+
+def cuda_command(wheel: str) -> str:
     """The command that adds CUDA's libraries and the bindings to them to the CuPy that is installed."""
-    (wheel,) = wheels or ("",)
-    if wheel in ("cupy-cuda12x", "cupy-cuda13x"):
-        return _CUDA12 if wheel == "cupy-cuda12x" else _CUDA13
-    known = cuda_of_driver()
-    return _uninstall(wheels or {"cupy": ""}, _CUDA12 if known is not None and known < 13000 else _CUDA13)
+    if wheel in _WHEELS:
+        return _install(_WHEELS[wheel])
+    return _install(_newest_cuda(cuda_of_driver()), [wheel])
 
 
-def _reinstall(wheels: Mapping[str, str]) -> str:
-    (wheel,) = wheels or ("",)
-    if wheel in ("cupy-cuda12x", "cupy-cuda13x"):
+def _reinstall(wheel: str) -> str:
+    if wheel in _WHEELS:
         return f'`python -m pip install --upgrade --force-reinstall "{wheel}[ctk]"`'
-    return cuda_command(wheels)
+    return cuda_command(wheel)
 
 
 def _not_installed(driver: int | None) -> Verdict:
     message = "CuPy is not installed"
     if driver is None:
         message += ", and no NVIDIA driver was found either"
-        fix = _driver_fix() if sys.platform == "darwin" else f"{_driver_fix()}; then {_EITHER}"
+        fix = _driver_fix() if sys.platform == "darwin" else f"{_driver_fix()}; then {_install_either()}"
     elif driver < 12000:
         message += f", and the NVIDIA driver is too old: it knows CUDA {cuda_name(driver)}, CuPy needs 12"
-        fix = f"update the driver to 525 or later (https://www.nvidia.com/drivers), then {_EITHER}"
+        fix = f"update the driver to 525 or later (https://www.nvidia.com/drivers), then {_install_either()}"
     else:
-        fix = _CUDA13 if driver >= 13000 else _CUDA12
+        fix = _install(_newest_cuda(driver))
     return Verdict(Reason.CUPY_NOT_INSTALLED, message, fix)
 
 
 def _two_wheels(wheels: Mapping[str, str], driver: int | None) -> Verdict:
     listed = " and ".join(f"{name} {number}" for name, number in wheels.items())
-    if driver is None:
-        newer, older = _uninstall(wheels, _CUDA13), _uninstall(wheels, _CUDA12)
-        fix = f"{newer} (driver 580 or later) or {older} (driver 525 or later)"
-    else:
-        fix = _uninstall(wheels, _CUDA13 if driver >= 13000 else _CUDA12)
     message = f"{len(wheels)} CuPy packages are installed, and they overwrite each other's files: {listed}"
+    fix = _install_either(wheels) if driver is None else _install(_newest_cuda(driver), wheels)
     return Verdict(Reason.TWO_CUPY_WHEELS, message, fix)
-
-
-def _import_failed(error: Exception, wheels: Mapping[str, str]) -> Verdict:
-    return _missing_library(error, wheels) or Verdict(
-        Reason.CUPY_IMPORT_FAILED, f"CuPy is installed but cannot be imported: {said(error)}", _reinstall(wheels)
-    )
 
 
 def _no_driver() -> Verdict:
     return Verdict(Reason.NO_DRIVER, "no NVIDIA driver is installed", _driver_fix())
 
 
-def _driver_too_old(driver: int, runtime: int, wheels: Mapping[str, str]) -> Verdict:
+def _driver_too_old(driver: int, runtime: int, wheel: str) -> Verdict:
     message = f"the NVIDIA driver is too old: it knows CUDA {cuda_name(driver)}, and this CuPy needs {runtime // 1000}"
     update = f"update the driver to {580 if runtime >= 13000 else 525} or later (https://www.nvidia.com/drivers)"
     if driver >= 12000 and runtime >= 13000:
-        update = f"{_uninstall(wheels or {'cupy': ''}, _CUDA12)}, or {update}"
+        update = f"{_install(12, [wheel])}, or {update}"
     return Verdict(Reason.DRIVER_TOO_OLD, message, update)
 
 
 def _no_device() -> Verdict:
     message = "the NVIDIA driver is there but finds no GPU"
+    fix = "look whether `nvidia-smi -L` lists a card; in a container, start it with `docker run --gpus all`"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if hidden is None:
-        fix = "look whether `nvidia-smi -L` lists a card; in a container, start it with `docker run --gpus all`"
-        return Verdict(Reason.NO_DEVICE, message, fix)
-    message += f" that the environment lets it see: CUDA_VISIBLE_DEVICES is {hidden!r}"
-    command = "set CUDA_VISIBLE_DEVICES=" if sys.platform == "win32" else "unset CUDA_VISIBLE_DEVICES"
-    return Verdict(Reason.NO_DEVICE, message, f"`{command}`")
+    if hidden is not None:
+        message += f" that the environment lets it see: CUDA_VISIBLE_DEVICES is {hidden!r}"
+        fix = "`set CUDA_VISIBLE_DEVICES=`" if sys.platform == "win32" else "`unset CUDA_VISIBLE_DEVICES`"
+    return Verdict(Reason.NO_DEVICE, message, fix)
 
 
 def _no_such_index(index: int, count: int) -> Verdict:
@@ -325,41 +323,32 @@ def _no_such_index(index: int, count: int) -> Verdict:
     return Verdict(Reason.NO_SUCH_INDEX, f"there is no cuda:{index}: CuPy sees {there}", fix, count)
 
 
-def _missing_library(error: Exception, wheels: Mapping[str, str]) -> Verdict | None:
-    """The verdict where the error is about a library that could not be loaded, or about CUDA's headers."""
+def _missing_library(error: Exception, wheel: str) -> Verdict | None:
+    """The verdict if the error is about a library that could not be loaded, or about CUDA's headers; else None."""
     text = str(error)
     library = _LIBRARY.search(text)
     if library is None or not (_NOT_LOADED.search(text) or library[0] == "CUDA headers"):
         return None
     if library[0].startswith("libcuda.so") or library[0] == "nvcuda.dll":
         return _no_driver()
-    wheel = next(iter(wheels), "cupy")
     message = f"{library[0]} is missing: without its extra [ctk], {wheel} carries no CUDA libraries"
     if "No such file" not in text:
         message += f" ({said(error)})"
-    return Verdict(Reason.LIBRARY_MISSING, message, cuda_command(wheels))
+    return Verdict(Reason.LIBRARY_MISSING, message, cuda_command(wheel))
 
 
-def _diagnose(error: Exception, cupy: Any, wheels: Mapping[str, str]) -> Verdict:
+def _diagnose(error: Exception, runtime: Any, wheel: str) -> Verdict:
     """The verdict on what CuPy raised when it was asked for the cards, or to compute on one."""
     text = f"{type(error).__name__}: {error}"
-    runtime = cupy.cuda.runtime
     if "cudaErrorInsufficientDriver" in text or "cudaErrorStubLibrary" in text:
         # The same error means an old driver and none at all: CUDA's runtime calls a missing driver version 0.
         driver = runtime.driverGetVersion()
-        return _driver_too_old(driver, runtime.runtimeGetVersion(), wheels) if driver else _no_driver()
+        return _driver_too_old(driver, runtime.runtimeGetVersion(), wheel) if driver else _no_driver()
     if "cudaErrorNoDevice" in text:
         return _no_device()
     if "cudaErrorNoKernelImageForDevice" in text or "gpu-architecture" in text:
         message = f"this CuPy has no code for so old a card, or so new a one ({said(error)})"
-        newest = "cupy-cuda13x" in wheels
-        fix = _uninstall(wheels, _CUDA12) if newest else _uninstall(wheels or {"cupy": ""}, _CUDA13)
-        return Verdict(Reason.CARD_UNSUPPORTED, message, fix)
-    missing = _missing_library(error, wheels)
-    if missing is not None:
-        return missing
-    fix = next(
-        (fix for name, fix in _CUDA_FIXES.items() if name in text),
-        "look whether `nvidia-smi` shows the card in good health",
-    )
-    return Verdict(Reason.DEVICE_ERROR, f"the GPU answered with an error: {said(error)}", fix)
+        return Verdict(Reason.CARD_UNSUPPORTED, message, _install(12 if wheel == "cupy-cuda13x" else 13, [wheel]))
+    fix = next(fix for pattern, fix in _CUDA_FIXES.items() if re.search(pattern, text))
+    message = f"the GPU answered with an error: {said(error)}"
+    return _missing_library(error, wheel) or Verdict(Reason.DEVICE_ERROR, message, fix)

@@ -196,7 +196,7 @@ try:
     else:
         import cupy_backends.cuda.libs.cublas
 except Exception as error:
-    verdict = _diagnose(error, cupy, cupy_distributions())
+    verdict = _diagnose(error, cupy.cuda.runtime, *cupy_distributions())
     print(json.dumps([verdict.reason, verdict.message]))
 else:
     print("null")
