@@ -649,7 +649,7 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("anew")
 def test_without_a_library_calls_run_as_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "__file__", str(tmp_path / "program.py"))
-    without("no C compiler worked when nnbp was installed: add one and install nnbp again")
+    without("no C compiler worked when nnbp was installed: add one and repeat the installation")
 
 
 @compiled
@@ -662,7 +662,7 @@ def test_an_outdated_or_broken_library_is_not_used(tmp_path: Path, monkeypatch: 
     program.library.cache_clear()
     (tmp_path / "native").mkdir()
     (tmp_path / "native" / "walker.c").write_text("int changed;\n")
-    without("older than its source: install nnbp again")
+    without("older than its source: repeat the installation")
     program.library.cache_clear()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / built.name).write_text("no library")
