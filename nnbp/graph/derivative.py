@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nnbp.graph.formula import PRIMITIVES, Constant, Input, Operand, trace
+from nnbp.graph.formula import PRIMITIVES, Constant, Input, Operand, Value, trace
 
 Rule = Callable[..., Any]
 """From a slope s, the value v and the operands: s · ∂v/∂operand."""
@@ -53,7 +53,7 @@ _RULES: dict[str, tuple[Rule, ...]] = {
 """A rule per operand. Comparisons and `sign` have none: they are constant wherever they have a derivative."""
 
 
-def derivative(function: Callable[..., Any], x: Any, *others: Any) -> Any:
+def derivative(function: Callable[..., Any], x: Any, *others: Any, result: Any = None) -> Any:
     """∂function(x, …)/∂x at x, element by element.
 
     Where the function has a kink, the result is the mean of the derivatives on both sides, if its formula has the kink
@@ -63,6 +63,7 @@ def derivative(function: Callable[..., Any], x: Any, *others: Any) -> Any:
         function: a formula with one result; see `nnbp.graph.formula.trace`.
         x: an array, or a symbol of another formula.
         others: further arguments of the function, which are held constant.
+        result: function(x, …), if it is known; it is not computed again then.
 
     Raises:
         TypeError: the function is no formula.
@@ -96,7 +97,8 @@ def derivative(function: Callable[..., Any], x: Any, *others: Any) -> Any:
 
     for primitive, operands in formula.instructions:
         arguments = [value(operand) for operand in operands]
-        values.append((primitive.ufunc or np.where)(*arguments))
+        known = result is not None and formula.results[0] == Value(len(values))
+        values.append(result if known else (primitive.ufunc or np.where)(*arguments))
         total = None
         for rule, operand in zip(_RULES.get(primitive.name, ()), operands, strict=False):
             if (s := slope(operand)) is not None:

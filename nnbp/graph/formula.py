@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -218,12 +218,9 @@ class Formula:
         # Binding looks up every operand of every instruction; searching each time would be quadratic.
         return {operand: i for i, step in enumerate(self.instructions) for operand in step.operands}
 
-    def c_source(self, scalar: Callable[[float], str] = lambda number: f"T({number!r})") -> tuple[list[str], list[str]]:
+    def c_source(self) -> tuple[list[str], list[str]]:
         """The formula in C: lines ``const T v0 = …;``, which use the inputs' names, and one expression per result."""
-
-        def text(operand: Operand) -> str:
-            return self._text(operand, lambda number: _c_number(number, scalar))
-
+        text = partial(self._text, constant=_c_number)
         lines = []
         for i, step in enumerate(self.instructions):
             kind = "bool" if step.primitive.boolean else "T"
@@ -257,9 +254,9 @@ class Formula:
                 return constant(number)
 
 
-def _c_number(number: float, scalar: Callable[[float], str]) -> str:
+def _c_number(number: float) -> str:
     if math.isfinite(number):
-        return scalar(number)
+        return f"T({number!r})"
     return "T(NAN)" if math.isnan(number) else ("T(INFINITY)" if number > 0 else "-T(INFINITY)")
 
 

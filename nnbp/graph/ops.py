@@ -158,10 +158,8 @@ class Reduce:
             )
         if self.fold == "maximum" and self.axis:
             raise ValueError("A maximum is taken along axis 0, over the features of a sample; received axis 1.")
-        if self.axis and not self.out.flags.c_contiguous:
-            raise ShapeError(
-                f"Sums of rows are written one after the other; received strides {self.out.strides} in bytes."
-            )
+        if self.axis:
+            _check_contiguous(self.out, "Sums of rows are written one after the other")
 
     @property
     def reads(self) -> tuple[Array, ...]:
@@ -234,10 +232,7 @@ class Uniform:
     def __post_init__(self) -> None:
         if self.out.dtype != np.float32:
             raise DTypeError(f"Random numbers are always float32; received an array of {self.out.dtype}.")
-        if not self.out.flags.c_contiguous:
-            raise ShapeError(
-                f"Random numbers are written to a C-contiguous array; received strides {self.out.strides} in bytes."
-            )
+        _check_contiguous(self.out, "Random numbers are written to a C-contiguous array")
 
     @property
     def reads(self) -> tuple[Array, ...]:
@@ -302,6 +297,11 @@ class Accesses(Protocol):
     def reads(self) -> Sequence[Array]: ...
     @property
     def writes(self) -> Sequence[Array]: ...
+
+
+def _check_contiguous(array: Array, rule: str) -> None:
+    if not array.flags.c_contiguous:
+        raise ShapeError(f"{rule}; received strides {array.strides} in bytes.")
 
 
 def conflict(before: Accesses, after: Accesses) -> bool:

@@ -51,7 +51,7 @@ class Activation(Named, kind="activation"):
 
     def df(self, z: Any, a: Any) -> Any:
         """f'(z), from z and a = f(z); by default derived from f. A formula of a alone saves the memory for z."""
-        return derivative(self.f, z)
+        return derivative(self.f, z, result=a)
 
     @property
     def needs_z(self) -> bool:

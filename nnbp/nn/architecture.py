@@ -23,7 +23,12 @@ _CLASSES_WITHOUT_QUESTION = 1000
 
 
 class Architecture:
-    """Layers, loss and the number of inputs, as far as they are known.
+    """Layers, loss, and the numbers of inputs and outputs as far as they are known.
+
+    Attributes:
+        loss: C.
+        n_in: number of inputs, or None.
+        n_out: size of the output layer, or None.
 
     Args:
         layers: sizes of all layers, input first; or layers, of which a leading number is the number of inputs and any
@@ -47,59 +52,42 @@ class Architecture:
                 f"The layers are a list of sizes or layers, input first: [64, 32, 10]; received {layers!r}. Put it in "
                 "a list."
             )
-        items: list[int | Layer | None] = [HIDDEN_UNITS, None] if layers is None else list(layers)
+        items: list[int | Layer] = [HIDDEN_UNITS] if layers is None else list(layers)
         if layers is not None and items and not isinstance(items[0], Layer):
             self.n_in = whole_number("The number of inputs", items.pop(0), 1)
-        self._items = [item if isinstance(item, Layer | None) else Dense(item) for item in items]
-        last = self._items[-1] if self._items else self.n_in
-        if not self._items or not isinstance(last, Dense | None):
+        given = [item if isinstance(item, Layer) else Dense(item) for item in items]
+        if not given or not isinstance(given[-1], Dense):
             raise ValueError(
                 "A network ends in a Dense layer, or a size: [64, 32, 10], or [Dense(32), Dropout(0.1), Dense(10)]; "
                 f"received {layers!r}. Add the output layer."
             )
-        self.output = activations.get(self.loss.output_activation if output_activation is None else output_activation)
-        self.hidden = self._hidden(activation)
+        self.n_out = None if layers is None else given[-1].units
+        self._output = activations.get(self.loss.output_activation if output_activation is None else output_activation)
+        dense = sum(isinstance(layer, Dense) for layer in given)
+        hidden = _one_each(activation, dense if layers is None else dense - 1)
+        choices = iter([*hidden, self._output])
+        # Without the output layer if its size comes from the data.
+        self._decided = [layer.with_activation(next(choices)) if isinstance(layer, Dense) else layer for layer in given]
         self._check()
 
-    def _hidden(self, activation: str | Activation | Sequence[str | Activation]) -> list[Activation]:
-        count = sum(not isinstance(item, Layer) or isinstance(item, Dense) for item in self._items) - 1
-        if isinstance(activation, str) or not isinstance(activation, Sequence):
-            return [activations.get(activation)] * count
-        if len(activation) != count:
-            raise ValueError(
-                f"`activation` is one for all hidden layers or one for each; there are {count} hidden layers, received "
-                f"{len(activation)} activations."
-            )
-        return [activations.get(item) for item in activation]
-
     def _check(self) -> None:
-        decided = self.layers(outputs=2)
-        dense = [layer for layer in decided if isinstance(layer, Dense)]
-        for layer in dense:
+        *hidden, last = (layer for layer in self.layers(outputs=2) if isinstance(layer, Dense))
+        for layer in (*hidden, last):
             check_activation(layer.f)
-        for layer in dense[:-1]:
-            if isinstance(layer.f, Softmax):
-                raise ValueError(
-                    "softmax is for the output layer; received it for a hidden layer. Use tanh or relu there."
-                )
-        f, loss = dense[-1].f, self.loss
+        if any(isinstance(layer.f, Softmax) for layer in hidden):
+            raise ValueError("softmax is for the output layer; received it for a hidden layer. Use tanh or relu there.")
+        f, loss = last.f, self.loss
         if loss.requires is not None and type(f) is not Activation.registry.get(loss.requires):
             raise ValueError(
                 f"The loss {loss.name} is computed from z with the output activation {loss.requires}; received "
                 f"{f.name}. Leave output_activation out, or choose another loss."
             )
-        if loss.name == "cross_entropy" and self._items[-1] is not None and dense[-1].units < 2:
+        if loss.name == "cross_entropy" and last.units < 2:
             raise ValueError(
                 "cross_entropy compares at least 2 classes, one output each; received an output layer with 1 unit. Use "
                 "2 units, or loss='binary_cross_entropy'."
             )
         check_loss(loss, f)
-
-    @property
-    def n_out(self) -> int | None:
-        """Size of the output layer, if it is known."""
-        last = self._items[-1]
-        return last.units if isinstance(last, Dense) else None
 
     def outputs_of(self, y: np.ndarray[Any, Any]) -> int:
         """Size of the output layer that these targets ask for."""
@@ -118,11 +106,16 @@ class Architecture:
 
     def layers(self, outputs: int) -> list[Layer]:
         """The layers, activations decided; `outputs` is the size of the last one if it was left open."""
-        decided: list[Layer] = []
-        hidden = iter(self.hidden)
-        for k, item in enumerate(self._items):
-            layer = Dense(outputs) if item is None else item
-            if isinstance(layer, Dense):
-                layer = layer.with_activation(self.output if k == len(self._items) - 1 else next(hidden))
-            decided.append(layer)
-        return decided
+        return [*self._decided, *([] if self.n_out else [Dense(outputs, self._output)])]
+
+
+def _one_each(activation: str | Activation | Sequence[str | Activation], count: int) -> list[Activation]:
+    """An activation for each of `count` hidden layers."""
+    if isinstance(activation, str) or not isinstance(activation, Sequence):
+        return [activations.get(activation)] * count
+    if len(activation) != count:
+        raise ValueError(
+            f"`activation` is one for all hidden layers or one for each; there are {count} hidden layers, received "
+            f"{len(activation)} activations."
+        )
+    return [activations.get(item) for item in activation]

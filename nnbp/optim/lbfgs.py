@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 
@@ -35,46 +35,12 @@ CURVATURE = 1e-10
 
 
 @dataclass
-class _Objective:
-    """J where theta is, and numbers of vectors, downloaded; see `LBFGS.step` for the first five attributes."""
-
-    theta: Array
-    gradient: Array
-    evaluate: Callable[[], float]
-    xp: Any
-    read: Read
-    evaluations: int = 0
-
-    def __call__(self) -> tuple[float, Array]:
-        """J, and a copy of its gradient."""
-        self.evaluations += 1
-        # `evaluate` writes the gradient, so it has to come first.
-        loss = self.evaluate()
-        return loss, _copy(self.gradient)
-
-    def dot(self, x: Array, y: Array) -> float:
-        """x·y."""
-        return self.read(self.xp.dot(x, y))
-
-    def largest(self, x: Array) -> float:
-        """max |x|."""
-        return self.read(self.xp.max(self.xp.abs(x)))
-
-
-class Change(NamedTuple):
-    """An iteration that is remembered: s = t d, y, how much the gradient changed over it, and ro = 1 / (y·s)."""
-
-    s: Array
-    y: Array
-    ro: float
-
-
-@dataclass
 class LBFGSMemory:
     """What L-BFGS remembers between steps.
 
     Attributes:
-        changes: the last iterations, oldest first.
+        changes: s = t d, y and 1 / (y·s) of each iteration that is remembered, oldest first; y (P,) is the change of
+            the gradient.
         n_iter: iterations so far.
         d: direction of the last iteration, (P,); None before the first.
         t: how far theta went along it.
@@ -82,24 +48,24 @@ class LBFGSMemory:
         gradient: at the start of the last iteration, (P,).
     """
 
-    changes: deque[Change] = field(default_factory=deque)
+    changes: deque[tuple[Array, Array, float]] = field(default_factory=deque)
     n_iter: int = 0
     d: Array | None = None
     t: float = 0.0
     h_diag: float = 1.0
     gradient: Array | None = None
 
-    def advance(self, g: Array, objective: _Objective) -> Array:
+    def advance(self, g: Array, xp: Any, read: Read) -> Array:
         """Learns from the last iteration, whose end has the gradient g, and returns the next direction, −H g."""
         if self.d is not None:
             y, s = g - self.gradient, self.t * self.d
-            curvature = objective.dot(y, s)
+            curvature = read(xp.dot(y, s))
             if curvature > CURVATURE:
-                self.changes.append(Change(s, y, 1.0 / curvature))
-                self.h_diag = curvature / objective.dot(y, y)
+                self.changes.append((s, y, 1.0 / curvature))
+                self.h_diag = curvature / read(xp.dot(y, y))
         self.n_iter += 1
         self.gradient = g
-        self.d = self._direction(g, objective.xp)
+        self.d = self._direction(g, xp)
         return self.d
 
     def _direction(self, g: Array, xp: Any) -> Array:
@@ -192,24 +158,26 @@ class LBFGS(Optimizer):
             J before the step. Once J or a slope is not finite the step ends, and returns J there, or NaN. With a
             line search theta is then where the last iteration ended, which had a finite J.
         """
-        objective = _Objective(theta, gradient, evaluate, xp, read)
+        first = loss = evaluate()
+        g = _copy(gradient)
+        evaluations = 1
         allowed = self.max_iter * 5 // 4 if self.max_eval is None else self.max_eval
-        loss, g = objective()
-        first = loss
-        if not math.isfinite(loss) or objective.largest(g) <= self.tolerance_grad:
+        if not math.isfinite(loss) or read(xp.max(xp.abs(g))) <= self.tolerance_grad:
             return loss
         for iteration in range(1, self.max_iter + 1):
             before = loss
-            d = memory.advance(g, objective)
-            slope, width = objective.dot(g, d), objective.largest(d)
+            d = memory.advance(g, xp, read)
+            slope, width = read(xp.dot(g, d)), read(xp.max(xp.abs(d)))
             memory.t = self.rate
             if memory.n_iter == 1:
                 memory.t *= min(1.0, 1.0 / read(xp.sum(xp.abs(g))))
             if slope > -self.tolerance_change:
                 break
             if self.line_search is not None:
-                line = _Line(objective, d, width)
-                found = line.search(_Point(0.0, loss, slope, g), memory.t, allowed)
+                line = _Line(theta, gradient, d, width, evaluate, xp, read)
+                start = _Point(0.0, loss, slope, g)
+                found = line.search(start, memory.t, allowed - evaluations)
+                evaluations += line.evaluations
                 if not math.isfinite(found.loss):
                     return found.loss
                 line.go(found.t)
@@ -218,12 +186,14 @@ class LBFGS(Optimizer):
                 theta[...] = theta + memory.t * d
                 if iteration == self.max_iter:
                     break
-                loss, g = objective()
+                loss = evaluate()
+                evaluations += 1
                 if not math.isfinite(loss):
                     return loss
+                g = _copy(gradient)
             if (
-                objective.evaluations >= allowed
-                or objective.largest(g) <= self.tolerance_grad
+                evaluations >= allowed
+                or read(xp.max(xp.abs(g))) <= self.tolerance_grad
                 or memory.t * width <= self.tolerance_change
                 or abs(loss - before) < self.tolerance_change
             ):
@@ -232,24 +202,29 @@ class LBFGS(Optimizer):
 
 
 class _Line:
-    """J along theta + t d, and a search for a t that fulfils the strong Wolfe conditions; `width` is max |d|."""
+    """J along theta + t d, and a search for a t that fulfils the strong Wolfe conditions."""
 
-    def __init__(self, objective: _Objective, d: Array, width: float) -> None:
-        self.objective, self.start, self.d, self.width = objective, _copy(objective.theta), d, width
+    def __init__(
+        self, theta: Array, gradient: Array, d: Array, width: float, evaluate: Callable[[], float], xp: Any, read: Read
+    ) -> None:
+        self.theta, self.start, self.gradient, self.d, self.width = theta, _copy(theta), gradient, d, width
+        self.evaluate, self.xp, self.read = evaluate, xp, read
+        self.evaluations = 0
 
     def go(self, t: float) -> None:
         """Sets theta to the point t."""
-        self.objective.theta[...] = self.start + t * self.d
+        self.theta[...] = self.start + t * self.d
 
     def at(self, t: float) -> _Point:
-        """The point t; its loss is NaN if its slope is not finite. Theta is back at the start afterwards."""
+        """The point t; its loss is NaN where its slope is not finite. Theta is back at the start then."""
         self.go(t)
-        loss, gradient = self.objective()
-        self.objective.theta[...] = self.start
-        slope = self.objective.dot(gradient, self.d)
+        loss = self.evaluate()
+        self.theta[...] = self.start
+        self.evaluations += 1
+        slope = self.read(self.xp.dot(self.gradient, self.d))
         if math.isfinite(loss) and not math.isfinite(slope):
             loss = math.nan
-        return _Point(t, loss, slope, gradient)
+        return _Point(t, loss, slope, _copy(self.gradient))
 
     def search(self, start: _Point, t: float, allowed: int) -> _Point:
         """A point that fulfils the conditions, the best one found, or the first whose loss is not finite.
@@ -259,11 +234,10 @@ class _Line:
         Args:
             start: the point 0.
             t: where to look first.
-            allowed: evaluations in the whole step; the first one here is made in any case.
+            allowed: evaluations after the first.
         """
-        left = allowed - self.objective.evaluations
         previous, point = start, self.at(t)
-        for k in range(left):
+        for k in range(allowed):
             if not math.isfinite(point.loss):
                 return point
             if _too_high(point, start) or (k > 1 and point.loss >= previous.loss):
@@ -280,7 +254,7 @@ class _Line:
     def _zoom(self, start: _Point, ends: list[_Point], allowed: int) -> _Point:
         low = 0 if ends[0].loss <= ends[1].loss else 1
         near_end = False
-        while self.objective.evaluations <= allowed:
+        while self.evaluations <= allowed:
             left, right = sorted(end.t for end in ends)
             if (right - left) * self.width < NARROW:
                 break

@@ -108,8 +108,9 @@ class ParityReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report in JSON types; numbers that are not finite become None."""
-        summary = {"passed": self.passed, "max_relative_error": json_value(self.max_relative_error), **asdict(self)}
-        return {**summary, "rows": [{key: json_value(v) for key, v in asdict(row).items()} for row in self.rows]}
+        summary = {"passed": self.passed, "max_relative_error": self.max_relative_error}
+        report: dict[str, Any] = json_value({**summary, **asdict(self)})
+        return report
 
     def __str__(self) -> str:
         head = ("array", "shape", "max |p−q|", "relative", "ulp", "1 − cosine", "bound", "on")
@@ -188,13 +189,7 @@ def compare_devices(
     y = host(y, "y")
     y = y.astype(net.dtype) if y.dtype.kind == "f" else y
     w = None if sample_weight is None else host(sample_weight, "sample_weight")
-    epochs, size = _epochs(
-        len(X),
-        steps,
-        len(X) if batch_size is None else whole_number("batch_size", batch_size, 1),
-        rule,
-        batch_size is None,
-    )
+    epochs, size = _epochs(len(X), steps, batch_size, rule)
     updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
     single = net.dtype == np.float32
     runs = [net.copy(device=backend) for backend in backends]
@@ -216,7 +211,7 @@ def compare_devices(
     passes = [before | _backward(twin, *kept) for before, twin in zip(forward, runs, strict=True)]
     options: dict[str, Any] = {"optimizer": rule, "learning_rate": learning_rate, "epochs": epochs, "batch_size": size}
     trained = [_trained(runs[0], X, y, w, options)]
-    trained += [_trained_or_not(twin, X, y, w, options, trained[0]) for twin in runs[1:]]
+    trained += [_trained(twin, X, y, w, options, trained[0]) for twin in runs[1:]]
     labels, width = _labels(backends), max(runs[0].model.sizes)
     rows = []
     for stage, found, fixed, batch, count in (
@@ -261,13 +256,14 @@ def _labels(backends: Sequence[Backend]) -> list[str]:
     ]
 
 
-def _epochs(samples: int, steps: int, size: int, rule: Optimizer, free: bool) -> tuple[int, int]:
+def _epochs(samples: int, steps: int, batch_size: int | None, rule: Optimizer) -> tuple[int, int]:
     """Number of epochs, and samples per batch."""
+    size = samples if batch_size is None else whole_number("batch_size", batch_size, 1)
     if isinstance(rule, LBFGS):
         return -(-steps // rule.max_iter), samples
     if rule.full_batch:
         return steps, samples
-    if free:
+    if batch_size is None:
         # As many batches per epoch as possible, up to 5, with `steps` being a whole number of epochs.
         counts = [count for count in range(min(5, samples), 0, -1) if steps % count == 0]
         size = next(-(-samples // count) for count in counts if -(-samples // -(-samples // count)) == count)
@@ -281,11 +277,8 @@ def _numbered(name: str, arrays: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 def _forward(twin: Network, X: NDArray[Any]) -> Found:
     """z and a of every layer, on the host."""
     trace = twin.trace(X)
-    return {
-        name: np.asarray(array)
-        for z, a in zip(_numbered("z", trace.z[1:]), _numbered("a", trace.a[1:]), strict=True)
-        for name, array in (z, a)
-    }
+    named = zip(_numbered("z", trace.z[1:]), _numbered("a", trace.a[1:]), strict=True)
+    return {name: np.asarray(array) for pair in named for name, array in pair}
 
 
 def _backward(twin: Network, X: NDArray[Any], y: NDArray[Any], w: NDArray[Any] | None) -> Found:
@@ -295,22 +288,22 @@ def _backward(twin: Network, X: NDArray[Any], y: NDArray[Any], w: NDArray[Any] |
     return {"J": np.array([g.loss], twin.dtype), **{name: np.asarray(array) for name, array in named}}
 
 
-def _trained(twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: dict[str, Any]) -> Found:
-    """Trains, and returns the final parameters and the loss of every epoch, on the host."""
-    history = twin.fit(X, y, sample_weight=w, progress=False, **options)
+def _trained(
+    twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: dict[str, Any], first: Found | None = None
+) -> Found:
+    """Trains, and returns the final parameters and the loss of every epoch, on the host.
+
+    If training diverges, although it did not on the first device, all results are NaN.
+    """
+    try:
+        history = twin.fit(X, y, sample_weight=w, progress=False, **options)
+    except DivergenceError:
+        if first is None:
+            raise
+        return {name: np.full_like(array, np.nan) for name, array in first.items()}
     named = [*_numbered("W", twin.weights), *_numbered("b", twin.biases)]
     found = {f"{name} trained": np.array(twin.model.backend.download(array)) for name, array in named}
     return {**found, "J by epoch": np.array(history["loss"], twin.dtype)}
-
-
-def _trained_or_not(
-    twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: dict[str, Any], first: Found
-) -> Found:
-    """As `_trained`, but if training diverges, although it did not on the first device, all results are NaN."""
-    try:
-        return _trained(twin, X, y, w, options)
-    except DivergenceError:
-        return {name: np.full_like(array, np.nan) for name, array in first.items()}
 
 
 def _on_both_sides(twin: Network, passes: Sequence[Found], y: NDArray[Any]) -> NDArray[np.bool]:
@@ -322,9 +315,8 @@ def _on_both_sides(twin: Network, passes: Sequence[Found], y: NDArray[Any]) -> N
     places += [(f"a{len(dense)}", kink + target) for kink in twin.loss_function.kinks]
     crossed = np.zeros(len(y), np.bool)
     for name, kink in places:
-        sides = [np.sign(found[name] - kink) for found in passes]
-        for side in sides[1:]:
-            crossed |= (side != sides[0]).any(axis=1)
+        first, *others = (np.sign(found[name] - kink) for found in passes)
+        crossed |= np.any([side != first for side in others], axis=(0, 2))
     return crossed
 
 

@@ -245,6 +245,21 @@ def test_needs_z_says_whether_the_derivative_reads_z() -> None:
     assert not Softmax().needs_z
 
 
+def test_a_derived_derivative_uses_a_where_it_can() -> None:
+    class OwnTanh(Activation):
+        def f(self, z: Any) -> Any:
+            return np.tanh(z)
+
+    class OwnSoftplus(Activation):
+        def f(self, z: Any) -> Any:
+            return np.log1p(np.exp(z))
+
+    z = np.linspace(-3, 3, 7)
+    np.testing.assert_array_equal(OwnTanh().df(z, np.tanh(z)), 1.0 - np.tanh(z) ** 2)
+    assert not OwnTanh().needs_z
+    assert OwnSoftplus().needs_z
+
+
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
 def test_softmax_forward_and_backward(n: int, m: int, seed: int) -> None:
