@@ -294,8 +294,7 @@ class Network:
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
         lines.append(
             f"{total:,} parameters, {total * self.dtype.itemsize / 1e6:.3g} MB of {self.dtype.name}{products} on "
-            f"{self.device}; "
-            f"loss {self.loss_function.name}{decay}"
+            f"{self.device}; loss {self.loss_function.name}{decay}"
         )
         return "\n".join(lines)
 
@@ -335,7 +334,7 @@ class Network:
     def trace(self, X: Any) -> Trace:
         """z and a of every layer."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
-        return self._ready(array).trace(self.model.on_device(array)).map(back)
+        return self._ready(array).trace(self.model.on_device(array), back)
 
     @exclusive
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -346,15 +345,8 @@ class Network:
     @exclusive
     def gradients(self, X: Any, y: Any, sample_weight: Any = None) -> Gradients:
         """∇J by backpropagation, together with delta and ∂C/∂x of every sample."""
-        from nnbp.engine.results import Gradients
-
         data = self._given(X, y, sample_weight)
-        found, back = self._ready(data.X).gradients(self._adapter.resident(data)), like(X, self._backend)
-        flat = back(found.flat)
-        return Gradients(
-            loss=found.loss, dW=list(self._views(flat, "W")), db=list(self._views(flat, "b")),
-            delta=list(map(back, found.delta)), dX=back(found.dX), flat=flat,
-        )  # fmt: skip
+        return self._ready(data.X).gradients(self._adapter.resident(data), like(X, self._backend))
 
     @exclusive
     def per_sample_gradients(self, X: Any, y: Any) -> Any:
