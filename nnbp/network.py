@@ -414,7 +414,6 @@ class Network:
     def _evaluation(self, data: Dataset, metrics: Sequence[Metric]) -> Evaluation:
         from nnbp.training.trainer import Evaluation
 
-        assert data.targets is not None, "data that were read have targets"
         return Evaluation(data, self.loss_function.truth(data.targets), self._predicted, metrics)
 
     def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
@@ -482,6 +481,8 @@ class Network:
         from nnbp.training.trainer import Trainer, TrainingOptions
 
         epochs = whole_number("epochs", epochs, 1)
+        stopping = known_callbacks.early_stopping(early_stopping)
+        attendants = stopping, *known_callbacks.listed(callbacks), reporter(progress)
         options = TrainingOptions(
             epochs=epochs,
             batch_size=None if batch_size is None else whole_number("batch_size", batch_size, 1),
@@ -489,8 +490,7 @@ class Network:
             schedule=schedules.get(schedule, epochs).fresh(),
             shuffle=shuffle,
             clip_norm=clip_norm,
-            early_stopping=known_callbacks.early_stopping(early_stopping),
-            callbacks=[*known_callbacks.listed(callbacks), *([] if (shown := reporter(progress)) is None else [shown])],
+            callbacks=[each for each in attendants if each is not None],
         )
         measures = self._metrics(metrics)
         with self._backend.active():

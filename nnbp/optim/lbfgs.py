@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -123,6 +124,7 @@ class LBFGS(Optimizer):
     default_rate = 1.0
     full_batch = True
     scheduled = False
+    clippable = False
 
     def __init__(
         self,
@@ -149,6 +151,11 @@ class LBFGS(Optimizer):
     def memory(self) -> LBFGSMemory:
         """A new memory, for `step`."""
         return LBFGSMemory()
+
+    def search(
+        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, read: Read
+    ) -> Callable[[], float]:
+        return partial(self.step, theta, gradient, evaluate, xp, self.memory(), read)
 
     def step(
         self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: LBFGSMemory, read: Read
