@@ -294,8 +294,7 @@ class Network:
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
         lines.append(
             f"{total:,} parameters, {total * self.dtype.itemsize / 1e6:.3g} MB of {self.dtype.name}{products} on "
-            f"{self.device}; "
-            f"loss {self.loss_function.name}{decay}"
+            f"{self.device}; loss {self.loss_function.name}{decay}"
         )
         return "\n".join(lines)
 
@@ -335,7 +334,7 @@ class Network:
     def trace(self, X: Any) -> Trace:
         """z and a of every layer."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
-        return self._ready(array).trace(self.model.on_device(array)).map(back)
+        return self._ready(array).trace(self.model.on_device(array), back)
 
     @exclusive
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -346,15 +345,8 @@ class Network:
     @exclusive
     def gradients(self, X: Any, y: Any, sample_weight: Any = None) -> Gradients:
         """∇J by backpropagation, together with delta and ∂C/∂x of every sample."""
-        from nnbp.engine.results import Gradients
-
         data = self._given(X, y, sample_weight)
-        found, back = self._ready(data.X).gradients(self._adapter.resident(data)), like(X, self._backend)
-        flat = back(found.flat)
-        return Gradients(
-            loss=found.loss, dW=list(self._views(flat, "W")), db=list(self._views(flat, "b")),
-            delta=list(map(back, found.delta)), dX=back(found.dX), flat=flat,
-        )  # fmt: skip
+        return self._ready(data.X).gradients(self._adapter.resident(data), like(X, self._backend))
 
     @exclusive
     def per_sample_gradients(self, X: Any, y: Any) -> Any:
@@ -422,7 +414,6 @@ class Network:
     def _evaluation(self, data: Dataset, metrics: Sequence[Metric]) -> Evaluation:
         from nnbp.training.trainer import Evaluation
 
-        assert data.targets is not None, "data that were read have targets"
         return Evaluation(data, self.loss_function.truth(data.targets), self._predicted, metrics)
 
     def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
@@ -490,6 +481,8 @@ class Network:
         from nnbp.training.trainer import Trainer, TrainingOptions
 
         epochs = whole_number("epochs", epochs, 1)
+        stopping = known_callbacks.early_stopping(early_stopping)
+        attendants = stopping, *known_callbacks.listed(callbacks), reporter(progress)
         options = TrainingOptions(
             epochs=epochs,
             batch_size=None if batch_size is None else whole_number("batch_size", batch_size, 1),
@@ -497,8 +490,7 @@ class Network:
             schedule=schedules.get(schedule, epochs).fresh(),
             shuffle=shuffle,
             clip_norm=clip_norm,
-            early_stopping=known_callbacks.early_stopping(early_stopping),
-            callbacks=[*known_callbacks.listed(callbacks), *([] if (shown := reporter(progress)) is None else [shown])],
+            callbacks=[each for each in attendants if each is not None],
         )
         measures = self._metrics(metrics)
         with self._backend.active():

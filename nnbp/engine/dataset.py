@@ -20,14 +20,14 @@ class Dataset:
         X: (m, n_in).
         y: (m, columns), encoded targets.
         w: (m, 1), sample weights, or None.
-        targets: the targets as they were given, on the host.
+        targets: the targets as they were given, on the host; only data that the data adapter has read have them.
         weights: (m,), sample weights on the host, or None.
     """
 
     X: Array
     y: Array
     w: Array | None = None
-    targets: NDArray[Any] | None = None
+    targets: Any = None
     weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:

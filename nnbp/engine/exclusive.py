@@ -3,64 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, TypeVar, cast
 
 from nnbp.errors import DeviceMemoryError
-from nnbp.graph.backend import Backend
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+"""A method of an object with the attributes `_lock` and `_backend` and the method `_release`."""
 
 
-class _Held(Protocol):
-    """An object whose methods exclude each other."""
-
-    @property
-    def _lock(self) -> AbstractContextManager[Any]: ...
-
-    @property
-    def _backend(self) -> Backend: ...
-
-    def _release(self) -> None: ...
-
-
-T = TypeVar("T")
-P = ParamSpec("P")
-Owner = TypeVar("Owner", bound=_Held)
-
-
-def alone(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenate[Owner, P], T]:
+def alone(method: Method) -> Method:
     """Makes a method wait while another thread is in one of these methods.
 
     It is for methods that call user code (callbacks, metrics). They enter the device's context only around their own
     computations, because NumPy's warnings are off in that context.
     """
-
-    @wraps(method)
-    def waiting(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._lock:
-            try:
-                return method(self, *args, **kwargs)
-            except DeviceMemoryError as error:
-                self._release()
-                raise _bare(error) from None
-
-    return waiting
+    return _excluding(method, on_device=False)
 
 
-def exclusive(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenate[Owner, P], T]:
+def exclusive(method: Method) -> Method:
     """Makes a method run on the network's device, and wait while another thread is in one of these methods."""
+    return _excluding(method, on_device=True)
 
+
+def _excluding(method: Method, *, on_device: bool) -> Method:
     @wraps(method)
-    def active(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def waiting(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             try:
-                with self._backend.active():
+                with self._backend.active() if on_device else nullcontext():
                     return method(self, *args, **kwargs)
             except DeviceMemoryError as error:
                 self._release()
                 raise _bare(error) from None
 
-    return active
+    return cast(Method, waiting)
 
 
 def _bare(error: DeviceMemoryError) -> DeviceMemoryError:

@@ -33,7 +33,7 @@ class Executor:
         forward, backward: the operations, so that they can become part of a longer recording; `run_forward` and
             `run_backward` run them. The backward pass writes ∇J to ``parameters.gradient``.
         nodes: one per layer; the node of a Dense layer has z, a and, after the backward pass, delta.
-        h: output (n_out, m).
+        h: output (n_out, m); `output` is the whole output layer, in the form that the loss takes.
         cost: C of each sample (1, m).
         share: w / Σw (1, m), or 1 / m (1, 1) without weights; delta and gradients are linear in it.
         weight: Σw (1, 1), or m without weights.
@@ -61,11 +61,12 @@ class Executor:
     ) -> None:
         self.model, self.batch = model, batch
         op = model.builder(len(batch.x), training=training)
-        self.buffers = op.buffers
         self.forward: list[Operation] = op.begin()
         self.nodes: list[Node] = []
         self._record_layers(op, keep_z=keep_z)
-        self.h = self.nodes[-1].a
+        last = self.nodes[-1]
+        assert isinstance(last, DenseNode), "a network ends in a Dense layer"
+        self.h, self._last, self.output = last.a, last, Output(last.f, last.z, last.a, last.rows)
         self.dx: Array | None = None
         if batch.y is not None:
             self._record_loss(op, batch.y)
@@ -95,24 +96,12 @@ class Executor:
         """Runs the backward pass; the forward pass must have run."""
         return self.model.backend.compile(self.backward)
 
-    @property
-    def _last(self) -> DenseNode:
-        node = self.nodes[-1]
-        assert isinstance(node, DenseNode), "a network ends in a Dense layer"
-        return node
-
-    @property
-    def output(self) -> Output:
-        """The output layer, in the form that the loss takes."""
-        node = self._last
-        return Output(node.f, node.z, node.a, node.rows)
-
     def _record_loss(self, op: Builder, y: Array) -> None:
-        loss, out, m = self.model.loss, self.output, op.samples
+        loss, m = self.model.loss, op.samples
         self.cost, self.total, self.weight = op.empty(1), op.empty(1, 1), op.constant([[m]])
         self.share = op.constant([[1.0 / m]])
         self.y = loss.record_targets(op, y.T, self.model.n_out)
-        loss.record_cost(op, out, self.y, self.cost)
+        loss.record_cost(op, self.output, self.y, self.cost)
         if self.batch.w is None:
             op.record(Reduce("sum", self.cost, 1, self.total))
             return
@@ -128,14 +117,9 @@ class Executor:
         # Nothing before the first layer with parameters needs a derivative, unless ∂J/∂x itself is wanted.
         first = next(k for k, specs in enumerate(model.parameters.specs) if specs)
         last = len(self.nodes) - 1
-        da: Array | None = None
-        for k in range(last, -1 if want_dx else first - 1, -1):
-            below = want_dx or k > first
-            if k == last:
-                da = self._last.propagate(op, delta, want_dx=below)
-            else:
-                assert da is not None, "every layer above the first one with parameters passes its derivative down"
-                da = self.nodes[k].backward(op, da, want_dx=below)
+        da = self._last.propagate(op, delta, want_dx=want_dx or last > first)
+        for k in range(last - 1, -1 if want_dx else first - 1, -1):
+            da = self.nodes[k].backward(op, da, want_dx=want_dx or k > first)
         self.dx = da if want_dx else None
         if model.weight_decay:
             theta, gradient = model.parameters.theta, model.parameters.gradient

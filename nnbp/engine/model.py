@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -58,29 +59,23 @@ class Model:
     ) -> None:
         self.backend, self.layers, self.loss, self.n_in = backend, tuple(layers), loss, n_in
         self.weight_decay, self.dtype, self.precision = float(weight_decay), np.dtype(dtype), precision
-        self.sizes = [n_in]
-        for layer in self.layers:
-            self.sizes.append(layer.outputs(self.sizes[-1]))
+        self.sizes = list(accumulate(self.layers, lambda n, layer: layer.outputs(n), initial=n_in))
         self.n_out = self.sizes[-1]
         fan_ins = list(zip(self.layers, self.sizes, strict=False))
         self.parameters = Parameters(backend, [layer.parameters(n) for layer, n in fan_ins], self.dtype)
         self.streams = [layer.stream(backend, _key(seed, k)) for k, layer in enumerate(self.layers)]
         self.order_generator = np.random.default_rng(np.random.SeedSequence((seed, _ORDER)))
         generator = np.random.default_rng(np.random.SeedSequence((seed, _WEIGHTS)))
-        self.load([layer.initial(generator, n) for layer, n in fan_ins])
+        flat = np.empty(self.parameters.size, self.dtype)
+        for views, (layer, n) in zip(self.parameters.views(flat), fan_ins, strict=True):
+            for name, values in layer.initial(generator, n).items():
+                views[name][...] = values
+        self.parameters.theta[...] = backend.upload(flat, self.dtype)
 
     @property
     def dense(self) -> list[int]:
         """Indices of the dense layers."""
         return [k for k, layer in enumerate(self.layers) if isinstance(layer, Dense)]
-
-    def load(self, values: Sequence[dict[str, NDArray[Any]]]) -> None:
-        """Sets the parameters from host arrays, one dictionary per layer."""
-        flat = np.empty(self.parameters.size, self.dtype)
-        for views, arrays in zip(self.parameters.views(flat), values, strict=True):
-            for name, view in views.items():
-                view[...] = arrays[name]
-        self.parameters.theta[...] = self.backend.upload(flat, self.dtype)
 
     def builder(self, samples: int, *, training: bool) -> Builder:
         """A builder for batches of this many samples."""

@@ -6,7 +6,7 @@ in pieces of a fixed size. All arrays belong to the backend unless stated otherw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -36,6 +36,10 @@ class _Kind(NamedTuple):
     want_dx: bool = False
 
 
+def _as_it_is(array: Array) -> Array:
+    return array
+
+
 class Passes:
     """The passes of a model. They run in ``backend.active()`` and in one thread at a time, since they share executors.
 
@@ -59,17 +63,12 @@ class Passes:
             return self._made(kind, Batch(*(None if x is None else self.model.on_device(x) for x in (X, y, w))))
         executor = self._kept(kind)
         batch = executor.batch
-        self._copy(X, batch.x)
-        if batch.y is not None:
-            self._copy(y, batch.y)
-        if batch.w is not None:
-            self._copy(w, batch.w)
+        for array, buffer in ((X, batch.x), (y, batch.y), (w, batch.w)):
+            if buffer is not None:
+                # Not by assignment: glibc's copy takes ten times as long on some processors (AMD's Zen 3) if the two
+                # addresses differ by 16 bytes modulo a page, as they do for consecutive arrays of whole pages.
+                self.model.backend.xp.multiply(self.model.on_device(array), self._one, buffer)
         return executor
-
-    def _copy(self, array: Array, buffer: Array) -> None:
-        # Not by assignment: glibc's copy takes ten times as long on some processors (AMD's Zen 3) if the two addresses
-        # differ by 16 bytes modulo a page, as they do for consecutive arrays of whole pages.
-        self.model.backend.xp.multiply(self.model.on_device(array), self._one, buffer)
 
     def clear(self) -> None:
         """Releases the cached executors and their memory."""
@@ -98,13 +97,15 @@ class Passes:
             executor.run_forward()
             yield first, self._rows(executor.h)
 
-    def trace(self, X: Array) -> Trace:
-        """z and a of every dense layer."""
+    def trace(self, X: Array, back: Callable[[Array], Any] = _as_it_is) -> Trace:
+        """z and a of every dense layer; `back` converts each array."""
         executor = self._loaded(_Kind(len(X), trace=True), X)
         executor.run_forward()
         nodes = _dense_nodes(executor)
-        z, a = ([self._rows(array) for array in arrays] for arrays in zip(*((n.z, n.a) for n in nodes), strict=True))
-        return Trace([None, *z], [self.model.copied(X), *a])
+        z, a = (
+            [back(self._rows(array)) for array in arrays] for arrays in zip(*((n.z, n.a) for n in nodes), strict=True)
+        )
+        return Trace([None, *z], [back(self.model.copied(X)), *a])
 
     def loss(self, data: Dataset) -> float:
         """J of a data set on the device or on the host."""
@@ -116,8 +117,8 @@ class Passes:
             total += float(self.model.backend.download(executor.total)[0, 0])
         return self.model.objective(total, data.weight)
 
-    def gradients(self, data: Dataset) -> Gradients:
-        """∇J by backpropagation, and ∂C/∂z and ∂C/∂x of every sample.
+    def gradients(self, data: Dataset, back: Callable[[Array], Any] = _as_it_is) -> Gradients:
+        """∇J by backpropagation, and ∂C/∂z and ∂C/∂x of every sample; `back` converts each array.
 
         The backward pass runs twice: for the gradient of J with each sample's share of the mean, as in a training step,
         and for the derivatives of each sample's own cost with share 1.
@@ -129,13 +130,13 @@ class Passes:
         executor.share[...] = 1.0 / len(data)
         executor.run_forward()
         executor.run_backward()
-        flat = model.copied(model.parameters.gradient)
+        flat = back(model.copied(model.parameters.gradient))
         loss = model.objective(float(model.backend.download(executor.total)[0, 0]), data.weight)
         self._one_share_each(executor)
-        delta = [self._rows(node.delta) for node in _dense_nodes(executor)]
+        delta = [back(self._rows(node.delta)) for node in _dense_nodes(executor)]
         views = model.parameters.views(flat)
         dW, db = ([views[k][name] for k in model.dense] for name in ("W", "b"))
-        return Gradients(loss, dW, db, delta, self._rows(executor.dx), flat)
+        return Gradients(loss, dW, db, delta, back(self._rows(executor.dx)), flat)
 
     def per_sample_gradients(self, data: Dataset) -> Array:
         """(m, P): row n is the gradient of C for sample n, made of delta xᵀ and delta of every layer."""

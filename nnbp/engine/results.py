@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-from nnbp.graph.ops import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,10 +12,6 @@ class Trace:
 
     z: list[Any]
     a: list[Any]
-
-    def map(self, convert: Callable[[Array], Any]) -> Trace:
-        """A copy of the trace with every array converted."""
-        return Trace([None, *map(convert, self.z[1:])], list(map(convert, self.a)))
 
 
 @dataclass(frozen=True, eq=False)

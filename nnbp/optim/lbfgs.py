@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -116,6 +117,7 @@ class LBFGS(Optimizer):
     default_rate = 1.0
     full_batch = True
     scheduled = False
+    clippable = False
 
     def __init__(
         self,
@@ -140,6 +142,11 @@ class LBFGS(Optimizer):
     def memory(self) -> LBFGSMemory:
         """A new memory, for `step`."""
         return LBFGSMemory(deque(maxlen=self.history_size))
+
+    def search(
+        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, read: Read
+    ) -> Callable[[], float]:
+        return partial(self.step, theta, gradient, evaluate, xp, self.memory(), read)
 
     def step(
         self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: LBFGSMemory, read: Read

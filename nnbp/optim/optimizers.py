@@ -14,6 +14,7 @@ the step number alone (learning rate, bias corrections) is computed on the host 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -44,6 +45,9 @@ class Optimizer(Named, kind="optimizer"):
     scheduled: ClassVar[bool] = True
     """Whether the learning rate of a step reaches the rule; where not, `fit` takes no schedule."""
 
+    clippable: ClassVar[bool] = True
+    """Whether the rule works with a clipped gradient; if not, `fit` takes no `clip_norm`."""
+
     def __init__(self, learning_rate: float | None = None) -> None:
         name = f"learning_rate of {type(self).__name__}"
         self.learning_rate = None if learning_rate is None else not_negative(name, learning_rate)
@@ -65,6 +69,15 @@ class Optimizer(Named, kind="optimizer"):
     def rates(self, t: Floats, eta: Floats) -> dict[str, Floats]:
         """The numbers of each step that `update` takes, by name, for the steps t = 1, 2, … with learning rates eta."""
         return {"eta": eta}
+
+    def search(
+        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, read: Callable[[Array], float]
+    ) -> Callable[[], float] | None:
+        """A function that makes one step by evaluating J at points of its own choice, and returns J before the step.
+
+        None for the rules that are an `update`. The arguments are those of `nnbp.optim.lbfgs.LBFGS.step`.
+        """
+        return None
 
     def update(self, theta: Any, g: Any, *args: Any, **slots_and_rates: Any) -> Any:
         """The formula of a step. A rule names the slots and rates that it takes: ``update(self, theta, g, v, eta)``.

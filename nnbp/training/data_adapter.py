@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
@@ -101,13 +102,9 @@ class DataAdapter:
 
     def resident(self, data: Dataset) -> Dataset:
         """The data set on the device."""
-        upload, X, w = self.backend.upload, data.X, data.w
-        return replace(
-            data,
-            X=X if self.backend.owns(X) else upload(X, self.dtype),
-            y=upload(data.y, self.dtype),
-            w=None if w is None else upload(w, self.dtype),
-        )
+        upload, dtype = self.backend.upload, self.dtype
+        X = data.X if self.backend.owns(data.X) else upload(data.X, dtype)
+        return replace(data, X=X, y=upload(data.y, dtype), w=None if data.w is None else upload(data.w, dtype))
 
     def placed(self, data: Dataset, training: tuple[int | None, int] | None = None) -> Dataset:
         """The data set on the device, unless X is on the host and does not fit on the device.
@@ -132,10 +129,9 @@ class DataAdapter:
         """Approximate bytes that training needs besides its data: buffers of a step, and vectors as long as theta."""
         assert self.n_in is not None, "data have been seen"
         assert self.n_out is not None, "data have been seen"
-        sizes, parameters = [self.n_in], 0
-        for layer in self.architecture.layers(self.n_out):
-            parameters += sum(spec.size for spec in layer.parameters(sizes[-1]))
-            sizes.append(layer.outputs(sizes[-1]))
+        layers = self.architecture.layers(self.n_out)
+        sizes = list(accumulate(layers, lambda n, layer: layer.outputs(n), initial=self.n_in))
+        parameters = sum(spec.size for layer, n in zip(layers, sizes, strict=False) for spec in layer.parameters(n))
         batch = samples if batch_size is None else min(batch_size, samples)
         return self.dtype.itemsize * (_BESIDE * batch * sum(sizes) + (_BESIDE + slots) * parameters)
 
@@ -148,8 +144,6 @@ class DataAdapter:
                 f"class_weight belongs to classes, and the loss {self.loss.name} is for values; received "
                 f"{class_weight!r}. Use sample_weight."
             )
-        assert data.targets is not None, "data that were read have targets"
-        assert reference.targets is not None, "data that were read have targets"
         w = class_weights(class_weight, self.loss.truth(data.targets), self.loss.truth(reference.targets))
         return self._with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
@@ -165,7 +159,6 @@ class DataAdapter:
         return self._rows(data, np.sort(order[aside:])), self._rows(data, np.sort(order[:aside]))
 
     def _rows(self, data: Dataset, rows: NDArray[np.int64]) -> Dataset:
-        assert data.targets is not None, "data that were read have targets"
         X = data.X[self.backend.upload(rows, np.int64) if self.backend.owns(data.X) else rows]
         part = Dataset(X, data.y[rows], None, data.targets[rows])
         return part if data.weights is None else self._with_weights(part, data.weights[rows])

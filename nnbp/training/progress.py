@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
 
 from nnbp.training.callbacks import Callback, TrainingState
 
@@ -44,11 +43,10 @@ class Progress(Callback):
 class _Bar(Callback):
     """A tqdm progress bar."""
 
-    def __init__(self, bar: Any) -> None:
-        self._new = bar
-
     def on_train_begin(self, state: TrainingState) -> None:
-        self._bar = self._new(total=state.epochs, unit="epoch", desc="training", dynamic_ncols=True)
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(total=state.epochs, unit="epoch", desc="training", dynamic_ncols=True)
 
     def on_epoch_end(self, state: TrainingState) -> None:
         # Only the losses: with more values, a terminal of 80 columns would have no room for the bar.
@@ -79,7 +77,5 @@ def reporter(progress: bool | str) -> Callback | None:
     if progress is not True and progress not in ("auto", "lines"):
         raise ValueError(f"progress is 'auto', 'lines', True or False; received {progress!r}.")
     if progress != "lines" and find_spec("tqdm") is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules):
-        from tqdm.auto import tqdm
-
-        return _Bar(tqdm)
+        return _Bar()
     return Progress()

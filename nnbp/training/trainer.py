@@ -19,10 +19,9 @@ from nnbp.engine.updater import OptimizerState, Updater
 from nnbp.errors import DivergenceError
 from nnbp.graph.ops import Array
 from nnbp.metrics import Metric
-from nnbp.optim.lbfgs import LBFGS
 from nnbp.optim.optimizers import Optimizer
 from nnbp.optim.schedules import Constant, Schedule
-from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState, attending
+from nnbp.training.callbacks import Callback, History, TrainingState, attending
 from nnbp.validation import not_negative
 
 
@@ -40,7 +39,6 @@ class TrainingOptions:
     schedule: Schedule
     shuffle: bool = True
     clip_norm: float | None = None
-    early_stopping: EarlyStopping | None = None
     callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
@@ -55,10 +53,10 @@ class TrainingOptions:
             raise ValueError(
                 f"clip_norm is a positive bound on the gradient's norm, or None; received {self.clip_norm!r}."
             )
-        if isinstance(self.optimizer, LBFGS):
+        if not self.optimizer.clippable:
             raise ValueError(
-                "lbfgs builds its model of J on the gradient as it is, and clip_norm changes it; received both. "
-                "Leave clip_norm out, or use adam."
+                f"{self.optimizer.name} builds its model of J on the gradient as it is, and clip_norm changes it; "
+                "received both. Leave clip_norm out, or use adam."
             )
 
 
@@ -132,19 +130,20 @@ class Trainer:
         self.state = OptimizerState() if state is None else state
         optimizer, samples = options.optimizer, len(train.data)
         size = samples if options.batch_size is None or optimizer.full_batch else min(options.batch_size, samples)
-        self.lbfgs = optimizer if isinstance(optimizer, LBFGS) else None
+        theta, gradient, backend = model.parameters.theta, model.parameters.gradient, model.backend
+        self.search = optimizer.search(
+            theta, gradient, self._evaluate, backend.xp, lambda x: float(backend.download(x))
+        )
         self.updater = None
         self.best_loss = math.inf
-        with model.backend.active():
-            if self.lbfgs is None:
+        with backend.active():
+            if self.search is None:
                 self.updater = Updater(model, optimizer, -(-samples // size), options.clip_norm, self.state)
-            else:
-                self.memory = self.lbfgs.memory()
             runs = options.epochs
             self.training_pass = Epoch(model, train.data, size, training=True, update=self.updater, runs=runs)
             self.check = None if validation is None else Epoch(model, validation.data, piece, runs=runs)
-            self.good = model.copied(model.parameters.theta)
-            self.best = None if validation is None else model.copied(model.parameters.theta)
+            self.good = model.copied(theta)
+            self.best: Array = None if validation is None else model.copied(theta)
             # Both are needed after every epoch. Their first call allocates memory, in cuBLAS too, so it is made here.
             model.norm(), model.decay()
         self._measured()
@@ -164,11 +163,10 @@ class Trainer:
         Args:
             network: the network that callbacks receive.
         """
-        early, names = self.options.early_stopping, self._greater_is_better()
-        self._callbacks = [*([early] if early else []), *self.options.callbacks]
+        names = self._greater_is_better()
         self._status = TrainingState(network, self.options.epochs, History(), greater_is_better=names)
         self._attended = ExitStack()
-        self._attended.enter_context(attending(self._callbacks, self._status))
+        self._attended.enter_context(attending(self.options.callbacks, self._status))
 
     def run(self) -> History:
         """Trains the model.
@@ -193,7 +191,7 @@ class Trainer:
                         # Points to the caller of `Network.fit`, past `fit` itself and the wrapper that takes its lock.
                         warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=4)
                     options.schedule.observe(observed)
-                    for callback in self._callbacks:
+                    for callback in options.callbacks:
                         callback.on_epoch_end(status)
                     if status.stop:
                         history.stopped = status.stop
@@ -235,14 +233,16 @@ class Trainer:
         measured, of_validation = self._measured()
         logs = {"loss": loss, **measured}
         if self.validation is not None:
-            logs |= {"val_loss": self._validation_loss(self.validation), **of_validation}
+            assert self.check is not None, "there is a validation pass if there are validation data"
+            with self.model.backend.active():
+                logs["val_loss"] = self._objective(self.check, self.validation.data)
+            logs |= of_validation
         status.epoch, status.logs = number + 1, logs
         status.history.append(logs)
         theta = self.model.parameters.theta
         with self.model.backend.active():
             self.good[...] = theta
             if -math.inf < logs.get("val_loss", math.nan) < self.best_loss:
-                assert self.best is not None, "there is a validation loss only if there are validation data"
                 self.best[...] = theta
                 self.best_loss, status.history.best_epoch = logs["val_loss"], number + 1
 
@@ -261,11 +261,10 @@ class Trainer:
         with model.backend.active():
             if self.options.shuffle:
                 one_pass.shuffle(model.order_generator)
-            if self.lbfgs is not None:
-                theta, gradient = model.parameters.theta, model.parameters.gradient
-                loss = self.lbfgs.step(theta, gradient, self._evaluate, model.backend.xp, self.memory, self._read)
+            if self.search is not None:
+                loss = self.search()
             else:
-                assert self.updater is not None, "every optimizer but LBFGS works through an updater"
+                assert self.updater is not None, "an optimizer that does not search works through an updater"
                 # J of the epoch consists of the costs before each update and the decay before the first one.
                 decay = model.decay()
                 self.updater.begin(eta)
@@ -274,18 +273,13 @@ class Trainer:
             return loss, model.norm(), float(eta[-1])
 
     def _evaluate(self) -> float:
-        self.training_pass.run()
-        return self.model.objective(self.training_pass.total, self.train.data.weight)
+        """J of the training data, and its gradient."""
+        return self._objective(self.training_pass, self.train.data)
 
-    def _read(self, array: Array) -> float:
-        return float(self.model.backend.download(array))
-
-    def _validation_loss(self, validation: Evaluation) -> float:
-        """J of the validation data."""
-        assert self.check is not None, "there is a validation pass if there are validation data"
-        with self.model.backend.active():
-            self.check.run()
-            return self.model.objective(self.check.total, validation.data.weight)
+    def _objective(self, one_pass: Epoch, data: Dataset) -> float:
+        """Runs a pass over a data set and returns J of the current parameters."""
+        one_pass.run()
+        return self.model.objective(one_pass.total, data.weight)
 
 
 def _passed_over(epoch: int, loss: float) -> str:

@@ -70,19 +70,6 @@ def test_dropout_layers_have_streams_of_their_own() -> None:
     assert not np.array_equal(*drawn)
 
 
-def test_load_sets_every_array() -> None:
-    made = model()
-    rng = np.random.default_rng(1)
-    values = [
-        {"W": rng.normal(size=(4, 3)), "b": rng.normal(size=4)},
-        {"W": rng.normal(size=(2, 4)), "b": rng.normal(size=2)},
-    ]
-    made.load(values)
-    for view, given_values in zip(made.parameters.views(made.parameters.theta), values, strict=True):
-        np.testing.assert_array_equal(view["W"], given_values["W"])
-        np.testing.assert_array_equal(view["b"], given_values["b"])
-
-
 def test_network_and_model_see_the_same_parameters() -> None:
     net = Network([3, 4, 2], device="cpu", seed=0)
     net.weights[0][...] = 7
