@@ -36,30 +36,22 @@ from nnbp.nn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Hube
 from nnbp.version import __version__
 
 _LAZY = {
-    "Adam": "nnbp.optim.optimizers",
-    "AdamW": "nnbp.optim.optimizers",
-    "Callback": "nnbp.training.callbacks",
-    "EarlyStopping": "nnbp.training.callbacks",
-    "Gradients": "nnbp.engine.results",
-    "History": "nnbp.training.callbacks",
-    "LBFGS": "nnbp.optim.lbfgs",
-    "Metric": "nnbp.metrics",
-    "Optimizer": "nnbp.optim.optimizers",
-    "RMSprop": "nnbp.optim.optimizers",
-    "Rprop": "nnbp.optim.optimizers",
-    "SGD": "nnbp.optim.optimizers",
-    "Trace": "nnbp.engine.results",
-    "TrainingState": "nnbp.training.callbacks",
-    "check_gradients": "nnbp.testing.gradients",
-    "compare_devices": "nnbp.testing.parity",
-    "devices": "nnbp.device.select",
-    "metrics": "nnbp.metrics",
-    "schedules": "nnbp.optim.schedules",
-    "testing": "nnbp.testing",
-    "textbook": "nnbp.textbook",
+    "nnbp.device.select": ["devices"],
+    "nnbp.engine.results": ["Gradients", "Trace"],
+    "nnbp.metrics": ["Metric", "metrics"],
+    "nnbp.optim.lbfgs": ["LBFGS"],
+    "nnbp.optim.optimizers": ["Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "SGD"],
+    "nnbp.optim.schedules": ["schedules"],
+    "nnbp.testing": ["testing"],
+    "nnbp.testing.gradients": ["check_gradients"],
+    "nnbp.testing.parity": ["compare_devices"],
+    "nnbp.textbook": ["textbook"],
+    "nnbp.training.callbacks": ["Callback", "EarlyStopping", "History", "TrainingState"],
 }
-"""Names that few programs use, and their modules, which are imported at the first use: `import nnbp` is to cost little
-more than `import numpy`. Above are the network, the parts that describe it, and the errors."""
+"""Modules that few programs use, imported when one of these names is first used: `import nnbp` is to cost little more
+than `import numpy`. Above are the network, the parts that describe it, and the errors."""
+
+_MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 if TYPE_CHECKING:
     from nnbp import testing, textbook
@@ -75,73 +67,31 @@ if TYPE_CHECKING:
 else:
     # Hidden from type checkers, which would take any name at all for one of this module.
     def __getattr__(name: str) -> object:
-        if name not in _LAZY:
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = import_module(_LAZY[name])
-        value = module if _LAZY[name].endswith(f".{name}") else getattr(module, name)
+        module = import_module(_MODULES[name])
+        value = module if module.__name__.endswith(f".{name}") else getattr(module, name)
         globals()[name] = value
         return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_MODULES})
 
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "LBFGS",
-    "SGD",
-    "AbsoluteError",
-    "Activation",
-    "Adam",
-    "AdamW",
-    "BinaryCrossEntropy",
-    "Callback",
-    "CrossEntropy",
-    "DTypeError",
-    "DataError",
-    "Dense",
-    "DeviceFallbackWarning",
-    "DeviceMemoryError",
-    "DeviceUnavailableError",
-    "DivergenceError",
-    "Dropout",
-    "EarlyStopping",
-    "Exponential",
-    "GradientError",
-    "Gradients",
-    "History",
-    "Huber",
-    "Identity",
-    "Layer",
-    "LeakyReLU",
-    "Loss",
-    "Metric",
-    "MissingDependencyError",
-    "ModelFileError",
-    "Network",
-    "NnbpError",
-    "Optimizer",
-    "Poisson",
-    "Quantile",
-    "RMSprop",
-    "ReLU",
-    "Rprop",
-    "ShapeError",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "SquaredError",
-    "Tanh",
-    "Trace",
-    "TrainingState",
-    "__version__",
-    "check_gradients",
-    "compare_devices",
-    "devices",
-    "schedules",
-    "testing",
-    "textbook",
-]
+__all__ = [  # noqa: RUF022 (grouped by what the names are for)
+    "Network", "Gradients", "History", "Trace", "TrainingState", "__version__",
+    # Layers, activations, losses.
+    "Layer", "Dense", "Dropout",
+    "Activation", "ELU", "Exponential", "GELU", "Identity", "LeakyReLU", "ReLU", "Sigmoid", "SiLU", "Softmax",
+    "Softplus", "Tanh",
+    "Loss", "AbsoluteError", "BinaryCrossEntropy", "CrossEntropy", "Huber", "Poisson", "Quantile", "SquaredError",
+    # Training.
+    "Optimizer", "Adam", "AdamW", "LBFGS", "RMSprop", "Rprop", "SGD", "schedules",
+    "Callback", "EarlyStopping", "Metric",
+    # Devices and checks.
+    "check_gradients", "compare_devices", "devices", "testing", "textbook",
+    # Errors.
+    "NnbpError", "DataError", "DeviceFallbackWarning", "DeviceMemoryError", "DeviceUnavailableError", "DivergenceError",
+    "DTypeError", "GradientError", "MissingDependencyError", "ModelFileError", "ShapeError",
+]  # fmt: skip

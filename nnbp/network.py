@@ -25,8 +25,6 @@ from nnbp.nn.layers import Dense, Layer, named
 from nnbp.nn.losses import Loss
 from nnbp.training.data_adapter import DataAdapter, sizes_unknown
 from nnbp.validation import (
-    finite,
-    finite_on_host,
     float_dtype,
     host,
     joined,
@@ -159,12 +157,6 @@ class Network:
             self._adapter.finite(X)
             return self._build(replace(self._adapter, n_in=X.shape[1]))
         return self._passes
-
-    def _given(self, X: Any, y: Any, sample_weight: Any = None) -> Dataset:
-        """A data set for a network whose number of outputs is known."""
-        if self._adapter.n_out is None:
-            raise sizes_unknown()
-        return self._adapter.read(X, y, sample_weight)[1]
 
     @exclusive
     def prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Dataset:
@@ -318,16 +310,11 @@ class Network:
         self._adapter.finite(array)
         parts, classes, backend = [], self.loss_function.classification, self._backend
         for first, h in passes.outputs(array):
-            if backend.owns(X):
-                if classes:
-                    finite(backend, h, "h", _TOO_LARGE, first)
-                parts.append(decide(backend.xp, h))
-            else:
-                # The values go to the host anyway, so they are checked there: this waits for the device only once.
-                values = backend.download(h)
-                if classes:
-                    finite_on_host(values, "h", self._dtype, _TOO_LARGE, first)
-                parts.append(decide(np, values))
+            # Values that go to the host anyway are checked there: this waits for the device only once.
+            values, xp = (h, backend.xp) if backend.owns(X) else (backend.download(h), np)
+            if classes:
+                self._adapter.finite(values, "h", fix=_TOO_LARGE, first=first)
+            parts.append(decide(xp, values))
         return back(joined(parts))
 
     @exclusive
@@ -339,19 +326,19 @@ class Network:
     @exclusive
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """J(W, b) = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW²."""
-        data = self._given(X, y, sample_weight)
+        _, data = self._adapter.read(X, y, sample_weight)
         return self._ready(data.X).loss(self._adapter.placed(data))
 
     @exclusive
     def gradients(self, X: Any, y: Any, sample_weight: Any = None) -> Gradients:
         """∇J by backpropagation, together with delta and ∂C/∂x of every sample."""
-        data = self._given(X, y, sample_weight)
+        _, data = self._adapter.read(X, y, sample_weight)
         return self._ready(data.X).gradients(self._adapter.resident(data), like(X, self._backend))
 
     @exclusive
     def per_sample_gradients(self, X: Any, y: Any) -> Any:
         """(m, P): row n is the gradient of C for sample n, without weight decay."""
-        data = self._given(X, y)
+        _, data = self._adapter.read(X, y)
         return like(X, self._backend)(self._ready(data.X).per_sample_gradients(self._adapter.resident(data)))
 
     @exclusive
@@ -402,13 +389,13 @@ class Network:
                 if a sample has several labels.
         """
         with self._backend.active():
-            data = self._given(X, y, sample_weight)
+            _, data = self._adapter.read(X, y, sample_weight)
             self._adapter.finite(data.X)
-            evaluation = self._evaluation(self._adapter.placed(data), ())
-            if metrics is None and self.loss_function.classification and evaluation.truth.ndim == 2:
+            data, rule = self._adapter.placed(data), self.loss_function
+            if metrics is None and rule.classification and rule.truth(data.targets).ndim == 2:
                 metrics = ()
-            evaluation = replace(evaluation, metrics=self._metrics(metrics))
-            loss = self._ready(data.X).loss(evaluation.data)
+            evaluation = self._evaluation(data, self._metrics(metrics))
+            loss = self._ready(data.X).loss(data)
         return {"loss": loss, **evaluation.values()}
 
     def _evaluation(self, data: Dataset, metrics: Sequence[Metric]) -> Evaluation:
@@ -583,9 +570,9 @@ class Network:
 
         resident, kept = self._backend.owns(data.X), self._prepared
         if (
-            kept is not None
+            resident
+            and kept is not None
             and kept.state is state
-            and resident
             and kept.options.batch_size == size
             and kept.take(data)
         ):
@@ -656,28 +643,20 @@ class Network:
         """
         from nnbp.serialization.model_file import read
 
-        return cls.from_file(read(path, custom), device=device, fallback=fallback, precision=precision, custom=custom)
+        return cls.from_file(read(path, custom), custom, device=device, fallback=fallback, precision=precision)
 
     @classmethod
-    def from_file(
-        cls,
-        file: ModelFile,
-        *,
-        device: str | Backend = "auto",
-        fallback: bool = True,
-        precision: Precision | None = None,
-        custom: Sequence[type] = (),
-    ) -> Self:
-        """The network described by a model file that has been read."""
+    def from_file(cls, file: ModelFile, custom: Sequence[type] = (), **placement: Any) -> Self:
+        """The network described by a model file that has been read; `placement` is device, fallback and precision."""
         from nnbp.serialization.model_file import build_layers
 
         architecture = file.architecture
         layers, loss = build_layers(architecture, custom)
         last = layers[-1]
         net = cls(
-            [architecture["n_in"], *layers], loss=loss, weight_decay=architecture["weight_decay"], device=device,
-            dtype=architecture["dtype"], seed=architecture["seed"], fallback=fallback, precision=precision,
-            output_activation=last.activation if isinstance(last, Dense) else None,
+            [architecture["n_in"], *layers], loss=loss, weight_decay=architecture["weight_decay"],
+            dtype=architecture["dtype"], seed=architecture["seed"],
+            output_activation=last.activation if isinstance(last, Dense) else None, **placement,
         )  # fmt: skip
         dense = range(1, len(net.weights) + 1)
         net.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
@@ -688,10 +667,9 @@ class Network:
 
     @exclusive
     def _state(self) -> dict[str, Any]:
-        own = vars(self)
         state: dict[str, Any] = {
             "architecture": self._architecture, "sizes": None, "ongoing": None,
-            "attributes": {name: value for name, value in own.items() if name not in _LIVE},
+            "attributes": {name: value for name, value in vars(self).items() if name not in _LIVE},
         }  # fmt: skip
         if self._passes is not None:
             model, download = self.model, self._backend.download

@@ -12,7 +12,7 @@ from typing import Any
 from nnbp.validation import not_negative, whole_number
 
 
-class History(Mapping[str, list[float]]):
+class History(dict[str, list[float]]):
     """One value per epoch of every measured quantity: ``history["loss"]``, ``history["val_loss"]``, …
 
     ``"loss"`` is J over the epoch: the mean cost of the batches as training computed them, plus the weight decay at the
@@ -26,7 +26,7 @@ class History(Mapping[str, list[float]]):
     """
 
     def __init__(self) -> None:
-        self.values_by_name: dict[str, list[float]] = {}
+        super().__init__()
         self.best_epoch: int | None = None
         self.stopped: str | None = None
         self.seconds = 0.0
@@ -34,26 +34,18 @@ class History(Mapping[str, list[float]]):
     def append(self, values: Mapping[str, float]) -> None:
         """Adds an epoch."""
         for name, value in values.items():
-            self.values_by_name.setdefault(name, []).append(value)
+            self.setdefault(name, []).append(value)
 
     @property
     def epochs(self) -> int:
         """Number of completed epochs."""
-        return len(self.values_by_name.get("loss", ()))
+        return len(self.get("loss", ()))
 
-    def __getitem__(self, name: str) -> list[float]:
-        if name not in self.values_by_name:
-            raise KeyError(f"The history holds {', '.join(self.values_by_name) or 'nothing yet'}; received {name!r}.")
-        return self.values_by_name[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.values_by_name)
-
-    def __len__(self) -> int:
-        return len(self.values_by_name)
+    def __missing__(self, name: str) -> list[float]:
+        raise KeyError(f"The history holds {', '.join(self) or 'nothing yet'}; received {name!r}.")
 
     def __repr__(self) -> str:
-        last = ", ".join(f"{name}={values[-1]:.6g}" for name, values in self.values_by_name.items())
+        last = ", ".join(f"{name}={values[-1]:.6g}" for name, values in self.items())
         return f"History({self.epochs} epochs, {self.seconds:.3g} s{', ' + last if last else ''})"
 
 

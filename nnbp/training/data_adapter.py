@@ -69,20 +69,25 @@ class DataAdapter:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
         return matrix(self.backend, X, self.dtype, self.n_in)
 
-    def finite(self, X: Array | NDArray[Any]) -> None:
-        """Raises DataError if a value of X is NaN or infinite in the network's dtype."""
-        if self.backend.owns(X):
-            finite(self.backend, X, "X")
+    def finite(self, values: Array | NDArray[Any], name: str = "X", **advice: Any) -> None:
+        """Raises DataError if a value of a matrix is NaN or infinite in the network's dtype.
+
+        Args:
+            values: the matrix, on the device or on the host.
+            name: of the matrix.
+            advice: `fix` and `first` of `nnbp.validation.finite`.
+        """
+        if self.backend.owns(values):
+            finite(self.backend, values, name, **advice)
         else:
-            finite_on_host(X, "X", self.dtype)
+            finite_on_host(values, name, self.dtype, **advice)
 
     def read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Self, Dataset]:
         """This adapter with unknown sizes taken from the data, and the checked data set; X stays where it was."""
         array = self.matrix(X)
         targets = self._targets(y, len(array))
         n_out = self.architecture.outputs_of(targets) if self.n_out is None else self.n_out
-        weights = sample_weights(sample_weight, len(array))
-        data = Dataset(array, self.loss.encode(targets, n_out), _column(weights), targets, weights)
+        data = _with_weights(Dataset(array, self.loss.encode(targets, n_out), None, targets), sample_weight)
         return replace(self, n_in=array.shape[1], n_out=n_out), data
 
     def _targets(self, y: Any, samples: int) -> NDArray[Any]:
@@ -145,7 +150,7 @@ class DataAdapter:
                 f"{class_weight!r}. Use sample_weight."
             )
         w = class_weights(class_weight, self.loss.truth(data.targets), self.loss.truth(reference.targets))
-        return self._with_weights(data, w if data.weights is None or w is None else data.weights * w)
+        return _with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
     def split(self, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         """The samples for training, and the share of samples that is set aside for validation."""
@@ -161,12 +166,10 @@ class DataAdapter:
     def _rows(self, data: Dataset, rows: NDArray[np.int64]) -> Dataset:
         X = data.X[self.backend.upload(rows, np.int64) if self.backend.owns(data.X) else rows]
         part = Dataset(X, data.y[rows], None, data.targets[rows])
-        return part if data.weights is None else self._with_weights(part, data.weights[rows])
-
-    def _with_weights(self, data: Dataset, weights: NDArray[np.float64] | None) -> Dataset:
-        weights = sample_weights(weights, len(data))
-        return replace(data, w=_column(weights), weights=weights)
+        return part if data.weights is None else _with_weights(part, data.weights[rows])
 
 
-def _column(weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    return None if weights is None else weights.reshape(-1, 1)
+def _with_weights(data: Dataset, sample_weight: Any) -> Dataset:
+    """The data set with these weights, or None for no weights; they are checked."""
+    weights = sample_weights(sample_weight, len(data))
+    return replace(data, w=None if weights is None else weights.reshape(-1, 1), weights=weights)

@@ -199,19 +199,18 @@ class Trainer:
                 whole = True
             finally:
                 history.seconds = time.perf_counter() - started
-                self._leave(whole)
+                self._leave(whole=whole)
         return history
 
     def run_once(self) -> None:
         """Runs one epoch from the current parameters."""
-        whole = False
         with self.model.backend.active():
             self.good[...] = self.model.parameters.theta
         try:
             self._epoch(0, TrainingState(None, 1, History(), greater_is_better=self._greater_is_better()))
-            whole = True
-        finally:
-            self._leave(whole)
+        except BaseException:
+            self._leave(whole=False)
+            raise
 
     def take(self, data: Dataset) -> bool:
         """Replaces the training data by those of another data set; returns False if the shapes differ."""
@@ -246,7 +245,7 @@ class Trainer:
                 self.best[...] = theta
                 self.best_loss, status.history.best_epoch = logs["val_loss"], number + 1
 
-    def _leave(self, whole: bool) -> None:
+    def _leave(self, *, whole: bool) -> None:
         """Restores the best parameters by validation, or else, if an epoch was interrupted, those from before it."""
         chosen = self.best if self.best_loss < math.inf else None
         kept = self.good if chosen is None and not whole else chosen
