@@ -569,13 +569,7 @@ class Network:
         from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
 
         resident, kept = self._backend.owns(data.X), self._prepared
-        if (
-            resident
-            and kept is not None
-            and kept.state is state
-            and kept.options.batch_size == size
-            and kept.take(data)
-        ):
+        if resident and kept is not None and kept.take(data, size, state):
             return kept
         # The old trainer is released first: the device may not have room for both.
         kept = self._prepared = None

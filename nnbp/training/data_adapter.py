@@ -19,7 +19,6 @@ from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
 from nnbp.nn.architecture import Architecture
-from nnbp.nn.losses import Loss
 from nnbp.validation import class_weights, finite, finite_on_host, host, matrix, sample_weights
 
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
@@ -60,11 +59,6 @@ class DataAdapter:
     n_in: int | None
     n_out: int | None
 
-    @property
-    def loss(self) -> Loss:
-        """C."""
-        return self.architecture.loss
-
     def matrix(self, X: Any) -> Array | NDArray[Any]:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
         return matrix(self.backend, X, self.dtype, self.n_in)
@@ -87,7 +81,9 @@ class DataAdapter:
         array = self.matrix(X)
         targets = self._targets(y, len(array))
         n_out = self.architecture.outputs_of(targets) if self.n_out is None else self.n_out
-        data = _with_weights(Dataset(array, self.loss.encode(targets, n_out), None, targets), sample_weight)
+        data = _with_weights(
+            Dataset(array, self.architecture.loss.encode(targets, n_out), None, targets), sample_weight
+        )
         return replace(self, n_in=array.shape[1], n_out=n_out), data
 
     def _targets(self, y: Any, samples: int) -> NDArray[Any]:
@@ -144,12 +140,13 @@ class DataAdapter:
         """The data set with its weights multiplied by class weights; "balanced" counts the classes in the reference."""
         if class_weight is None:
             return data
-        if not self.loss.classification:
+        loss = self.architecture.loss
+        if not loss.classification:
             raise ValueError(
-                f"class_weight belongs to classes, and the loss {self.loss.name} is for values; received "
+                f"class_weight belongs to classes, and the loss {loss.name} is for values; received "
                 f"{class_weight!r}. Use sample_weight."
             )
-        w = class_weights(class_weight, self.loss.truth(data.targets), self.loss.truth(reference.targets))
+        w = class_weights(class_weight, loss.truth(data.targets), loss.truth(reference.targets))
         return _with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
     def split(self, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

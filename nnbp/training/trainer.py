@@ -212,8 +212,10 @@ class Trainer:
             self._leave(whole=False)
             raise
 
-    def take(self, data: Dataset) -> bool:
-        """Replaces the training data by those of another data set; returns False if the shapes differ."""
+    def take(self, data: Dataset, batch_size: int | None, state: OptimizerState) -> bool:
+        """Replaces the training data; returns False if the shapes, the batch size or the optimizer's state differ."""
+        if self.options.batch_size != batch_size or self.state is not state:
+            return False
         own, arrays = self.train.data.arrays, data.arrays
         if [array.shape for array in own] != [array.shape for array in arrays]:
             return False
