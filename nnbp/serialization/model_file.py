@@ -34,7 +34,6 @@ from nnbp.serialization.safetensors_file import (
     canonical,
     check_json,
     check_names,
-    destination,
     explained,
     keyed,
     open_regular,
@@ -84,8 +83,7 @@ def write(path: AnyPath, model_file: ModelFile) -> None:
     """
     where = os.fsdecode(path)
     with explained(f"Cannot write the model file {shown(where)}", _WRITE_FIX):
-        target, mode = destination(where)
-        replace(target, _encode(model_file), mode)
+        replace(where, _encode(model_file))
 
 
 def read(path: AnyPath, custom: Sequence[type] = ()) -> ModelFile:
@@ -119,11 +117,10 @@ def build_layers(architecture: Mapping[str, Any], custom: Sequence[type] = ()) -
 def _encode(model_file: ModelFile) -> bytes:
     architecture = model_file.architecture
     # What is defined here is what the user has; only a reader has to allow names.
-    defined = [item for base in _NAMED for item in base.registry.values()]
-    built, _ = _build(architecture, _Known(defined))
+    defined = [item for base in _OWN for item in base.registry.values()]
+    shapes = _shapes(architecture, _Known(defined))
     _check_object(model_file.extra, "extra")
     check_json(model_file.extra, "extra")
-    shapes = _shapes(architecture["n_in"], built)
     check_names(model_file.arrays, shapes)
     arrays = {}
     for name, shape in shapes.items():
@@ -150,7 +147,7 @@ def _encode(model_file: ModelFile) -> bytes:
 def _decode(container: Container, known: _Known) -> ModelFile:
     content = parse(container.text, "the description of the network")
     version = content.get("format_version") if isinstance(content, dict) else None
-    if type(version) is int and version > FORMAT_VERSION:
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise RefusedError(
             f"its format has version {version}, this nnbp reads up to {FORMAT_VERSION}; nnbp "
             f"{shown(content.get('nnbp_version'))} wrote it.",
@@ -158,12 +155,11 @@ def _decode(container: Container, known: _Known) -> ModelFile:
         )
     keys = ("format_version", "nnbp_version", "architecture", "extra", "sha256")
     content = keyed(content, keys, "the description of the network")
-    if type(version) is not int or version < 1:
-        raise RefusedError(f"the format version is a whole number, at least 1; received {shown(version)}.")
+    whole_number("the format version", version, 1)
     _check_object(content["extra"], "extra")
     architecture = content["architecture"]
-    built, _ = _build(architecture, known)
-    arrays = container.arrays(architecture["dtype"], _shapes(architecture["n_in"], built))
+    shapes = _shapes(architecture, known)
+    arrays = container.arrays(architecture["dtype"], shapes)
     digest = content.pop("sha256")
     if digest != _digest(content, arrays):
         raise RefusedError(f"its checksum does not fit its content; received {shown(digest)}.")
@@ -184,11 +180,7 @@ def _digest(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> s
 
 
 _LAYERS = Layer.built_in()
-_NAMED: dict[type[Named], tuple[str, dict[str, Any]]] = {
-    Activation: ("activation", Activation.built_in()),
-    Loss: ("loss", Loss.built_in()),
-    Initializer: ("initializer", Initializer.built_in()),
-}
+_OWN: dict[type[Named], dict[str, Any]] = {base: base.built_in() for base in (Activation, Loss, Initializer)}
 """nnbp's own classes by name; not the registries, in which anyone can put any class under any name later on."""
 
 
@@ -196,9 +188,9 @@ class _Known:
     """The closed set of classes that names may stand for: nnbp's own and the given ones."""
 
     def __init__(self, custom: Iterable[object]) -> None:
-        self.custom: dict[Any, dict[str, Any]] = {base: {} for base in _NAMED}
+        self.custom: dict[Any, dict[str, Any]] = {base: {} for base in _OWN}
         for item in custom:
-            base = next((base for base in _NAMED if isinstance(item, type) and issubclass(item, base)), None)
+            base = next((base for base in _OWN if isinstance(item, type) and issubclass(item, base)), None)
             name = getattr(item, "name", None)
             if base is None or not isinstance(name, str):
                 raise TypeError(
@@ -209,7 +201,7 @@ class _Known:
 
     def make(self, base: Any, description: Any) -> Any:
         """The object of {"name": …, its arguments}."""
-        word, own = _NAMED[base]
+        word, own = base.__name__.lower(), _OWN[base]
         if not isinstance(description, dict) or not isinstance(description.get("name"), str):
             raise RefusedError(f"the {word} is an object with a name; received {shown(description)}.")
         name = description["name"]
@@ -277,22 +269,20 @@ def _build(architecture: dict[str, Any], known: _Known) -> tuple[list[Layer], Lo
         raise RefusedError(f"layers is a list; received {shown(parts['layers'])}.")
     built = [known.layer(item) for item in parts["layers"]]
     loss: Loss = known.make(Loss, parts["loss"])
-    try:
-        whole_number("n_in", parts["n_in"], 1)
-        whole_number("seed", parts["seed"], 0)
-        not_negative("weight_decay", parts["weight_decay"])
-        # Which layers and loss go together is said there. All activations are decided, so none is taken from "relu".
-        Architecture([parts["n_in"], *built], "relu", None, loss)
-    except ValueError as error:
-        raise RefusedError(str(error)) from error
+    whole_number("n_in", parts["n_in"], 1)
+    whole_number("seed", parts["seed"], 0)
+    not_negative("weight_decay", parts["weight_decay"])
+    # Which layers and loss go together is said there. All activations are decided, so none is taken from "relu".
+    Architecture([parts["n_in"], *built], "relu", None, loss)
     return built, loss
 
 
-def _shapes(n_in: int, built: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
+def _shapes(architecture: dict[str, Any], known: _Known) -> dict[str, tuple[int, ...]]:
     """The shape of every array by its name: W1, b1, W2, …"""
+    layers, _ = _build(architecture, known)
+    n_in, number = architecture["n_in"], 0
     shapes: dict[str, tuple[int, ...]] = {}
-    number = 0
-    for layer in built:
+    for layer in layers:
         specs = layer.parameters(n_in)
         number += bool(specs)
         shapes |= {f"{spec.name}{number}": spec.shape for spec in specs}

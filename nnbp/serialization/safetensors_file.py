@@ -61,11 +61,16 @@ class RefusedError(Exception):
 
 @contextmanager
 def explained(what: str, fix: str) -> Iterator[None]:
-    """Turns a RefusedError or an OSError into a ModelFileError that says what failed, why, and the fix."""
+    """Turns errors into a ModelFileError that says what failed, why, and the fix.
+
+    A ValueError is that of a rule which values in a file share with arguments: `nnbp.validation`, `Architecture`.
+    """
     try:
         yield
     except RefusedError as refusal:
         raise ModelFileError(f"{what}: {refusal} {refusal.fix or fix}") from refusal.__cause__
+    except ValueError as error:
+        raise ModelFileError(f"{what}: {error} {fix}") from error
     except OSError as error:
         advice = _OS_FIXES.get(error.errno or 0, "Check the path and the disk.")
         raise ModelFileError(f"{what}: the operating system says {error.strerror or str(error)!r}. {advice}") from error
@@ -173,25 +178,25 @@ class Container:
         head = file.read(256)
         if not head:
             raise RefusedError("it is empty.")
-        length = int.from_bytes(head[:8], "little")
         if head[8:9] != b"{":
             raise RefusedError(f"it is not a safetensors file{_guess(head)}.", _OTHER_FIX)
+        length = int.from_bytes(head[:8], "little")
         if length > HEADER_LIMIT:
             raise RefusedError(
                 f"the header of a model file has at most {HEADER_LIMIT} bytes; this one declares {length}."
             )
-        if length > size - 8:
-            raise RefusedError(f"it is truncated: the header declares {length} bytes, {size - 8} follow.")
-        file.seek(8)
-        self._header = file.read(length)
         self._body_size = size - 8 - length
+        if self._body_size < 0:
+            raise RefusedError(f"it is truncated: the header declares {length} bytes, {size - 8} follow.")
+        file.seek(0)
+        self._head = file.read(8 + length)
         try:
-            entries = parse(self._header.decode(), "the header")
+            self._entries = parse(self._head[8:].decode(), "the header")
         except UnicodeDecodeError as error:
             raise RefusedError(
                 f"the header is text in UTF-8; received {error.reason} at byte {error.start + 8}."
             ) from error
-        metadata = entries.pop("__metadata__", None)
+        metadata = self._entries.pop("__metadata__", None)
         if not isinstance(metadata, dict) or KEY not in metadata:
             raise RefusedError(
                 f"it is a safetensors file of another program: it has no metadata {KEY!r}, which describe the network.",
@@ -200,7 +205,6 @@ class Container:
         self.text = keyed(metadata, [KEY], "the metadata")[KEY]
         if not isinstance(self.text, str):
             raise RefusedError(f"the metadata {KEY!r} are a text; received {shown(self.text)}.")
-        self._entries: dict[str, Any] = entries
 
     def arrays(self, dtype: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
         """Reads the arrays, if they are exactly these and fill the rest of the file."""
@@ -218,7 +222,7 @@ class Container:
             nbytes = math.prod(shape) * np.dtype(dtype).itemsize
             if not isinstance(span, list) or [type(at) for at in span] != [int, int] or span[1] - span[0] != nbytes:
                 raise RefusedError(f"the data_offsets of {name} enclose its {nbytes} bytes; received {shown(span)}.")
-            spans.append((span[0], span[1], name))
+            spans.append((*span, name))
         end = 0
         for begin, stop, name in sorted(spans):
             if begin != end:
@@ -227,9 +231,8 @@ class Container:
         if end != self._body_size:
             word = "it is truncated" if end > self._body_size else "something follows the last array"
             raise RefusedError(f"{word}: the arrays have {end} bytes, the file has {self._body_size} for them.")
-        prefix = len(self._header).to_bytes(8, "little")
         try:
-            found = safetensors.numpy.load(b"".join((prefix, self._header, self._file.read(end))))
+            found = safetensors.numpy.load(self._head + self._file.read(end))
         # The library's own rules (its error is none of the usual ones), should it have any beyond those above.
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise RefusedError(f"the safetensors library refuses it: {error}.") from error
@@ -260,39 +263,29 @@ def _regular(path: str) -> os.stat_result | None:
     return status
 
 
-@contextmanager
-def open_regular(path: str) -> Iterator[BinaryIO]:
+def open_regular(path: str) -> BinaryIO:
     """Opens a file for reading, if it is one: a pipe would block, a device need not end."""
     if _regular(path) is None:
         raise RefusedError("there is no such file.", f"Check the path; the current folder is {os.getcwd()!r}.")
-    with open(path, "rb") as file:
-        yield file
+    return open(path, "rb")
 
 
-def destination(path: str) -> tuple[str, int | None]:
-    """Where a new file for this path goes, symbolic links followed, and the mode of the file that is there."""
+def replace(path: str, data: bytes) -> None:
+    """Puts a file with these data in the place of another: at any moment there is the old one or the new one, whole.
+
+    A new file gets the mode that the umask leaves, an existing one keeps its own; a symbolic link stays, and what it
+    points to is replaced.
+    """
     status = _regular(path)
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise RefusedError(f"a model file goes into an existing folder; there is no {folder!r}.", "Create it first.")
-    return target, None if status is None else stat.S_IMODE(status.st_mode)
-
-
-def replace(target: str, data: bytes, mode: int | None) -> None:
-    """Puts a file with these data in the place of `target`: at any moment there is the old one or the new one, whole.
-
-    Args:
-        target: path without symbolic links.
-        data: the content.
-        mode: permissions; None for those that the umask leaves.
-    """
-    folder = os.path.dirname(target)
     temporary = os.path.join(folder, f".{KEY}-{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            if mode is not None:
-                os.chmod(temporary, mode)
+            if status is not None:
+                os.chmod(temporary, stat.S_IMODE(status.st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -23,7 +23,6 @@ from nnbp.serialization.safetensors_file import (
     Container,
     RefusedError,
     check_json,
-    destination,
     explained,
     open_regular,
     pack,
@@ -247,7 +246,7 @@ def test_open_regular_refuses(path: Path, make: Callable[[Path], object], messag
 
 def test_a_path_that_can_be_none() -> None:
     with pytest.raises(RefusedError, match="this can be no path: embedded null byte"):
-        destination("a\0b")
+        replace("a\0b", b"")
 
 
 # ---- replacing a file
@@ -264,21 +263,12 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def save(path: Path, data: bytes) -> None:
-    replace(*put(path, data))
-
-
-def put(path: Path, data: bytes) -> tuple[str, bytes, int | None]:
-    target, mode = destination(str(path))
-    return target, data, mode
-
-
 @pytest.mark.usefixtures("umask")
 def test_mode_is_that_of_the_umask_and_then_stays(path: Path) -> None:
-    save(path, b"one")
+    replace(str(path), b"one")
     assert mode_of(path) == 0o640
     path.chmod(0o600)
-    save(path, b"two")
+    replace(str(path), b"two")
     assert (mode_of(path), path.read_bytes()) == (0o600, b"two")
 
 
@@ -287,23 +277,23 @@ def test_a_symbolic_link_goes_on_pointing(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere" / "target"
     path.symlink_to(target)
     for data in (b"one", b"two"):  # the first time the link points at nothing
-        save(path, data)
+        replace(str(path), data)
         assert path.is_symlink()
         assert (target.read_bytes(), target.is_symlink()) == (data, False)
     assert [entry.name for entry in target.parent.iterdir()] == ["target"]
 
 
-def test_destination_refuses(tmp_path: Path) -> None:
+def test_paths_that_cannot_be_replaced(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     with pytest.raises(OSError, match="symbolic links"):
-        destination(str(loop))
+        replace(str(loop), b"")
     with pytest.raises(RefusedError, match="this is a folder"):
-        destination(str(tmp_path))
+        replace(str(tmp_path), b"")
     with pytest.raises(RefusedError, match="this is a device"):
-        destination(os.devnull)
+        replace(os.devnull, b"")
     with pytest.raises(RefusedError, match="an existing folder; there is no") as caught:
-        destination(str(tmp_path / "none" / "model"))
+        replace(str(tmp_path / "none" / "model"), b"")
     assert caught.value.fix == "Create it first."
 
 
@@ -312,14 +302,14 @@ def test_destination_refuses(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_alone(
     path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, error: BaseException
 ) -> None:
-    save(path, b"old")
+    replace(str(path), b"old")
 
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
     monkeypatch.setattr(os, failing, fail)
     with pytest.raises(type(error)):
-        save(path, b"new")
+        replace(str(path), b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in path.parent.iterdir()] == ["model"]
 
@@ -339,7 +329,7 @@ def test_all_is_flushed_before_the_old_file_goes(path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "fsync", logged_fsync)
     monkeypatch.setattr(os, "replace", logged_replace)
-    save(path, b"12345")
+    replace(str(path), b"12345")
     assert events == ["5 bytes", "replace", "folder"]
 
 
@@ -352,6 +342,6 @@ def test_a_folder_that_cannot_be_flushed_is_no_failure(path: Path, monkeypatch: 
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", only_files)
-    save(path, b"new")
+    replace(str(path), b"new")
     assert path.read_bytes() == b"new"
     assert [entry.name for entry in path.parent.iterdir()] == ["model"]
