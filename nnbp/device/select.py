@@ -21,7 +21,7 @@ from typing import Any
 
 from nnbp.device import host
 from nnbp.device.cuda_libraries import driver_version
-from nnbp.device.probe import Reason, Verdict, cuda_name, probe
+from nnbp.device.probe import Reason, cuda_name, probe
 from nnbp.errors import DeviceFallbackWarning, DeviceUnavailableError, NnbpError
 from nnbp.graph.backend import Backend, backend_class, registered
 
@@ -105,7 +105,8 @@ def open_backend(device: str = "auto", *, fallback: bool = True) -> Backend:
         return backend_class("numpy")()
     if spec.kind not in ("auto", "cuda"):
         return backend_class(spec.kind)(*(() if spec.index is None else (spec.index,)))
-    index, verdict = _choose(spec)
+    index = _first_working() if spec.index is None else spec.index
+    verdict = probe(index)
     if verdict.works:
         return backend_class("cupy")(index)
     text = f"No GPU works for device={device!r}: {verdict.message}. To fix it: {verdict.fix}."
@@ -118,15 +119,9 @@ def open_backend(device: str = "auto", *, fallback: bool = True) -> Backend:
     return backend_class("numpy")()
 
 
-def _choose(spec: DeviceSpec) -> tuple[int, Verdict]:
-    """The GPU that was named, or the first that works; if none does, the first with its reason."""
-    index = spec.index or 0
-    verdict = probe(index)
-    if spec.index is None and not verdict.works:
-        for other in range(1, verdict.count):
-            if probe(other).works:
-                return other, probe(other)
-    return index, verdict
+def _first_working() -> int:
+    """The index of the first GPU that works; 0, whose reason is then reported, if none does."""
+    return next((index for index in range(probe(0).count) if probe(index).works), 0)
 
 
 def _users_level() -> int:
@@ -188,16 +183,12 @@ class DeviceInfo:
 
 def devices() -> list[DeviceInfo]:
     """What is there: the CPU first, then each GPU; one row "cuda" with the reason if no GPU could be counted."""
-    first = probe(0)
-    found = [_cpu()]
-    if first.count == 0:
-        return [*found, DeviceInfo("cuda", False, first.reason, first.message, first.fix)]
-    return found + [_gpu(index) for index in range(first.count)]
-
-
-def _cpu() -> DeviceInfo:
     total, free = host.memory()
-    return DeviceInfo("cpu", True, description=host.processor(), memory_total=total, memory_free=free)
+    cpu = DeviceInfo("cpu", True, description=host.processor(), memory_total=total, memory_free=free)
+    first = probe(0)
+    if first.count == 0:
+        return [cpu, DeviceInfo("cuda", False, first.reason, first.message, first.fix)]
+    return [cpu, *map(_gpu, range(first.count))]
 
 
 def _gpu(index: int) -> DeviceInfo:
