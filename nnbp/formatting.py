@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-_METRICS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
+_METRICS = {  # the others are called by their own names
     "f1_macro": "F1, mean of the classes",
-    "log_loss": "log loss",
     "roc_auc": "area under ROC curve",
     "r2": "R²",
     "rmse": "root mean squared error",
@@ -40,7 +37,7 @@ def counted(count: int, word: str, plural: str | None = None) -> str:
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Name and value of each metric."""
-    return [(_METRICS.get(name, name), number(value)) for name, value in metrics.items()]
+    return [(_METRICS.get(name, name.replace("_", " ")), number(value)) for name, value in metrics.items()]
 
 
 def describe_rows(result: Mapping[str, Any]) -> str:
