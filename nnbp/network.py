@@ -25,6 +25,7 @@ from nnbp.nn.layers import Dense, Layer, named
 from nnbp.nn.losses import Loss
 from nnbp.training.data_adapter import DataAdapter, sizes_unknown
 from nnbp.validation import (
+    finite,
     float_dtype,
     host,
     joined,
@@ -311,9 +312,9 @@ class Network:
         parts, classes, backend = [], self.loss_function.classification, self._backend
         for first, h in passes.outputs(array):
             # Values that go to the host anyway are checked there: this waits for the device only once.
-            values, xp = (h, backend.xp) if backend.owns(X) else (backend.download(h), np)
+            xp, values = (backend.xp, h) if backend.owns(X) else (np, backend.download(h))
             if classes:
-                self._adapter.finite(values, "h", fix=_TOO_LARGE, first=first)
+                finite(backend, values, "h", self._dtype, _TOO_LARGE, first)
             parts.append(decide(xp, values))
         return back(joined(parts))
 

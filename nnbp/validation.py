@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
 from typing import Any, TypeVar, cast
 
@@ -16,15 +17,13 @@ from nnbp.formatting import shown
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import PRECISIONS, Array, Precision
 
-_AT_ONCE = 2**24
-"""Elements of an array on the device that are looked at at once, at most."""
+_BLOCK_ON_DEVICE = 2**24
+_BLOCK_ON_HOST = 2**20
+"""Elements that `finite` checks at once, about."""
 
 T = TypeVar("T")
 
 _IMPUTE = "Impute or drop missing values; scale large ones."
-
-_CHECKED = 2**20
-"""Elements of an array on the host that are looked at at once, about."""
 
 
 def host(values: Any, name: str) -> NDArray[Any]:
@@ -81,41 +80,37 @@ def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> 
     return backend.xp.ascontiguousarray(X, dtype=dtype) if backend.owns(X) else X
 
 
-def all_finite(backend: Backend, array: Array) -> bool:
-    """Whether no value of a contiguous device array is NaN or infinite."""
-    flat, xp = array.reshape(-1), backend.xp
-    # Not all at once: CuPy makes the squares before it sums them, and a device may have no room for as much again.
-    for begin in range(0, flat.size, _AT_ONCE):
-        part = flat[begin : begin + _AT_ONCE]
-        # A sum of squares that is finite has finite terms alone. It is found much faster than a mask.
-        if not (math.isfinite(backend.download(xp.dot(part, part))) or backend.download(xp.isfinite(part).all())):
-            return False
-    return True
-
-
-def finite(backend: Backend, array: Array, name: str, fix: str = _IMPUTE, first: int = 0) -> None:
+def finite(backend: Backend, array: Any, name: str, dtype: np.dtype[Any], fix: str = _IMPUTE, first: int = 0) -> None:
     """Raises DataError if a value is NaN or infinite in the network's dtype, naming the first.
 
+    Runs in ``backend.active()``. The array is checked in blocks of rows: one on the host may be larger than the device,
+    and a device may have no room for the squares of all values, which CuPy makes before it sums them.
+
     Args:
-        backend, array: the values, on the device.
+        backend: of the network.
+        array: (m, n), on the device or on the host.
         name: of the array.
+        dtype: of the network.
         fix: what the error advises.
         first: the row of the caller's array that row 0 is.
     """
-    if not all_finite(backend, array):
-        raise _not_finite(backend.download(array), name, fix, first)
-
-
-def finite_on_host(X: NDArray[Any], name: str, dtype: np.dtype[Any], fix: str = _IMPUTE, first: int = 0) -> None:
-    """`finite` of an array on the host, of any dtype, piece by piece: it may be larger than the device."""
-    rows = max(1, _CHECKED // X.shape[1])
-    for begin in range(0, len(X), rows):
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = np.ascontiguousarray(X[begin : begin + rows], dtype)
-            flat = values.reshape(-1)
-            good = math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all()
-        if not good:
-            raise _not_finite(values, name, fix, first + begin)
+    owned = backend.owns(array)
+    xp, read = (backend.xp, backend.download) if owned else (np, np.asarray)
+    rows = max(1, (_BLOCK_ON_DEVICE if owned else _BLOCK_ON_HOST) // array.shape[1])
+    for begin in range(0, len(array), rows):
+        block = array[begin : begin + rows]
+        if not owned:
+            block = np.ascontiguousarray(block, dtype)
+        flat = block.reshape(-1)
+        # A sum of squares that is finite has finite terms alone. It is found much faster than a mask.
+        if math.isfinite(read(xp.dot(flat, flat))) or read(xp.isfinite(flat).all()):
+            continue
+        values = read(block)
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise DataError(
+            f"{name} holds finite numbers in the network's dtype, {dtype}; received {values[row, column]} in row "
+            f"{first + begin + row}, column {column}. {fix}"
+        )
 
 
 def refuse(rule: str, array: NDArray[Any], wrong: NDArray[np.bool], fix: str) -> None:
@@ -130,14 +125,6 @@ def refuse(rule: str, array: NDArray[Any], wrong: NDArray[np.bool], fix: str) ->
     rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
     if len(rows):
         raise DataError(f"{rule}; received {array[rows[0]]} in row {rows[0]}. {fix}")
-
-
-def _not_finite(values: NDArray[Any], name: str, fix: str, first: int) -> DataError:
-    row, column = np.argwhere(~np.isfinite(values))[0]
-    return DataError(
-        f"{name} holds finite numbers in the network's dtype, {values.dtype}; received {values[row, column]} in row "
-        f"{first + row}, column {column}. {fix}"
-    )
 
 
 def like(X: Any, backend: Backend) -> Callable[[Array], Any]:
@@ -186,7 +173,7 @@ def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
 
 
 def class_weights(
-    weights: Mapping[int, float] | str | None, labels: NDArray[Any], reference: NDArray[Any]
+    weights: Mapping[Any, float] | str | None, labels: NDArray[Any], reference: NDArray[Any]
 ) -> NDArray[np.float64] | None:
     """The weight of each sample by its class, or None.
 
@@ -214,8 +201,7 @@ def class_weights(
         classes, counts = np.unique(reference, return_counts=True)
         weights = dict(zip(classes.tolist(), (len(reference) / (len(classes) * counts)).tolist(), strict=True))
     values = np.ones(len(labels))
-    by_class: Mapping[Any, Any] = weights
-    for label, weight in by_class.items():
+    for label, weight in weights.items():
         if not isinstance(label, Real):
             raise DataError(f"The keys of class_weight are class indices, as in y; received {label!r}.")
         not_negative(f"The weight of class {label}", weight)
@@ -252,20 +238,19 @@ def whole_number(name: str, value: Any, low: int) -> int:
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """The dtype of a network, or a DTypeError."""
-    try:
-        made = np.dtype(object if dtype is None else dtype)
-    except TypeError:
-        made = np.dtype(object)
-    if made not in (np.float32, np.float64):
-        raise DTypeError(f"dtype is float32 or float64; received {dtype!r}.")
-    return made
+    # NumPy takes None for float64.
+    if dtype is not None:
+        with suppress(TypeError):
+            made: np.dtype[Any] = np.dtype(dtype)
+            if made in (np.float32, np.float64):
+                return made
+    raise DTypeError(f"dtype is float32 or float64; received {dtype!r}.")
 
 
 def reduced(precision: Any, dtype: np.dtype[Any]) -> Precision:
     """The precision to which a network of this dtype may round the factors of products, or a ValueError."""
     if precision in PRECISIONS and dtype == np.float32:
-        known: Precision = precision
-        return known
+        return cast(Precision, precision)
     raise ValueError(
         f"precision is {' or '.join(map(repr, PRECISIONS))}, how float32 matrices may be multiplied, or None; received "
         f"{precision!r} with dtype {dtype}. Leave precision out, or take dtype='float32'."

@@ -121,26 +121,28 @@ def test_frame_with_text() -> None:
         matrix(BACKEND, pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}, dtype=object), F32, 2)
 
 
-def test_a_large_array_is_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "_AT_ONCE", 4)
+@pytest.mark.parametrize("elements", [4, 6, 100])
+def test_a_large_array_is_checked_in_blocks(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    monkeypatch.setattr(validation, "_BLOCK_ON_DEVICE", elements)
     with BACKEND.active():
         X = BACKEND.upload(np.ones((5, 3)), F32)
-        assert validation.all_finite(BACKEND, X)
+        finite(BACKEND, X, "X", F32)
         for row in range(5):
             bad = BACKEND.upload(np.where(np.arange(5)[:, None] == row, np.inf, np.ones((5, 3))), F32)
-            assert not validation.all_finite(BACKEND, bad)
+            with pytest.raises(DataError, match=f"received inf in row {7 + row}, column 0"):
+                finite(BACKEND, bad, "X", F32, first=7)
 
 
 def test_finite_names_the_first_bad_value() -> None:
     X = np.ones((4, 3), np.float32)
-    assert finite(BACKEND, X, "X") is None
+    finite(BACKEND, X, "X", F32)
     X[2, 1] = np.nan
     with pytest.raises(DataError, match=r"X holds finite numbers.*float32; received nan in row 2, column 1"):
-        finite(BACKEND, X, "X")
+        finite(BACKEND, X, "X", F32)
     with BACKEND.active():
         large = matrix(BACKEND, np.full((1, 1), 1e300), F32, 1)
     with pytest.raises(DataError, match=r"float32; received inf in row 0.*scale large ones"):
-        finite(BACKEND, large, "X")
+        finite(BACKEND, large, "X", F32)
 
 
 def test_results_come_back_as_what_came_in() -> None:

@@ -19,7 +19,7 @@ from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
 from nnbp.nn.architecture import Architecture
-from nnbp.validation import class_weights, finite, finite_on_host, host, matrix, sample_weights
+from nnbp.validation import class_weights, finite, host, matrix, sample_weights
 
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
 _SPLIT = 3
@@ -63,18 +63,9 @@ class DataAdapter:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
         return matrix(self.backend, X, self.dtype, self.n_in)
 
-    def finite(self, values: Array | NDArray[Any], name: str = "X", **advice: Any) -> None:
-        """Raises DataError if a value of a matrix is NaN or infinite in the network's dtype.
-
-        Args:
-            values: the matrix, on the device or on the host.
-            name: of the matrix.
-            advice: `fix` and `first` of `nnbp.validation.finite`.
-        """
-        if self.backend.owns(values):
-            finite(self.backend, values, name, **advice)
-        else:
-            finite_on_host(values, name, self.dtype, **advice)
+    def finite(self, X: Array | NDArray[Any]) -> None:
+        """Raises DataError if a value of X is NaN or infinite in the network's dtype."""
+        finite(self.backend, X, "X", self.dtype)
 
     def read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Self, Dataset]:
         """This adapter with unknown sizes taken from the data, and the checked data set; X stays where it was."""

@@ -68,7 +68,7 @@ class Small(StrictBackend):
 def _little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small data sets are asked about, too, and go through inference executors piece by piece."""
     monkeypatch.setattr(data_adapter, "_SMALL", 0)
-    monkeypatch.setattr(validation, "_CHECKED", 40)
+    monkeypatch.setattr(validation, "_BLOCK_ON_HOST", 40)
     monkeypatch.setattr(passes, "PIECE", 200)
 
 
