@@ -167,6 +167,8 @@ def test_the_curve_marks_the_best_epoch_and_has_a_panel_a_measure():
     assert left.get_title(loc="left") == "loss"
     assert right.get_title(loc="left") == "accuracy"
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["training", "validation", "best epoch: 2"]
+    (mark,) = (line for line in left.lines if line.get_label() == "best epoch: 2")
+    assert mark.get_xydata().tolist() == [[2, HISTORY["val_loss"][1]]]
     assert len(curve({"loss": [1.0]}).axes) == 1
 
 

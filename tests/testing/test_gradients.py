@@ -125,6 +125,13 @@ def test_a_forgotten_weight_decay_fails(monkeypatch):
     assert rows["dX"].passed
 
 
+def test_a_large_weight_decay_does_not_hide_small_derivatives():
+    """J is nearly all decay here, so that its rounding error is far larger than what a bias changes."""
+    net, X, y = example_problem([3, 4, 2], activation="tanh", weight_decay=1e7, device="cpu")
+    report = check_gradients(net, X, y)
+    assert report.passed, report
+
+
 def test_a_derivative_that_is_no_number_fails(monkeypatch):
     net, X, y = example_problem([3, 4, 2], activation="tanh", device="cpu")
     monkeypatch.setattr(nnbp.Tanh, "df", lambda self, z, a: a * np.nan)
