@@ -22,7 +22,7 @@ class BuildLibrary(build_ext):
         digest = hashlib.sha256(Path(SOURCE).read_bytes()).hexdigest()[:16]
         ext.define_macros = [("NNBP_SOURCE", digest)]
         if self.compiler.compiler_type == "msvc":
-            ext.extra_compile_args = ["/std:c11", "/O2"]
+            ext.extra_compile_args = ["/std:c11", "/experimental:c11atomics", "/O2"]
         else:
             ext.extra_compile_args = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
         super().build_extension(ext)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -54,7 +53,7 @@ class NumpyBackend:
     def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Callable[[], None]:
         """A function that runs the operations in order, large ones on BLAS's number of threads; see `schedule.py`."""
         tasks = [task(operation) for operation in operations if all(out.size for out in operation.writes)]
-        return partial(schedule.plan(tasks, self._workers), times)
+        return schedule.plan(tasks, self._workers, times)
 
     def synchronize(self) -> None:
         """Does nothing: on the CPU all work is done when a call returns."""

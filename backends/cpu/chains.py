@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, final
 
@@ -15,8 +15,9 @@ from nnbp.graph.ops import Array, same
 Calls: TypeAlias = list[tuple[Callable[..., object], tuple[Any, ...]]]
 """Functions with their bound arguments, in order."""
 
-TILE = 65536
-"""Elements per tile: an elementwise chain processes its arrays in tiles that fit into the cache of a core."""
+TILE_IN_C = 1024
+TILE_IN_PYTHON = 65536
+"""Elements per tile, about: so few that the registers stay in the cache of a core, so many that calls cost little."""
 
 # NumPy deprecates `out` as a third positional argument, but only for these two.
 _OUT_BY_KEYWORD = {np.maximum, np.minimum}
@@ -24,31 +25,93 @@ _OUT_BY_KEYWORD = {np.maximum, np.minimum}
 
 @final
 class Registers:
-    """Small arrays for intermediate values, shared by all chains that run one after the other."""
+    """Small arrays for intermediate values and constants, shared by all chains that run one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        native: whether the chains run in C, where calls cost little.
+    """
+
+    def __init__(self, native: bool) -> None:
+        self.native = native
+        self.tile = TILE_IN_C if native else TILE_IN_PYTHON
+        self.room = 0
+        """Elements of a register: those of the largest tile. It is known before a tile is bound: all tiles of a chain
+        must find a register at the same address."""
         self._arrays: dict[tuple[np.dtype[Any], int], NDArray[Any]] = {}
+        self._constants: dict[tuple[np.dtype[Any], str], NDArray[Any]] = {}
+
+    def constant(self, dtype: np.dtype[Any], number: float) -> NDArray[Any]:
+        """A number as an array: a Python number in a comparison would give float64."""
+        # By its text because 0.0 and -0.0 are equal.
+        return self._constants.setdefault((dtype, repr(number)), np.asarray(number, dtype))
 
     def array(self, dtype: DTypeLike, index: int, shape: tuple[int, ...]) -> NDArray[Any]:
         """The first elements of a register, as an array of the given shape."""
         size = int(np.prod(shape))
         key = (np.dtype(dtype), index)
-        if key not in self._arrays or self._arrays[key].size < size:
-            self._arrays[key] = np.empty(max(size, min(TILE, 2 * size)), dtype)
+        if key not in self._arrays or self._arrays[key].size < self.room:
+            self._arrays[key] = np.empty(self.room, dtype)
         return self._arrays[key][:size].reshape(shape)
 
 
+@final
+class Chain:
+    """``outputs = formula(inputs)`` with broadcasting, tile by tile along the first axis of more than one element.
+
+    Args:
+        formula: its instructions become ufunc calls.
+        inputs, outputs: arrays; the outputs have the shape of the result.
+        registers: hold the intermediate values.
+    """
+
+    def __init__(
+        self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array], registers: Registers
+    ) -> None:
+        single = outputs[0].size == 1
+        # Single numbers become arrays without axes, which ufuncs handle in half the time.
+        self.inputs = [x.reshape(()) if x.size == 1 else x for x in inputs]
+        self.outputs = [x.reshape(()) if single else x for x in outputs]
+        self.formula, self.registers = formula, registers
+        shape = self.outputs[0].shape
+        self._axis = next((k for k, size in enumerate(shape) if size > 1), 0) - len(shape)
+        length = shape[self._axis] if shape else 1
+        self._step = max(1, registers.tile * length // max(1, self.outputs[0].size))
+        self.full, rest = divmod(length, self._step)
+        """The number of tiles of full size."""
+        self.tiles = self.full + bool(rest)
+        registers.room = max(registers.room, self._step * self.outputs[0].size // max(1, length))
+        self._calls: dict[int, Calls] = {}
+
+    def tile(self, k: int) -> Calls:
+        """The calls of a tile, which are kept, and their arrays with them."""
+        if k not in self._calls:
+            self._calls[k] = self._bind(k)
+        return self._calls[k]
+
+    def _bind(self, k: int) -> Calls:
+        part = slice(k * self._step, (k + 1) * self._step)
+        inputs, outputs = ([self._cut(x, part) for x in arrays] for arrays in (self.inputs, self.outputs))
+        return _Tile(self.formula, inputs, outputs, self.registers).calls
+
+    def _cut(self, array: Array, part: slice) -> Array:
+        """The part of an array that belongs to a tile; axes of length one are broadcast, so they are not cut."""
+        if array.ndim < max(1, -self._axis) or array.shape[self._axis] == 1:
+            return array
+        return array[(..., part, *[slice(None)] * (-self._axis - 1))]
+
+    def __call__(self) -> None:
+        """Runs all tiles; for calls that have no records."""
+        for k in range(self.tiles):
+            for function, arguments in self.tile(k):
+                function(*arguments)
+
+
 def bind(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array], registers: Registers) -> Calls:
-    """The calls that compute ``outputs = formula(inputs)`` with broadcasting; outputs have the shape of the result."""
-    calls: Calls = []
-    single = outputs[0].size == 1
-    # Single numbers become arrays without axes, which ufuncs handle in half the time.
-    inputs = [x.reshape(()) if x.size == 1 else x for x in inputs]
-    outputs = [x.reshape(()) if single else x for x in outputs]
-    for tile in _tiles(outputs[0].shape):
-        own = [_cut(x, tile) for x in inputs], [_cut(x, tile) for x in outputs]
-        calls += _Tile(formula, *own, registers).calls
-    return calls
+    """The calls that compute ``outputs = formula(inputs)``: those of all tiles, or in C a chain of several tiles."""
+    chain = Chain(formula, inputs, outputs, registers)
+    if registers.native and chain.tiles > 1:
+        return [(chain, ())]
+    return [call for k in range(chain.tiles) for call in chain.tile(k)]
 
 
 @final
@@ -81,8 +144,7 @@ class _Tile:
             case Value(index):
                 return self._values[index]
             case Constant(number):
-                # An array of the formula's dtype, because a Python number with a comparison would give float64.
-                return np.asarray(number, self.dtype)
+                return self.registers.constant(self.dtype, number)
 
     def _in_own_dtype(self, array: Array) -> Array:
         """A float array as it is, or copied into one of the formula's dtype: ufuncs on mixed dtypes are slow."""
@@ -181,31 +243,6 @@ def _flag_as_number(step: Instruction, arguments: Sequence[Array]) -> Array | No
     if step.primitive.ufunc is not np.multiply or Constant(1.0) not in step.operands:
         return None
     return next((argument for argument in arguments if argument.dtype == np.bool), None)
-
-
-def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Slices that divide arrays of this shape into tiles of at most `TILE` elements, filling the last axis first."""
-    room = TILE
-    steps: list[int] = []
-    for size in reversed(shape):
-        steps.insert(0, max(1, min(size, room)))
-        room //= steps[0]
-
-    def cut(axis: int, before: tuple[slice, ...]) -> Iterator[tuple[slice, ...]]:
-        if axis == len(shape):
-            yield before
-            return
-        for start in range(0, shape[axis], steps[axis]):
-            yield from cut(axis + 1, (*before, slice(start, start + steps[axis])))
-
-    return cut(0, ())
-
-
-def _cut(array: Array, tile: tuple[slice, ...]) -> Array:
-    """The part of an array that belongs to a tile; axes of length one are broadcast, so they are not cut."""
-    own = tile[len(tile) - array.ndim :]
-    # With the Ellipsis, indexing an array without axes returns an array and not a scalar.
-    return array[(*(slice(None) if size == 1 else part for size, part in zip(array.shape, own, strict=True)), ...)]
 
 
 def _bind_where(condition: Array, if_true: Array, if_false: Array, out: Array) -> Calls:

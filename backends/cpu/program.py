@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nnbp.graph.ops import Array
+from nnbp.graph.ops import Array, address
 
 from . import chains, streams, tasks
-from .chains import Calls
+from .chains import Calls, Chain
 from .streams import PhiloxStream
 from .threads import blas
 
@@ -31,10 +32,14 @@ BUDGET = 20_000_000
 """Nanoseconds after which a walk pauses, so that Python can handle signals."""
 
 # The fields of `record` in walker.c.
-_RECORD = struct.Struct("=q3Q4Q4q4q4q")
-_LOOP, _CONVERT, _SELECT, _PRODUCT, _VECTOR_PRODUCT, _DOT, _GATHER, _UNIFORM = range(8)
+_RECORD = struct.Struct("=q3Q4Q4q4q4q4q")
+_DATA, _COST, _ADVANCE = slice(4, 8), 19, slice(20, 24)
+_LOOP, _CONVERT, _SELECT, _PRODUCT, _VECTOR_PRODUCT, _DOT, _GATHER, _UNIFORM, _REPEAT = range(9)
 
-_PAUSED, _FAILED = 1, 2
+_FAILED = 2
+
+_TILES = 1024
+"""Tiles that are run without a look at the clock."""
 
 _LETTERS = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
 """BLAS's letters for dtypes."""
@@ -72,8 +77,10 @@ class Library:
         source = folder / "native" / "walker.c"
         if source.exists() and library.nnbp_source() != source_hash(source).encode():
             raise OSError("it is older than its source: repeat the installation")
-        self.walk: Callable[..., int] = library.nnbp_walk
-        library.nnbp_walk.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, ctypes.c_void_p, ctypes.c_int64]
+        self.run: Callable[..., int] = library.nnbp_run
+        library.nnbp_run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        self.help: Callable[..., None] = library.nnbp_help
+        library.nnbp_help.argtypes, library.nnbp_help.restype = [ctypes.c_void_p], None
         prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
         self._pointer = prototype(("PyCapsule_GetPointer", ctypes.pythonapi))
         self._loops: dict[Any, tuple[_CallInfo, object]] = {}
@@ -170,7 +177,8 @@ class Program:
         pairs = list(zip(calls, found, strict=True))
         for native, group in groupby(pairs, lambda pair: pair[1] is not None):
             if native:
-                self._parts.append(_Walk(library, [record for _, records in group for record in records or ()]))
+                records = b"".join(record for _, records in group for record in records or ())
+                self._parts.append(_Walk(library, [[records]]))
             else:
                 self._parts.append(partial(_run, [call for call, _ in group]))
 
@@ -178,6 +186,12 @@ class Program:
     def is_native(self) -> bool:
         """Whether no call runs as Python."""
         return all(isinstance(part, _Walk) for part in self._parts)
+
+    @property
+    def records(self) -> bytes:
+        """The records of a native program, which has one part at most."""
+        assert self.is_native, "calls of Python have no records"
+        return b"".join(part.records for part in self._parts if isinstance(part, _Walk))
 
     def __call__(self, times: int = 1) -> None:
         """Runs the calls in order, all of them `times` times."""
@@ -190,21 +204,72 @@ class Program:
 
 
 @final
-class _Walk:
-    """Records, and the call that walks them."""
+class Phases:
+    """Native programs in phases: those of one phase may run at the same time, on threads that stay in C between phases.
 
-    def __init__(self, library: Any, records: Sequence[bytes]) -> None:
-        # The library keeps NumPy's loops alive.
-        self._library, self._count = library, len(records)
-        self._records = np.frombuffer(b"".join(records), np.int64).copy()
-        self._address = self._records.ctypes.data
+    Args:
+        phases: the programs of each phase.
+        library: the walker.
+    """
+
+    def __init__(self, phases: Sequence[Sequence[Program]], library: Library) -> None:
+        self._programs = phases
+        self._walk = _Walk(library, [[program.records for program in programs] for programs in phases])
 
     def __call__(self, times: int) -> None:
-        place = (ctypes.c_int64 * 2)()
+        """Runs the phases in order, all of them `times` times, alone if no other thread calls `help` meanwhile."""
+        try:
+            self._walk(times)
+        finally:
+            self._walk.invite(False)
+
+    def help(self) -> None:
+        """Takes programs of a phase that another thread runs, until that thread has run all phases."""
+        self._walk.help()
+
+    def invite(self) -> None:
+        """Makes `help` wait for the next run to begin."""
+        self._walk.invite(True)
+
+
+@final
+class _Walk:
+    """Records, and the call that walks them: phases of parts that may run at the same time."""
+
+    # The fields of `program` in walker.c.
+    _FIELDS, _CLAIM = 25, 14
+
+    def __init__(self, library: Any, phases: Sequence[Sequence[bytes]]) -> None:
+        # The library keeps NumPy's loops alive.
+        self._library = library
+        self._records = [np.frombuffer(records, np.int64).copy() for part in phases for records in part]
+        sizes = [len(records) // _RECORD.size for part in phases for records in part]
+        self._parts = np.array([(address(array), size, 0) for array, size in zip(self._records, sizes, strict=True)])
+        self._first = np.cumsum([0, *map(len, phases)])
+        self._fields = np.zeros(self._FIELDS, np.int64)
+        self._fields[:3] = address(self._parts), address(self._first), len(phases)
+        self.invite(False)
+        self._at = address(self._fields)
+
+    @property
+    def records(self) -> bytes:
+        """All records in order."""
+        return b"".join(array.tobytes() for array in self._records)
+
+    def __call__(self, times: int) -> None:
+        anew = True
         # Between two walks Python handles signals.
-        while result := self._library.walk(self._address, self._count, times, ctypes.addressof(place), BUDGET):
+        while result := self._library.run(self._at, times, BUDGET, anew):
             if result == _FAILED:
                 raise IndexError("A batch lies outside of the order of the samples: a counter was not reset.")
+            anew = False
+
+    def help(self) -> None:
+        self._library.help(self._at)
+
+    def invite(self, wanted: bool) -> None:
+        # No phase has 255 parts.
+        self._fields[self._CLAIM] = 255 if wanted else -1
 
 
 def _run(calls: Calls, times: int) -> None:
@@ -221,6 +286,8 @@ def _records(library: Library, function: Any, arguments: tuple[Any, ...]) -> lis
     if isinstance(function, partial):
         function, arguments = function.func, (*arguments, function.keywords["out"])
     try:
+        if isinstance(function, Chain):
+            return _chain(library, function)
         if function in _TRANSLATIONS:
             return _TRANSLATIONS[function](library, *arguments)
         if isinstance(function, np.ufunc):
@@ -233,13 +300,14 @@ def _records(library: Library, function: Any, arguments: tuple[Any, ...]) -> lis
 def _record(
     kind: int, addresses: Sequence[int], strides: Sequence[int], steps: Sequence[int] = (), length: int = 1,
     rows: int = 1, *, width: int = 0, cost: float = 0,
-    function: int | None = 0, context: int | None = 0, auxiliary: int | None = 0,
+    function: int | None = 0, context: int | None = 0, auxiliary: int | None = 0, advance: Sequence[int] = (),
 ) -> bytes:  # fmt: skip
     def four(values: Sequence[int]) -> tuple[int, ...]:
         return (*values, *(0,) * (4 - len(values)))
 
     pointers = kind, function or 0, context or 0, auxiliary or 0
-    return _RECORD.pack(*pointers, *four(addresses), *four(strides), *four(steps), length, rows, width, int(cost))
+    sizes = length, rows, width, int(cost)
+    return _RECORD.pack(*pointers, *four(addresses), *four(strides), *four(steps), *sizes, *four(advance))
 
 
 class _Rows(NamedTuple):
@@ -265,7 +333,7 @@ def _rows(arrays: Sequence[Array]) -> Iterator[_Rows]:
     *outer, (rows, steps), (length, strides) = _axes(arrays)
     for place in np.ndindex(*(size for size, _ in outer)):
         addresses = [
-            _address(array) + sum(i * own[k] for i, (_, own) in zip(place, outer, strict=True))
+            address(array) + sum(i * own[k] for i, (_, own) in zip(place, outer, strict=True))
             for k, array in enumerate(arrays)
         ]
         yield _Rows(addresses, strides, steps, length, rows)
@@ -285,12 +353,11 @@ def _axes(arrays: Sequence[Array]) -> list[tuple[int, tuple[int, ...]]]:
             axes[-1] = (axes[-1][0] * size, tuple(strides))
         elif size != 1:
             axes.append((size, tuple(strides)))
+    if not axes and all(array.ndim in (0, len(shape)) for array in arrays):
+        # One number each. Loops may compute differently if a stride is 0, and NumPy has one where there is no axis.
+        axes.append((1, tuple(array.itemsize if array.ndim else 0 for array in arrays)))
     still = (1, (0,) * len(arrays))
     return [still] * (2 - len(axes)) + axes
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _elements(part: _Rows) -> int:
@@ -308,6 +375,31 @@ def _ufunc(library: Library, ufunc: np.ufunc, *arguments: Any) -> list[bytes]:
         raise LookupError("a number without memory of its own")
     dtypes = tuple(array.dtype for array in arguments)
     return [_loop(library, ufunc, dtypes, part) for part in _rows(arguments)]
+
+
+def _chain(library: Library, chain: Chain) -> list[bytes]:
+    """The records of the first tile, which are repeated for all tiles of full size, and those of a smaller last one."""
+
+    def records(k: int) -> NDArray[np.int64]:
+        found = [_records(library, *call) for call in chain.tile(k)]
+        if None in found:
+            raise LookupError("a call of the chain has no record")
+        packed = b"".join(record for records in found for record in records or ())
+        return np.frombuffer(packed, np.int64).reshape(-1, _RECORD.size // 8).copy()
+
+    made, tile = [], records(0)
+    if chain.full > 1:
+        # From tile to tile nothing changes but the addresses, by as much every time.
+        tile[:, _ADVANCE] = records(1)[:, _DATA] - tile[:, _DATA]
+    cost = int(tile[:, _COST].sum())
+    for first in range(0, chain.full, _TILES):
+        times = min(_TILES, chain.full - first)
+        made.append(_record(_REPEAT, (), (), length=len(tile), rows=times, cost=times * cost))
+        made.append(tile.tobytes())
+        tile[:, _DATA] += _TILES * tile[:, _ADVANCE]
+    if chain.tiles > chain.full:
+        made.append(records(chain.full).tobytes())
+    return made
 
 
 def _maximum(library: Library, a: Array, axis: int, dtype: None, out: Array, keepdims: bool) -> list[bytes]:
@@ -349,7 +441,7 @@ def _gather(
 ) -> list[bytes]:
     if source.dtype != out.dtype:
         raise LookupError("gather casts")
-    addresses = [_address(array) for array in (source, order, counter, out)]
+    addresses = [address(array) for array in (source, order, counter, out)]
     strides, steps = (source.strides[0], len(order)), (0, start, stride, out.shape[1] * out.itemsize)
     return [_record(_GATHER, addresses, strides, steps, rows=len(out), width=len(source), cost=10 + out.size)]
 
@@ -357,7 +449,7 @@ def _gather(
 def _fill(library: Library, stream: PhiloxStream, out: Array) -> list[bytes]:
     functions = stream.bits.ctypes
     next_number = ctypes.cast(functions.next_uint32, ctypes.c_void_p).value
-    addresses = [functions.state_address, _address(out), _address(stream.drawn)]
+    addresses = [functions.state_address, address(out), address(stream.drawn)]
     return [_record(_UNIFORM, addresses, (), length=out.size, cost=5 * out.size, function=next_number)]
 
 
@@ -410,7 +502,7 @@ def _vectors(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
         if out.strides[0 if m == 1 else 1] != size:
             raise LookupError("the result is not contiguous")
     function, long = library.blas(letter + name)
-    addresses = [_address(array) for array in (*factors, out)]
+    addresses = [address(array) for array in (*factors, out)]
     cost = 50 + a.size * m / 10
     return [_record(kind, addresses, strides, steps, *flags, width=size, cost=cost, function=function, context=long)]
 
@@ -419,11 +511,11 @@ def _matrices(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
     """A product of matrices."""
     letter, size = _letter(a, b, out), out.itemsize
     (n, k), m = a.shape, b.shape[1]
-    if not out.size or not k or _address(a) == _address(b) or out.strides[1] != size or out.strides[0] < m * size:
+    if not out.size or not k or address(a) == address(b) or out.strides[1] != size or out.strides[0] < m * size:
         raise LookupError("not a product for gemm")
     (lda, transpose_a), (ldb, transpose_b) = _leading(a), _leading(b)
     function, long = library.blas(f"{letter}gemm")
-    addresses, leading = [_address(array) for array in (a, b, out)], (lda, ldb, out.strides[0] // size)
+    addresses, leading = [address(array) for array in (a, b, out)], (lda, ldb, out.strides[0] // size)
     cost = 50 + n * m * k / 20
     return [
         _record(

@@ -1,10 +1,11 @@
 """The schedule: which thread runs which parts of a step.
 
-The tasks of a step are grouped into phases. Within a phase every task is cut along its last axis, thread k runs the
-k-th part of each task in order, and no part depends on another thread's work; between phases the threads wait for each
-other. The forward and backward pass of a batch is one phase, for example: its columns are samples, which do not depend
-on each other. The products delta xᵀ, which sum over samples, are the next phase, and the update of theta is the last.
-All of this is derived from the arrays that the tasks read and write; layers are not involved.
+The tasks of a step are grouped into phases. Within a phase every task is cut, thread k runs the k-th part of each task
+in order, and no part depends on another thread's work; between phases the threads wait for each other. The forward and
+backward pass of a batch is one phase, for example: it is cut along the samples, which do not depend on each other. The
+products delta xᵀ, which sum over samples, are the next, together with the update: both are cut where the vectors theta
+and gradient are cut, so that each thread computes and uses its own part of the gradient. All of this is derived from
+the arrays that the tasks read and write; layers are not involved.
 
 The parts depend only on shapes and the number of threads, so the same number of threads gives the same bits.
 """
@@ -16,27 +17,46 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from typing import final
 
 import numpy as np
 
 from nnbp.graph.ops import Array, meetings, same
 
 from .chains import Calls, Registers
-from .program import Program, library
-from .tasks import Task
+from .program import Phases, Program, library
+from .tasks import Place, Task
 from .threads import Workers, blas
 
 MOST_THREADS = 8
-"""Maximum number of threads: each must take Python's lock for every call. Measured with two; the bound is a guess."""
+"""Maximum number of threads. Measured with two; the bound is a guess."""
 
 _NARROWEST = 64
 """Approximate minimum number of columns per part: narrower products are slow."""
 
-_HANDOVER = 120.0
-"""Cost of a phase on several threads in microseconds: waking them, waiting for the last. Measured: 70 to 200."""
 
-_ALONE = 1500.0
-"""For steps shorter than this, in microseconds, no workers are woken."""
+@dataclass(frozen=True)
+class Costs:
+    """What work on several threads costs, in microseconds, and when it is worth it.
+
+    Attributes:
+        call: a call apart from the work that it does.
+        wake: waking the threads, once per run.
+        phase: beginning a phase together, waiting for the last thread, reading what another core has written.
+        least: steps of less work stay on one thread.
+        share: of the time on one thread that phases may be expected to take: cores may share more than is known here.
+    """
+
+    call: float
+    wake: float
+    phase: float
+    least: float
+    share: float
+
+
+_IN_C = Costs(call=0.03, wake=100.0, phase=60.0, least=200.0, share=0.7)
+_IN_PYTHON = Costs(call=1.0, wake=0.0, phase=120.0, least=1500.0, share=1.0)
+"""In C threads stay awake between phases. In Python waking them takes 70 to 200 µs."""
 
 _LARGE = 250.0
 """Minimum time in microseconds of a product that gains from BLAS's own threads. They wait for each other in busy loops:
@@ -46,29 +66,67 @@ _BLAS_SHARE = 0.8
 """Speedup from each additional BLAS thread, as a share of one thread."""
 
 
+@final
+class Cut:
+    """How tasks are cut for a number of threads.
+
+    Args:
+        tasks: all tasks of a step.
+        threads: the number of threads.
+    """
+
+    def __init__(self, tasks: Sequence[Task], threads: int) -> None:
+        self.threads = threads
+        places = dict.fromkeys(task.place for task in tasks if task.place is not None)
+        self._ends = {place.vector: self._ends_of(place.vector, list(places)) for place in places}
+
+    def parts(self, task: Task) -> list[slice]:
+        """The part for each thread, or the whole task for the first one."""
+        ends = None
+        if self.threads > 1 and task.place is not None:
+            vector, start, length, unit = task.place
+            inside = [min(max(end - start, 0), length * unit) for end in self._ends[vector]]
+            if all(end % unit == 0 for end in inside):
+                ends = [end // unit for end in inside]
+        elif task.length >= self.threads * _NARROWEST and self.threads > 1:
+            ends = self._even(task.length)
+        return [slice(0, task.length)] if ends is None else [slice(*pair) for pair in pairwise(ends)]
+
+    def _even(self, length: int) -> list[int]:
+        # Multiples of 16, so that float32 rows that begin on a cache line are cut between two lines. Rounded up because
+        # the first thread is already working while the others are being woken.
+        return [-(-length * k // (self.threads * 16)) * 16 for k in range(self.threads)] + [length]
+
+    def _ends_of(self, vector: int, places: Sequence[Place]) -> list[int]:
+        """Where a vector is cut: in equal parts, but between the rows of a matrix in it."""
+        if vector < self.threads * _NARROWEST:
+            return [0] + [vector] * self.threads
+        ends = self._even(vector)
+        for k, end in enumerate(ends):
+            for place in places:
+                inside = end - place.start
+                if place.vector == vector and place.unit > 1 and 0 < inside < place.length * place.unit:
+                    ends[k] = place.start + round(inside / place.unit) * place.unit
+                    break
+        return ends
+
+
 @dataclass
 class Phase:
     """Tasks that can run without any thread waiting for another."""
 
     tasks: list[Task] = field(default_factory=list)
 
-    def load(self, threads: int) -> float:
-        """Microseconds of work for the busiest thread, which is the first."""
-        return sum(task.work / len(parts(task, threads)) for task in self.tasks)
+    def load(self, cut: Cut, costs: Costs) -> float:
+        """Microseconds of work for the busiest thread."""
+        loads = [0.0] * cut.threads
+        for task in self.tasks:
+            for k, part in enumerate(cut.parts(task)):
+                loads[k] += _time(task, costs) * (part.stop - part.start) / task.length
+        return max(loads)
 
 
-def parts(task: Task, threads: int) -> list[slice]:
-    """The columns for each thread, the same for all tasks with as many columns."""
-    columns = task.columns
-    if columns < threads * _NARROWEST:
-        return [slice(0, columns)]
-    # Multiples of 16, so that float32 rows that begin on a cache line are cut between two lines. Rounded up because the
-    # first thread is already working while the others are being woken.
-    ends = [-(-columns * k // (threads * 16)) * 16 for k in range(threads)] + [columns]
-    return [slice(*pair) for pair in pairwise(ends)]
-
-
-def phases(tasks: Sequence[Task], threads: int) -> list[Phase]:
+def phases(tasks: Sequence[Task], cut: Cut) -> list[Phase]:
     """The phases of a list of tasks; the results must be those of running the tasks one after the other."""
     found: list[Phase] = []
     places: list[int] = []
@@ -82,7 +140,7 @@ def phases(tasks: Sequence[Task], threads: int) -> list[Phase]:
         else:
             place = places[last_call] + 1 if last_call >= 0 else 0
             for j in {j for owner in owners for j in known[owner]}:
-                if places[j] >= place and (meet := _meet(tasks[j], task, threads)) is not None:
+                if places[j] >= place and (meet := _meet(tasks[j], task, cut)) is not None:
                     place = places[j] if meet else places[j] + 1
         places.append(place)
         for owner in owners:
@@ -100,43 +158,65 @@ def _owner(array: Array) -> int:
     return id(array) if array.base is None else 0
 
 
-def _meet(before: Task, after: Task, threads: int) -> bool | None:
+def _meet(before: Task, after: Task, cut: Cut) -> bool | None:
     """None if two tasks are independent; else whether each part of one depends only on the same part of the other."""
     pairs = list(meetings(before, after))
     if not pairs:
         return None
-    mine, own = parts(before, threads), parts(after, threads)
+    mine, own = cut.parts(before), cut.parts(after)
     if len(mine) == len(own) == 1:
         # Both run on the first thread only, which runs them in order.
         return True
+    if len(mine) != len(own):
+        return False
+    if before.place is not None and after.place is not None:
+        # Vectors are cut at the same places for all tasks.
+        return all(
+            before.cuts(x) and after.cuts(y) and before.place.holds(x) and after.place.holds(y) for x, y in pairs
+        )
     return mine == own and all(before.cuts(x) and after.cuts(y) and same(x, y) for x, y in pairs)
 
 
-def plan(tasks: Sequence[Task], workers: Workers) -> Callable[[int], None]:
-    """A function that runs the tasks a number of times, as is expected to be fastest: on one thread or on several."""
+def plan(tasks: Sequence[Task], workers: Workers, times: int) -> Callable[[], None]:
+    """A function that runs the tasks `times` times, as is expected to be fastest: on one thread or on several."""
     most = min(blas().threads, MOST_THREADS)
+    found = library()
+    costs = _IN_PYTHON if isinstance(found, str) else _IN_C
     largest = max((task.product for task in tasks), default=0.0)
-    work = sum(task.work for task in tasks)
-    if most == 1 or (not largest and work < _ALONE):
-        return _whole(tasks)
+    work = sum(_time(task, costs) for task in tasks)
+    if most == 1 or (not largest and work < costs.least):
+        return partial(_whole(tasks), times)
     number, expected = 1, work
     if largest >= _LARGE:
         speedup = 1 + _BLAS_SHARE * (most - 1)
         number, expected = most, work - (1 - 1 / speedup) * sum(task.product for task in tasks)
-    if work >= _ALONE:
-        found = phases(tasks, most)
-        counts = [most if phase.load(most) + _HANDOVER < phase.load(1) else 1 for phase in found]
-        loads = [phase.load(n) + (_HANDOVER if n > 1 else 0.0) for phase, n in zip(found, counts, strict=True)]
-        if sum(loads) < expected:
-            registers = [Registers() for _ in range(most)]
-            lists = [_lists(phase, n, registers) for phase, n in zip(found, counts, strict=True)]
-            return partial(_run_phases, most, lists, workers)
-    return partial(_run_with, number, _whole(tasks))
+    if work >= costs.least:
+        cut, whole = Cut(tasks, most), Cut(tasks, 1)
+        groups = phases(tasks, cut)
+        together, alone = ([group.load(own, costs) for group in groups] for own in (cut, whole))
+        cuts = [cut if a + costs.phase < b else whole for a, b in zip(together, alone, strict=True)]
+        needed = sum(min(a + costs.phase, b) for a, b in zip(together, alone, strict=True)) + costs.wake / times
+        if needed < costs.share * expected:
+            registers = [_registers() for _ in range(most)]
+            programs = [_programs(group, own, registers) for group, own in zip(groups, cuts, strict=True)]
+            if isinstance(found, str) or not all(program.is_native for group in programs for program in group):
+                return partial(_run_phases, most, programs, workers, times)
+            return partial(_run_together, most, Phases(programs, found), workers, times)
+    return partial(_run_with, number, _whole(tasks), times)
+
+
+def _time(task: Task, costs: Costs) -> float:
+    """Estimated microseconds of a task on one thread."""
+    return task.work + task.steps * costs.call
 
 
 def _whole(tasks: Sequence[Task]) -> Program:
-    registers = Registers()
-    return _program([call for task in tasks for call in task.calls(slice(0, task.columns), registers)])
+    registers = _registers()
+    return _program([call for task in tasks for call in task.calls(slice(0, task.length), registers)])
+
+
+def _registers() -> Registers:
+    return Registers(native=not isinstance(library(), str))
 
 
 def _program(calls: Calls) -> Program:
@@ -144,10 +224,10 @@ def _program(calls: Calls) -> Program:
     return Program(calls, None if isinstance(found, str) else found)
 
 
-def _lists(phase: Phase, threads: int, registers: Sequence[Registers]) -> list[Program]:
-    lists: list[Calls] = [[] for _ in range(threads)]
+def _programs(phase: Phase, cut: Cut, registers: Sequence[Registers]) -> list[Program]:
+    lists: list[Calls] = [[] for _ in range(cut.threads)]
     for task in phase.tasks:
-        for calls, part, own in zip(lists, parts(task, threads), registers, strict=False):
+        for calls, part, own in zip(lists, cut.parts(task), registers, strict=False):
             calls += task.calls(part, own)
     return [_program(calls) for calls in lists]
 
@@ -157,8 +237,18 @@ def _run_with(threads: int, program: Program, times: int) -> None:
     program(times)
 
 
+def _run_together(threads: int, phases: Phases, workers: Workers, times: int) -> None:
+    # If fewer threads are allowed by now, one thread runs the same parts, so the bits do not change.
+    together = blas().threads >= threads
+    blas().use(1)
+    if together:
+        phases.invite()
+        workers.run([partial(phases, times), *[phases.help] * (threads - 1)])
+    else:
+        phases(times)
+
+
 def _run_phases(threads: int, phases: Sequence[Sequence[Program]], workers: Workers, times: int) -> None:
-    # If fewer threads are allowed by now, the same parts run one after the other, so the bits do not change.
     together = blas().threads >= threads
     blas().use(1)
     for _ in range(times):

@@ -1,6 +1,6 @@
-"""Tasks: operations on NumPy arrays that can be cut along the last axis of their output.
+"""Tasks: operations on NumPy arrays that can be cut along an axis of their output.
 
-A task has a cost estimate. From this and from the arrays, the schedule (`schedule.py`) decides which thread runs which
+A task estimates its cost. From this and from the arrays, the schedule (`schedule.py`) decides which thread runs which
 parts. Only then does the task become calls.
 """
 
@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
 from nnbp.graph import ops
 from nnbp.graph.formula import Formula
-from nnbp.graph.ops import Array, Operation
+from nnbp.graph.ops import Array, Operation, address
 
 from . import chains
 from .chains import Calls, Registers
 from .streams import fill
-
-CALL = 1.0
-"""Overhead of a call in microseconds."""
 
 # Nanoseconds per float32 element on one core, measured on a server of 2021; most ufuncs are limited by the cache.
 _CHEAP = 0.2
@@ -36,33 +33,63 @@ _SHARED_FLOPS = 2 * 65536 * 4
 _SHARED_VECTOR = 2304 * 4
 
 
+class Place(NamedTuple):
+    """Where a view lies in a vector such as theta or the gradient: `length` times `unit` elements from `start` on."""
+
+    vector: int
+    """The number of elements of the vector."""
+    start: int
+    length: int
+    unit: int
+
+    def holds(self, array: Array) -> bool:
+        """Whether an array lies at the same place in a vector of as many elements."""
+        return _place(array, self.unit) == self
+
+
+def _place(array: Array, unit: int = 1) -> Place | None:
+    """The place of a contiguous view in the vector that owns its memory; None if no vector does."""
+    owner = array if array.base is None else array.base
+    if not isinstance(owner, np.ndarray) or owner.ndim != 1 or owner.dtype != array.dtype:
+        return None
+    if not (array.flags.c_contiguous and owner.flags.c_contiguous):
+        return None
+    start = (address(array) - address(owner)) // array.itemsize
+    return Place(owner.size, start, array.size // unit, unit)
+
+
 class Task(ABC):
     """An operation on NumPy arrays.
 
     Attributes:
         reads, writes: its arrays; `cuts` tells which of them are cut with it; the others are read or written whole.
-        columns: length of the last axis of its output, along which it can be cut.
-        work: estimated time on one thread, in microseconds.
-        product: the part of `work` that BLAS would share among its threads if it had several; 0 if it would not.
+        length: of the axis of its output along which it can be cut: the last one, or the rows of a part of a vector.
+        place: where its outputs lie in vectors, if they do. The parts of such a task lie in the same parts of the
+            vectors as those of all the others, so that a gradient is computed and used by the same thread.
+        work: estimated time on one thread, in microseconds, apart from what a call costs.
+        steps: the number of calls.
+        product: `work` if it is a product that BLAS would share among its threads if it had several, else 0.
     """
 
     reads: Sequence[Array]
     writes: Sequence[Array]
-    columns: int
+    length: int
+    place: Place | None = None
     work: float
+    steps: int = 1
     product: float = 0.0
 
     @abstractmethod
     def calls(self, part: slice, registers: Registers) -> Calls:
-        """The calls that compute the columns `part`."""
+        """The calls that compute a part."""
 
     def cuts(self, array: Array) -> bool:
         """Whether an array of this task is cut with the task."""
-        return self.columns > 1 and array.ndim > 0 and array.shape[-1] == self.columns
+        return self.length > 1 and array.ndim > 0 and array.shape[-1] == self.length
 
     def part(self, array: Array, part: slice) -> Array:
         """The columns of an array that belong to a part."""
-        whole = part == slice(0, self.columns) or not self.cuts(array)
+        whole = part == slice(0, self.length) or not self.cuts(array)
         return array if whole else array[..., part]
 
 
@@ -72,23 +99,30 @@ class Gemm(Task):
 
     def __init__(self, a: Array, b: Array, out: Array) -> None:
         self.a, self.b, self.out = a, b, out
-        self.reads, self.writes, self.columns = (a, b), (out,), out.shape[1]
+        self.reads, self.writes, self.place = (a, b), (out,), _place(out, out.shape[1])
+        self.length = out.shape[1] if self.place is None else len(out)
         if 1 in out.shape:
             # With a vector, the time is that of reading the matrix.
             elements = max(a.size, b.size)
-            self.work, shared = CALL + elements * 1e-4, elements >= _SHARED_VECTOR
+            self.work, shared = elements * 1e-4, elements >= _SHARED_VECTOR
         else:
             flops = 2.0 * a.shape[1] * out.size
-            self.work = CALL + flops / (_FLOPS if out.dtype == np.float32 else _FLOPS / 2)
+            self.work = flops / (_FLOPS if out.dtype == np.float32 else _FLOPS / 2)
             shared = flops > _SHARED_FLOPS
-        self.product = self.work - CALL if shared else 0.0
+        self.product = self.work if shared else 0.0
 
     def cuts(self, array: Array) -> bool:
-        # The left factor is always read whole, even if its inner dimension happens to be as long, or if it is also b.
-        return array is not self.a and super().cuts(array)
+        # The factor that has the other axis is always read whole, even if its inner dimension happens to be as long,
+        # or if it is both factors.
+        if self.place is None:
+            return array is not self.a and super().cuts(array)
+        return array is not self.b and self.length > 1
 
     def calls(self, part: slice, registers: Registers) -> Calls:
-        a, b, out = self.a, self.b[:, part], self.out[:, part]
+        if self.place is None:
+            a, b, out = self.a, self.b[:, part], self.out[:, part]
+        else:
+            a, b, out = self.a[part], self.b, self.out[part]
         if not out.size:
             return []
         # `dot` has half the overhead of `matmul`, but supports only whole arrays.
@@ -103,14 +137,19 @@ class Elementwise(Task):
     def __init__(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         self.formula, self.reads, self.writes = formula, inputs, outputs
         shape = outputs[0].shape
-        self.columns = shape[-1] if shape else 1
+        self.length = shape[-1] if shape else 1
+        places = {_place(out) for out in outputs}
+        if len(places) == 1 and outputs[0].size == self.length:
+            (self.place,) = places
         size = outputs[0].size
         each = sum((_COSTS | _COSTLY).get(step.primitive.name, _CHEAP) for step in formula.instructions) or _CHEAP
-        tiles = -(-size // chains.TILE)
+        tiles = -(-size // chains.TILE_IN_PYTHON)
         width = outputs[0].itemsize / 4
-        self.work = CALL * tiles * max(1, len(formula.instructions)) + size * each * width * 1e-3
+        self.work, self.steps = size * each * width * 1e-3, tiles * max(1, len(formula.instructions))
 
     def calls(self, part: slice, registers: Registers) -> Calls:
+        if part.start == part.stop:
+            return []
         inputs, outputs = ([self.part(x, part) for x in arrays] for arrays in (self.reads, self.writes))
         return chains.bind(self.formula, inputs, outputs, registers)
 
@@ -120,8 +159,8 @@ class MaximumRows(Task):
     """``out[0, j] = max_i a[i, j]``."""
 
     def __init__(self, a: Array, out: Array) -> None:
-        self.reads, self.writes, self.columns = (a,), (out,), out.shape[1]
-        self.work = 3 * CALL + a.size * 5e-4
+        self.reads, self.writes, self.length = (a,), (out,), out.shape[1]
+        self.work = a.size * 5e-4
 
     def calls(self, part: slice, registers: Registers) -> Calls:
         return [(np.maximum.reduce, (self.part(self.reads[0], part), 0, None, self.part(self.writes[0], part), True))]
@@ -133,11 +172,11 @@ class Gather(Task):
 
     def __init__(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> None:
         self.source, self.order, self.counter, self.stride = source, order, counter, stride
-        self.reads, self.writes, self.columns = (source, order, counter), (out.T,), len(out)
-        self.work = 2 * CALL + out.size * 1e-3
+        self.reads, self.writes, self.length = (source, order, counter), (out.T,), len(out)
+        self.work = out.size * 1e-3
 
     def cuts(self, array: Array) -> bool:
-        return array is self.writes[0] and self.columns > 1
+        return array is self.writes[0] and self.length > 1
 
     def calls(self, part: slice, registers: Registers) -> Calls:
         out = self.writes[0].T[part]
@@ -156,10 +195,10 @@ class Call(Task):
     """A call that is never cut. If it has no known output, nothing is known about it, so it is never moved."""
 
     def __init__(
-        self, function: Callable[..., Any], arguments: tuple[Any, ...], writes: Sequence[Array] = (), work: float = CALL
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], writes: Sequence[Array] = (), work: float = 0.0
     ) -> None:
         self.call = (function, arguments)
-        self.reads, self.writes, self.columns, self.work = (), writes, 1, work
+        self.reads, self.writes, self.length, self.work = (), writes, 1, work
 
     def calls(self, part: slice, registers: Registers) -> Calls:
         return [self.call]
@@ -183,7 +222,7 @@ def task(operation: Operation) -> Task:
             return Gather(source, order, counter, stride, out)
         case ops.Uniform(stream, out):
             # A stream of this backend; its numbers must be drawn in order, so the call is not cut.
-            return Call(fill, (stream, out), (out, stream.state), CALL + out.size * 2e-3)
+            return Call(fill, (stream, out), (out, stream.state), out.size * 2e-3)
         case ops.Advance(counter, count):
             return Call(np.add, (counter, np.full(1, count), counter))
         case ops.Foreign(function, arguments):

@@ -327,16 +327,16 @@ def overlap(x: Array, y: Array) -> bool:
 
 def same(x: Array, y: Array) -> bool:
     """Whether two arrays have the same elements at the same addresses."""
-    return bool(x.shape == y.shape and x.strides == y.strides and x.dtype == y.dtype and _address(x) == _address(y))
+    return bool(x.shape == y.shape and x.strides == y.strides and x.dtype == y.dtype and address(x) == address(y))
 
 
 def _span(array: Array) -> tuple[int, int]:
     reach = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
-    start = _address(array)
+    start = address(array)
     return start + sum(min(0, r) for r in reach), start + sum(max(0, r) for r in reach) + array.dtype.itemsize
 
 
-def _address(array: Array) -> int:
+def address(array: Array) -> int:
     """The address of the first element, from the interfaces that array libraries share."""
     interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
     return int(interface["data"][0])

@@ -14,9 +14,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -117,7 +119,7 @@ def test_the_compiled_part_is_used_if_it_is_required() -> None:
 
 
 def bound(formula: Formula, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-    return chains.bind(formula, inputs, outputs, chains.Registers())
+    return chains.bind(formula, inputs, outputs, chains.Registers(native=True))
 
 
 def applied(name: str) -> Formula:
@@ -181,7 +183,7 @@ def formulas(draw: st.DrawFn) -> tuple[int, Formula]:
 @settings(max_examples=400, deadline=None)
 @given(formulas(), st.data())
 def test_any_formula(drawn: tuple[int, Formula], data: st.DataObject) -> None:
-    """Broadcasting, transposed and sliced views, mixed dtypes, results in the place of an input."""
+    """Broadcasting, transposed and sliced views, mixed dtypes, results in the place of an input, tiles of any size."""
     inputs, formula = drawn
     dtype = data.draw(st.sampled_from(["float32", "float64"]))
     rows, columns = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 40))
@@ -202,9 +204,9 @@ def test_any_formula(drawn: tuple[int, Formula], data: st.DataObject) -> None:
         view, whole = viewed(np.zeros((rows, columns), dtype), data.draw(st.sampled_from(layouts)))
         outputs.append(view)
         memory.append(whole)
-    compare(
-        bound(formula, given, outputs), *memory, times=data.draw(st.integers(1, 3)), native="reversed" not in layouts
-    )
+    with mock.patch.object(chains, "TILE_IN_C", data.draw(st.sampled_from([1, 4, 30, 1000]))):
+        calls = bound(formula, given, outputs)
+    compare(calls, *memory, times=data.draw(st.integers(1, 3)), native="reversed" not in layouts)
 
 
 # ---- Products
@@ -227,6 +229,16 @@ def test_any_product(data: st.DataObject) -> None:
     layout = "plain" if function is np.dot else data.draw(st.sampled_from(LAYOUTS))
     out, memory = viewed(np.full((n, m), np.nan, dtype), layout)
     compare([(function, (*factors, out))], memory, times=data.draw(st.integers(1, 2)), native=False)
+
+
+@compiled
+@pytest.mark.parametrize("axes", list(product(range(3), repeat=3)))
+def test_one_number_each(axes: tuple[int, int, int]) -> None:
+    """NumPy's loop of `power` divides by an exponent of -1 if its stride is 0, with another last bit."""
+    a, b, out = (np.ones((1,) * n, np.float32) for n in axes)
+    a[...], b[...] = 3.0278475, -1.0
+    if out.ndim >= max(a.ndim, b.ndim):
+        compare([(np.power, (a, b, out))], a, b, out)
 
 
 @compiled
@@ -622,12 +634,89 @@ def test_a_walk_leaves_python_to_other_threads() -> None:
     assert turns > 100
 
 
+# ---- Phases
+
+
+def counting(threads: int) -> tuple[Any, NDArray[Any], NDArray[Any]]:
+    """Phases in which every thread adds 1 to its own column, and the first one then the columns' sum to a total."""
+    columns, total, one, ones = np.zeros((threads, 3)), np.zeros(3), np.ones(3), np.ones((1, threads))
+    sums = np.zeros((1, 3))
+    first = [Program([(np.add, (column, one, column))], reason) for column in columns]
+    second = [Program([(np.matmul, (ones, columns, sums)), (np.add, (total, sums[0], total))], reason)]
+    return program.Phases([first, second], reason), columns, total
+
+
+@compiled
+@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize("budget", [0, program.BUDGET])
+def test_a_phase_begins_when_the_one_before_has_ended(
+    threads: int, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no budget it pauses at every look at the clock. More helpers come than there are parts, or none."""
+    monkeypatch.setattr(program, "BUDGET", budget)
+    for helpers in (0, 1, threads + 1):
+        phases, columns, total = counting(threads)
+        for run in range(1, 4):
+            phases.invite()
+            found = [threading.Thread(target=phases.help) for _ in range(helpers)]
+            for helper in found:
+                helper.start()
+            phases(1000)
+            for helper in found:
+                helper.join(30)
+                assert not helper.is_alive()
+            times = run * 1000
+            assert (columns == times).all()
+            assert (total == threads * times * (times + 1) / 2).all()
+
+
+@compiled
+def test_a_helper_that_nobody_needs_returns() -> None:
+    phases, *_ = counting(2)
+    phases.help()
+    phases.invite()
+    # As if an interrupt came before the phases begin.
+    phases.help()
+
+
+@compiled
+def test_a_batch_outside_of_the_order_is_an_error_in_a_helper_too() -> None:
+    source, order, counter = np.ones((4, 2)), np.arange(4), np.array([7])
+    gathers = [Program([(tasks.gather, (source, order, counter, 2, 0, np.empty((2, 2))))], reason) for _ in range(20)]
+    phases = program.Phases([gathers], reason)
+    phases.invite()
+    helper = threading.Thread(target=phases.help)
+    helper.start()
+    with pytest.raises(IndexError):
+        phases(3)
+    helper.join(30)
+    assert not helper.is_alive()
+    counter[0] = 0
+    phases(3)
+
+
+@compiled
+@pytest.mark.usefixtures("interruptible")
+def test_phases_end_soon_after_ctrl_c() -> None:
+    phases, columns, _ = counting(2)
+    phases.invite()
+    helper = threading.Thread(target=phases.help)
+    helper.start()
+    assert interrupted(partial(phases, 2**40)) < 5
+    helper.join(30)
+    assert not helper.is_alive()
+    columns[...] = 0
+    phases(10)
+    assert (columns == 10).all(), "the next run begins anew"
+
+
 # ---- Without the compiled part
 
 
 @pytest.fixture
-def anew() -> Iterator[None]:
+def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The library is looked for anew, in the test and after it."""
+    monkeypatch.delenv("NNBP_NATIVE", raising=False)
     program.library.cache_clear()
     yield
     program.library.cache_clear()

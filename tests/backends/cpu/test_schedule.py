@@ -44,19 +44,19 @@ def several(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], FakeBlas]:
     def make(number: int) -> FakeBlas:
         blas = FakeBlas(number)
         monkeypatch.setattr(schedule, "blas", lambda: blas)
-        for name in ("_ALONE", "_HANDOVER"):
-            monkeypatch.setattr(schedule, name, -1.0)
+        for name in ("_IN_C", "_IN_PYTHON"):
+            monkeypatch.setattr(schedule, name, schedule.Costs(call=1.0, wake=0.0, phase=-1.0, least=-1.0, share=9.0))
         monkeypatch.setattr(schedule, "_NARROWEST", 16)
         return blas
 
     return make
 
 
-def step_of(net: Network, m: int, batch: int, seed: int = 0) -> tuple[Epoch, Updater]:
+def step_of(net: Network, m: int, batch: int, clip_norm: float | None = 1.0) -> tuple[Epoch, Updater]:
     """A training epoch of a network."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     engine = net.model
-    updater = Updater(engine, Adam(), -(-m // batch), 1.0, OptimizerState())
+    updater = Updater(engine, Adam(), -(-m // batch), clip_norm, OptimizerState())
     X = rng.normal(size=(m, engine.n_in)).astype(engine.dtype)
     y = rng.integers(0, engine.n_out, (m, 1)).astype(engine.dtype)
     epoch = Epoch(
@@ -74,7 +74,7 @@ def kinds(phase: Any) -> list[str]:
     return [type(task).__name__ for task in phase.tasks]
 
 
-def test_samples_are_one_phase_sums_over_them_the_next_and_the_update_the_last() -> None:
+def test_samples_are_one_phase_and_sums_over_them_the_next_with_the_update() -> None:
     net = Network([12, Dense(40, "tanh"), Dense(4)], loss="cross_entropy", device=NumpyBackend(), seed=1)
     engine, rng = net.model, np.random.default_rng(0)
     X, y = rng.normal(size=(512, 12)).astype(np.float32), np.zeros((512, 1), np.float32)
@@ -83,18 +83,15 @@ def test_samples_are_one_phase_sums_over_them_the_next_and_the_update_the_last()
     net.model.backend.compile = lambda operations, *counts: steps.append(operations) or keep(operations, *counts)  # type: ignore[method-assign]
     Epoch(engine, Dataset(X, y), 256, training=True, update=Updater(engine, Adam(), 2, None, OptimizerState()))
     tasks = list(map(task, steps[0]))
-    samples, sums, *rest = schedule.phases(tasks, 2)
+    samples, sums, *rest = schedule.phases(tasks, schedule.Cut(tasks, 2))
     # Every task whose columns are samples, and what does not depend on them (the rates of the step).
-    assert sum(task.columns == 256 for task in samples.tasks) == sum(task.columns == 256 for task in tasks)
-    assert all(
-        task.columns == 256 or kind == "Gather" for task, kind in zip(samples.tasks, kinds(samples), strict=True)
-    )
-    # The sum of the costs, ∂C/∂W and ∂C/∂b of both layers, and the running total.
-    assert kinds(sums) == ["Gemm"] * 5 + ["Elementwise"]
+    assert sum(task.length == 256 for task in samples.tasks) == sum(task.length == 256 for task in tasks)
+    assert all(task.length == 256 or kind == "Gather" for task, kind in zip(samples.tasks, kinds(samples), strict=True))
+    # The sum of the costs, ∂C/∂W and ∂C/∂b of both layers, the running total, and the update.
+    assert kinds(sums) == ["Gemm"] * 5 + ["Elementwise"] * 2
     shapes = [op.writes[0].shape for op in sums.tasks]
-    assert shapes == [(1, 1), (4, 40), (4, 1), (40, 12), (40, 1), (1, 1)]
-    assert "Elementwise" in kinds(rest[0])
-    assert kinds(rest[-1]) == ["Call"], "the step counter, of which nothing is known, stays last"
+    assert shapes == [(1, 1), (4, 40), (4, 1), (40, 12), (40, 1), (1, 1), (1, 684)]
+    assert [kinds(phase) for phase in rest] == [["Call"]], "the step counter, of which nothing is known, stays last"
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -119,6 +116,33 @@ def test_training_on_several_threads_is_training_on_one(
     assert blas.asked == {1}, "with workers of our own, BLAS works on one thread"
     np.testing.assert_allclose(found[0], alone, rtol=2e-3 if dtype == "float32" else 1e-9, atol=1e-4)
     assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+
+@pytest.mark.parametrize("number", [2, 3, 8])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_thread_updates_what_it_computed(number: int, decay: float) -> None:
+    """The parts of ∂C/∂W, ∂C/∂b, the decay and the update lie at the same places of theta and its gradient."""
+    net = Network([30, 50, 7], loss="cross_entropy", weight_decay=decay, device=NumpyBackend(), seed=1)
+    steps: list[Sequence[Operation]] = []
+    keep = net.model.backend.compile
+    net.model.backend.compile = lambda operations, *counts: steps.append(operations) or keep(operations, *counts)  # type: ignore[method-assign]
+    step_of(net, 512, 256, clip_norm=None)
+    tasks, gradient = list(map(task, steps[0])), net.model.parameters.gradient
+    cut = schedule.Cut(tasks, number)
+    owners = np.full(gradient.size, -1)
+    writers = [own for own in tasks if own.writes and np.shares_memory(own.writes[0], gradient)]
+    assert len(writers) == 4 + (decay > 0)
+    for own in [*writers, next(own for own in tasks if own.length == gradient.size)]:
+        start, unit = own.place.start, own.place.unit
+        for k, part in enumerate(cut.parts(own)):
+            where = owners[start + part.start * unit : start + part.stop * unit]
+            assert np.isin(where, [-1, k]).all()
+            where[:] = k
+    counts = np.bincount(owners, minlength=number)
+    assert (owners >= 0).all()
+    assert counts.max() - counts.min() <= 30 + 16 + 30, "as even as rows of 30 numbers allow"
+    (together,) = [phase for phase in schedule.phases(tasks, cut) if writers[0] in phase.tasks]
+    assert all(own in together.tasks for own in writers)
 
 
 FORMULAS = [
@@ -159,10 +183,11 @@ def test_any_order_of_operations_keeps_its_meaning(data: st.DataObject) -> None:
     for number in (1, 3):
         for x, before in zip([*square, *rows], start, strict=True):
             x[...] = before
-        registers = [Registers() for _ in range(number)]
+        registers = [Registers(native=False) for _ in range(number)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(schedule, "_NARROWEST", 16)
-            lists = [schedule._lists(phase, number, registers) for phase in schedule.phases(tasks, number)]
+            cut = schedule.Cut(tasks, number)
+            lists = [schedule._programs(phase, cut, registers) for phase in schedule.phases(tasks, cut)]
         # The worst that threads may do: the last one is through with a phase before the first begins.
         with np.errstate(all="ignore"):
             for phase in lists:
@@ -177,7 +202,8 @@ def test_any_order_of_operations_keeps_its_meaning(data: st.DataObject) -> None:
 @pytest.mark.parametrize("number", [1, 2, 3, 8])
 def test_parts_cover_all_columns_once_and_are_no_slivers(columns: int, number: int) -> None:
     a = np.ones((2, columns))
-    found = schedule.parts(task(Map(FORMULAS[0], [a, a], [np.empty_like(a)])), number)
+    own = task(Map(FORMULAS[0], [a, a], [np.empty_like(a)]))
+    found = schedule.Cut([own], number).parts(own)
     assert [i for part in found for i in range(columns)[part]] == list(range(columns))
     assert len(found) in (1, number)
     assert len(found) == 1 or min(part.stop - part.start for part in found) >= 16
@@ -216,7 +242,8 @@ def test_arrays_over_memory_that_is_not_numpys_are_taken_to_overlap_where_they_d
     memory = bytearray(8 * 256 * 2)
     one, other = (np.frombuffer(memory).reshape(2, 256) for _ in range(2))
     first = Map(FORMULAS[0], [one, one], [one])
-    found = schedule.phases([task(first), task(Map(FORMULAS[0], [other[:, ::-1], other], [np.empty((2, 256))]))], 2)
+    tasks = [task(first), task(Map(FORMULAS[0], [other[:, ::-1], other], [np.empty((2, 256))]))]
+    found = schedule.phases(tasks, schedule.Cut(tasks, 2))
     assert [len(phase.tasks) for phase in found] == [1, 1]
 
 
