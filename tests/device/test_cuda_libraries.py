@@ -67,3 +67,14 @@ def test_the_version_of_the_driver(
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", load)
     assert driver_version() == version
+
+
+@pytest.mark.parametrize(("platform", "file"), [("linux", "libnvidia-ml.so.1"), ("win32", "nvml.dll")])
+def test_the_management_library_has_its_system_s_name(
+    platform: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: asked.append(name) or Nvml())
+    monkeypatch.setattr("nnbp.device.cuda_libraries.sys.platform", platform)
+    driver_version()
+    assert asked == [file]
