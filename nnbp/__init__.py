@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from nnbp.errors import (
+    ConvergenceWarning,
     DataError,
     DeviceFallbackWarning,
     DeviceMemoryError,
@@ -92,6 +93,7 @@ __all__ = [  # noqa: RUF022 (grouped by what the names are for)
     # Devices and checks.
     "check_gradients", "compare_devices", "devices", "testing", "textbook",
     # Errors.
-    "NnbpError", "DataError", "DeviceFallbackWarning", "DeviceMemoryError", "DeviceUnavailableError", "DivergenceError",
-    "DTypeError", "GradientError", "MissingDependencyError", "ModelFileError", "ShapeError",
+    "NnbpError", "ConvergenceWarning", "DataError", "DeviceFallbackWarning", "DeviceMemoryError",
+    "DeviceUnavailableError", "DivergenceError", "DTypeError", "GradientError", "MissingDependencyError",
+    "ModelFileError", "ShapeError",
 ]  # fmt: skip

@@ -38,7 +38,7 @@ class ModelFileError(NnbpError, ValueError):
 
 
 class DivergenceError(NnbpError, ArithmeticError):
-    """Training met a non-finite loss; the network keeps the last good parameters.
+    """Training met a loss that is not finite; the network keeps good parameters.
 
     Attributes:
         history: the epochs before.
@@ -49,6 +49,10 @@ class DivergenceError(NnbpError, ArithmeticError):
 
 class MissingDependencyError(NnbpError, ImportError):
     """An optional library is needed and not installed; the message names the command that adds it."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit has left the network worse than it was, or hardly better than a constant prediction."""
 
 
 class DeviceFallbackWarning(UserWarning):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.exclusive import alone, exclusive
-from nnbp.errors import DataError, DeviceMemoryError, ShapeError
+from nnbp.errors import ConvergenceWarning, DataError, DeviceMemoryError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array, Precision
 from nnbp.nn.activations import Activation
@@ -108,6 +110,8 @@ class Network:
         self._dtype = float_dtype(dtype)
         self._precision = None if precision is None else reduced(precision, self._dtype)
         self._seed = int.from_bytes(os.urandom(4), "big") if seed is None else whole_number("seed", seed, 0)
+        self.history: History | None = None
+        """The history of the last `fit`, whatever ended it; None before the first."""
         self._begin(architecture, _opened(device, fallback))
         if self._adapter.n_in is not None and self._adapter.n_out is not None:
             self._build(self._adapter)
@@ -121,6 +125,7 @@ class Network:
         # `partial_fit` continues from these: the rule, its state, and a trainer for as many samples.
         self._ongoing: tuple[Optimizer, OptimizerState] | None = None
         self._prepared: Trainer | None = None
+        self._training = False
 
     # Sizes.
 
@@ -461,10 +466,14 @@ class Network:
 
         Raises:
             ShapeError, DTypeError, DataError, ValueError: an argument does not fit; nothing is changed then.
-            DivergenceError: a loss or a parameter becomes NaN or infinite; the network keeps the last good parameters.
+            DivergenceError: a loss or a parameter becomes NaN or infinite; the network keeps the best parameters.
+
+        Warns:
+            ConvergenceWarning: the network is worse than before, or hardly better than a constant prediction.
         """
         from nnbp.optim import schedules
         from nnbp.training import callbacks as known_callbacks
+        from nnbp.training.outcome import Outcome
         from nnbp.training.progress import reporter
         from nnbp.training.trainer import Trainer, TrainingOptions
 
@@ -486,12 +495,28 @@ class Network:
             beside = options.batch_size, len(options.optimizer.slots)
             train = self._evaluation(adapter.placed(data, beside), measures)
             validation = None if held_out is None else self._evaluation(adapter.placed(held_out, beside), measures)
+            few = adapter.sample(data)
+            sample = train.data if few is data else adapter.placed(few)
+        history = known_callbacks.History()
         with self._built(adapter) as passes:
-            trainer = Trainer(passes.model, train, validation, options, piece=passes.piece)
-            trainer.begin(self)
+            objective = partial(self._objective, passes, sample)
+            trainer = Trainer(passes.model, train, validation, options, piece=passes.piece, objective=objective)
+            trainer.begin(self, history)
         # All checks have passed: the network changes from here on.
         self._ongoing = self._prepared = None
-        return trainer.run()
+        self.history, self._training = history, True
+        try:
+            trainer.run()
+        finally:
+            self._training = False
+        if doubt := Outcome(self.loss_function, few, trainer).doubt():
+            # Points to the caller, past the wrapper that takes the lock.
+            warnings.warn(doubt, ConvergenceWarning, stacklevel=3)
+        return history
+
+    @exclusive
+    def _objective(self, passes: Passes, data: Dataset) -> float:
+        return passes.loss(data)
 
     def _data(
         self, X: Any, y: Any, sample_weight: Any, validation_data: Any, share: float, class_weight: Any
@@ -731,7 +756,15 @@ class Network:
         """Moves the network to a device, with its optimizer state and random sequences, and returns it.
 
         If the device cannot be opened or has no room, the network is left unchanged on its current device.
+
+        Raises:
+            NnbpError: the network is being trained.
         """
+        if self._training:
+            raise NnbpError(
+                "A network stays on its device while it is being trained; received a call of to() from a callback. "
+                "Move it when fit has returned, or move a copy: net.copy(device=...)."
+            )
         moved = self._revived(self._state(), _opened(device, fallback))
         # Nothing can fail from here on.
         for name in _LIVE - {"_lock"}:
@@ -755,7 +788,7 @@ class Network:
         self._revive(state, _opened(state["device"]))
 
 
-_LIVE = frozenset({"_lock", "_architecture", "_backend", "_adapter", "_passes", "_ongoing", "_prepared"})
+_LIVE = frozenset({"_lock", "_architecture", "_backend", "_adapter", "_passes", "_ongoing", "_prepared", "_training"})
 """Attributes that belong to the network's device; all others are copied as they are."""
 
 

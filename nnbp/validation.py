@@ -173,7 +173,7 @@ def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
 
 
 def class_weights(
-    weights: Mapping[Any, float] | str | None, labels: NDArray[Any], reference: NDArray[Any]
+    weights: Mapping[Any, float] | str | None, labels: NDArray[Any], reference: NDArray[Any], classes: int
 ) -> NDArray[np.float64] | None:
     """The weight of each sample by its class, or None.
 
@@ -182,6 +182,7 @@ def class_weights(
             the m reference samples, k classes.
         labels: class index of each sample.
         reference: labels that "balanced" counts: those of the training data.
+        classes: number of classes.
 
     Raises:
         ValueError, DataError: the weights are none, or not those of classes.
@@ -198,12 +199,15 @@ def class_weights(
             raise ValueError(
                 f"class_weight is a dictionary, 'balanced' or None; received {weights!r}. Write {{class: weight, …}}."
             )
-        classes, counts = np.unique(reference, return_counts=True)
-        weights = dict(zip(classes.tolist(), (len(reference) / (len(classes) * counts)).tolist(), strict=True))
+        found, counts = np.unique(reference, return_counts=True)
+        weights = dict(zip(found.tolist(), (len(reference) / (len(found) * counts)).tolist(), strict=True))
     values = np.ones(len(labels))
     for label, weight in weights.items():
-        if not isinstance(label, Real):
-            raise DataError(f"The keys of class_weight are class indices, as in y; received {label!r}.")
+        if not isinstance(label, Real) or label not in range(classes):
+            raise DataError(
+                f"The keys of class_weight are class indices, whole numbers from 0 to {classes - 1} here; received "
+                f"{label!r}. Number the classes as in y."
+            )
         not_negative(f"The weight of class {label}", weight)
         values[labels == label] = weight
     return values

@@ -218,16 +218,16 @@ def test_sample_weights_out_of_range(weights: Any, error: Any, said: str) -> Non
 
 def test_class_weights() -> None:
     labels = np.array([0, 1, 1, 2])
-    assert class_weights(None, labels, labels) is None
-    np.testing.assert_array_equal(class_weights({1: 3.0, 2: 0.5}, labels, labels), [1, 3, 3, 0.5])
-    np.testing.assert_array_equal(class_weights({1.0: 3, np.int64(2): 0}, labels, labels), [1, 3, 3, 0])
+    assert class_weights(None, labels, labels, 9) is None
+    np.testing.assert_array_equal(class_weights({1: 3.0, 2: 0.5}, labels, labels, 9), [1, 3, 3, 0.5])
+    np.testing.assert_array_equal(class_weights({1.0: 3, np.int64(2): 0}, labels, labels, 9), [1, 3, 3, 0])
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30))
 @settings(max_examples=30, deadline=None)
 def test_balanced_class_weights_give_every_class_the_same_sum(labels: list[int]) -> None:
     y = np.array(labels)
-    w = class_weights("balanced", y, y)
+    w = class_weights("balanced", y, y, 9)
     assert w is not None
     sums = [w[y == label].sum() for label in np.unique(y)]
     np.testing.assert_allclose(sums, len(y) / len(sums))
@@ -236,7 +236,7 @@ def test_balanced_class_weights_give_every_class_the_same_sum(labels: list[int])
 def test_balanced_equals_scikit_learn() -> None:
     utils = pytest.importorskip("sklearn.utils.class_weight")
     y = np.array([0, 0, 0, 1, 2, 2])
-    np.testing.assert_allclose(class_weights("balanced", y, y), utils.compute_sample_weight("balanced", y))
+    np.testing.assert_allclose(class_weights("balanced", y, y, 9), utils.compute_sample_weight("balanced", y))
 
 
 @pytest.mark.parametrize(
@@ -253,13 +253,13 @@ def test_balanced_equals_scikit_learn() -> None:
 def test_class_weights_out_of_range(weights: Any, said: str) -> None:
     y = np.array([0, 1])
     with pytest.raises(ValueError, match=said):
-        class_weights(weights, y, y)
+        class_weights(weights, y, y, 9)
 
 
 def test_class_weights_of_several_labels_a_sample() -> None:
     y = np.eye(2)
     with pytest.raises(ShapeError, match=r"shape \(2, 2\).*Use sample_weight"):
-        class_weights("balanced", y, y)
+        class_weights("balanced", y, y, 9)
 
 
 # Numbers.

@@ -16,6 +16,7 @@ canonical output activation (identity, sigmoid, softmax, exponential) are comput
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -118,6 +119,24 @@ class Loss(Named, kind="loss"):
             "loss='cross_entropy'."
         )
 
+    def constants(self, y: NDArray[Any], weights: NDArray[Any] | None) -> Sequence[NDArray[Any]]:
+        """Constant predictions of which one is about the best, each (outputs,); arguments as for `bounds`."""
+        return np.average(y, axis=0, weights=weights), _quantile(y, 0.5, weights)
+
+    def bounds(self, y: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
+        """Mean C of perfect predictions, and of the best constant one.
+
+        Args:
+            y: (m, columns), encoded targets on the host.
+            weights: (m,), or None for equal ones.
+        """
+        y = y.astype(np.float64)
+        with np.errstate(all="ignore"):
+            # A cost may contain 0 ln 0, which is 0.
+            costs = [np.nan_to_num(self.cost(h, y)).sum(1) for h in (y, *self.constants(y, weights))]
+        perfect, *constant = (float(np.average(cost, weights=weights)) for cost in costs)
+        return perfect, min(constant)
+
     def record_cost(self, op: Builder, out: Output, y: Array, cost: Array) -> None:
         """Records C of every sample; y (outputs, m), cost (1, m)."""
         terms = cost if out.z.shape[0] == 1 else op.empty(out.z.shape[0])
@@ -208,6 +227,9 @@ class Quantile(Loss):
     def __init__(self, q: float = 0.5) -> None:
         self.q = number("The quantile q", q, "(0, 1)")
 
+    def constants(self, y: NDArray[Any], weights: NDArray[Any] | None) -> Sequence[NDArray[Any]]:
+        return (_quantile(y, self.q, weights),)
+
     def cost(self, h: Any, y: Any) -> Any:
         r = y - h
         return np.maximum(self.q * r, (self.q - 1.0) * r)
@@ -249,6 +271,9 @@ class BinaryCrossEntropy(Loss):
 
     def cost_z(self, z: Any, y: Any) -> Any:
         return np.maximum(z, 0.0) - z * y + np.log1p(np.exp(-np.abs(z)))
+
+    def bounds(self, y: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
+        return _entropies(np.stack([y, 1.0 - y], axis=-1), weights)
 
     def decide(self, xp: Any, h: Array) -> Array:
         """1 if h >= ½: (m,) classes of one output, (m, n_out) labels of several."""
@@ -315,6 +340,9 @@ class CrossEntropy(Loss):
         )  # fmt: skip
         return labels
 
+    def bounds(self, y: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
+        return _entropies(np.eye(int(y.max()) + 1)[y[:, 0].astype(np.int64)] if y.shape[1] == 1 else y, weights)
+
     def record_targets(self, op: Builder, y: Array, outputs: int) -> Array:
         if y.shape[0] == outputs:
             return y
@@ -332,6 +360,23 @@ class CrossEntropy(Loss):
             z=out.z, y=y, largest=largest, total=total,
         )  # fmt: skip
         op.record(Reduce("sum", terms, 0, cost))
+
+
+def _quantile(y: NDArray[Any], q: float, weights: NDArray[Any] | None) -> NDArray[Any]:
+    found: NDArray[Any] = np.quantile(y, q, axis=0, weights=weights, method="inverted_cdf")
+    return found
+
+
+def _entropies(p: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
+    """−Σ p ln p over the last axis and all outputs: the mean of that of every sample's p, and that of the mean p."""
+
+    def entropy(p: NDArray[Any]) -> NDArray[Any]:
+        terms: NDArray[Any] = -p * np.log(np.where(p > 0, p, 1.0))
+        found: NDArray[Any] = terms.reshape(len(p), -1).sum(1)
+        return found
+
+    mean = np.average(p, axis=0, weights=weights)
+    return float(np.average(entropy(p), weights=weights)), float(entropy(mean[None])[0])
 
 
 get = Loss.get

@@ -1,9 +1,10 @@
-"""L-BFGS: quasi-Newton steps on the whole data set, with an optional strong Wolfe line search.
+"""L-BFGS: quasi-Newton steps on the whole data set, with a strong Wolfe line search.
 
-The definitions and defaults are those of `torch.optim.LBFGS`, step for step. The curvature of J is learnt from the
-last changes of theta and of the gradient, and the direction −H g follows from them without a matrix. Source: Nocedal
-and Wright, "Numerical optimization", 2nd edition: algorithms 3.5 and 3.6 with equation 3.59 (the line search and its
-cubic interpolation), 7.4 and 7.5 (L-BFGS).
+The definitions and defaults are those of `torch.optim.LBFGS`, step for step, except that the line search is on by
+default, and comes back from where J is not finite. The curvature of J is learnt from the last changes of theta and of
+the gradient, and the direction −H g follows from them without a matrix. Source: Nocedal and Wright, "Numerical
+optimization", 2nd edition: algorithms 3.5 and 3.6 with equation 3.59 (the line search and its cubic interpolation), 7.4
+and 7.5 (L-BFGS).
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class LBFGS(Optimizer):
         tolerance_grad: a step ends where max |g| is no larger.
         tolerance_change: a step ends where max |t d| or the change of J is no larger.
         history_size: changes remembered; each takes twice the memory of theta.
-        line_search: None, or "strong_wolfe", which picks t.
+        line_search: "strong_wolfe", which picks t; or None, as in PyTorch: t is the learning rate, and J may grow.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -127,7 +128,7 @@ class LBFGS(Optimizer):
         tolerance_grad: float = 1e-7,
         tolerance_change: float = 1e-9,
         history_size: int = 100,
-        line_search: str | None = None,
+        line_search: str | None = "strong_wolfe",
     ) -> None:
         super().__init__(learning_rate)
         self.max_iter = whole_number("max_iter of LBFGS", max_iter, 1)
@@ -162,8 +163,7 @@ class LBFGS(Optimizer):
             read: downloads an array of one number.
 
         Returns:
-            J before the step. Once J or a slope is not finite the step ends, and returns J there, or NaN. With a
-            line search theta is then where the last iteration ended, which had a finite J.
+            J before the step. Without a line search the step ends once J is not finite, and returns J there.
         """
         first = loss = evaluate()
         g = _copy(gradient)
@@ -185,8 +185,6 @@ class LBFGS(Optimizer):
                 start = _Point(0.0, loss, slope, g)
                 found = line.search(start, memory.t, allowed - evaluations)
                 evaluations += line.evaluations
-                if not math.isfinite(found.loss):
-                    return found.loss
                 line.go(found.t)
                 loss, g, memory.t = found.loss, found.gradient, found.t
             else:
@@ -223,18 +221,18 @@ class _Line:
         self.theta[...] = self.start + t * self.d
 
     def at(self, t: float) -> _Point:
-        """The point t; its loss is NaN where its slope is not finite. Theta is back at the start then."""
+        """The point t; its loss counts as infinite if J or the slope is not finite. Theta is back at the start then."""
         self.go(t)
         loss = self.evaluate()
         self.theta[...] = self.start
         self.evaluations += 1
         slope = self.read(self.xp.dot(self.gradient, self.d))
-        if math.isfinite(loss) and not math.isfinite(slope):
-            loss = math.nan
+        if not (math.isfinite(loss) and math.isfinite(slope)):
+            loss = math.inf
         return _Point(t, loss, slope, _copy(self.gradient))
 
     def search(self, start: _Point, t: float, allowed: int) -> _Point:
-        """A point that fulfils the conditions, the best one found, or the first whose loss is not finite.
+        """A point that fulfils the conditions, or the best one found; its loss is finite.
 
         Algorithm 3.5: t grows until an interval must hold such a point; algorithm 3.6 then shrinks it.
 
@@ -245,8 +243,6 @@ class _Line:
         """
         previous, point = start, self.at(t)
         for k in range(allowed):
-            if not math.isfinite(point.loss):
-                return point
             if _too_high(point, start) or (k > 1 and point.loss >= previous.loss):
                 return self._zoom(start, [previous, point], allowed)
             if abs(point.slope) <= -C2 * start.slope:
@@ -275,8 +271,6 @@ class _Line:
             else:
                 near_end = inside < margin
             point = self.at(t)
-            if not math.isfinite(point.loss):
-                return point
             if _too_high(point, start) or point.loss >= ends[low].loss:
                 ends[1 - low] = point
                 low = 0 if ends[0].loss <= ends[1].loss else 1

@@ -30,8 +30,11 @@ _SHARE = 0.8
 _SMALL = 2**20
 """A data set of at most this many bytes is uploaded without asking how much memory is free."""
 
-_BESIDE = 4
-"""Vectors as long as theta in training (theta, its gradient, the last good, the best), and arrays per layer."""
+_BESIDE = 5
+"""Vectors as long as theta in training (theta, its gradient, the first, the last, the best), and arrays per layer."""
+
+_SAMPLE = 10_000
+"""J before and after a fit is taken on so many samples at most."""
 
 
 def sizes_unknown() -> NnbpError:
@@ -137,7 +140,10 @@ class DataAdapter:
                 f"class_weight belongs to classes, and the loss {loss.name} is for values; received "
                 f"{class_weight!r}. Use sample_weight."
             )
-        w = class_weights(class_weight, loss.truth(data.targets), loss.truth(reference.targets))
+        assert self.n_out is not None, "data have been seen"
+        labels, counted = loss.truth(data.targets), loss.truth(reference.targets)
+        # One output decides between two classes.
+        w = class_weights(class_weight, labels, counted, max(2, self.n_out))
         return _with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
     def split(self, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -150,6 +156,11 @@ class DataAdapter:
         aside = min(max(1, round(m * share)), m - 1)
         order = np.random.default_rng(np.random.SeedSequence((seed, _SPLIT))).permutation(m)
         return self._rows(data, np.sort(order[aside:])), self._rows(data, np.sort(order[:aside]))
+
+    def sample(self, data: Dataset) -> Dataset:
+        """At most `_SAMPLE` samples, from all over the data set."""
+        m = len(data)
+        return data if m <= _SAMPLE else self._rows(data, np.linspace(0, m - 1, _SAMPLE).astype(np.int64))
 
     def _rows(self, data: Dataset, rows: NDArray[np.int64]) -> Dataset:
         X = data.X[self.backend.upload(rows, np.int64) if self.backend.owns(data.X) else rows]

@@ -110,11 +110,17 @@ class Trainer:
         options: how to train.
         state: the optimizer's state if training continues; None is a new one.
         piece: maximum number of validation samples that go through the network at once.
+        objective: computes J of the current parameters on samples of the training data, for `run`.
+
+    Attributes:
+        before, after: J on these samples before and after `run`.
 
     Raises:
         DeviceMemoryError: the device does not have enough memory.
         Exception: a metric does not fit the data.
     """
+
+    before = after = math.nan
 
     def __init__(
         self,
@@ -125,7 +131,9 @@ class Trainer:
         *,
         state: OptimizerState | None = None,
         piece: int = 1,
+        objective: Callable[[], float] = lambda: math.nan,
     ) -> None:
+        self.objective = objective
         self.model, self.train, self.validation, self.options = model, train, validation, options
         self.state = OptimizerState() if state is None else state
         optimizer, samples = options.optimizer, len(train.data)
@@ -142,8 +150,8 @@ class Trainer:
             runs = options.epochs
             self.training_pass = Epoch(model, train.data, size, training=True, update=self.updater, runs=runs)
             self.check = None if validation is None else Epoch(model, validation.data, piece, runs=runs)
-            self.good = model.copied(theta)
-            self.best: Array = None if validation is None else model.copied(theta)
+            # The parameters before training, at the end of the last epoch, and at that of the best one so far.
+            self.initial = self.last = self.best = model.copied(theta)
             # Both are needed after every epoch. Their first call allocates memory, in cuBLAS too, so it is made here.
             model.norm(), model.decay()
         self._measured()
@@ -157,22 +165,28 @@ class Trainer:
         found = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.train.metrics}}
         return found if self.validation is None else found | {f"val_{name}": found[name] for name in found}
 
-    def begin(self, network: Any) -> None:
+    def begin(self, network: Any, history: History) -> None:
         """Calls `on_train_begin` of the callbacks; nothing has changed yet. `run` must follow.
 
         Args:
             network: the network that callbacks receive.
+            history: receives the values of every epoch.
         """
         names = self._greater_is_better()
-        self._status = TrainingState(network, self.options.epochs, History(), greater_is_better=names)
+        with self.model.backend.active():
+            self._rooms = [self.initial, self.model.copied(self.initial), self.model.copied(self.initial)]
+        self.before = self.objective()
+        self._status = TrainingState(network, self.options.epochs, history, greater_is_better=names)
         self._attended = ExitStack()
         self._attended.enter_context(attending(self.options.callbacks, self._status))
 
-    def run(self) -> History:
+    def run(self) -> None:
         """Trains the model.
 
-        Whatever ends training (even a loss that is not finite, Ctrl-C, or an error in a metric or a callback), the
-        network keeps the parameters of the best epoch if there is validation, else of the last complete epoch.
+        Whatever ends training (even Ctrl-C, or an error in a metric or a callback), the network keeps the parameters of
+        the best epoch if there is validation, else those of the last complete epoch. If training diverges, it keeps the
+        initial parameters or those of the epoch with the lowest loss, whichever have the lower J. An optimizer that
+        searches keeps the best that it has met.
 
         Raises:
             DivergenceError: a loss or a parameter becomes NaN or infinite.
@@ -181,10 +195,11 @@ class Trainer:
         history = status.history
         with self._attended:
             started = time.perf_counter()
-            warned, whole = False, False
+            warned, whole, diverged = False, False, False
             try:
                 for number in range(options.epochs):
                     self._epoch(number, status)
+                    self._keep(number, status)
                     observed = status.logs.get("val_loss", status.logs["loss"])
                     if not (warned or math.isfinite(observed)):
                         warned = True
@@ -197,15 +212,22 @@ class Trainer:
                         history.stopped = status.stop
                         break
                 whole = True
+                self._leave(whole=True)
+                self.after = self.objective()
+                if self.after in (math.inf, -math.inf):
+                    raise _divergence(self.epochs, self.after, self.rate, history)
+            except DivergenceError:
+                diverged = True
+                raise
             finally:
                 history.seconds = time.perf_counter() - started
-                self._leave(whole=whole)
-        return history
+                if diverged or not whole:
+                    self._leave(whole=False, diverged=diverged)
 
     def run_once(self) -> None:
         """Runs one epoch from the current parameters."""
         with self.model.backend.active():
-            self.good[...] = self.model.parameters.theta
+            self.initial[...] = self.model.parameters.theta
         try:
             self._epoch(0, TrainingState(None, 1, History(), greater_is_better=self._greater_is_better()))
         except BaseException:
@@ -240,20 +262,70 @@ class Trainer:
             logs |= of_validation
         status.epoch, status.logs = number + 1, logs
         status.history.append(logs)
-        theta = self.model.parameters.theta
-        with self.model.backend.active():
-            self.good[...] = theta
-            if -math.inf < logs.get("val_loss", math.nan) < self.best_loss:
-                self.best[...] = theta
-                self.best_loss, status.history.best_epoch = logs["val_loss"], number + 1
 
-    def _leave(self, *, whole: bool) -> None:
-        """Restores the best parameters by validation, or else, if an epoch was interrupted, those from before it."""
-        chosen = self.best if self.best_loss < math.inf else None
-        kept = self.good if chosen is None and not whole else chosen
-        if kept is not None:
-            with self.model.backend.active():
-                self.model.parameters.theta[...] = kept
+    def _keep(self, number: int, status: TrainingState) -> None:
+        """Copies the parameters at the end of an epoch, and notes whether they are the best so far."""
+        searches = self.search is not None and self.validation is None
+        taken = (self.best, self.last if searches else self.initial)
+        room = next(room for room in self._rooms if all(room is not other for other in taken))
+        with self.model.backend.active():
+            room[...] = self.model.parameters.theta
+        before, self.last = self.last, room
+        loss = status.logs.get("val_loss", status.logs["loss"])
+        if -math.inf < loss < self.best_loss:
+            # What a search returns is J before its step.
+            self.best_loss, self.best = loss, before if searches else room
+            if self.validation is not None:
+                status.history.best_epoch = number + 1
+
+    def _leave(self, *, whole: bool, diverged: bool = False) -> None:
+        """Restores the parameters that training leaves, unless they are the present ones."""
+        if self.validation is not None and self.best_loss < math.inf:
+            kept = self.best
+        elif self.search is not None:
+            kept = self._lower(self.best, self.last)
+        elif diverged:
+            kept = self._lower(self.initial, self.best)
+        elif whole:
+            return
+        else:
+            kept = self.last
+        self._restore(kept)
+
+    def _restore(self, kept: Array) -> None:
+        with self.model.backend.active():
+            self.model.parameters.theta[...] = kept
+
+    def _lower(self, first: Array, second: Array) -> Array:
+        """Whichever of two vectors of parameters has the lower J."""
+        if first is second:
+            return first
+        found = []
+        for each in (first, second):
+            self._restore(each)
+            found.append(self.objective())
+        return second if found[1] < found[0] or not math.isfinite(found[0]) else first
+
+    @property
+    def epochs(self) -> int:
+        """The number of complete epochs."""
+        return len(self._status.history.get("loss", ()))
+
+    @property
+    def steps(self) -> int:
+        """The number of steps, or of evaluations of a search, about."""
+        return self.epochs * (self.training_pass.steps if self.search is None else 20)
+
+    @property
+    def rate(self) -> float:
+        """The last learning rate."""
+        return self._status.learning_rate
+
+    @property
+    def decay(self) -> float:
+        """The part of J that belongs to the weights."""
+        with self.model.backend.active():
+            return self.model.decay()
 
     def _learn(self, number: int) -> tuple[float, float, float]:
         """Runs the updates of an epoch and returns J over it, the final norm of theta and the last learning rate."""
@@ -294,8 +366,11 @@ def _passed_over(epoch: int, loss: float) -> str:
 
 def _divergence(epoch: int, loss: float, rate: float, history: History) -> DivergenceError:
     what = f"a loss of {loss}" if not math.isfinite(loss) else "parameters that are too large or not finite"
-    last = epoch - 1 if history.best_epoch is None else history.best_epoch
-    kept = f"those of epoch {last}" if last else "the initial ones"
+    kept = "the initial ones"
+    if history.best_epoch is not None:
+        kept = f"those of epoch {history.best_epoch}"
+    elif losses := history.get("loss"):
+        kept += f", or those of epoch {1 + losses.index(min(losses))} if their J is lower"
     error = DivergenceError(
         f"Training diverged: epoch {epoch} ended with {what}, and the loss and the sum of squares of the parameters "
         f"must be finite in the network's dtype. The network keeps good parameters, {kept}. Lower the learning rate "

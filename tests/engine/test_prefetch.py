@@ -110,6 +110,7 @@ def fitted(backend: Backend, options: dict[str, Any], **network_options: Any) ->
     return net, net.fit(X, y, **{"epochs": 3, "progress": False, **options})
 
 
+@pytest.mark.filterwarnings("ignore::nnbp.ConvergenceWarning")
 @pytest.mark.parametrize("name", FITS)
 def test_training_is_that_of_data_on_the_device(name: str) -> None:
     small = Small()
@@ -194,7 +195,7 @@ def test_sizes_taken_from_data_that_are_streamed() -> None:
 def test_data_are_on_the_device_where_it_has_room() -> None:
     # X, y and an index for each sample; the buffers of a step; what there is of theta, with the two slots of Adam.
     data_set = 4 * (X.size + len(X)) + 8 * len(X)
-    beside = 4 * (4 * 8 * (6 + 7 + 7 + 3) + (4 + 2) * (6 * 7 + 7 + 7 * 3 + 3))
+    beside = 4 * (5 * 8 * (6 + 7 + 7 + 3) + (5 + 2) * (6 * 7 + 7 + 7 * 3 + 3))
     for free, streams in ((int((data_set + beside) / 0.8) + 5, False), (int((data_set + beside) / 0.8) - 5, True)):
         backend = Small(free)
         network(backend).fit(X, y, epochs=1, batch_size=8, progress=False)

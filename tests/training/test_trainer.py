@@ -47,6 +47,7 @@ class ByHand:
         return np.concatenate([self.W1.ravel(), self.W2.ravel(), self.b1, self.b2])
 
 
+@pytest.mark.filterwarnings("ignore::nnbp.ConvergenceWarning")
 @given(
     m=st.integers(1, 23),
     batch=st.one_of(st.none(), st.integers(1, 30)),

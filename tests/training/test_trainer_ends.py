@@ -110,14 +110,14 @@ def test_error_of_a_metric_or_a_callback_leaves_the_parameters_of_a_whole_epoch(
     np.testing.assert_array_equal(net.parameters, kept[-1])
 
 
-def test_best_parameters_are_kept_only_where_there_is_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{}, {"validation_data": data(5)}, {"optimizer": "lbfgs"}])
+def test_three_vectors_of_parameters_are_kept(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before training, after the last epoch and after the best one; no epoch adds another."""
     copies: list[NDArray[Any]] = []
-    take = Model.copied
+    take, net = Model.copied, network()
     monkeypatch.setattr(Model, "copied", lambda self, array: copies.append(take(self, array)) or copies[-1])  # type: ignore[func-returns-value]
-    fit(network(), *data(12))
-    assert len(copies) == 1
-    fit(network(), *data(12), validation_data=data(5))
-    assert len(copies) == 3
+    fit(net, *data(12), epochs=7, **options)
+    assert len([copy for copy in copies if copy.size == net.parameters.size]) == 3
 
 
 # A validation loss that is no finite number.
@@ -152,20 +152,33 @@ def test_epochs_of_a_finite_validation_loss_are_chosen_from(monkeypatch: pytest.
 # Divergence.
 
 
-def test_divergence_keeps_the_last_good_parameters() -> None:
-    net = network(3, 1, dtype="float32")
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("rate", "epochs"), [(30.0, 200), ([1e-3] * 5 + [100.0] * 195, 200)])
+def test_divergence_keeps_the_initial_or_the_best_parameters(rate: Any, epochs: int, seed: int) -> None:
+    """From the first step on, or after epochs that were good."""
+    net = network(3, 1, dtype="float32", seed=seed)
     X, y = data(20, 3, 1)
-    thetas: list[NDArray[Any]] = []
-    with pytest.raises(DivergenceError, match=r"epoch \d+ ended with .*Lower the learning rate \(it was 30") as caught:
+    thetas, before = [net.parameters.copy()], net.loss(X, y)
+    schedule = None if isinstance(rate, float) else (lambda epoch: rate[int(epoch)])
+    with pytest.raises(DivergenceError, match=r"epoch \d+ ended with .*Lower the learning rate \(it was") as caught:
         fit(
-            net, X, y, epochs=200, batch_size=None, optimizer=SGD(30.0),
-            callbacks=[lambda s: thetas.append(s.network.parameters.copy())],
+            net, X, y, epochs=epochs, batch_size=None, optimizer=SGD(rate if schedule is None else 1.0),
+            schedule=schedule, callbacks=[lambda s: thetas.append(s.network.parameters.copy())],
         )  # fmt: skip
+    history = caught.value.history
+    assert net.history is history
     assert 2 < len(thetas) < 200
-    np.testing.assert_array_equal(net.parameters, thetas[-1])
-    assert np.isfinite(net.parameters).all()
-    assert caught.value.history.epochs == len(thetas)
-    assert f"those of epoch {len(thetas)}" in str(caught.value)
+    assert history.epochs == len(thetas) - 1
+    best = 1 + int(np.argmin(history["loss"]))
+    assert f"those of epoch {best} if" in str(caught.value)
+    kept = [theta for theta in (thetas[0], thetas[best]) if np.array_equal(theta, net.parameters)]
+    assert kept
+    losses = []
+    for theta in (thetas[0], thetas[best]):
+        net.parameters[...] = theta
+        losses.append(net.loss(X, y))
+    net.parameters[...] = kept[0]
+    assert net.loss(X, y) == min(losses) <= before
 
 
 def test_divergence_in_the_first_epoch_keeps_the_initial_parameters() -> None:
