@@ -37,7 +37,7 @@ import safetensors.numpy
 import threadpoolctl
 
 import nnbp
-from nnbp import LBFGS, SGD, Adam, AdamW, Dense, Dropout, RMSprop, Rprop, schedules
+from nnbp import LBFGS, SGD, Adam, AdamW, Dense, Dropout, RMSprop, Rprop, Standardize, schedules
 
 THREADS = (1, 2)
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -132,6 +132,7 @@ class Case:
         given: converts X before nnbp receives it.
         dtype: of the network and the data.
         saved: whether the network goes through a model file; a class of a user's does not.
+        ready: whether the network computes before it is trained.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Case:
     given: Callable[[Any], Any] = np.asarray
     dtype: str = "float32"
     saved: bool = True
+    ready: bool = True
 
 
 def partly(optimizer: Any) -> Callable[[nnbp.Network, Any, Any], None]:
@@ -203,6 +205,7 @@ def use_cases() -> Iterator[Case]:
         Case("dropout", {}, {"batch_size": 16}, layers=dropout),
         Case("dropout, fit twice", train=twice, layers=dropout),
         Case("fit twice", train=twice),
+        Case("standardize", {}, {"batch_size": 16}, layers=[Standardize(), 20, 3], ready=False),
         Case("sample weights", {}, {"sample_weight": True, "batch_size": 9}),
         Case("class weights", fit={"class_weight": {0: 3.0, 2: 0.5}}, **classes),
         Case("balanced classes", fit={"class_weight": "balanced", "sample_weight": True}, **classes),
@@ -293,7 +296,7 @@ def results(case: Case, written: Path, recorded: Path) -> Iterator[tuple[str, An
     X, y = case.given(data.X), data.y
     options = {"epochs": 4, "progress": False, **case.fit}
     weights = data.weights if options.get("sample_weight") else None
-    if case.layers is not None:
+    if case.layers is not None and case.ready:
         yield "initial", {"parameters": net.parameters, **passes(net, X, y, weights)}
     if case.train is not None:
         case.train(net, X, y)
