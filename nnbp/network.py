@@ -142,20 +142,22 @@ class Network:
 
     @contextmanager
     def _built(self, adapter: DataAdapter, data: Dataset) -> Iterator[Passes]:
-        """The passes of the network, which has seen these data if they are its first; if the block fails, it has not.
+        """The passes of the network, built if necessary, with statistics of these data if they are its first.
 
-        The network is built if necessary; if the block fails, the former state is restored.
+        If the block fails, the former state is restored.
         """
-        before, observed = (self._adapter, self._passes), False
-        passes = before[1] or self._build(adapter)
+        before = self._adapter, self._passes
+        known = self._passes is None or self._passes.model.observed
         try:
-            with self._backend.active():
-                observed = passes.model.observe(data)
+            passes = self._passes or self._build(adapter)
+            if not passes.model.observed:
+                with self._backend.active():
+                    passes.model.observe(data)
             yield passes
         except BaseException:
             self._adapter, self._passes = before
-            if observed:
-                passes.forget()
+            if self._passes is not None and not known:
+                self._passes.forget()
             raise
 
     def _ready(self, X: Array) -> Passes:
@@ -547,7 +549,8 @@ class Network:
     ) -> Self:
         """One pass over these samples, in order; the optimizer continues from the previous call.
 
-        The optimizer's state is reset when its class or one of its arguments changes, and after `fit`.
+        The optimizer's state is reset when its class or one of its arguments changes, and after `fit`. A Standardize
+        layer that has seen no data takes mean and deviation of these samples: begin with as many as you have.
         """
         from nnbp.engine.updater import OptimizerState
 

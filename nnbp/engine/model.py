@@ -97,12 +97,9 @@ class Model:
         """Indices of the dense layers."""
         return [k for k, layer in enumerate(self.layers) if isinstance(layer, Dense)]
 
-    def observe(self, data: Dataset) -> bool:
-        """Takes the statistics of the first fit from its data; returns whether this was the first fit."""
-        if self.observed:
-            return False
+    def observe(self, data: Dataset) -> None:
+        """Takes the statistics of the first fit from its data."""
         self.set_statistics([self.layers[0].observed(self._blocks(data))])
-        return True
 
     def _blocks(self, data: Dataset) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """X on the host, block by block, and the weights; without samples of weight 0."""
