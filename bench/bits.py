@@ -42,7 +42,9 @@ from nnbp import LBFGS, SGD, Adam, AdamW, Dense, Dropout, RMSprop, Rprop, Standa
 THREADS = (1, 2)
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 HIDDEN = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "exponential")
-INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "zeros")
+INITIALIZERS = (
+    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "rectifier_uniform", "zeros",
+)  # fmt: skip
 SCHEDULES: dict[str, Any] = {
     **{name: name for name in ("constant", "step", "exponential", "cosine", "warm_up", "inverse_scaling")},
     "plateau": schedules.ReduceOnPlateau(factor=0.3, patience=0, threshold=0.9, cooldown=1, min_rate=1e-4),

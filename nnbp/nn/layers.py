@@ -109,7 +109,8 @@ class Dense(Layer):
         units: n_out, the number of units.
         activation: f, by name or as an object; None leaves it to the network (the loss's choice for the last layer, the
             network's activation for the others).
-        initializer: of W, by name or as an object; None leaves it to the activation. b starts at 0.
+        initializer: of W and b, by name or as an object; None leaves it to the activation. b starts at 0, unless the
+            initializer draws it.
     """
 
     kind = "dense"
@@ -139,7 +140,8 @@ class Dense(Layer):
 
     def initial(self, rng: np.random.Generator, n_in: int) -> dict[str, NDArray[Any]]:
         initializer = self.initializer or initializers.get(self.f.initializer)
-        return {"W": initializer.sample(rng, (self.units, n_in)), "b": np.zeros(self.units)}
+        shape = self.units, n_in
+        return {"W": initializer.sample(rng, shape), "b": initializer.sample_biases(rng, shape)}
 
     def connect(
         self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
@@ -237,9 +239,9 @@ class DropoutNode(Node):
 class Standardize(Layer):
     """a = (x − mean) / deviation, feature by feature; 0 for a feature that was constant. The first layer of a network.
 
-    Mean and deviation, √(Σ w (x − mean)² / Σ w), are those of the training data of the first fit, in which a sample of
-    weight w counts like w samples. (A first `partial_fit` takes those of the samples of this call.) From then on they
-    are part of the model and stay the same.
+    Mean and deviation, √(Σ w (x − mean)² / Σ w), are those of the training data of the first fit or `partial_fit`, in
+    which a sample of weight w, by sample and class weights, counts like w samples. From then on they are part of the
+    model and stay the same.
 
     The layer subtracts in float64 and rounds afterwards. X is kept in float64 for it, unless the network's dtype holds
     every number of X's dtype.
