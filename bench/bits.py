@@ -37,12 +37,14 @@ import safetensors.numpy
 import threadpoolctl
 
 import nnbp
-from nnbp import LBFGS, SGD, Adam, AdamW, Dense, Dropout, RMSprop, Rprop, schedules
+from nnbp import LBFGS, SGD, Adam, AdamW, Dense, Dropout, RMSprop, Rprop, Standardize, schedules
 
 THREADS = (1, 2)
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 HIDDEN = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu", "gelu", "exponential")
-INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "zeros")
+INITIALIZERS = (
+    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "rectifier_uniform", "zeros",
+)  # fmt: skip
 SCHEDULES: dict[str, Any] = {
     **{name: name for name in ("constant", "step", "exponential", "cosine", "warm_up", "inverse_scaling")},
     "plateau": schedules.ReduceOnPlateau(factor=0.3, patience=0, threshold=0.9, cooldown=1, min_rate=1e-4),
@@ -132,6 +134,7 @@ class Case:
         given: converts X before nnbp receives it.
         dtype: of the network and the data.
         saved: whether the network goes through a model file; a class of a user's does not.
+        ready: whether the network computes before it is trained.
     """
 
     name: str
@@ -145,6 +148,7 @@ class Case:
     given: Callable[[Any], Any] = np.asarray
     dtype: str = "float32"
     saved: bool = True
+    ready: bool = True
 
 
 def partly(optimizer: Any) -> Callable[[nnbp.Network, Any, Any], None]:
@@ -203,6 +207,7 @@ def use_cases() -> Iterator[Case]:
         Case("dropout", {}, {"batch_size": 16}, layers=dropout),
         Case("dropout, fit twice", train=twice, layers=dropout),
         Case("fit twice", train=twice),
+        Case("standardize", {}, {"batch_size": 16}, layers=[Standardize(), 20, 3], ready=False),
         Case("sample weights", {}, {"sample_weight": True, "batch_size": 9}),
         Case("class weights", fit={"class_weight": {0: 3.0, 2: 0.5}}, **classes),
         Case("balanced classes", fit={"class_weight": "balanced", "sample_weight": True}, **classes),
@@ -293,7 +298,7 @@ def results(case: Case, written: Path, recorded: Path) -> Iterator[tuple[str, An
     X, y = case.given(data.X), data.y
     options = {"epochs": 4, "progress": False, **case.fit}
     weights = data.weights if options.get("sample_weight") else None
-    if case.layers is not None:
+    if case.layers is not None and case.ready:
         yield "initial", {"parameters": net.parameters, **passes(net, X, y, weights)}
     if case.train is not None:
         case.train(net, X, y)

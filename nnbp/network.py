@@ -65,8 +65,8 @@ class Network:
 
     Args:
         layers: sizes of all layers, input first, ``[64, 32, 10]``; or layer objects, ``[Dense(32, "tanh"),
-            Dropout(0.1), Dense(10)]``. None takes the sizes from the data at the first fit and adds one hidden layer
-            of 100 units.
+            Dropout(0.1), Dense(10)]``, with Standardize() before them if the inputs are to be standardised. None takes
+            the sizes from the data at the first fit and adds one hidden layer of 100 units.
         activation: of the hidden layers that do not specify one: a name, an object, or a sequence with one per layer.
         loss: C, by name or as an object.
         weight_decay: λ, at least 0. Biases do not decay.
@@ -146,13 +146,23 @@ class Network:
         return self._passes
 
     @contextmanager
-    def _built(self, adapter: DataAdapter) -> Iterator[Passes]:
-        """The passes of the network, built if necessary; if the block fails, the former state is restored."""
+    def _built(self, adapter: DataAdapter, data: Dataset) -> Iterator[Passes]:
+        """The passes of the network, built if necessary, with statistics of these data if they are its first.
+
+        If the block fails, the former state is restored.
+        """
         before = self._adapter, self._passes
+        known = self._passes is None or self._passes.model.observed
         try:
-            yield self._passes or self._build(adapter)
+            passes = self._passes or self._build(adapter)
+            if not passes.model.observed:
+                with self._backend.active():
+                    passes.model.observe(data)
+            yield passes
         except BaseException:
             self._adapter, self._passes = before
+            if self._passes is not None and not known:
+                self._passes.forget()
             raise
 
     def _ready(self, X: Array) -> Passes:
@@ -160,20 +170,26 @@ class Network:
         if self._passes is None:
             if self._adapter.n_out is None:
                 raise sizes_unknown()
+            if self._architecture.first.observes_inputs:
+                from nnbp.engine.model import statistics_unknown
+
+                raise statistics_unknown()
             self._adapter.finite(X)
             return self._build(replace(self._adapter, n_in=X.shape[1]))
         return self._passes
 
     @exclusive
     def prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Dataset:
-        """The data set on the device, in the form that the engine takes; unknown sizes are taken from the data.
+        """The data set on the device, in the form that the engine takes.
+
+        Unknown sizes, and the statistics of a first fit, are taken from the data.
 
         Raises:
             ShapeError, DTypeError, DataError: the data do not fit; nothing is changed then.
         """
         adapter, data = self._adapter.read(X, y, sample_weight)
         adapter.finite(data.X)
-        with self._built(adapter):
+        with self._built(adapter, data):
             return adapter.resident(data)
 
     def _release(self) -> None:
@@ -327,7 +343,8 @@ class Network:
     def trace(self, X: Any) -> Trace:
         """z and a of every layer."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
-        return self._ready(array).trace(self.model.on_device(array), back)
+        passes = self._ready(array)
+        return passes.trace(passes.model.on_device(array, passes.model.input_dtype(array)), back)
 
     @exclusive
     def loss(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -498,7 +515,7 @@ class Network:
             few = adapter.sample(data)
             sample = train.data if few is data else adapter.placed(few)
         history = known_callbacks.History()
-        with self._built(adapter) as passes:
+        with self._built(adapter, data) as passes:
             objective = partial(self._objective, passes, sample)
             trainer = Trainer(passes.model, train, validation, options, piece=passes.piece, objective=objective)
             trainer.begin(self, history)
@@ -557,7 +574,8 @@ class Network:
     ) -> Self:
         """One pass over these samples, in order; the optimizer continues from the previous call.
 
-        The optimizer's state is reset when its class or one of its arguments changes, and after `fit`.
+        The optimizer's state is reset when its class or one of its arguments changes, and after `fit`. A Standardize
+        layer that has seen no data takes mean and deviation of these samples: begin with as many as you have.
         """
         from nnbp.engine.updater import OptimizerState
 
@@ -573,7 +591,7 @@ class Network:
         before = ongoing = self._ongoing
         if ongoing is None or type(ongoing[0]) is not type(rule) or repr(ongoing[0]) != repr(rule):
             ongoing, self._prepared = (rule, OptimizerState()), None
-        with self._built(adapter) as passes:
+        with self._built(adapter, data) as passes:
             trainer = self._prepared_for(passes.model, data, size, *ongoing)
         # All checks have passed: the network changes from here on. If training diverges, the optimizer state is lost.
         self._ongoing, steps = None, ongoing[1].steps
@@ -624,10 +642,12 @@ class Network:
 
         Raises:
             ModelFileError: the file cannot be written.
+            NnbpError: the network has not been fitted, and has statistics that are taken from the first fit.
         """
-        from nnbp.serialization.model_file import ModelFile, write
+        from nnbp.serialization.model_file import ModelFile, numbered, write
 
         model = self.model
+        statistics = model.host_statistics()
         architecture = {
             "n_in": model.n_in,
             "layers": [{"kind": layer.kind, "config": layer.config()} for layer in model.layers],
@@ -639,6 +659,8 @@ class Network:
         arrays: dict[str, NDArray[Any]] = {}
         for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
             arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
+        for (k, _, _), own in zip(numbered(model.layers, model.n_in), statistics, strict=True):
+            arrays |= {f"{name}{k}": array for name, array in own.items()}
         write(path, ModelFile(architecture, arrays, dict(extra or {})))
 
     @classmethod
@@ -668,7 +690,7 @@ class Network:
     @classmethod
     def from_file(cls, file: ModelFile, custom: Sequence[type] = (), **placement: Any) -> Self:
         """The network described by a model file that has been read; `placement` is device, fallback and precision."""
-        from nnbp.serialization.model_file import build_layers
+        from nnbp.serialization.model_file import build_layers, statistics_in
 
         architecture = file.architecture
         layers, loss = build_layers(architecture, custom)
@@ -680,6 +702,8 @@ class Network:
         )  # fmt: skip
         dense = range(1, len(net.weights) + 1)
         net.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
+        with net._backend.active():
+            net.model.set_statistics(statistics_in(file.arrays, layers, architecture["n_in"]))
         return net
 
     # Copies are made from a state on the host, which is restored on a backend. Attributes that users or subclasses
@@ -696,6 +720,7 @@ class Network:
             state |= {
                 "sizes": (model.n_in, model.n_out),
                 "theta": np.array(download(model.parameters.theta)),
+                "statistics": model.host_statistics() if model.observed else None,
                 "order": model.order_generator.bit_generator.state,
                 "masks": [None if stream is None else stream.position for stream in model.streams],
             }
@@ -714,6 +739,8 @@ class Network:
         model = self._build(replace(self._adapter, n_in=n_in, n_out=n_out)).model
         with backend.active():
             model.parameters.theta[...] = backend.upload(state["theta"], self._dtype)
+            if state["statistics"] is not None:
+                model.set_statistics(state["statistics"])
             model.order_generator.bit_generator.state = state["order"]
             for stream, position in zip(model.streams, state["masks"], strict=True):
                 if stream is not None:

@@ -98,8 +98,9 @@ def test_parameters_are_one_vector_of_which_weights_and_biases_are_views() -> No
     np.testing.assert_array_equal(net.parameters, np.concatenate([part.ravel() for part in parts]))
 
 
-def test_biases_begin_at_0() -> None:
-    assert not np.any([np.any(b) for b in network().biases])
+def test_biases_begin_at_0_but_for_rectifiers() -> None:
+    assert not np.any([np.any(b) for b in network(activation="tanh").biases])
+    assert [bool(np.any(b)) for b in network(activation="relu").biases] == [True, False]
 
 
 def test_set_parameters_from_lists() -> None:

@@ -144,9 +144,9 @@ class CupyBackend:
         with self._current:
             return memory.free_and_total()
 
-    def transfer(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> CupyTransfer:
+    def transfer(self, rows: int, columns: Sequence[int], dtypes: Sequence[DTypeLike]) -> CupyTransfer:
         with self._current:
-            return CupyTransfer(rows, columns, dtype)
+            return CupyTransfer(rows, columns, dtypes)
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -27,12 +27,13 @@ class CupyTransfer:
     Args:
         rows: maximum number of samples per batch.
         columns: number of columns of each array.
-        dtype: of all arrays.
+        dtypes: of each array.
     """
 
-    def __init__(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> None:
-        self.windows = [memory.empty((2 * rows, n), dtype) for n in columns]
-        self._staging = [[_pinned((rows, n), np.dtype(dtype)) for n in columns] for _ in range(2)]
+    def __init__(self, rows: int, columns: Sequence[int], dtypes: Sequence[DTypeLike]) -> None:
+        arrays = [(n, np.dtype(dtype)) for n, dtype in zip(columns, dtypes, strict=True)]
+        self.windows = [memory.empty((2 * rows, n), dtype) for n, dtype in arrays]
+        self._staging = [[_pinned((rows, n), dtype) for n, dtype in arrays] for _ in range(2)]
         self._copying = cupy.cuda.Stream(non_blocking=True)
         self._read, self._sent = ([cupy.cuda.Event(disable_timing=True) for _ in range(2)] for _ in range(2))
         # The windows may reuse memory of arrays that the device is still computing with.

@@ -53,13 +53,14 @@ class Epoch:
         backend = model.backend
         self.counter = backend.upload(np.zeros(1), np.int64)
         self._prefetch: Prefetch | None = None
+        dtypes = [model.input_dtype(data.X), *[model.dtype] * (len(data.arrays) - 1)]
         if not backend.owns(data.X) and self.whole:
-            self.data = data = Dataset(*(backend.upload(array, model.dtype) for array in data.arrays))
+            self.data = data = Dataset(*map(backend.upload, data.arrays, dtypes))
         if backend.owns(data.X):
             self.order = backend.upload(np.arange(samples), np.int64)
             self._rows = data.arrays, self.order, self.counter
         else:
-            self._prefetch = Prefetch(backend, data.arrays, size, model.dtype)
+            self._prefetch = Prefetch(backend, data.arrays, size, dtypes)
             self._rows = self._prefetch.sources, self._prefetch.rows, self._prefetch.half
         self._total = backend.upload(np.zeros((1, 1)), np.float64)
         self._training, self._update, self._stride, self._expected = training, update, size, runs
@@ -101,7 +102,7 @@ class Epoch:
             batch = Batch(data.X, data.y, data.w)
         else:
             sources, order, counter = self._rows
-            rows = [op.empty(size, source.shape[1]) for source in sources]
+            rows = [op.empty(size, source.shape[1], source.dtype) for source in sources]
             for source, out in zip(sources, rows, strict=True):
                 op.record(Gather(source, order, counter, self._stride, out))
             batch = Batch(*rows)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from nnbp.engine.model import Model
+from nnbp.engine.model import Model, statistics_unknown
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, Gemm, Operation, Reduce
 from nnbp.nn.layers import DenseNode, Node
@@ -47,6 +47,9 @@ class Executor:
         gradients: whether to record the backward pass, which needs targets.
         keep_z: whether every layer keeps z as well as a.
         want_dx: whether the backward pass continues to the input.
+
+    Raises:
+        NnbpError: the statistics of the inputs are not known yet.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Executor:
         keep_z: bool = False,
         want_dx: bool = False,
     ) -> None:
+        if not model.observed:
+            raise statistics_unknown()
         self.model, self.batch = model, batch
         op = model.builder(len(batch.x), training=training)
         self.forward: list[Operation] = op.begin()
@@ -82,7 +87,8 @@ class Executor:
         for k, layer in enumerate(model.layers):
             # The loss reads z of the output layer.
             keep = keep_z or k == len(model.layers) - 1
-            node = layer.connect(op, x, theta[k], gradient[k], model.streams[k], keep_z=keep)
+            arrays = {**theta[k], **model.statistics[k]}
+            node = layer.connect(op, x, arrays, gradient[k], model.streams[k], keep_z=keep)
             self.nodes.append(node)
             x = node.a
 

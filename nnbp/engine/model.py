@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -11,15 +11,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.engine.dataset import Dataset
+from nnbp.errors import NnbpError
 from nnbp.graph.backend import Backend
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, Gemm, Precision
-from nnbp.nn.layers import Dense, Layer
+from nnbp.nn.layers import Dense, Layer, Statistics
 from nnbp.nn.losses import Loss
 from nnbp.nn.parameters import Parameters
 
 # The second word of the seed says which of a network's random sequences it is for.
 _WEIGHTS, _ORDER, _MASKS = range(3)
+
+_BLOCK = 2**20
+"""Approximate number of elements of X that statistics are taken of at once."""
+
+
+def statistics_unknown() -> NnbpError:
+    """The error for any use but training of a network that has to see data first."""
+    return NnbpError(
+        "A network with a Standardize layer takes the mean and deviation of its inputs from the data of the first fit, "
+        "and there has been none. Call fit(X, y) first."
+    )
 
 
 class Model:
@@ -31,6 +44,8 @@ class Model:
         sizes: of the input and of every layer.
         n_out: number of outputs.
         parameters: theta, its gradient, and how they are divided into W and b.
+        statistics: of each layer, the arrays that belong to the model and are not trained.
+        observed: whether the statistics that are taken from the first fit are known.
         streams: the random stream of each layer, or None.
         order_generator: draws the order of the samples.
 
@@ -63,6 +78,11 @@ class Model:
         self.n_out = self.sizes[-1]
         fan_ins = list(zip(self.layers, self.sizes, strict=False))
         self.parameters = Parameters(backend, [layer.parameters(n) for layer, n in fan_ins], self.dtype)
+        self.statistics = [
+            {name: backend.upload(values, values.dtype) for name, values in layer.statistics(n).items()}
+            for layer, n in fan_ins
+        ]
+        self.observed = not self.layers[0].observes_inputs
         self.streams = [layer.stream(backend, _key(seed, k)) for k, layer in enumerate(self.layers)]
         self.order_generator = np.random.default_rng(np.random.SeedSequence((seed, _ORDER)))
         generator = np.random.default_rng(np.random.SeedSequence((seed, _WEIGHTS)))
@@ -76,6 +96,39 @@ class Model:
     def dense(self) -> list[int]:
         """Indices of the dense layers."""
         return [k for k, layer in enumerate(self.layers) if isinstance(layer, Dense)]
+
+    def observe(self, data: Dataset) -> None:
+        """Takes the statistics of the first fit from its data."""
+        self.set_statistics([self.layers[0].observed(self._blocks(data))])
+
+    def _blocks(self, data: Dataset) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """X on the host, block by block, and the weights; without samples of weight 0."""
+        read = self.backend.download if self.backend.owns(data.X) else np.asarray
+        weights = np.ones(len(data)) if data.weights is None else data.weights
+        size = max(1, _BLOCK // self.n_in)
+        for first in range(0, len(data), size):
+            w = weights[first : first + size]
+            counts = w > 0
+            if counts.any():
+                yield np.asarray(read(data.X[first : first + size])[counts], np.float64), w[counts]
+
+    def host_statistics(self) -> list[Statistics]:
+        """Copies of the statistics of each layer, on the host.
+
+        Raises:
+            NnbpError: they are not known yet.
+        """
+        if not self.observed:
+            raise statistics_unknown()
+        download = self.backend.download
+        return [{name: np.array(download(array)) for name, array in own.items()} for own in self.statistics]
+
+    def set_statistics(self, values: Sequence[Statistics]) -> None:
+        """Sets the statistics of the first layers, or of all, from arrays on the host."""
+        for own, given in zip(self.statistics, values, strict=False):
+            for name, array in given.items():
+                own[name][...] = self.backend.upload(array, own[name].dtype)
+        self.observed = True
 
     def builder(self, samples: int, *, training: bool) -> Builder:
         """A builder for batches of this many samples."""
@@ -112,9 +165,13 @@ class Model:
 
         return square
 
-    def on_device(self, array: Array | NDArray[Any]) -> Array:
-        """The array on the device, in the model's dtype."""
-        return array if self.backend.owns(array) else self.backend.upload(array, self.dtype)
+    def input_dtype(self, X: Array | NDArray[Any]) -> np.dtype[Any]:
+        """The dtype in which the first layer reads X."""
+        return self.layers[0].input_dtype(X.dtype, self.dtype)
+
+    def on_device(self, array: Array | NDArray[Any], dtype: np.dtype[Any]) -> Array:
+        """The array on the device; one from the host in this dtype."""
+        return array if self.backend.owns(array) else self.backend.upload(array, dtype)
 
     def copied(self, array: Array) -> Array:
         """A new array with the same values."""

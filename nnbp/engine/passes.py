@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.engine.dataset import Dataset
@@ -26,7 +27,10 @@ _KEPT = 4
 
 
 class _Kind(NamedTuple):
-    """The key of an executor: its number of samples, columns of the targets (0 for none), and what it computes."""
+    """The key of an executor: its number of samples, columns of the targets (0 for none), and what it computes.
+
+    `wide` is the dtype of X if it is not that of the network.
+    """
 
     samples: int
     targets: int = 0
@@ -34,6 +38,7 @@ class _Kind(NamedTuple):
     trace: bool = False
     gradients: bool = False
     want_dx: bool = False
+    wide: np.dtype[Any] | None = None
 
 
 def _as_it_is(array: Array) -> Array:
@@ -59,20 +64,29 @@ class Passes:
 
     def _loaded(self, kind: _Kind, X: Array, y: Array | None = None, w: Array | None = None) -> Executor:
         """An executor with these samples; if it is kept, the next run of the same kind overwrites its results."""
+        dtype, on_device = self.model.input_dtype(X), self.model.on_device
         if kind.samples > self.piece:
-            return self._made(kind, Batch(*(None if x is None else self.model.on_device(x) for x in (X, y, w))))
+            y, w = (None if array is None else on_device(array, self.model.dtype) for array in (y, w))
+            return self._made(kind, Batch(on_device(X, dtype), y, w))
+        if dtype is not self.model.dtype:
+            kind = kind._replace(wide=dtype)
         executor = self._kept(kind)
         batch = executor.batch
         for array, buffer in ((X, batch.x), (y, batch.y), (w, batch.w)):
             if buffer is not None:
                 # Not by assignment: glibc's copy takes ten times as long on some processors (AMD's Zen 3) if the two
                 # addresses differ by 16 bytes modulo a page, as they do for consecutive arrays of whole pages.
-                self.model.backend.xp.multiply(self.model.on_device(array), self._one, buffer)
+                self.model.backend.xp.multiply(on_device(array, buffer.dtype), self._one, buffer)
         return executor
 
     def clear(self) -> None:
         """Releases the cached executors and their memory."""
         self._executors.clear()
+
+    def forget(self) -> None:
+        """Forgets the statistics that the first layer has taken from data."""
+        self.model.observed = False
+        self.clear()
 
     def _kept(self, kind: _Kind) -> Executor:
         executor, kept = self._executors.pop(kind, None), self._executors
@@ -82,7 +96,8 @@ class Passes:
             empty, m, dtype = self.model.backend.empty, kind.samples, self.model.dtype
             y = empty((m, kind.targets), dtype) if kind.targets else None
             w = empty((m, 1), dtype) if kind.weighted else None
-            executor = self._made(kind, Batch(empty((m, self.model.n_in), dtype), y, w))
+            x = empty((m, self.model.n_in), dtype if kind.wide is None else kind.wide)
+            executor = self._made(kind, Batch(x, y, w))
         kept[kind] = executor
         return executor
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from nnbp.graph.backend import Backend, Streaming
 
@@ -29,13 +29,15 @@ class Prefetch:
         backend: receives the batches; it must be able to stream.
         arrays: (m, columns) each, on the host, of any dtype.
         size: samples per batch; the last one may be smaller.
-        dtype: of the windows.
+        dtypes: of the windows.
     """
 
-    def __init__(self, backend: Backend, arrays: Sequence[NDArray[Any]], size: int, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, backend: Backend, arrays: Sequence[NDArray[Any]], size: int, dtypes: Sequence[DTypeLike]
+    ) -> None:
         assert isinstance(backend, Streaming), "data stay on the host only if the backend can stream them"
         self._arrays, self._size, self._sent = arrays, size, 0
-        self._transfer = backend.transfer(size, [array.shape[1] for array in arrays], dtype)
+        self._transfer = backend.transfer(size, [array.shape[1] for array in arrays], dtypes)
         self.sources = list(self._transfer.windows)
         self.rows = backend.upload(np.arange(2 * size), np.int64)
         self.half = backend.upload(np.zeros(1), np.int64)

@@ -105,8 +105,8 @@ class Streaming(Protocol):
     def memory(self) -> tuple[int, int]:
         """Free and total memory of the device, in bytes; memory that the backend keeps for reuse counts as free."""
 
-    def transfer(self, rows: int, columns: Sequence[int], dtype: DTypeLike) -> Transfer:
-        """A transfer for batches of at most `rows` rows, with one array for each number of columns."""
+    def transfer(self, rows: int, columns: Sequence[int], dtypes: Sequence[DTypeLike]) -> Transfer:
+        """A transfer for batches of at most `rows` rows, with one array for each number of columns and dtype."""
 
 
 def registered() -> dict[str, EntryPoint]:

@@ -40,7 +40,7 @@ class Activation(Named, kind="activation"):
     name: ClassVar[str]
 
     initializer: ClassVar[str] = "glorot_uniform"
-    """Initializer of the weights of a layer with this activation."""
+    """Initializer of W and b of a layer with this activation."""
 
     kinks: ClassVar[tuple[float, ...]] = ()
     """Values of z at which f' jumps; gradient checks step around them."""
@@ -128,7 +128,7 @@ class ReLU(Activation):
     """
 
     name = "relu"
-    initializer = "he_uniform"
+    initializer = "rectifier_uniform"
     kinks = (0.0,)
 
     def f(self, z: Any) -> Any:
@@ -146,7 +146,7 @@ class LeakyReLU(Activation):
     """
 
     name = "leaky_relu"
-    initializer = "he_uniform"
+    initializer = "rectifier_uniform"
     kinks = (0.0,)
 
     def __init__(self, slope: float = 0.01) -> None:

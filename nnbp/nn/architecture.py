@@ -70,7 +70,18 @@ class Architecture:
         self._decided = [layer.with_activation(next(choices)) if isinstance(layer, Dense) else layer for layer in given]
         self._check()
 
+    @property
+    def first(self) -> Layer:
+        """The layer that reads X."""
+        return self._decided[0]
+
     def _check(self) -> None:
+        for k, layer in enumerate(self._decided):
+            if k and layer.observes_inputs:
+                raise ValueError(
+                    f"{layer!r} is for the inputs of a network, so it is the first layer; received it after "
+                    f"{self._decided[k - 1]!r}. Move it to the front."
+                )
         *hidden, last = (layer for layer in self.layers(outputs=2) if isinstance(layer, Dense))
         for layer in (*hidden, last):
             check_activation(layer.f)

@@ -1,4 +1,4 @@
-"""Initial weights: W drawn so that the variance of a layer's output neither grows nor dies with depth.
+"""Initial values: W drawn so that the variance of a layer's output neither grows nor dies with depth; b is 0 or drawn.
 
 Every initializer draws on the host in float64 from a NumPy generator, and the caller casts and uploads: the
 same seed gives the same bits on every device. The normal ones are plain normal distributions, as PyTorch's
@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 class Initializer(Named, ABC, kind="initializer"):
     """A distribution of initial weights: a subclass gives `draw`, and a `name` by which `get` then knows it.
 
+    Biases are 0, unless the subclass gives `draw_biases`, too.
+
     Example:
         >>> class Small(Initializer):
         ...     name = "small"
@@ -42,6 +44,10 @@ class Initializer(Named, ABC, kind="initializer"):
     def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         """W (n_out, n_in), float64."""
 
+    def draw_biases(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
+        """b (n_out,), float64."""
+        return np.zeros(n_out)
+
     @final
     def sample(self, rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
         """A weight matrix W ~ this distribution.
@@ -56,18 +62,28 @@ class Initializer(Named, ABC, kind="initializer"):
         Raises:
             ShapeError, DTypeError: a subclass drew another shape or dtype.
         """
-        weights: Any = self.draw(rng, *shape)
-        if (dtype := getattr(weights, "dtype", type(weights).__name__)) != np.float64:
+        return self._checked("draw", self.draw(rng, *shape), shape, "(n_out, n_in)")
+
+    @final
+    def sample_biases(self, rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
+        """The biases b (n_out,) of a layer with weights of this shape; otherwise as `sample`.
+
+        They are drawn from a child of the generator, so the next weights do not depend on whether there are any.
+        """
+        return self._checked("draw_biases", self.draw_biases(rng.spawn(1)[0], *shape), shape[:1], "(n_out,)")
+
+    def _checked(self, method: str, values: Any, shape: tuple[int, ...], means: str) -> Floats:
+        if (dtype := getattr(values, "dtype", type(values).__name__)) != np.float64:
             raise DTypeError(
-                f"draw of {self!r} returns a float64 array, the same bits for every device; received {dtype}. Leave "
-                "the casting to the caller."
+                f"{method} of {self!r} returns a float64 array, the same bits for every device; received {dtype}. "
+                "Leave the casting to the caller."
             )
-        if weights.shape != shape:
+        if values.shape != shape:
             raise ShapeError(
-                f"draw of {self!r} returns an array of shape (n_out, n_in), {shape} here; received shape "
-                f"{weights.shape}. Pass size=(n_out, n_in) to the generator."
+                f"{method} of {self!r} returns an array of shape {means}, {shape} here; received shape "
+                f"{values.shape}. Pass size={means} to the generator."
             )
-        drawn: Floats = weights
+        drawn: Floats = values
         return drawn
 
     def config(self) -> dict[str, Any]:
@@ -130,6 +146,30 @@ class HeNormal(Initializer):
 
     def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         return rng.normal(0.0, math.sqrt(2.0 / n_in), size=(n_out, n_in))
+
+
+@final
+class RectifierUniform(Initializer):
+    """W ~ U(-r, r), r = √(12 / (n_in + n_out)); b ~ U(-2r, 2r). The default for relu and leaky_relu.
+
+    The variance of W is 4 / (n_in + n_out): that of `glorot_uniform`, doubled because a rectifier halves the signal.
+    A unit on one input has its kink at x = -b / W: without biases all kinks lie at x = 0, with these they spread over
+    the range of a standardised input, and further.
+
+    Source: Glorot & Bengio, AISTATS 2010, equation 16, with the factor of He, Zhang, Ren & Sun, "Delving deep into
+    rectifiers", ICCV 2015, equations 10 and 14; PyTorch's `xavier_uniform_` with the gain of relu. The interval of b is
+    our own choice: twice as wide as in scikit-learn's MLPRegressor, relative to W.
+    """
+
+    name = "rectifier_uniform"
+
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
+        bound = math.sqrt(12.0 / (n_in + n_out))
+        return rng.uniform(-bound, bound, size=(n_out, n_in))
+
+    def draw_biases(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
+        bound = 2.0 * math.sqrt(12.0 / (n_in + n_out))
+        return rng.uniform(-bound, bound, size=n_out)
 
 
 @final

@@ -7,12 +7,13 @@ the forward pass and returns a `Node`: the buffers of this layer in this executo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.errors import DataError
 from nnbp.graph.backend import Backend
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, RandomStream, Reduce, Uniform
@@ -24,6 +25,7 @@ from nnbp.registry import Named
 from nnbp.validation import number, whole_number
 
 Views = Mapping[str, Array]
+Statistics = dict[str, NDArray[Any]]
 
 
 class Node(ABC):
@@ -41,6 +43,9 @@ class Layer(Named, ABC, kind="layer", attribute="kind"):
 
     kind: ClassVar[str]
 
+    observes_inputs: ClassVar[bool] = False
+    """Whether the layer takes statistics from the inputs at the first fit; only the first layer of a network can."""
+
     @abstractmethod
     def outputs(self, n_in: int) -> int:
         """Number of outputs for this number of inputs."""
@@ -52,6 +57,25 @@ class Layer(Named, ABC, kind="layer", attribute="kind"):
     def initial(self, rng: np.random.Generator, n_in: int) -> dict[str, NDArray[Any]]:
         """Initial values of the parameters, float64, on the host."""
         return {}
+
+    def statistics(self, n_in: int) -> Statistics:
+        """Arrays that the layer does not learn and that are part of the model: their initial values, on the host."""
+        return {}
+
+    def observed(self, blocks: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Statistics:
+        """The statistics of the inputs at the first fit, if the layer `observes_inputs`.
+
+        Args:
+            blocks: inputs (k, n_in) and the weight of each of them (k,), above 0.
+        """
+        return {}
+
+    def check_statistics(self, statistics: Statistics) -> None:
+        """Raises DataError if these cannot be statistics of the layer."""
+
+    def input_dtype(self, given: np.dtype[Any], dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The dtype in which the layer, if it is the first one, reads X of a given dtype; `dtype` is the network's."""
+        return dtype
 
     def stream(self, backend: Backend, key: tuple[int, int]) -> RandomStream | None:
         """The random numbers that the layer needs in training."""
@@ -66,7 +90,7 @@ class Layer(Named, ABC, kind="layer", attribute="kind"):
         Args:
             op: the recorder of the executor.
             x: the input.
-            theta: the layer's parameters by name.
+            theta: the layer's parameters and statistics by name.
             gradient: where their gradients go.
             stream: the layer's random numbers.
             keep_z: whether z has to stay in memory beside a.
@@ -85,7 +109,8 @@ class Dense(Layer):
         units: n_out, the number of units.
         activation: f, by name or as an object; None leaves it to the network (the loss's choice for the last layer, the
             network's activation for the others).
-        initializer: of W, by name or as an object; None leaves it to the activation. b starts at 0.
+        initializer: of W and b, by name or as an object; None leaves it to the activation. b starts at 0, unless the
+            initializer draws it.
     """
 
     kind = "dense"
@@ -115,7 +140,8 @@ class Dense(Layer):
 
     def initial(self, rng: np.random.Generator, n_in: int) -> dict[str, NDArray[Any]]:
         initializer = self.initializer or initializers.get(self.f.initializer)
-        return {"W": initializer.sample(rng, (self.units, n_in)), "b": np.zeros(self.units)}
+        shape = self.units, n_in
+        return {"W": initializer.sample(rng, shape), "b": initializer.sample_biases(rng, shape)}
 
     def connect(
         self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
@@ -207,6 +233,99 @@ class DropoutNode(Node):
 
     def _mask(self, op: Builder, x: Array, out: Array) -> None:
         op.map(lambda x, u: x * self.scale * (u >= self.rate), [out], x=x, u=self.u)
+
+
+@final
+class Standardize(Layer):
+    """a = (x − mean) / deviation, feature by feature; 0 for a feature that was constant. The first layer of a network.
+
+    Mean and deviation, √(Σ w (x − mean)² / Σ w), are those of the training data of the first fit or `partial_fit`, in
+    which a sample of weight w, by sample and class weights, counts like w samples. From then on they are part of the
+    model and stay the same.
+
+    The layer subtracts in float64 and rounds afterwards. X is kept in float64 for it, unless the network's dtype holds
+    every number of X's dtype.
+    """
+
+    kind = "standardize"
+    observes_inputs = True
+
+    def outputs(self, n_in: int) -> int:
+        return n_in
+
+    def statistics(self, n_in: int) -> Statistics:
+        return {"mean": np.full(n_in, np.nan), "deviation": np.full(n_in, np.nan)}
+
+    def observed(self, blocks: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Statistics:
+        """Sums of blocks, combined as in Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983.
+
+        They are sums of distances from the first sample, which are exactly 0 for a constant feature.
+        """
+        first: Any = None
+        mean: Any = 0.0
+        square: Any = 0.0
+        total = 0.0
+        for x, w in blocks:
+            first = x[0].copy() if first is None else first
+            distance, weight, own = x - first, w[:, None], float(w.sum())
+            center = (weight * distance).sum(axis=0) / own
+            total += own
+            square = square + (weight * (distance - center) ** 2).sum(axis=0)
+            square = square + (center - mean) ** 2 * (own * (total - own) / total)
+            mean = mean + (center - mean) * (own / total)
+        mean, deviation = first + mean, np.sqrt(square / total)
+        # Differences as small as rounding errors of the mean are no variation.
+        deviation[deviation <= 4 * np.spacing(np.abs(mean))] = 0.0
+        found = {"mean": mean, "deviation": deviation}
+        self.check_statistics(found)
+        return found
+
+    def check_statistics(self, statistics: Statistics) -> None:
+        deviation = statistics["deviation"]
+        if not (np.isfinite(deviation).all() and deviation.min() >= 0 and deviation.any()):
+            raise DataError(
+                "Standardize divides by the deviation of each feature, which is finite, at least 0, and above 0 for "
+                f"one feature at least; received deviations from {deviation.min()} to {deviation.max()}. Begin with "
+                "samples that differ, of a size whose square is a number."
+            )
+
+    def input_dtype(self, given: np.dtype[Any], dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return dtype if np.can_cast(given, dtype) else np.dtype(np.float64)
+
+    def connect(
+        self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
+    ) -> StandardizeNode:
+        return StandardizeNode(op, x, theta["mean"], theta["deviation"])
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+class StandardizeNode(Node):
+    """A Standardize layer in one executor; it works on X as it lies in memory, (m, n)."""
+
+    def __init__(self, op: Builder, x: Array, mean: Array, deviation: Array) -> None:
+        self.deviation = deviation
+        x, mean, deviation = x.T, mean.reshape(1, -1), deviation.reshape(1, -1)
+        m, n = x.shape
+        wide = op.empty(m, n, np.float64)
+        op.map(lambda x, mean, s: (x - mean) * _inverse(s), [wide], x=x, mean=mean, s=deviation)
+        if op.dtype == np.float64:
+            self.a = wide.T
+            return
+        rounded = op.empty(m, n)
+        op.map(lambda a: a, [rounded], a=wide)
+        self.a = rounded.T
+
+    def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
+        """∂C/∂x = ∂C/∂a / deviation."""
+        op.map(lambda da, s: da * _inverse(s), [da], da=da, s=self.deviation.reshape(-1, 1))
+        return da
+
+
+def _inverse(deviation: Any) -> Any:
+    """1 / deviation, and 0 for a constant feature."""
+    return np.where(deviation > 0.0, 1.0 / deviation, 0.0)
 
 
 class IdentityNode(Node):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +24,12 @@ from nnbp.formatting import shown
 from nnbp.nn.activations import Activation
 from nnbp.nn.architecture import Architecture
 from nnbp.nn.initializers import Initializer
-from nnbp.nn.layers import Layer
+from nnbp.nn.layers import Layer, Statistics
 from nnbp.nn.losses import Loss
 from nnbp.registry import Named, unknown_name
 from nnbp.serialization.safetensors_file import (
     DTYPES,
+    ArraySpec,
     Container,
     RefusedError,
     canonical,
@@ -60,6 +61,7 @@ class ModelFile:
         architecture: n_in; layers, a list of {"kind", "config"} with the config of `Layer.config`, activations decided;
             loss, {"name", …its arguments}; weight_decay; dtype, "float32" or "float64"; seed.
         arrays: W1 (n_out, n_in), b1 (n_out,), W2, … on the host, of that dtype; the number counts layers that learn.
+            The mean0 (n_in,) and deviation0 (n_in,) of a Standardize layer, before the first of these, are float64.
         extra: JSON values of the caller's, under keys of its choice.
     """
 
@@ -114,27 +116,44 @@ def build_layers(architecture: Mapping[str, Any], custom: Sequence[type] = ()) -
         return _build(dict(architecture), known)
 
 
+def numbered(layers: Iterable[Layer], n_in: int) -> Iterator[tuple[int, Layer, int]]:
+    """Each layer with the number that its arrays have in a file, before it, and its number of inputs after it."""
+    number = 0
+    for layer in layers:
+        number += bool(layer.parameters(n_in))
+        yield number, layer, n_in
+        n_in = layer.outputs(n_in)
+
+
+def statistics_in(arrays: Mapping[str, NDArray[Any]], layers: Iterable[Layer], n_in: int) -> list[Statistics]:
+    """The statistics of each layer, out of the arrays of a file."""
+    return [
+        {name: arrays[f"{name}{number}"] for name in layer.statistics(n)} for number, layer, n in numbered(layers, n_in)
+    ]
+
+
 def _encode(model_file: ModelFile) -> bytes:
     architecture = model_file.architecture
     # What is defined here is what the user has; only a reader has to allow names.
     defined = [item for base in _OWN for item in base.registry.values()]
-    shapes = _shapes(architecture, _Known(defined))
+    layers, _ = _build(architecture, _Known(defined))
+    specs = _specs(layers, architecture)
     _check_object(model_file.extra, "extra")
     check_json(model_file.extra, "extra")
-    check_names(model_file.arrays, shapes)
+    check_names(model_file.arrays, specs)
     arrays = {}
-    for name, shape in shapes.items():
+    for name, (shape, dtype) in specs.items():
         array: Any = model_file.arrays[name]
-        if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") != architecture["dtype"]:
+        if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") != dtype:
             raise RefusedError(
-                f"{name} is a NumPy array of dtype {architecture['dtype']}; received {type(array).__name__} of "
+                f"{name} is a NumPy array of dtype {dtype}; received {type(array).__name__} of "
                 f"{getattr(array, 'dtype', 'no dtype')}."
             )
         if array.shape != shape:
             raise RefusedError(f"the shape of {name} here is {list(shape)}; received {list(array.shape)}.")
-        _check_finite(name, array)
         # safetensors writes the memory of an array as it lies, whatever its strides say.
-        arrays[name] = np.ascontiguousarray(array, dtype=architecture["dtype"])
+        arrays[name] = np.ascontiguousarray(array, dtype=dtype)
+    _check_values(arrays, layers, architecture)
     content = {
         "format_version": FORMAT_VERSION,
         "nnbp_version": __version__,
@@ -158,13 +177,12 @@ def _decode(container: Container, known: _Known) -> ModelFile:
     whole_number("the format version", version, 1)
     _check_object(content["extra"], "extra")
     architecture = content["architecture"]
-    shapes = _shapes(architecture, known)
-    arrays = container.arrays(architecture["dtype"], shapes)
+    layers, _ = _build(architecture, known)
+    arrays = container.arrays(_specs(layers, architecture))
     digest = content.pop("sha256")
     if digest != _digest(content, arrays):
         raise RefusedError(f"its checksum does not fit its content; received {shown(digest)}.")
-    for name, array in arrays.items():
-        _check_finite(name, array)
+    _check_values(arrays, layers, architecture)
     return ModelFile(architecture, arrays, content["extra"])
 
 
@@ -277,17 +295,14 @@ def _build(architecture: dict[str, Any], known: _Known) -> tuple[list[Layer], Lo
     return built, loss
 
 
-def _shapes(architecture: dict[str, Any], known: _Known) -> dict[str, tuple[int, ...]]:
-    """The shape of every array by its name: W1, b1, W2, …"""
-    layers, _ = _build(architecture, known)
-    n_in, number = architecture["n_in"], 0
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in layers:
-        specs = layer.parameters(n_in)
-        number += bool(specs)
-        shapes |= {f"{spec.name}{number}": spec.shape for spec in specs}
-        n_in = layer.outputs(n_in)
-    return shapes
+def _specs(layers: list[Layer], architecture: dict[str, Any]) -> dict[str, ArraySpec]:
+    """Shape and dtype of every array by its name: W1, b1, W2, …"""
+    specs: dict[str, ArraySpec] = {}
+    for number, layer, n_in in numbered(layers, architecture["n_in"]):
+        own = {spec.name: ArraySpec(spec.shape, architecture["dtype"]) for spec in layer.parameters(n_in)}
+        own |= {name: ArraySpec(a.shape, a.dtype.name) for name, a in layer.statistics(n_in).items()}
+        specs |= {f"{name}{number}": spec for name, spec in own.items()}
+    return specs
 
 
 def _check_object(value: object, what: str) -> None:
@@ -295,11 +310,14 @@ def _check_object(value: object, what: str) -> None:
         raise RefusedError(f"{what} is an object; received {shown(value)}.")
 
 
-def _check_finite(name: str, array: NDArray[Any]) -> None:
-    finite = np.isfinite(array)
-    if not finite.all():
-        place = [int(i) for i in np.argwhere(~finite)[0]]
-        raise RefusedError(
-            f"parameters are finite; {name}{place} is {array[tuple(place)]}.",
-            "Take a network whose training did not diverge.",
-        )
+def _check_values(arrays: Mapping[str, NDArray[Any]], layers: list[Layer], architecture: dict[str, Any]) -> None:
+    for name, array in arrays.items():
+        finite = np.isfinite(array)
+        if not finite.all():
+            place = [int(i) for i in np.argwhere(~finite)[0]]
+            raise RefusedError(
+                f"parameters are finite; {name}{place} is {array[tuple(place)]}.",
+                "Take a network whose training did not diverge.",
+            )
+    for layer, statistics in zip(layers, statistics_in(arrays, layers, architecture["n_in"]), strict=True):
+        layer.check_statistics(statistics)

@@ -17,7 +17,7 @@ import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import safetensors
@@ -162,6 +162,13 @@ def pack(text: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return data
 
 
+class ArraySpec(NamedTuple):
+    """The shape of an array in a file, and its dtype, "float32" or "float64"."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
 class Container:
     """An open safetensors file with one metadata key; only its header is read so far.
 
@@ -206,11 +213,11 @@ class Container:
         if not isinstance(self.text, str):
             raise RefusedError(f"the metadata {KEY!r} are a text; received {shown(self.text)}.")
 
-    def arrays(self, dtype: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    def arrays(self, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[Any]]:
         """Reads the arrays, if they are exactly these and fill the rest of the file."""
-        check_names(self._entries, shapes)
+        check_names(self._entries, specs)
         spans = []
-        for name, shape in shapes.items():
+        for name, (shape, dtype) in specs.items():
             entry = keyed(self._entries[name], ("dtype", "shape", "data_offsets"), f"the entry of {name}")
             if entry["dtype"] != DTYPES[dtype]:
                 raise RefusedError(
@@ -236,7 +243,7 @@ class Container:
         # The library's own rules (its error is none of the usual ones), should it have any beyond those above.
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise RefusedError(f"the safetensors library refuses it: {error}.") from error
-        return {name: found[name] for name in shapes}
+        return {name: found[name] for name in specs}
 
 
 def _guess(head: bytes) -> str:

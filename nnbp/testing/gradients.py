@@ -219,10 +219,23 @@ class _Probe:
         return _Differences(best, doubt, crossed & clean, crossed & ~clean)
 
 
-def _step(x: Any, relative: float) -> Floats:
-    """relative · max(1, |x|), rounded to a power of two, so that x ± h is exact."""
-    size: Floats = relative * np.maximum(1.0, np.abs(np.atleast_1d(x)))
-    return np.exp2(np.round(np.log2(size)))
+def _step(size: Any, relative: float) -> Floats:
+    """relative · size, rounded to a power of two, so that x ± h is exact."""
+    return np.exp2(np.round(np.log2(relative * np.atleast_1d(size))))
+
+
+def _size(x: Any) -> Any:
+    return np.maximum(1.0, np.abs(x))
+
+
+def _sizes_of_inputs(net: Network, X: Floats) -> Floats:
+    """The size of every input that the first step is relative to."""
+    deviation = net.model.host_statistics()[0].get("deviation")
+    if deviation is None:
+        sizes: Floats = _size(X)
+        return sizes
+    # However large a standardised feature is, the network sees it in units of its deviation.
+    return np.broadcast_to(np.where(deviation > 0, deviation, 1.0), X.shape)
 
 
 def _row(
@@ -275,7 +288,7 @@ def check_gradients(
         X: (m, n_in); a few samples are enough.
         y: targets, as for `fit`.
         sample_weight: (m,), at least 0, or None.
-        step: first step h, relative to max(1, |θᵢ|); None is 2⁻¹⁰.
+        step: first step h, relative to max(1, |θᵢ|), or to the deviation of a standardised feature; None is 2⁻¹⁰.
         tolerance: largest relative error that passes.
         entries: number of entries of each array to check, drawn with a fixed seed; for ∂C/∂x, number of features. None
             is all.
@@ -313,13 +326,13 @@ def check_gradients(
         for name, where, shape in _arrays(parameters):
             chosen = _sample(rng, where.stop - where.start, count)
             single = [
-                probe.differences(partial(probe.at_parameter, i), _step(probe.theta[i], relative), total)
+                probe.differences(partial(probe.at_parameter, i), _step(_size(probe.theta[i]), relative), total)
                 for i in where.start + chosen
             ]
             places = list(zip(*(axis.tolist() for axis in np.unravel_index(chosen, shape)), strict=True))
             rows.append(_row(name, shape, places, found.flat[where][chosen], single, tolerance))
-        features = _sample(rng, data.X.shape[1], count)
-        single = [probe.differences(partial(probe.at_input, i), _step(data.X[:, i], relative), scale) for i in features]
+        features, sizes = _sample(rng, data.X.shape[1], count), _sizes_of_inputs(twin, data.X)
+        single = [probe.differences(partial(probe.at_input, i), _step(sizes[:, i], relative), scale) for i in features]
         places = [(n, int(i)) for i in features for n in range(len(data.X))]
         rows.append(_row("dX", tuple(data.X.shape), places, found.dX.T[features].ravel(), single, tolerance))
     return GradientReport(tuple(rows), tolerance, tuple(probe.kinks), float(found.loss))

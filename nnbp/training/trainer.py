@@ -239,7 +239,7 @@ class Trainer:
         if self.options.batch_size != batch_size or self.state is not state:
             return False
         own, arrays = self.train.data.arrays, data.arrays
-        if [array.shape for array in own] != [array.shape for array in arrays]:
+        if [(array.shape, array.dtype) for array in own] != [(array.shape, array.dtype) for array in arrays]:
             return False
         for array, new in zip(own, arrays, strict=True):
             array[...] = new

@@ -17,6 +17,7 @@ from interruptible import interruptible
 from nnbp import Network
 from nnbp.cli.common import Terminated
 from nnbp.cli.main import main
+from nnbp.nn.initializers import HeUniform
 from nnbp.tabular.model import TableModel
 from nnbp.training.callbacks import Callback, TrainingState
 
@@ -118,7 +119,10 @@ def test_columns_of_one_unit_are_standardised_together(capsys):
     columns = TableModel.load(result["model"], device="cpu").preprocessor.columns
     assert len({(column.mean, column.scale) for column in columns}) == 1
     assert "dropout 0.2" in result["network"]
+    assert 'initializer = "he_uniform"' in (Path(result["run"]) / "config.toml").read_text(encoding="utf-8")
+    assert Network.load(result["model"], device="cpu").layers[1].initializer == HeUniform()
     _, result = trained(capsys, "wine", "--epochs", "1")
+    assert "initializer" not in (Path(result["run"]) / "config.toml").read_text(encoding="utf-8")
     columns = TableModel.load(result["model"], device="cpu").preprocessor.columns
     assert len({(column.mean, column.scale) for column in columns}) == 13
 

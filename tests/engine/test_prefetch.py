@@ -13,7 +13,7 @@ from kernel_samples import needs_compiler
 from numpy.typing import NDArray
 from strict_backend import StrictArray, StrictBackend
 
-from nnbp import DataError, Dense, Dropout, EarlyStopping, Network, validation
+from nnbp import DataError, Dense, Dropout, EarlyStopping, Network, Standardize, validation
 from nnbp.engine import passes
 from nnbp.graph.backend import Backend, Streaming, backend_class
 from nnbp.training import data_adapter
@@ -22,10 +22,11 @@ from nnbp.training import data_adapter
 class Hidden:
     """A transfer whose host arrays hold nothing any more when they have been sent."""
 
-    def __init__(self, backend: Small, rows: int, columns: Sequence[int], dtype: Any) -> None:
+    def __init__(self, backend: Small, rows: int, columns: Sequence[int], dtypes: Sequence[Any]) -> None:
         self.backend, self.half = backend, 0
-        self.windows = [backend.empty((2 * rows, n), dtype) for n in columns]
-        self.staging = [np.full((rows, n), np.nan, dtype) for n in columns]
+        arrays = list(zip(columns, dtypes, strict=True))
+        self.windows = [backend.empty((2 * rows, n), dtype) for n, dtype in arrays]
+        self.staging = [np.full((rows, n), np.nan, dtype) for n, dtype in arrays]
 
     def rows(self) -> list[NDArray[Any]]:
         return self.staging
@@ -55,8 +56,8 @@ class Small(StrictBackend):
     def memory(self) -> tuple[int, int]:
         return self.free, 2**20
 
-    def transfer(self, rows: int, columns: Sequence[int], dtype: Any) -> Hidden:
-        return Hidden(self, rows, columns, dtype)
+    def transfer(self, rows: int, columns: Sequence[int], dtypes: Sequence[Any]) -> Hidden:
+        return Hidden(self, rows, columns, dtypes)
 
     def upload(self, host: NDArray[Any], dtype: Any) -> StrictArray:
         if np.dtype(dtype).kind == "f":
@@ -145,6 +146,20 @@ def test_data_of_any_kind(kind: str, dtype: str, tmp_path: Path) -> None:
         found.append((net.parameters.get(), net.predict(given), net.forward(given), net.loss(given, y)))
     for streamed, resident in zip(*found, strict=True):
         np.testing.assert_array_equal(streamed, resident)
+
+
+def test_inputs_that_are_standardised_are_sent_in_float64() -> None:
+    """The network subtracts a large mean before it rounds, on inputs of the host as on those of the device."""
+    far, found = 1e8 + np.random.default_rng(1).normal(size=(61, 6)), []
+    for backend in (Small(), StrictBackend()):
+        net = Network([6, Standardize(), Dense(7, "tanh"), Dense(3)], loss="cross_entropy", device=backend, seed=3)
+        history = net.fit(far, y, batch_size=7, epochs=2, sample_weight=W, validation_split=0.2, progress=False)
+        found.append((history["loss"], net.parameters.get(), net.predict(far), net.forward(far), net.loss(far, y)))
+    for streamed, resident in zip(*found, strict=True):
+        np.testing.assert_array_equal(streamed, resident)
+    near = Network([6, Standardize(), Dense(7, "tanh"), Dense(3)], loss="cross_entropy", device="cpu", seed=3)
+    near.fit(far - 1e8, y, batch_size=7, epochs=2, sample_weight=W, validation_split=0.2, progress=False)
+    np.testing.assert_allclose(found[0][1], near.parameters, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])

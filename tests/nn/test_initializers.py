@@ -11,7 +11,8 @@ from nnbp.errors import DTypeError, ShapeError
 from nnbp.nn import initializers
 from nnbp.nn.initializers import Initializer
 
-NAMES = ["glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "zeros"]
+PAPERS = ["glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal", "zeros"]
+NAMES = [*PAPERS, "rectifier_uniform"]
 SHAPE = (300, 200)  # (n_out, n_in)
 VARIANCE = {
     "glorot_uniform": 2 / 500,
@@ -20,6 +21,7 @@ VARIANCE = {
     "he_normal": 2 / 200,
     "lecun_normal": 1 / 200,
     "zeros": 0.0,
+    "rectifier_uniform": 4 / 500,
 }
 
 
@@ -73,6 +75,32 @@ def test_the_formulas_use_fan_in_and_fan_out_the_right_way_round() -> None:
     )
 
 
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (250, 250)])
+def test_rectifiers_have_glorot_s_weights_times_the_root_of_2_and_biases(shape: tuple[int, int]) -> None:
+    initializer = initializers.get("rectifier_uniform")
+    bound = math.sqrt(12 / sum(shape))
+    glorot = initializers.get("glorot_uniform").sample(np.random.default_rng(0), shape)
+    weights = initializer.sample(np.random.default_rng(0), shape)
+    np.testing.assert_allclose(weights, glorot * math.sqrt(2), 1e-12, 1e-15)
+    biases = np.concatenate([initializer.sample_biases(np.random.default_rng(seed), shape) for seed in range(20)])
+    assert biases.shape == (20 * shape[0],)
+    assert 1.99 * bound < abs(biases).max() <= 2 * bound
+    assert biases.var() == pytest.approx((2 * bound) ** 2 / 3, rel=0.05)
+
+
+@pytest.mark.parametrize("name", Initializer.registry)
+def test_drawn_biases_leave_the_generator_as_it_was(name: str) -> None:
+    initializer, rng = initializers.get(name), np.random.default_rng(7)
+    biases = initializer.sample_biases(rng, (5, 3))
+    assert (biases.shape, biases.dtype) == ((5,), np.float64)
+    assert biases.any() == (name == "rectifier_uniform")
+    again = np.random.default_rng(7)
+    assert initializer.sample_biases(again, (5, 3)).tobytes() == biases.tobytes()
+    # The next layer's are others.
+    assert name in PAPERS or not np.isin(initializer.sample_biases(again, (5, 3)), biases).any()
+    assert rng.random() == np.random.default_rng(7).random()
+
+
 def test_torch_draws_from_the_same_distributions() -> None:
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -80,6 +108,7 @@ def test_torch_draws_from_the_same_distributions() -> None:
         ("glorot_uniform", torch.nn.init.xavier_uniform_),
         ("glorot_normal", torch.nn.init.xavier_normal_),
         ("he_uniform", lambda w: torch.nn.init.kaiming_uniform_(w, nonlinearity="relu")),
+        ("rectifier_uniform", lambda w: torch.nn.init.xavier_uniform_(w, torch.nn.init.calculate_gain("relu"))),
         ("he_normal", lambda w: torch.nn.init.kaiming_normal_(w, nonlinearity="relu")),
     ]:
         theirs = fill(torch.empty(SHAPE, dtype=torch.float64)).numpy()
@@ -136,5 +165,9 @@ def test_an_own_initializer_is_checked_and_known_by_its_name() -> None:
         own.result = [[1.0]]
         with pytest.raises(DTypeError, match="list"):
             own.sample(rng, (1, 1))
+        assert not own.sample_biases(rng, (3, 2)).any()
+        Own.draw_biases = lambda self, rng, n_out, n_in: np.ones(n_in)  # type: ignore[method-assign]
+        with pytest.raises(ShapeError, match=r"draw_biases of .* \(n_out,\), \(3,\) here; received shape \(2,\)"):
+            own.sample_biases(rng, (3, 2))
     finally:
         del Initializer.registry["own_for_this_test"]

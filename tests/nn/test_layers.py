@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nnbp.backends.cpu.backend import NumpyBackend
 from numpy.typing import NDArray
 
-from nnbp import Dense, Dropout, LeakyReLU, Tanh
+from nnbp import Dense, Dropout, LeakyReLU, Network, Tanh
 from nnbp.graph.builder import Builder
 from nnbp.nn.layers import DenseNode, IdentityNode, Layer, named
 from nnbp.nn.losses import Huber
@@ -77,13 +77,47 @@ def test_dense_describes_itself() -> None:
 
 def test_initializer_follows_the_activation_unless_given() -> None:
     draws = {
-        name: Dense(400, "tanh" if name == "glorot_uniform" else "relu").initial(np.random.default_rng(0), 100)["W"]
-        for name in ("glorot_uniform", "he_uniform")
+        activation: Dense(400, activation).initial(np.random.default_rng(0), 100)
+        for activation in ("tanh", "gelu", "relu", "leaky_relu")
     }
-    assert np.abs(draws["glorot_uniform"]).max() == pytest.approx(np.sqrt(6 / 500), rel=1e-2)
-    assert np.abs(draws["he_uniform"]).max() == pytest.approx(np.sqrt(6 / 100), rel=1e-2)
-    zeros = Dense(4, "relu", initializer="zeros").initial(np.random.default_rng(0), 3)
-    assert not zeros["W"].any()
+    bounds = {
+        "tanh": np.sqrt(6 / 500),
+        "gelu": np.sqrt(6 / 100),
+        "relu": np.sqrt(12 / 500),
+        "leaky_relu": np.sqrt(12 / 500),
+    }
+    for activation, bound in bounds.items():
+        assert np.abs(draws[activation]["W"]).max() == pytest.approx(bound, rel=1e-2)
+        assert draws[activation]["b"].any() == activation.endswith("relu")
+    for initializer in ("zeros", "he_uniform"):
+        named = Dense(4, "relu", initializer=initializer).initial(np.random.default_rng(0), 3)
+        assert named["W"].any() == (initializer == "he_uniform")
+        assert not named["b"].any()
+
+
+def test_the_weights_of_other_layers_do_not_depend_on_drawn_biases() -> None:
+    """Nor do those of a relu layer, but for their bound."""
+    options: dict[str, Any] = {"device": "cpu", "seed": 3, "dtype": "float64"}
+    drawn = Network([5, Dense(8, "relu"), Dense(4, "tanh"), Dense(2)], **options)
+    plain = Network([5, Dense(8, "relu", initializer="he_uniform"), Dense(4, "tanh"), Dense(2)], **options)
+    np.testing.assert_allclose(drawn.weights[0], plain.weights[0] * np.sqrt(5 / 6.5), 1e-12)
+    for k in (1, 2):
+        np.testing.assert_array_equal(drawn.weights[k], plain.weights[k])
+    assert [bool(b.any()) for b in (*drawn.biases, *plain.biases)] == [True, False, False, False, False, False]
+
+
+def test_relu_networks_learn_a_curve_of_one_input() -> None:
+    """With all biases 0 at first, the kinks of all units would begin at x = 0."""
+    x = np.linspace(-1.7, 1.7, 400)
+    errors = []
+    for initializer in (None, "he_uniform"):
+        error = 0.0
+        for seed in range(3):
+            net = Network([1, Dense(32, "relu", initializer=initializer), Dense(1)], device="cpu", seed=seed)
+            net.fit(x[:, None], np.sin(4 * x), epochs=60, learning_rate=0.01, progress=False)
+            error += np.mean((net.predict(x[:, None]) - np.sin(4 * x)) ** 2)
+        errors.append(error)
+    assert errors[0] < 0.5 * errors[1], errors
 
 
 def test_with_activation_fills_only_what_is_open() -> None:

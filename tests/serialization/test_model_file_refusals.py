@@ -163,7 +163,7 @@ def test_not_written(path: Path, model_file: ModelFile, message: str) -> None:
 
 def test_parameters_that_are_not_finite_are_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(model_file_module, "_check_finite", lambda name, array: None)
+        patch.setattr(model_file_module, "_check_values", lambda arrays, layers, architecture: None)
         write(path, with_array("W1", np.full((3, 4), np.nan)))
     with pytest.raises(ModelFileError, match=re.escape("parameters are finite; W1[0, 0] is nan")):
         read(path)

@@ -20,6 +20,7 @@ import safetensors.numpy
 from nnbp.errors import ModelFileError
 from nnbp.serialization import safetensors_file
 from nnbp.serialization.safetensors_file import (
+    ArraySpec,
     Container,
     RefusedError,
     check_json,
@@ -31,7 +32,7 @@ from nnbp.serialization.safetensors_file import (
 )
 
 ARRAYS = {"W1": np.arange(6, dtype=np.float32).reshape(2, 3), "b1": np.array([-0.0, 7.0], np.float32)}
-SHAPES = {"W1": (2, 3), "b1": (2,)}
+SPECS = {"W1": ArraySpec((2, 3), "float32"), "b1": ArraySpec((2,), "float32")}
 DATA = pack('{"a": 1}', ARRAYS)
 
 
@@ -54,7 +55,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> bytes:
 def opened(path: Path, data: bytes) -> dict[str, Any]:
     path.write_bytes(data)
     with path.open("rb") as file:
-        return Container(file).arrays("float32", SHAPES)
+        return Container(file).arrays(SPECS)
 
 
 def refusal(path: Path, data: bytes) -> str:
@@ -73,7 +74,7 @@ def test_pack_and_read(path: Path) -> None:
     with path.open("rb") as file:
         opened = Container(file)
         assert opened.text == '{"a": 1}'
-        arrays = opened.arrays("float32", SHAPES)
+        arrays = opened.arrays(SPECS)
     assert list(arrays) == ["W1", "b1"]
     for name, array in ARRAYS.items():
         assert arrays[name].dtype == np.float32
@@ -180,7 +181,7 @@ def test_a_false_size_costs_no_memory(path: Path) -> None:
     tracemalloc.start()
     try:
         with path.open("rb") as file, pytest.raises(RefusedError, match="it is truncated"):
-            Container(file).arrays("float32", {"W1": (2, 3), "b1": (size,)})
+            Container(file).arrays({"W1": ArraySpec((2, 3), "float32"), "b1": ArraySpec((size,), "float32")})
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()

@@ -13,7 +13,7 @@ from compiled_kernels import ARCHITECTURES, kernels, nvrtc_compile
 from emulated_cupy import Device, Memory, RawKernel, emulated_backend_class
 from kernel_samples import bundle, needs_compiler
 
-from nnbp import Dense, Dropout, Network
+from nnbp import Dense, Dropout, Network, Standardize
 from nnbp.errors import DeviceMemoryError, NnbpError
 from nnbp.graph.backend import Backend, backend_class
 from nnbp.graph.formula import trace
@@ -299,13 +299,14 @@ def test_random_streams_are_the_same_bits_as_on_the_cpu(backend, numpy_backend):
     compare()
 
 
-def test_a_network_trains_as_on_the_cpu(backend, numpy_backend):
-    rng = np.random.default_rng(5)
-    X, y = rng.normal(size=(50, 6)), rng.integers(0, 3, 50)
+@pytest.mark.parametrize("first", [[], [Standardize()]])
+def test_a_network_trains_as_on_the_cpu(backend, numpy_backend, first):
+    X = np.random.default_rng(5).normal(size=(50, 6))
+    y = (X[:, :2] > 0).sum(axis=1)
     trained = []
     for one in (backend, numpy_backend):
         net = Network(
-            [6, Dense(5, "tanh"), Dropout(0.25), Dense(4, "gelu"), Dense(3)],
+            [6, *first, Dense(5, "tanh"), Dropout(0.25), Dense(4, "gelu"), Dense(3)],
             loss="cross_entropy", weight_decay=1e-3, dtype="float64", seed=0, device=one,
         )  # fmt: skip
         history = net.fit(X, y, epochs=3, batch_size=16, progress=False, clip_norm=1.0)
@@ -313,6 +314,20 @@ def test_a_network_trains_as_on_the_cpu(backend, numpy_backend):
     assert trained[0][0][-1] < trained[0][0][0]
     for got, expected in zip(*trained, strict=True):
         np.testing.assert_allclose(got, expected, 1e-9, 1e-11)
+
+
+def test_a_float32_network_standardises_in_float64_as_on_the_cpu(backend, numpy_backend):
+    rng = np.random.default_rng(5)
+    X, y = 1e8 + rng.normal(size=(50, 6)), rng.integers(0, 3, 50)
+    found = []
+    for one in (backend, numpy_backend):
+        net = Network([6, Standardize(), Dense(5, "tanh"), Dense(3)], loss="cross_entropy", seed=0, device=one)
+        net.fit(X, y, epochs=3, batch_size=16, progress=False)
+        (statistics, *_), gradients = net.model.host_statistics(), net.gradients(X, y)
+        found.append((*statistics.values(), net.trace(X).z[1], gradients.dX, one.download(net.parameters)))
+    for got, expected in zip(*found, strict=True):
+        assert got.dtype == expected.dtype
+        np.testing.assert_allclose(got, expected, 1e-4, 1e-5)
 
 
 @needs_compiler

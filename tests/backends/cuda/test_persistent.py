@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kernel_samples import function_of, needs_compiler
 from nnbp.backends.cuda import codegen, persistent
 
-from nnbp import Dense, Dropout, Network
+from nnbp import Dense, Dropout, Network, Standardize
 from nnbp.graph.backend import backend_class
 from nnbp.graph.formula import trace
 from nnbp.graph.ops import Foreign, Gemm, Map
@@ -72,7 +72,7 @@ def test_steps_in_one_kernel_are_the_steps(opened, name):
     X, y = problem(name)
     found = []
     for least in (1, None):
-        layers = [6, Dense(8, "tanh"), Dropout(0.25), Dense(5, "gelu"), Dense(3)]
+        layers = [6, Standardize(), Dense(8, "tanh"), Dropout(0.25), Dense(5, "gelu"), Dense(3)]
         backend = opened(persistent=least)
         net = Network(layers, seed=0, device=backend, **NETWORKS[name])
         history = net.fit(
