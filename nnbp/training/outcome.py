@@ -61,10 +61,10 @@ class Outcome:
 
     def _remedy(self, otherwise: str) -> str:
         remedies = []
-        X, y, backend = self.data.X, self.data.y, self.trainer.model.backend
-        X = backend.download(X) if backend.owns(X) else np.asarray(X)
+        X, y, model = self.data.X, self.data.y, self.trainer.model
+        X = model.backend.download(X) if model.backend.owns(X) else np.asarray(X)
         sizes = _sizes(X)
-        if not sizes.max() <= _LARGE:
+        if not (sizes.max() <= _LARGE or model.layers[0].observes_inputs):
             k = int(np.argmax(sizes))
             column = X[:, k].astype(np.float64)
             remedies.append(

@@ -47,6 +47,16 @@ def test_a_fit_that_ends_worse_names_the_column_and_the_targets() -> None:
     assert "The targets have the mean 342 and the deviation 98.04" in text
 
 
+def test_the_remedies_work() -> None:
+    net = Network([nnbp.Standardize(), 8, 1], device="cpu", seed=0)
+    (text,) = doubts(net, HOUSES, PRICES * 1000)
+    assert "Column" not in text, "the inputs are standardised"
+    net = Network([nnbp.Standardize(), 8, 1], device="cpu", seed=0)
+    y = (PRICES - PRICES.mean()) / PRICES.std()
+    assert not doubts(net, HOUSES, y, epochs=300, learning_rate=0.01)
+    assert net.evaluate(HOUSES, y)["r2"] > 0.8
+
+
 def test_targets_that_are_too_large_for_the_steps_are_named() -> None:
     (text,) = doubts(network(2, 8, 1), (HOUSES - HOUSES.mean(0)) / HOUSES.std(0), PRICES * 1000)
     assert text.startswith("After 100 epochs the network is no better than a constant prediction: the mean cost")
