@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.cli.common import UsageError, arguments_checked
+from nnbp.cli.output import note
 from nnbp.network import Network
 from nnbp.nn import losses
 from nnbp.nn.layers import Dense, Dropout, Layer
 from nnbp.optim import optimizers, schedules
 from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder
 from nnbp.tabular.readers import load_source
-from nnbp.tabular.table import Source, train_test_split
+from nnbp.tabular.table import Reading, Source, train_test_split
 from nnbp.training.trainer import TrainingOptions
 
 Samples = tuple[NDArray[np.float64], NDArray[Any]]
@@ -68,7 +69,10 @@ def prepare(arguments: argparse.Namespace) -> PreparedData:
         DataError: the source cannot be read, or a cell of it cannot be used.
         UsageError: loss and task do not go together.
     """
-    source = load_source(arguments.source, target=arguments.target)
+    reading = Reading(
+        tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()), tuple(arguments.drop or ())
+    )
+    source = load_source(arguments.source, target=arguments.target).read_as(reading)
     task = arguments.task
     with arguments_checked():
         loss = None if arguments.loss is None else losses.get(arguments.loss)
@@ -90,7 +94,8 @@ def prepare(arguments: argparse.Namespace) -> PreparedData:
         if loss is not None and loss.name == "poisson":
             # Counts are at least 0 and stay what they are; eᶻ finds their scale by itself.
             target = replace(target, mean=0.0, scale=1.0)
-    preprocessor, one_unit = _preprocessor(rest)
+    preprocessor, one_unit = _preprocessor(rest, reading)
+    note("nnbp train", preprocessor.notes)
     X, _ = preprocessor.transform(rest)
     y = target.encode(rest)
     train, validation = (X, y), None
@@ -101,9 +106,9 @@ def prepare(arguments: argparse.Namespace) -> PreparedData:
     return PreparedData(source, preprocessor, target, train, validation, test, one_unit)
 
 
-def _preprocessor(source: Source) -> tuple[TablePreprocessor, bool]:
+def _preprocessor(source: Source, reading: Reading) -> tuple[TablePreprocessor, bool]:
     """The preprocessor of a table; columns of one unit get one mean and one scale."""
-    fitted = TablePreprocessor.fit(source)
+    fitted = TablePreprocessor.fit(source, reading)
     numeric = [column for column in fitted.columns if isinstance(column, NumberColumn)]
     if len(numeric) < len(fitted.columns):
         return fitted, False

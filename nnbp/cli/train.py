@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", metavar="SOURCE", help=f"{', '.join(BUILTIN)}, or a CSV, TSV, Parquet, NPY or NPZ file")
     add("--target", metavar="COLUMN", help="what to predict: a column's name; of NPY its index; of NPZ the key of y")
     add("--task", choices=("classification", "regression"), help="default: follows from the target")
+    add = parser.add_argument_group("table").add_argument
+    add("--missing", action="append", metavar="MARK", help="a mark of a missing value, besides NA, null, ? and others")
+    add("--decimal", choices=(".", ","), default=".", help="the decimal mark (default .)")
+    add("--text", action="append", metavar="COLUMN", help="take this column as text, whatever its cells say")
+    add("--drop", action="append", metavar="COLUMN", help="leave this column out")
     add = parser.add_argument_group("network").add_argument
     add("--hidden", type=hidden_sizes, metavar="N,N,…", help="units of hidden layers, or none (default: 32 to 512)")
     add("--activation", default="relu", metavar="NAME", help="of the hidden layers (default relu)")

@@ -88,7 +88,10 @@ class TableModel:
     def features(self, source: Source) -> tuple[NDArray[np.float64], list[str]]:
         """Features (m, n_in) of a table, and messages on what was ignored or not known."""
         if self.preprocessor is not None:
-            return self.preprocessor.transform(source)
+            source = self._read(source)
+            X, messages = self.preprocessor.transform(source)
+            self._check_range(source, X)
+            return X, messages
         n_in = self.network.model.n_in
         if len(source.columns) != n_in:
             raise DataError(
@@ -103,6 +106,24 @@ class TableModel:
                 "saved without the preprocessing of a table, has nothing to put there. Fill the cell."
             )
         return X, []
+
+    def _read(self, source: Source) -> Source:
+        """The source, read as the training table was."""
+        return source if self.preprocessor is None else source.read_as(self.preprocessor.reading, required=False)
+
+    def _check_range(self, source: Source, X: NDArray[np.float64]) -> None:
+        """DataError with its place for a number that is finite, but not in the network's dtype."""
+        assert self.preprocessor is not None, "features were made by it"
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(X.astype(self.network.dtype))
+        if bad.any():
+            row, feature = np.argwhere(bad)[0]
+            position = [k for k, column in enumerate(self.preprocessor.columns) for _ in column.features][feature]
+            name = self.preprocessor.columns[position].name
+            if name not in source.columns:
+                name = list(source.columns)[position]
+            mask = np.arange(len(source)) == row
+            source.check(name, mask, f"a number that {self.network.dtype} can hold", "Check the cell and its unit")
 
     def predict(self, source: Source) -> tuple[NDArray[Any], list[str]]:
         """Labels as the training table had them (m,), or values in their own unit (m,) or (m, k); and messages."""
@@ -124,7 +145,7 @@ class TableModel:
         Raises:
             DataError: the target is missing, or has a label that the training did not have.
         """
-        truth = self.target.encode(source)
+        truth = self.target.encode(self._read(source))
         X, messages = self.features(source)
         predicted = self.network.predict(X)
         if not self.target.labels:

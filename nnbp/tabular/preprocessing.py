@@ -18,13 +18,15 @@ from nnbp.errors import DataError, ModelFileError
 from nnbp.formatting import json_value, shown
 from nnbp.registry import suggest
 from nnbp.requirements import optional
-from nnbp.tabular.table import EXACT, Source, codes_among, listed, whole
+from nnbp.tabular.table import EXACT, PLAIN, TEXT, Reading, Source, codes_among, listed, whole
 
 Floats = npt.NDArray[np.float64]
 Task = Literal["classification", "regression"]
-T = TypeVar("T", bound="Spec | TargetEncoder")
+T = TypeVar("T", bound="Spec | TargetEncoder | Reading")
 
 MAX_CATEGORIES = 1000  # a text column with more is a name or an identifier: one-hot it only fills memory
+ALL_DIFFERENT = 0.9  # a share of distinct texts from which on a column says which row it is, and nothing of it
+FEW = 30  # rows that are too few to tell
 MAX_CLASSES = 20  # whole numbers with more distinct values are taken for a quantity
 # How labels of each type are read; bools as 0.0 and 1.0, which equal False and True.
 READERS: dict[type, Callable[[Source, str], npt.NDArray[Any]]] = {
@@ -114,19 +116,31 @@ class TablePreprocessor:
     """How each column becomes features: numbers imputed and standardised, bools 0 and 1, texts one-hot.
 
     columns: one a column of the table, in the order of the features. named: whether columns are matched by
-    their names (tables) or by their number and order (matrices).
+    their names (tables) or by their number and order (matrices). reading: how the table is read. left_out: columns of
+    text, nearly all different, which are not used.
     """
 
     columns: tuple[Spec, ...]
     named: bool = True
+    reading: Reading = PLAIN
+    left_out: tuple[str, ...] = ()
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The names of the n features: the column's, with "=category" if it is one-hot."""
         return tuple(feature for column in self.columns for feature in column.features)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the columns."""
+        return [
+            f"column {shown(name)} is left out: nearly all of its texts are different, as those of names and numbers "
+            f"of rows are. To use it all the same, give --text {shown(name)}."
+            for name in self.left_out
+        ]
+
     @classmethod
-    def fit(cls, source: Source) -> TablePreprocessor:
+    def fit(cls, source: Source, reading: Reading = PLAIN) -> TablePreprocessor:
         """Fit by scikit-learn's SimpleImputer (median) and StandardScaler; texts become sorted categories.
 
         Raises DataError at a bad cell, for a table without features or a text column of more than
@@ -134,8 +148,11 @@ class TablePreprocessor:
         """
         impute = optional("sklearn.impute", PURPOSE).SimpleImputer
         kinds = {name: source.kind(name) for name in source.columns}
+        left_out = tuple(name for name, kind in kinds.items() if kind == "text" and _all_different(source, name))
+        kinds = {name: kind for name, kind in kinds.items() if name not in left_out}
         if not kinds:
-            raise DataError(f"{source.name}: nothing but the target; another column must hold features.")
+            aside = f" and the columns left out, {listed(left_out)}" if left_out else ""
+            raise DataError(f"{source.name}: nothing but the target{aside}; another column must hold features.")
         named = {kind: [name for name in kinds if kinds[name] == kind] for kind in KINDS}
         specs: dict[str, Spec] = {name: _categories(source, name) for name in named["text"]}
         if names := named["number"]:
@@ -145,7 +162,7 @@ class TablePreprocessor:
             fitted = zip(names, imputer.statistics_.tolist(), means, scales, strict=True)
             specs |= {name: NumberColumn(name, *rest) for name, *rest in fitted}
         specs |= {name: BoolColumn(name, bool(np.nanmean(source.booleans(name)) > 0.5)) for name in named["bool"]}
-        return cls(tuple(specs[name] for name in kinds), source.named)
+        return cls(tuple(specs[name] for name in kinds), source.named, reading, left_out)
 
     def transform(self, source: Source) -> tuple[Floats, list[str]]:
         """Features (m, n) float64 of a table, and messages on what was ignored or not known. NumPy alone.
@@ -169,7 +186,8 @@ class TablePreprocessor:
 
     def _match(self, names: Sequence[str], source: Source, messages: list[str]) -> None:
         known = set(names)
-        extra = [name for name in source.columns if name not in known]
+        unused = {*known, *self.left_out, *self.reading.drop}
+        extra = [name for name in source.columns if name not in unused]
         missing = [name for name in names if name not in source.columns]
         if missing:
             hints = ", ".join(repr(name) + suggest(name, extra) for name in missing)
@@ -184,12 +202,20 @@ class TablePreprocessor:
         """The preprocessor in JSON's types; floats come back from JSON text bit for bit."""
         kinds = {spec: kind for kind, spec in KINDS.items()}
         columns = [{"kind": kinds[type(column)]} | json_value(asdict(column)) for column in self.columns]
-        return {"named": self.named, "columns": columns}
+        made: dict[str, Any] = {"named": self.named, "columns": columns}
+        if self.reading != PLAIN:
+            made["reading"] = json_value(asdict(self.reading))
+        if self.left_out:
+            made["left_out"] = list(self.left_out)
+        return made
 
     @classmethod
     def from_json(cls, data: object) -> TablePreprocessor:
         """The preprocessor that `to_json` wrote; ModelFileError for anything else."""
-        checked = _checked(data, "preprocessing", ("named", "columns"))
+        # The files of most tables do not have the last two, nor did those of earlier versions.
+        given = {"reading": asdict(PLAIN), "left_out": [], **data} if isinstance(data, dict) else data
+        checked = _checked(given, "preprocessing", ("named", "columns", "reading", "left_out"))
+        reading = _made(Reading, json_value(checked["reading"]), "preprocessing, reading")
         columns: list[Spec] = []
         for j, column in enumerate(checked["columns"]):
             where = f"preprocessing, column {j}"
@@ -201,7 +227,7 @@ class TablePreprocessor:
         names = [column.name for column in columns]
         if not _distinct(names, str):
             raise _damaged("preprocessing, names of columns", "distinct strings, one at least", names)
-        return cls(tuple(columns), checked["named"])
+        return cls(tuple(columns), checked["named"], reading, checked["left_out"])
 
 
 def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[list[float], list[float]]:
@@ -217,6 +243,14 @@ def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[lis
             "overflows. Check the cell, or express the column in a larger unit."
         )
     return scaler.mean_.tolist(), scaler.scale_.tolist()
+
+
+def _all_different(source: Source, name: str) -> bool:
+    """Whether a column of text has hardly any text twice; one that the user wants as text has not."""
+    if not source.named or name in source.as_text:
+        return False
+    known = source.texts(name)[source[name] != ""]
+    return bool(len(known) >= FEW and len(np.unique(known)) > ALL_DIFFERENT * len(known))
 
 
 def _categories(source: Source, name: str) -> TextColumn:
@@ -265,7 +299,16 @@ class TargetEncoder:
             (mean,), (scale,) = _standard(source, [name], source.numbers(name)[:, None])
             return cls(name, (), mean, scale)
         label = {"number": int, "bool": bool, "text": str}[kind]
+        if label is int and source[name].dtype.kind == "T":
+            # Labels keep their text, such as 007.
+            label = int if np.array_equal(source.integers(name).astype(TEXT), source[name]) else str
         labels = [label(value) for value in np.unique(READERS[label](source, name))]
+        if len(labels) > ALL_DIFFERENT * len(source) and len(source) >= FEW:
+            raise DataError(
+                f"{source.name}, column {name!r}: {len(labels)} classes in {len(source)} rows, hardly one of them "
+                "twice; from one row nothing can be learnt of a class. Use --task regression for a quantity, or choose "
+                "another target."
+            )
         if len(labels) < 2:
             raise DataError(
                 f"{source.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two classes "
@@ -326,6 +369,10 @@ def _finite(value: Any) -> bool:
     return (type(value) is int and abs(value) <= EXACT) or (isinstance(value, float) and math.isfinite(value))
 
 
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
 def _are_labels(values: Any) -> bool:
     several = _distinct(values, str, int, bool) and len(values) > 1
     return values == [] or (several and (isinstance(values[0], str) or max(map(abs, values)) <= EXACT))
@@ -341,6 +388,9 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "fill": ("true or false", lambda value: isinstance(value, bool)),
     "categories": ("distinct strings, one at least", lambda value: _distinct(value, str)),
     "labels": ("empty, or two or more distinct labels of one type", _are_labels),
+    "decimal": ("a point or a comma", lambda value: value in (".", ",")),
+    "reading": ("an object", lambda value: isinstance(value, dict)),
+    **dict.fromkeys(("missing", "text", "drop", "left_out"), ("a list of strings", _are_texts)),
 }
 """What the fields of the JSON objects are, in words and as a test."""
 

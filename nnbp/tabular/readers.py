@@ -6,13 +6,15 @@ were blank or belong to a quoted field, and so every bad cell can be named.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -104,8 +106,8 @@ def _csv(path: Path, delimiter: str) -> Source:
 
     last = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+        with path.open(encoding=_encoding(path), newline="") as file:
+            reader = csv.reader(file, delimiter=_delimiter(file, delimiter), strict=True)
             for row in reader:
                 line, last = last + 1, reader.line_num  # the row's first line, if a quoted field breaks it
                 if not row or (len(row) == 1 != len(header) and not row[0].strip()):
@@ -140,6 +142,27 @@ def _csv(path: Path, delimiter: str) -> Source:
     columns = [clean(np.concatenate(parts)) for parts in zip(*chunks, strict=True)]
     places = np.array(lines, dtype=np.int64)
     return Source(path.name, dict(zip(header, columns, strict=True)), places, unit="line")
+
+
+def _encoding(path: Path) -> str:
+    """UTF-16 if the file begins with its mark, else UTF-8."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _delimiter(file: TextIO, usual: str) -> str:
+    """What separates the fields: the usual mark unless the first two lines have no field more with it, and with another
+    mark as many as each other."""
+    lines = [line for line, _ in zip(file, range(2), strict=False)]
+    file.seek(0)
+
+    def fields(mark: str) -> list[int]:
+        with suppress(csv.Error):
+            return [len(row) for row in csv.reader(lines, delimiter=mark)]
+        return [1]
+
+    others = [mark for mark in ",;\t|" if min(fields(mark), default=1) > 1 and len(set(fields(mark))) == 1]
+    return others[0] if max(fields(usual), default=1) == 1 and others else usual
 
 
 def _ragged(row: list[str], header: list[str]) -> str:

@@ -8,6 +8,8 @@ cell are cut off, and the tokens in `MISSING` become the empty string, which mea
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,11 +23,40 @@ from nnbp.registry import suggest
 Column = npt.NDArray[Any]
 Kind = Literal["number", "bool", "text"]
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None", "?")
+# Those of pandas.read_csv, and the question mark.
+MISSING = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null", "?",
+)  # fmt: skip
 TEXT = np.dtypes.StringDType()
 FIX = "Correct the cell, or leave it empty if the value is not known"
-NUMERIC = 0.9  # from this share of numbers on, the other cells of a column are mistakes, and not text
 EXACT = 2**53  # every whole number up to here is a float64
+
+_SIGN, _MARK, _UNIT = r"[-+]?\s*", r"[^\w\s.,+-]{0,2}\s*", r"[^\W\d_]{1,5}([/·^][^\W\d_]{1,5})?[²³]?"
+_NUMBER_LIKE = re.compile(
+    rf"([A-Z]{{3}}\s*)?{_MARK}{_SIGN}{_MARK}\d[\d.,'’ \u00a0\u202f]*(e[-+]?\d+)?\s*({_UNIT}|[^\w\s]{{1,2}})?",
+    re.IGNORECASE,
+)
+"""A number with a currency, thousands separators, a decimal comma, a percent sign or a unit."""
+
+_DECIMAL_COMMA = re.compile(r"[-+]?(\d{1,3}([. '’\u00a0\u202f]\d{3})+|\d+),\d+(e[-+]?\d+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a table is read, as the user says; a model keeps it for the tables that it predicts.
+
+    missing: marks of a missing value, besides `MISSING`. decimal: the decimal mark, a point or a comma.
+    text: columns to take as text. drop: columns to leave out.
+    """
+
+    missing: tuple[str, ...] = ()
+    decimal: str = "."
+    text: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+PLAIN = Reading()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +66,7 @@ class Source:
     name: the file or set, as messages call it. columns: name → array (m,) of numbers, bools or strings
     (`StringDType`, "" is missing). target: (m,) or None. named: False if the names are only positions.
     places: (m,) int64, where each row stands in the file: its line, or its index from 0 (`unit` says which).
+    as_text: columns that are text whatever their cells say.
     """
 
     name: str
@@ -44,6 +76,7 @@ class Source:
     named: bool = True
     target: Column | None = None
     target_name: str | None = None
+    as_text: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number m of rows."""
@@ -79,13 +112,40 @@ class Source:
         rest = {other: column for other, column in self.columns.items() if other != name}
         return replace(self, columns=rest, target=self.columns[name], target_name=name)
 
+    def read_as(self, reading: Reading, *, required: bool = True) -> Source:
+        """The source read that way; DataError if `required` and a column that it names is absent."""
+        names = (*self.columns, *([] if self.target_name is None else [self.target_name]))
+        for name in (*reading.text, *reading.drop):
+            if required and name not in names:
+                raise DataError(
+                    f"{self.name}: no column {name!r} to take as text or to leave out; the columns are "
+                    f"{listed(names)}{suggest(name, names)}."
+                )
+
+        def read(name: str, cells: Column) -> Column:
+            if cells.dtype.kind != "T":
+                return cells.astype(TEXT) if name in reading.text else cells
+            for mark in reading.missing:
+                cells = np.where(cells == mark, "", cells)
+            if reading.decimal == "," and name not in reading.text:
+                distinct, inverse = np.unique(cells, return_inverse=True)
+                cells = np.array([_with_point(text) for text in distinct], dtype=TEXT)[inverse]
+            return cells
+
+        columns = {name: read(name, cells) for name, cells in self.columns.items() if name not in reading.drop}
+        target = None if self.target is None else read(self.target_name or "", self.target)
+        return replace(self, columns=columns, target=target, as_text=reading.text)
+
     def kind(self, name: str, *, mixed: bool = False) -> Kind:
         """What a column holds: "number" (also if all is missing), "bool" (true, false in any case) or "text".
 
-        mixed: numbers with a few texts among them are text. If not, DataError if nearly all known cells
-            are numbers: a share of `NUMERIC` of them, or, so that short tables are covered, two or more but one.
+        mixed: numbers among texts are text. If not, DataError if most of the known cells are numbers and others are
+            not, or would be numbers without a decimal comma, a separator of thousands, a percent sign, a currency or a
+            unit: as text each would be a feature of its own.
         """
         column = self[name]
+        if name in self.as_text:
+            return "text"
         if column.dtype.kind != "T":
             return "bool" if column.dtype.kind == "b" else "number"
         present = column != ""
@@ -94,11 +154,31 @@ class Source:
             return "number"
         if np.isin(np.strings.lower(column[present]).astype(object), ("true", "false")).all():
             return "bool"
-        known = int(present.sum())
-        good = known - int(bad.sum())
-        if not mixed and good >= min(NUMERIC * known, max(2, known - 1)):
-            self.check(name, bad, f"a finite number, as in {good} of the {known} known cells of this column")
+        if not mixed:
+            self._check_numeric(name, bad, int(present.sum()))
         return "text"
+
+    def _check_numeric(self, name: str, bad: npt.NDArray[np.bool_], known: int) -> None:
+        """DataError if most of the known cells of a column of text are numbers, or nearly."""
+        texts, counts = np.unique(self[name][bad], return_counts=True)
+        alike = np.array([_NUMBER_LIKE.fullmatch(text) is not None for text in texts])
+        good = known - int(bad.sum())
+        if not 2 * (good + counts[alike].sum()) > max(known, 2):
+            return
+        remedies = []
+        if others := texts[~alike].tolist():
+            marks = " ".join(f"--missing {shlex.quote(text)}" for text in others[:3])
+            remedies.append(f"if {listed(others, 3)} means that the value is not known: {marks}")
+        if alike.any():
+            commas = all(_DECIMAL_COMMA.fullmatch(text) for text in texts[alike])
+            remedies.append(
+                "if a comma is the decimal mark: --decimal ," if commas else
+                f"write {listed(texts[alike].tolist(), 3)} as plain numbers, without marks and units"
+            )  # fmt: skip
+        column = shlex.quote(name)
+        remedies.append(f"else take the column as text: --text {column}, or leave it out: --drop {column}")
+        what = f"a finite number, as in {good} of the {known} known cells of this column" if good else "a plain number"
+        self.check(name, bad, what, f"Correct the cells; {'; '.join(remedies)}")
 
     def check(self, name: str, bad: npt.NDArray[np.bool_], expected: str, fix: str = FIX) -> None:
         """DataError for the first bad cell (m,) of a column, if there is one: its place, what was expected, the fix."""
@@ -159,6 +239,11 @@ def clean(cells: Column) -> Column:
     return cells
 
 
+def _with_point(text: str) -> str:
+    """A cell with a decimal comma as one with a point, and without separators of thousands; others as they are."""
+    return re.sub(r"[.\s'’]", "", text).replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
+
+
 def parse_number(text: str) -> float:
     """The number that a cell says, nan for none; 1_000, which Python's float reads, is none."""
     try:
@@ -208,8 +293,8 @@ def train_test_split(
     """
     if m < 2 or not 0 < fraction < 1:
         raise DataError(
-            "a split into training and test rows needs 2 rows or more and a fraction above 0 and below 1; received "
-            f"{m} rows and the fraction {fraction}. Give more rows, or a fraction such as 0.2."
+            "a split of rows in two needs 2 rows or more and a fraction above 0 and below 1; received "
+            f"{m} row{'s' * (m != 1)} and the fraction {fraction}. Give more rows, or a fraction such as 0.2."
         )
     if stratify is not None and np.shape(stratify) != (m,):
         raise DataError(f"stratify must be one label per row, ({m},); received {np.shape(stratify)}. Pass y as ({m},).")
