@@ -93,6 +93,7 @@ class Accuracy(Metric):
     """Σ wₙ [hₙ = yₙ] / Σ wₙ. Source: `sklearn.metrics.accuracy_score`."""
 
     name, greater_is_better, needs = "accuracy", True, "labels"
+    aliases = ("acc", "accuracy_score", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         return float(np.average(truth == prediction, weights=weight))
@@ -103,6 +104,7 @@ class BalancedAccuracy(Metric):
     """The mean recall of the classes in y_true. Source: `sklearn.metrics.balanced_accuracy_score`."""
 
     name, greater_is_better, needs = "balanced_accuracy", True, "labels"
+    aliases = ("balanced_accuracy_score",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         _, index = np.unique(truth, return_inverse=True)
@@ -118,6 +120,7 @@ class F1Macro(Metric):
     """
 
     name, greater_is_better, needs = "f1_macro", True, "labels"
+    aliases = ("macro_f1",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         _, index = np.unique(np.concatenate([truth, prediction]), return_inverse=True)
@@ -153,6 +156,7 @@ class RocAuc(Metric):
     """
 
     name, greater_is_better, needs = "roc_auc", True, "probabilities"
+    aliases = ("roc_auc_score", "auc")
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         classes = np.unique(truth)
@@ -175,6 +179,7 @@ class MSE(Metric):
     """Σ wₙ (hₙ - yₙ)² / Σ wₙ, the mean over outputs. Source: `sklearn.metrics.mean_squared_error`."""
 
     name, greater_is_better, needs = "mse", False, "values"
+    aliases = ("mean_squared_error",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         return float(np.average((prediction - truth) ** 2, axis=0, weights=weight).mean())
@@ -185,6 +190,7 @@ class RMSE(Metric):
     """√(Σ wₙ (hₙ - yₙ)² / Σ wₙ), the mean over outputs. Source: `sklearn.metrics.root_mean_squared_error`."""
 
     name, greater_is_better, needs = "rmse", False, "values"
+    aliases = ("root_mean_squared_error",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         return float(np.sqrt(np.average((prediction - truth) ** 2, axis=0, weights=weight)).mean())
@@ -195,6 +201,7 @@ class MAE(Metric):
     """Σ wₙ |hₙ - yₙ| / Σ wₙ, the mean over outputs. Source: `sklearn.metrics.mean_absolute_error`."""
 
     name, greater_is_better, needs = "mae", False, "values"
+    aliases = ("mean_absolute_error",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         return float(np.average(abs(prediction - truth), axis=0, weights=weight).mean())
@@ -210,6 +217,7 @@ class R2(Metric):
     """
 
     name, greater_is_better, needs = "r2", True, "values"
+    aliases = ("r2_score",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         if len(truth) < 2:

@@ -73,7 +73,7 @@ def named(name: str) -> Any:
         ({"early_stopping": 0}, ValueError, "patience.*at least 1"),
         ({"early_stopping": "yes"}, ValueError, "early_stopping.*received 'yes'"),
         ({"callbacks": [3]}, TypeError, "callback.*received 3"),
-        ({"metrics": ["acc"]}, ValueError, "did you mean 'accuracy'"),
+        ({"metrics": ["acuracy"]}, ValueError, "did you mean 'accuracy'"),
         ({"metrics": [lambda y, p: 0.0], "sample_weight": np.ones(20)}, TypeError, "sample_weight=None"),
         ({"metrics": "mse"}, ShapeError, "y_pred of mse has the shape of y_true"),
         (

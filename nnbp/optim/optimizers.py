@@ -104,6 +104,7 @@ class SGD(Optimizer):
     """
 
     name = "sgd"
+    aliases = ("gradient_descent",)
     default_rate = 1e-3
 
     def __init__(self, learning_rate: float | None = None, momentum: float = 0.0, nesterov: bool = False) -> None:

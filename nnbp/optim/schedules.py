@@ -78,6 +78,7 @@ class Step(Schedule):
     """
 
     name = "step"
+    aliases = ("step_lr",)
 
     def __init__(self, every: int, factor: float = 0.1) -> None:
         self.every = whole_number("every of Step", every, 1)
@@ -100,6 +101,7 @@ class Exponential(Schedule):
     """
 
     name = "exponential"
+    aliases = ("exponential_lr",)
 
     def __init__(self, gamma: float) -> None:
         self.gamma = number("gamma of Exponential", gamma, "(0, inf)")
@@ -125,6 +127,7 @@ class Cosine(Schedule):
     """
 
     name = "cosine"
+    aliases = ("cosine_annealing", "cosine_annealing_lr")
 
     def __init__(self, epochs: int, minimum: float = 0.0) -> None:
         self.epochs = whole_number("epochs of Cosine", epochs, 1)
@@ -171,6 +174,7 @@ class WarmUp(Schedule):
     """
 
     name = "warm_up"
+    aliases = ("linear_warm_up",)
 
     def __init__(self, epochs: float, then: Schedule | None = None, start: float = 1.0 / 3.0) -> None:
         if not isinstance(then, Schedule | None):
@@ -227,6 +231,7 @@ class ReduceOnPlateau(Schedule):
     """
 
     name = "reduce_on_plateau"
+    aliases = ("reduce_lr_on_plateau", "plateau")
 
     def __init__(
         self,
@@ -305,7 +310,7 @@ def get(spec: str | Schedule | Callable[[float], float] | None, epochs: int = 10
     """The schedule that `spec` stands for.
 
     Args:
-        spec: None (constant), a name of `Schedule.registry` (hyphens may stand for underscores), a Schedule,
+        spec: None (constant), a name of `Schedule.registry`, a Schedule,
             which is returned as it is, or a function from the time in epochs to the factor.
         epochs: the length of the training, from which a bare name takes its settings (see `default`).
 
@@ -322,7 +327,7 @@ def get(spec: str | Schedule | Callable[[float], float] | None, epochs: int = 10
     if isinstance(spec, Schedule):
         return spec
     if isinstance(spec, str):
-        return Schedule.find(spec.replace("-", "_")).default(max(1, epochs))
+        return Schedule.find(spec).default(max(1, epochs))
     if isinstance(spec, type) or not callable(spec):
         raise TypeError(
             f"A schedule is None, a name, a Schedule object or a function of the epoch; received {spec!r}. Pass for "

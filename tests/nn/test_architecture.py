@@ -135,7 +135,7 @@ def test_labels_that_are_no_numbering() -> None:
         ({"layers": [3, 4, 2], "activation": ["tanh"] * 2}, "there are 1 hidden layers, received 2 activations"),
         ({"layers": [3, 4, 2], "activation": "softmax"}, "softmax is for the output layer"),
         ({"layers": [3, Dense(4, "softmax"), 2]}, "softmax is for the output layer"),
-        ({"layers": [3, 4, 2], "loss": "mse"}, "Unknown loss.*received 'mse'"),
+        ({"layers": [3, 4, 2], "loss": "hinge"}, "Unknown loss.*received 'hinge'"),
         ({"layers": [3, 4, 1], "loss": "cross_entropy"}, "at least 2 classes.*loss='binary_cross_entropy'"),
         ({"layers": [3, 4, 2], "loss": "cross_entropy", "output": "tanh"}, "output activation softmax; received tanh"),
         ({"layers": [3, 1], "loss": "binary_cross_entropy", "output": "relu"}, "sigmoid; received relu"),
