@@ -316,6 +316,11 @@ def listed(specs: Any, classification: bool) -> list[Metric]:
     return found
 
 
+def are_labels(truth: Array) -> bool:
+    """Whether targets are class indices, one per sample: neither several labels nor probabilities."""
+    return truth.ndim == 1 and bool((truth == np.floor(truth)).all())
+
+
 def defaults(classification: bool) -> tuple[str, ...]:
     """The names of the metrics that are reported if none is asked for."""
     return ("accuracy",) if classification else ("r2", "rmse")
@@ -344,9 +349,9 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, k: int) -> NDArray[np
     return np.bincount(truth * k + prediction, minlength=k * k).reshape(k, k).astype(np.int64)
 
 
-def _samples(name: str, values: ArrayLike) -> Array:
+def _samples(name: str, values: ArrayLike, *, classes: bool) -> Array:
     """An array of real numbers that holds at least one sample."""
-    array = host(values, name)
+    array = host(values, name, classes=classes)
     if array.ndim not in (1, 2) or array.size == 0:
         raise ShapeError(
             f"{name} has one or two dimensions and at least one sample; received shape {array.shape}. Pass one row per "
@@ -357,7 +362,7 @@ def _samples(name: str, values: ArrayLike) -> Array:
 
 def _labels(name: str, values: ArrayLike) -> Array:
     """Class indices as (m,) int64; (m, 1) is taken for (m,)."""
-    array = _samples(name, values)
+    array = _samples(name, values, classes=True)
     if array.ndim == 2 and array.shape[1] > 1:
         raise ShapeError(
             f"{name} holds class indices, (m,); received shape {array.shape}. For one-hot rows or probabilities pass "
@@ -372,7 +377,7 @@ def _labels(name: str, values: ArrayLike) -> Array:
 
 def _table(name: str, values: ArrayLike) -> Array:
     """Numbers as (m, k), (m,) taken for (m, 1); float32 stays, all else becomes float64."""
-    array = _samples(name, values)
+    array = _samples(name, values, classes=False)
     return array.astype(np.float32 if array.dtype == np.float32 else np.float64).reshape(len(array), -1)
 
 

@@ -387,13 +387,15 @@ class Network:
         Args:
             X, y, sample_weight: the data.
             metrics: names, objects or functions; None is accuracy for classes, r2 and rmse for values, and no metric
-                if a sample has several labels.
+                if a sample has several labels or a probability as its target.
         """
+        from nnbp.metrics import are_labels
+
         with self._backend.active():
             _, data = self._adapter.read(X, y, sample_weight)
             self._adapter.finite(data.X)
             data, rule = self._adapter.placed(data), self.loss_function
-            if metrics is None and rule.classification and rule.truth(data.targets).ndim == 2:
+            if metrics is None and rule.classification and not are_labels(rule.truth(data.targets)):
                 metrics = ()
             evaluation = self._evaluation(data, self._metrics(metrics))
             loss = self._ready(data.X).loss(data)
@@ -425,7 +427,7 @@ class Network:
         validation_data: Any = None,
         validation_split: float = 0.0,
         sample_weight: Any = None,
-        class_weight: Mapping[int, float] | str | None = None,
+        class_weight: Mapping[int, float] | ArrayLike | str | None = None,
         shuffle: bool = True,
         early_stopping: bool | int | EarlyStopping | None = None,
         callbacks: Sequence[Callback | Callable[[TrainingState], None]] = (),
@@ -447,8 +449,8 @@ class Network:
                 restored at the end.
             validation_split: share of the samples to set aside for validation, drawn with the network's seed.
             sample_weight: (m,), at least 0.
-            class_weight: a weight for each class index, or "balanced"; multiplies the sample weights, in validation
-                too.
+            class_weight: weights by class index, an array with one for each class, or "balanced"; multiplies the sample
+                weights, in validation too.
             shuffle: whether batches are drawn in a new order every epoch.
             early_stopping: an EarlyStopping, its patience in epochs, or True for the default patience.
             callbacks: Callback objects, or functions of the TrainingState that are called after every epoch.

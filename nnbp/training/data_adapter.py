@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nnbp.engine.dataset import Dataset
 from nnbp.errors import DataError, NnbpError, ShapeError
@@ -79,7 +79,7 @@ class DataAdapter:
 
     def _targets(self, y: Any, samples: int) -> NDArray[Any]:
         """The targets on the host, one per sample, finite in the network's dtype."""
-        values = host(y, "y")
+        values = host(y, "y", classes=self.architecture.loss.classification)
         if values.ndim == 0 or len(values) != samples:
             raise ShapeError(f"y has one target per sample, {samples} here; received shape {values.shape}.")
         with np.errstate(over="ignore"):
@@ -127,7 +127,9 @@ class DataAdapter:
         batch = samples if batch_size is None else min(batch_size, samples)
         return self.dtype.itemsize * (_BESIDE * batch * sum(sizes) + (_BESIDE + slots) * parameters)
 
-    def weighted(self, data: Dataset, class_weight: Mapping[int, float] | str | None, reference: Dataset) -> Dataset:
+    def weighted(
+        self, data: Dataset, class_weight: Mapping[int, float] | ArrayLike | str | None, reference: Dataset
+    ) -> Dataset:
         """The data set with its weights multiplied by class weights; "balanced" counts the classes in the reference."""
         if class_weight is None:
             return data
@@ -137,7 +139,8 @@ class DataAdapter:
                 f"class_weight belongs to classes, and the loss {loss.name} is for values; received "
                 f"{class_weight!r}. Use sample_weight."
             )
-        w = class_weights(class_weight, loss.truth(data.targets), loss.truth(reference.targets))
+        classes = max(2, self.n_out or 0)
+        w = class_weights(class_weight, loss.truth(data.targets), loss.truth(reference.targets), classes)
         return _with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
     def split(self, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
