@@ -14,14 +14,16 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.errors import DataError, ShapeError
+from nnbp.formatting import shown
 from nnbp.registry import Named
-from nnbp.validation import host, refuse, sample_weights
+from nnbp.validation import LARGEST_SIZE, host, items, refuse, sample_weights, whole_number
 
 Array = NDArray[Any]
 Needs = Literal["labels", "values", "probabilities"]
@@ -257,7 +259,7 @@ class _Function(Metric):
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         if sample_weight is None:
-            return float(self.function(y_true, y_pred))
+            return self._number(self.function(y_true, y_pred))
         try:
             inspect.signature(self.function).bind(y_true, y_pred, sample_weight=sample_weight)
         except TypeError as error:
@@ -265,7 +267,12 @@ class _Function(Metric):
                 f"The metric {self.name} takes weights as the keyword sample_weight; received {self.function!r}. Add "
                 "the parameter sample_weight=None to it."
             ) from error
-        return float(self.function(y_true, y_pred, sample_weight=sample_weight))
+        return self._number(self.function(y_true, y_pred, sample_weight=sample_weight))
+
+    def _number(self, returned: Any) -> float:
+        with suppress(TypeError, ValueError):
+            return float(returned)
+        raise TypeError(f"The metric {self.name} returns a number; received {shown(returned)}. Correct the function.")
 
 
 def get(spec: str | Metric | Callable[..., float], classification: bool = False) -> Metric:
@@ -293,7 +300,7 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
         return Metric.find(spec)()
     if isinstance(spec, type) or not callable(spec):
         raise TypeError(
-            f"A metric is a name, a Metric object or a function of (y_true, y_pred); received {spec!r}. Pass for "
+            f"A metric is a name, a Metric object or a function of (y_true, y_pred); received {shown(spec)}. Pass for "
             "example 'accuracy' or Accuracy()."
         )
     return _Function(spec, "labels" if classification else "values")
@@ -306,7 +313,9 @@ def listed(specs: Any, classification: bool) -> list[Metric]:
         ValueError: one is of classes, and the loss is not.
     """
     specs = defaults(classification) if specs is None else specs
-    found = [get(spec, classification) for spec in ([specs] if isinstance(specs, str) or callable(specs) else specs)]
+    several = not (isinstance(specs, str) or callable(specs))
+    specs = items("metrics", specs, "a list of names, Metric objects and functions") if several else [specs]
+    found = [get(spec, classification) for spec in specs]
     for metric in found:
         if metric.needs != "values" and not classification:
             raise ValueError(
@@ -342,6 +351,7 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, k: int) -> NDArray[np
         array([[1, 0],
                [1, 1]])
     """
+    k = whole_number("k, the number of classes,", k, 1, LARGEST_SIZE)
     truth, prediction = (_labels(name, labels) for name, labels in (("y_true", y_true), ("y_pred", y_pred)))
     _check_same_shape("a confusion matrix", truth, prediction)
     _refuse_labels("y_true", truth, k)

@@ -26,11 +26,15 @@ from nnbp.nn.losses import Loss
 from nnbp.training.data_adapter import DataAdapter, sizes_unknown
 from nnbp.validation import (
     finite,
+    flag,
     float_dtype,
     host,
+    instance,
+    items,
     joined,
     like,
     not_negative,
+    number,
     reduced,
     whole_number,
 )
@@ -254,9 +258,11 @@ class Network:
         flat = np.empty(self.model.parameters.size, self.dtype)
         for name, arrays in (("W", weights), ("b", biases)):
             views = self._views(flat, name)
-            if len(arrays) != len(views):
-                raise ShapeError(f"There is one {name} for each of {len(views)} dense layers; received {len(arrays)}.")
-            for k, (view, values) in enumerate(zip(views, arrays, strict=True)):
+            argument = "weights" if name == "W" else "biases"
+            given = items(argument, arrays, f"a list of arrays, one {name} for each dense layer")
+            if len(given) != len(views):
+                raise ShapeError(f"There is one {name} for each of {len(views)} dense layers; received {len(given)}.")
+            for k, (view, values) in enumerate(zip(views, given, strict=True)):
                 array = host(values, f"{name}[{k}]")
                 if array.shape != view.shape:
                     raise ShapeError(f"{name}[{k}] has shape {view.shape}; received {array.shape}. W is (n_out, n_in).")
@@ -478,7 +484,7 @@ class Network:
             batch_size=None if batch_size is None else whole_number("batch_size", batch_size, 1),
             optimizer=_optimizer(optimizer, learning_rate),
             schedule=schedules.get(schedule, epochs).fresh(),
-            shuffle=shuffle,
+            shuffle=flag("shuffle", shuffle),
             clip_norm=clip_norm,
             callbacks=[each for each in attendants if each is not None],
         )
@@ -502,7 +508,7 @@ class Network:
         adapter, data = self._adapter.read(X, y, sample_weight)
         adapter.finite(data.X)
         held_out = None
-        if share:
+        if number("validation_split, the share of the samples to set aside,", share, "[0, 1)"):
             if validation_data is not None:
                 raise ValueError(
                     "Validation data are given or split off, not both; received validation_data and validation_split."
@@ -604,6 +610,7 @@ class Network:
         """
         from nnbp.serialization.model_file import ModelFile, write
 
+        extra = {} if extra is None else instance("extra", extra, Mapping, "a dictionary of JSON values or None")
         model = self.model
         architecture = {
             "n_in": model.n_in,
@@ -616,7 +623,7 @@ class Network:
         arrays: dict[str, NDArray[Any]] = {}
         for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
             arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
-        write(path, ModelFile(architecture, arrays, dict(extra or {})))
+        write(path, ModelFile(architecture, arrays, dict(extra)))
 
     @classmethod
     def load(
@@ -640,6 +647,7 @@ class Network:
         """
         from nnbp.serialization.model_file import read
 
+        custom = items("custom", custom, "a list of classes of your own")
         return cls.from_file(read(path, custom), custom, device=device, fallback=fallback, precision=precision)
 
     @classmethod
@@ -772,6 +780,7 @@ def _optimizer(optimizer: str | Optimizer, learning_rate: float | None) -> Optim
 
 def _opened(device: str | Backend, fallback: bool = True) -> Backend:
     """The backend for a device; a backend object is returned as it is."""
+    fallback = flag("fallback", fallback)
     if isinstance(device, Backend):
         return device
     from nnbp.device.select import open_backend

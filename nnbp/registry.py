@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
+from nnbp.formatting import shown
+
 
 class Named:
     """Base of what users choose by name: activations, losses, optimizers, …
@@ -152,6 +154,6 @@ def unknown_name(kind: str, names: Iterable[str], received: object, hints: Itera
     """
     names = sorted(names)
     return ValueError(
-        f"Unknown {kind}: it is one of {', '.join(names)}; received {received!r}"
+        f"Unknown {kind}: it is one of {', '.join(names)}; received {shown(received)}"
         f"{suggest(received, names if hints is None else hints)}. Pass one of these names, or an object of its class."
     )

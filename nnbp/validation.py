@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from numbers import Real
 from typing import Any, TypeVar, cast
@@ -262,7 +263,7 @@ def class_weights(
     values = np.ones(len(labels))
     for label, weight in weights.items():
         if not isinstance(label, Real):
-            raise DataError(f"The keys of class_weight are class indices, as in y; received {label!r}.")
+            raise DataError(f"The keys of class_weight are class indices, as in y; received {shown(label)}.")
         not_negative(f"The weight of class {label}", weight)
         values[labels == label] = weight
     return values
@@ -304,29 +305,73 @@ def not_negative(name: str, value: Any) -> float:
     return number(name, value, "[0, inf)")
 
 
-def whole_number(name: str, value: Any, low: int) -> int:
-    """The value as an int, at least `low`, or a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} is a whole number, at least {low}; received {shown(value)}.")
-    return int(value)
+LARGEST_SIZE = 2**31 - 1
+"""The largest number of units, samples and the like: more would overflow the sizes of arrays."""
+
+
+def whole_number(name: str, value: Any, low: int, high: float = math.inf) -> int:
+    """The value as an int, from `low` to `high`, or a ValueError."""
+    rule = f"at least {low}"
+    if not isinstance(value, bool) and isinstance(value, int | np.integer):
+        if low <= value <= high:
+            return int(value)
+        rule = f"at most {high}" if value > high else rule
+    raise ValueError(f"{name} is a whole number, {rule}; received {shown(value)}.")
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False as a bool, or a ValueError."""
+    return bool(one_of(name, bool(value) if isinstance(value, np.bool) else value, True, False))
+
+
+def one_of(name: str, value: Any, *allowed: T) -> T:
+    """The value if it is one of those that are allowed, or a ValueError."""
+    for item in allowed:
+        # The type first: 1 equals True, and an array equals nothing as a whole.
+        if isinstance(value, type(item)) and value == item:
+            return item
+    *most, last = map(repr, allowed)
+    raise ValueError(f"{name} is {', '.join(most)} or {last}; received {shown(value)}.")
+
+
+def instance(name: str, value: T, kind: type[Any], rule: str) -> T:
+    """The value if it is of a class, or a TypeError that says by the rule what it is."""
+    if isinstance(value, kind):
+        return value
+    raise TypeError(f"{name} is {rule}; received {shown(value)}.")
+
+
+def items(name: str, value: Any, rule: str) -> list[Any]:
+    """What a list, a tuple or another ordered collection holds, or a ValueError that says by the rule what it is."""
+    if not isinstance(value, str | bytes | Set | Mapping):
+        with suppress(TypeError):
+            return list(value)
+    raise ValueError(f"{name} is {rule}; received {shown(value)}.")
+
+
+def file_path(path: Any) -> str:
+    """The path of a file as text, or a TypeError."""
+    with suppress(TypeError):
+        return os.fsdecode(path)
+    raise TypeError(f"path is the path of a file, as a string or a pathlib.Path; received {shown(path)}.")
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """The dtype of a network, or a DTypeError."""
     # NumPy takes None for float64.
     if dtype is not None:
-        with suppress(TypeError):
+        with suppress(TypeError, ValueError):
             made: np.dtype[Any] = np.dtype(dtype)
             if made in (np.float32, np.float64):
                 return made
-    raise DTypeError(f"dtype is float32 or float64; received {dtype!r}.")
+    raise DTypeError(f"dtype is float32 or float64; received {shown(dtype)}.")
 
 
 def reduced(precision: Any, dtype: np.dtype[Any]) -> Precision:
     """The precision to which a network of this dtype may round the factors of products, or a ValueError."""
-    if precision in PRECISIONS and dtype == np.float32:
-        return cast(Precision, precision)
+    if isinstance(precision, str) and precision in PRECISIONS and dtype == np.float32:
+        return precision
     raise ValueError(
         f"precision is {' or '.join(map(repr, PRECISIONS))}, how float32 matrices may be multiplied, or None; received "
-        f"{precision!r} with dtype {dtype}. Leave precision out, or take dtype='float32'."
+        f"{shown(precision)} with dtype {dtype}. Leave precision out, or take dtype='float32'."
     )

@@ -145,8 +145,6 @@ class DataAdapter:
 
     def split(self, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         """The samples for training, and the share of samples that is set aside for validation."""
-        if not 0 < share < 1:
-            raise ValueError(f"validation_split is a share of the samples, at least 0 and below 1; received {share!r}.")
         m = len(data)
         if m < 2:
             raise ValueError(f"validation_split needs at least 2 samples; received {m}.")

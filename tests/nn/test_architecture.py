@@ -121,7 +121,7 @@ def test_labels_that_are_no_numbering() -> None:
         ({"layers": []}, r"ends in a Dense layer, or a size.*received \[\]"),
         ({"layers": [3]}, r"received \[3\]\. Add the output layer"),
         ({"layers": [3, 4, Dropout(0.5)]}, "ends in a Dense layer"),
-        ({"layers": 64}, r"list of sizes or layers.*received 64\. Put it in a list"),
+        ({"layers": 64}, r"list of sizes or layers.*received 64\."),
         ({"layers": "digits"}, "list of sizes or layers.*received 'digits'"),
         ({"layers": Dense(3)}, "list of sizes or layers.*received Dense"),
         ({"layers": [0, 4, 2]}, "number of inputs is a whole number, at least 1; received 0"),
