@@ -436,8 +436,8 @@ class Network:
         class_weight: Mapping[int, float] | ArrayLike | str | None = None,
         shuffle: bool = True,
         early_stopping: bool | int | EarlyStopping | None = None,
-        callbacks: Sequence[Callback | Callable[[TrainingState], None]] = (),
-        metrics: Sequence[str | Metric | Callable[..., float]] = (),
+        callbacks: Sequence[Callback | Callable[[TrainingState], None]] | None = (),
+        metrics: Sequence[str | Metric | Callable[..., float]] | None = (),
         progress: bool | str = "auto",
         clip_norm: float | None = None,
     ) -> History:
@@ -461,6 +461,7 @@ class Network:
             early_stopping: an EarlyStopping, its patience in epochs, or True for the default patience.
             callbacks: Callback objects, or functions of the TrainingState that are called after every epoch.
             metrics: measured after every epoch on the training and validation data; costs a forward pass over each.
+                None is those of `evaluate`.
             progress: "auto" (a bar in a terminal, else lines of text), "lines", False.
             clip_norm: bound on the Euclidean norm of the whole gradient.
 

@@ -358,8 +358,8 @@ def file_path(path: Any) -> str:
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """The dtype of a network, or a DTypeError."""
-    # NumPy takes None for float64.
-    if dtype is not None:
+    # NumPy takes None for float64, and anything with a dtype for it.
+    if isinstance(dtype, str | type | np.dtype):
         with suppress(TypeError, ValueError):
             made: np.dtype[Any] = np.dtype(dtype)
             if made in (np.float32, np.float64):

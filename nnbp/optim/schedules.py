@@ -320,12 +320,13 @@ def get(spec: str | Schedule | Callable[[float], float] | None, epochs: int = 10
         >>> get("cosine", epochs=30)
         Cosine(epochs=30, minimum=0.0)
     """
+    epochs = whole_number("epochs", epochs, 1)
     if spec is None:
         return Constant()
     if isinstance(spec, Schedule):
         return spec
     if isinstance(spec, str):
-        return Schedule.find(spec).default(max(1, epochs))
+        return Schedule.find(spec).default(epochs)
     if isinstance(spec, type) or not callable(spec):
         raise TypeError(
             f"A schedule is None, a name, a Schedule object or a function of the epoch; received {shown(spec)}. Pass "

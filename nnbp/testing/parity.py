@@ -186,9 +186,10 @@ def compare_devices(
     if isinstance(rule, LBFGS):
         # One of its steps is many updates, and rounding errors grow with each of them.
         rule.max_iter = min(rule.max_iter, steps)
-    X = np.asarray(matrix(backends[0], host(X, "X"), net.dtype, None), net.dtype)
-    y = host(y, "y", classes=net.loss_function.classification)
-    y = y.astype(net.dtype) if y.dtype.kind == "f" else y
+    X, y = host(X, "X"), host(y, "y", classes=net.loss_function.classification)
+    with np.errstate(over="ignore"):
+        X = np.asarray(matrix(backends[0], X, net.dtype, None), net.dtype)
+        y = y.astype(net.dtype) if y.dtype.kind == "f" else y
     w = sample_weights(sample_weight, len(X))
     epochs, size = _epochs(len(X), steps, batch_size, rule)
     updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
