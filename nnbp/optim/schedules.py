@@ -313,14 +313,15 @@ def get(spec: str | Schedule | Callable[[float], float] | None, epochs: int = 10
         epochs: the length of the training, from which a bare name takes its settings (see `default`).
 
     Raises:
-        ValueError: no schedule has that name (the message has the names and the closest one), or epochs < 1.
+        ValueError: no schedule has that name (the message has the names and the closest one), or epochs is not a whole
+            number.
         TypeError: spec is none of the above.
 
     Example:
         >>> get("cosine", epochs=30)
         Cosine(epochs=30, minimum=0.0)
     """
-    epochs = whole_number("epochs", epochs, 1)
+    epochs = max(1, whole_number("epochs", epochs, 0))
     if spec is None:
         return Constant()
     if isinstance(spec, Schedule):
