@@ -149,6 +149,11 @@ def test_a_name_of_ones_own_comes_before_an_alias_and_before_another_spelling() 
     assert Activation.find("Swish") is Activation.find("swish")
 
 
+def test_a_class_of_ones_own_may_have_aliases() -> None:
+    own = type("Own", (Activation,), {"name": "softsign", "aliases": ("elliot_sigmoid",)})
+    assert Activation.find("Elliot Sigmoid") is own
+
+
 def test_aliases_are_not_inherited() -> None:
     type("Heir", (activations.SiLU,), {"name": "heir"})
     assert Activation.find("swish") is activations.SiLU

@@ -83,11 +83,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     "source": {"metavar": "SOURCE", "help": "the name of a set, or a CSV, TSV, Parquet, NPY or NPZ file"},
     "--device": {"default": "auto", "metavar": "D", "help": "auto, cpu, cuda or cuda:N (default auto)"},
     "--json": {"action": "store_true", "help": "print one JSON object"},
-    "--activation": {
-        "type": name_of(Activation),
-        "metavar": "NAME",
-        "help": "of the hidden layers (default: every one)",
-    },
+    "--activation": {"type": name_of(Activation), "metavar": "NAME", "help": "of hidden layers (default: every one)"},
     "--loss": {"type": name_of(Loss), "metavar": "NAME", "help": "the loss (default: every one)"},
     "--seed": {"type": whole, "default": 0, "metavar": "N", "help": "of parameters and data (default 0)"},
 }

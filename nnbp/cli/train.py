@@ -40,18 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("network").add_argument
     add("--hidden", type=hidden_sizes, metavar="N,N,…", help="units of hidden layers, or none (default: 32 to 512)")
     add(
-        "--activation",
-        type=name_of(Activation),
-        default="relu",
-        metavar="NAME",
-        help="of the hidden layers (default relu)",
+        "--activation", type=name_of(Activation), default="relu", metavar="NAME", help="of hidden layers (default relu)"
     )
-    add(
-        "--loss",
-        type=name_of(Loss),
-        metavar="NAME",
-        help="default: cross entropy for classes, squared_error for quantities",
-    )
+    add("--loss", type=name_of(Loss), metavar="NAME", help="default: cross entropy for classes, else squared_error")
     add("--dropout", type=fraction, metavar="RATE", help="after each hidden layer (default 0.2; 0.5 for pixels)")
     add("--input-dropout", type=fraction, metavar="RATE", help="of the features (default 0; 0.2 for pixels)")
     add("--weight-decay", type=decay, metavar="λ", help="λ of J (default: 1 / number of training rows)")
