@@ -115,5 +115,8 @@ def json_text(value: Any) -> str:
 
 def shown(value: object) -> str:
     """A received value as a message shows it, cut if it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a whole number of more digits than Python prints, or a __repr__ that fails
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:197]}..."

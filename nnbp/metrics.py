@@ -14,14 +14,16 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.errors import DataError, ShapeError
+from nnbp.formatting import shown
 from nnbp.registry import Named
-from nnbp.validation import host, refuse, sample_weights
+from nnbp.validation import LARGEST_SIZE, host, items, refuse, sample_weights, whole_number
 
 Array = NDArray[Any]
 Needs = Literal["labels", "values", "probabilities"]
@@ -93,6 +95,7 @@ class Accuracy(Metric):
     """Σ wₙ [hₙ = yₙ] / Σ wₙ. Source: `sklearn.metrics.accuracy_score`."""
 
     name, greater_is_better, needs = "accuracy", True, "labels"
+    aliases = ("acc", "accuracy_score", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         return float(np.average(truth == prediction, weights=weight))
@@ -103,6 +106,7 @@ class BalancedAccuracy(Metric):
     """The mean recall of the classes in y_true. Source: `sklearn.metrics.balanced_accuracy_score`."""
 
     name, greater_is_better, needs = "balanced_accuracy", True, "labels"
+    aliases = ("balanced_accuracy_score",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         _, index = np.unique(truth, return_inverse=True)
@@ -118,6 +122,7 @@ class F1Macro(Metric):
     """
 
     name, greater_is_better, needs = "f1_macro", True, "labels"
+    aliases = ("macro_f1",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         _, index = np.unique(np.concatenate([truth, prediction]), return_inverse=True)
@@ -153,6 +158,7 @@ class RocAuc(Metric):
     """
 
     name, greater_is_better, needs = "roc_auc", True, "probabilities"
+    aliases = ("roc_auc_score", "auc")
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         classes = np.unique(truth)
@@ -175,6 +181,7 @@ class MSE(Metric):
     """Σ wₙ (hₙ - yₙ)² / Σ wₙ, the mean over outputs. Source: `sklearn.metrics.mean_squared_error`."""
 
     name, greater_is_better, needs = "mse", False, "values"
+    aliases = ("mean_squared_error",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         return float(np.average((prediction - truth) ** 2, axis=0, weights=weight).mean())
@@ -185,6 +192,7 @@ class RMSE(Metric):
     """√(Σ wₙ (hₙ - yₙ)² / Σ wₙ), the mean over outputs. Source: `sklearn.metrics.root_mean_squared_error`."""
 
     name, greater_is_better, needs = "rmse", False, "values"
+    aliases = ("root_mean_squared_error",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         return float(np.sqrt(np.average((prediction - truth) ** 2, axis=0, weights=weight)).mean())
@@ -195,6 +203,7 @@ class MAE(Metric):
     """Σ wₙ |hₙ - yₙ| / Σ wₙ, the mean over outputs. Source: `sklearn.metrics.mean_absolute_error`."""
 
     name, greater_is_better, needs = "mae", False, "values"
+    aliases = ("mean_absolute_error",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         return float(np.average(abs(prediction - truth), axis=0, weights=weight).mean())
@@ -210,6 +219,7 @@ class R2(Metric):
     """
 
     name, greater_is_better, needs = "r2", True, "values"
+    aliases = ("r2_score",)
 
     def score(self, truth: Array, prediction: Array, weight: Array) -> float:
         if len(truth) < 2:
@@ -249,7 +259,7 @@ class _Function(Metric):
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         if sample_weight is None:
-            return float(self.function(y_true, y_pred))
+            return self._number(self.function(y_true, y_pred))
         try:
             inspect.signature(self.function).bind(y_true, y_pred, sample_weight=sample_weight)
         except TypeError as error:
@@ -257,7 +267,12 @@ class _Function(Metric):
                 f"The metric {self.name} takes weights as the keyword sample_weight; received {self.function!r}. Add "
                 "the parameter sample_weight=None to it."
             ) from error
-        return float(self.function(y_true, y_pred, sample_weight=sample_weight))
+        return self._number(self.function(y_true, y_pred, sample_weight=sample_weight))
+
+    def _number(self, returned: Any) -> float:
+        with suppress(TypeError, ValueError):
+            return float(returned)
+        raise TypeError(f"The metric {self.name} returns a number; received {shown(returned)}. Correct the function.")
 
 
 def get(spec: str | Metric | Callable[..., float], classification: bool = False) -> Metric:
@@ -285,7 +300,7 @@ def get(spec: str | Metric | Callable[..., float], classification: bool = False)
         return Metric.find(spec)()
     if isinstance(spec, type) or not callable(spec):
         raise TypeError(
-            f"A metric is a name, a Metric object or a function of (y_true, y_pred); received {spec!r}. Pass for "
+            f"A metric is a name, a Metric object or a function of (y_true, y_pred); received {shown(spec)}. Pass for "
             "example 'accuracy' or Accuracy()."
         )
     return _Function(spec, "labels" if classification else "values")
@@ -298,7 +313,9 @@ def listed(specs: Any, classification: bool) -> list[Metric]:
         ValueError: one is of classes, and the loss is not.
     """
     specs = defaults(classification) if specs is None else specs
-    found = [get(spec, classification) for spec in ([specs] if isinstance(specs, str) or callable(specs) else specs)]
+    several = not (isinstance(specs, str) or callable(specs))
+    specs = items("metrics", specs, "a list of names, Metric objects and functions") if several else [specs]
+    found = [get(spec, classification) for spec in specs]
     for metric in found:
         if metric.needs != "values" and not classification:
             raise ValueError(
@@ -306,6 +323,11 @@ def listed(specs: Any, classification: bool) -> list[Metric]:
                 f"Use {', '.join(defaults(False))}, or train with loss='cross_entropy'."
             )
     return found
+
+
+def are_labels(truth: Array) -> bool:
+    """Whether targets are class indices, one per sample: neither several labels nor probabilities."""
+    return truth.ndim == 1 and bool((truth == np.floor(truth)).all())
 
 
 def defaults(classification: bool) -> tuple[str, ...]:
@@ -329,6 +351,7 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, k: int) -> NDArray[np
         array([[1, 0],
                [1, 1]])
     """
+    k = whole_number("k, the number of classes,", k, 1, LARGEST_SIZE)
     truth, prediction = (_labels(name, labels) for name, labels in (("y_true", y_true), ("y_pred", y_pred)))
     _check_same_shape("a confusion matrix", truth, prediction)
     _refuse_labels("y_true", truth, k)
@@ -336,9 +359,9 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, k: int) -> NDArray[np
     return np.bincount(truth * k + prediction, minlength=k * k).reshape(k, k).astype(np.int64)
 
 
-def _samples(name: str, values: ArrayLike) -> Array:
+def _samples(name: str, values: ArrayLike, *, classes: bool) -> Array:
     """An array of real numbers that holds at least one sample."""
-    array = host(values, name)
+    array = host(values, name, classes=classes)
     if array.ndim not in (1, 2) or array.size == 0:
         raise ShapeError(
             f"{name} has one or two dimensions and at least one sample; received shape {array.shape}. Pass one row per "
@@ -349,7 +372,7 @@ def _samples(name: str, values: ArrayLike) -> Array:
 
 def _labels(name: str, values: ArrayLike) -> Array:
     """Class indices as (m,) int64; (m, 1) is taken for (m,)."""
-    array = _samples(name, values)
+    array = _samples(name, values, classes=True)
     if array.ndim == 2 and array.shape[1] > 1:
         raise ShapeError(
             f"{name} holds class indices, (m,); received shape {array.shape}. For one-hot rows or probabilities pass "
@@ -364,7 +387,7 @@ def _labels(name: str, values: ArrayLike) -> Array:
 
 def _table(name: str, values: ArrayLike) -> Array:
     """Numbers as (m, k), (m,) taken for (m, 1); float32 stays, all else becomes float64."""
-    array = _samples(name, values)
+    array = _samples(name, values, classes=False)
     return array.astype(np.float32 if array.dtype == np.float32 else np.float64).reshape(len(array), -1)
 
 

@@ -28,11 +28,15 @@ from nnbp.nn.losses import Loss
 from nnbp.training.data_adapter import DataAdapter, sizes_unknown
 from nnbp.validation import (
     finite,
+    flag,
     float_dtype,
     host,
+    instance,
+    items,
     joined,
     like,
     not_negative,
+    number,
     reduced,
     whole_number,
 )
@@ -275,9 +279,11 @@ class Network:
         flat = np.empty(self.model.parameters.size, self.dtype)
         for name, arrays in (("W", weights), ("b", biases)):
             views = self._views(flat, name)
-            if len(arrays) != len(views):
-                raise ShapeError(f"There is one {name} for each of {len(views)} dense layers; received {len(arrays)}.")
-            for k, (view, values) in enumerate(zip(views, arrays, strict=True)):
+            argument = "weights" if name == "W" else "biases"
+            given = items(argument, arrays, f"a list of arrays, one {name} for each dense layer")
+            if len(given) != len(views):
+                raise ShapeError(f"There is one {name} for each of {len(views)} dense layers; received {len(given)}.")
+            for k, (view, values) in enumerate(zip(views, given, strict=True)):
                 array = host(values, f"{name}[{k}]")
                 if array.shape != view.shape:
                     raise ShapeError(f"{name}[{k}] has shape {view.shape}; received {array.shape}. W is (n_out, n_in).")
@@ -409,13 +415,15 @@ class Network:
         Args:
             X, y, sample_weight: the data.
             metrics: names, objects or functions; None is accuracy for classes, r2 and rmse for values, and no metric
-                if a sample has several labels.
+                if a sample has several labels or a probability as its target.
         """
+        from nnbp.metrics import are_labels
+
         with self._backend.active():
             _, data = self._adapter.read(X, y, sample_weight)
             self._adapter.finite(data.X)
             data, rule = self._adapter.placed(data), self.loss_function
-            if metrics is None and rule.classification and rule.truth(data.targets).ndim == 2:
+            if metrics is None and rule.classification and not are_labels(rule.truth(data.targets)):
                 metrics = ()
             evaluation = self._evaluation(data, self._metrics(metrics))
             loss = self._ready(data.X).loss(data)
@@ -447,11 +455,11 @@ class Network:
         validation_data: Any = None,
         validation_split: float = 0.0,
         sample_weight: Any = None,
-        class_weight: Mapping[int, float] | str | None = None,
+        class_weight: Mapping[int, float] | ArrayLike | str | None = None,
         shuffle: bool = True,
         early_stopping: bool | int | EarlyStopping | None = None,
-        callbacks: Sequence[Callback | Callable[[TrainingState], None]] = (),
-        metrics: Sequence[str | Metric | Callable[..., float]] = (),
+        callbacks: Sequence[Callback | Callable[[TrainingState], None]] | None = (),
+        metrics: Sequence[str | Metric | Callable[..., float]] | None = (),
         progress: bool | str = "auto",
         clip_norm: float | None = None,
     ) -> History:
@@ -469,12 +477,13 @@ class Network:
                 restored at the end.
             validation_split: share of the samples to set aside for validation, drawn with the network's seed.
             sample_weight: (m,), at least 0.
-            class_weight: a weight for each class index, or "balanced"; multiplies the sample weights, in validation
-                too.
+            class_weight: weights by class index, an array with one for each class, or "balanced"; multiplies the sample
+                weights, in validation too.
             shuffle: whether batches are drawn in a new order every epoch.
             early_stopping: an EarlyStopping, its patience in epochs, or True for the default patience.
             callbacks: Callback objects, or functions of the TrainingState that are called after every epoch.
             metrics: measured after every epoch on the training and validation data; costs a forward pass over each.
+                None is those of `evaluate`.
             progress: "auto" (a bar in a terminal, else lines of text), "lines", False.
             clip_norm: bound on the Euclidean norm of the whole gradient.
 
@@ -502,7 +511,7 @@ class Network:
             batch_size=None if batch_size is None else whole_number("batch_size", batch_size, 1),
             optimizer=_optimizer(optimizer, learning_rate),
             schedule=schedules.get(schedule, epochs).fresh(),
-            shuffle=shuffle,
+            shuffle=flag("shuffle", shuffle),
             clip_norm=clip_norm,
             callbacks=[each for each in attendants if each is not None],
         )
@@ -542,7 +551,7 @@ class Network:
         adapter, data = self._adapter.read(X, y, sample_weight)
         adapter.finite(data.X)
         held_out = None
-        if share:
+        if number("validation_split, the share of the samples to set aside,", share, "[0, 1)"):
             if validation_data is not None:
                 raise ValueError(
                     "Validation data are given or split off, not both; received validation_data and validation_split."
@@ -646,6 +655,7 @@ class Network:
         """
         from nnbp.serialization.model_file import ModelFile, numbered, write
 
+        extra = {} if extra is None else instance("extra", extra, Mapping, "a dictionary of JSON values or None")
         model = self.model
         statistics = model.host_statistics()
         architecture = {
@@ -661,7 +671,7 @@ class Network:
             arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
         for (k, _, _), own in zip(numbered(model.layers, model.n_in), statistics, strict=True):
             arrays |= {f"{name}{k}": array for name, array in own.items()}
-        write(path, ModelFile(architecture, arrays, dict(extra or {})))
+        write(path, ModelFile(architecture, arrays, dict(extra)))
 
     @classmethod
     def load(
@@ -685,6 +695,7 @@ class Network:
         """
         from nnbp.serialization.model_file import read
 
+        custom = items("custom", custom, "a list of classes of your own")
         return cls.from_file(read(path, custom), custom, device=device, fallback=fallback, precision=precision)
 
     @classmethod
@@ -830,6 +841,7 @@ def _optimizer(optimizer: str | Optimizer, learning_rate: float | None) -> Optim
 
 def _opened(device: str | Backend, fallback: bool = True) -> Backend:
     """The backend for a device; a backend object is returned as it is."""
+    fallback = flag("fallback", fallback)
     if isinstance(device, Backend):
         return device
     from nnbp.device.select import open_backend

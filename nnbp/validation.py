@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from numbers import Real
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nnbp.errors import DataError, DTypeError, ShapeError
 from nnbp.formatting import shown
@@ -23,41 +24,101 @@ _BLOCK_ON_HOST = 2**20
 
 T = TypeVar("T")
 
+_TEXT = "Turn text columns into numbers first, or cast with .astype('float32')."
+
+_FIXES = {
+    "c": "Pass the real and the imaginary part as columns of their own.",
+    "M": "Turn times into numbers: ({0} - {0}.min()) / np.timedelta64(1, 'D').",
+    "m": "Turn times into numbers: {0} / np.timedelta64(1, 'D').",
+    "V": "Turn fields into columns: numpy.lib.recfunctions.structured_to_unstructured({0}).",
+}
+"""What to do with arrays of a kind of dtype that holds no real numbers."""
+
 _IMPUTE = "Impute or drop missing values; scale large ones."
 
 
-def host(values: Any, name: str) -> NDArray[Any]:
-    """Any array or sequence of numbers as a NumPy array; a GPU array is downloaded.
+def host(values: Any, name: str, *, classes: bool = False) -> NDArray[Any]:
+    """Any array, frame or sequence of numbers as a NumPy array; a GPU array is downloaded.
+
+    Args:
+        values: the numbers.
+        name: of the argument, for messages.
+        classes: whether the numbers are class indices.
 
     Raises:
-        DTypeError: the values are no real numbers.
+        ShapeError: the rows of a sequence have different lengths.
+        DTypeError: the values are not real numbers.
     """
     if hasattr(values, "__cuda_array_interface__") and hasattr(values, "get"):
         values = values.get()
+    kind = type(values).__name__
     if hasattr(values, "toarray"):
-        raise DTypeError(
-            f"{name} is a dense array; received the sparse {type(values).__name__}. Pass {name}.toarray()."
-        )
+        raise DTypeError(f"{name} is a dense array; received the sparse {kind}. Pass {name}.toarray().")
     try:
         array = np.asanyarray(values)
-    except ValueError as error:
-        raise ShapeError(f"{name} is an array in which all rows have the same length; {error}.") from error
-    _check_real(array, name)
-    return np.asarray(array)
-
-
-def _check_real(array: Array, name: str) -> None:
-    if isinstance(array, np.ma.MaskedArray):
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(values, list | tuple) and isinstance(error, ValueError):
+            raise ShapeError(
+                f"{name} is an array in which all rows have the same length; received a {kind} in which they have not. "
+                "Fill up the short rows."
+            ) from error
         raise DTypeError(
-            f"{name} is an array without a mask; received a MaskedArray. Pass {name}.filled(value), or impute."
-        )
-    if array.dtype.kind not in "fiub":
-        hint = (
-            "Encode labels as class indices (np.unique(y, return_inverse=True))."
-            if name.startswith("y")
-            else "Turn text columns into numbers first, or cast with .astype('float32')."
-        )
-        raise DTypeError(f"{name} holds real numbers; received dtype {array.dtype}. {hint}")
+            f"{name} is an array, or converts to one of NumPy; received a {kind}, which does not: {error} Convert it "
+            "first."
+        ) from error
+    return np.asarray(real(array, name, classes=classes))
+
+
+def real(array: Array, name: str, *, classes: bool = False) -> Array:
+    """The array, on the device or the host; Python objects that are numbers or missing values become float64.
+
+    Raises:
+        DTypeError: it holds something else, or has masked values.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        if np.ma.is_masked(array):
+            raise DTypeError(
+                f"{name} has a value everywhere; received a MaskedArray with masked values. Pass {name}.filled(value), "
+                "or impute."
+            )
+        array = array.data
+    if array.dtype.kind in "fiub":
+        return array
+    received = f"dtype {array.dtype}"
+    if array.dtype.kind == "O":
+        numbers, other = _numbers(array)
+        if numbers is not None:
+            return numbers
+        received = f"{received} with {shown(other)} in it" if array.ndim else shown(other)
+    fix = "Encode labels as class indices: np.unique(y, return_inverse=True)." if classes else _TEXT
+    raise DTypeError(
+        f"{name} holds real numbers; received {received}. {_FIXES.get(array.dtype.kind, fix).format(name)}"
+    )
+
+
+def _numbers(objects: NDArray[np.object_]) -> tuple[NDArray[np.float64] | None, object]:
+    """Objects as float64, None and pandas.NA as NaN; or None, and the first object that is no real number.
+
+    Frames whose columns are of several dtypes, or of dtypes with missing values, come as arrays of objects.
+    """
+    from decimal import Decimal
+
+    items = objects.ravel().tolist()
+    kinds = {kind: issubclass(kind, Real | Decimal | np.bool) for kind in set(map(type, items))}
+    missing = {kind for kind in kinds if objects.ndim and (kind is type(None) or kind.__name__ == "NAType")}
+    for item in items:
+        if not kinds[type(item)] and type(item) not in missing:
+            return None, item
+    floats = [math.nan if type(item) in missing else _float(item) for item in items]
+    return np.array(floats).reshape(objects.shape), None
+
+
+def _float(value: Any) -> float:
+    """A real number as a float, infinite if it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array | NDArray[Any]:
@@ -66,10 +127,7 @@ def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> 
     Raises:
         ShapeError, DTypeError: X is no matrix of real numbers with n_in columns.
     """
-    if backend.owns(X):
-        _check_real(X, "X")
-    else:
-        X = host(X, "X")
+    X = real(X, "X") if backend.owns(X) else host(X, "X")
     if X.ndim != 2 or 0 in X.shape or (n_in is not None and X.shape[1] != n_in):
         columns = "n_in" if n_in is None else str(n_in)
         hint = " For one sample, pass X.reshape(1, -1)." if X.ndim == 1 else ""
@@ -173,16 +231,19 @@ def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
 
 
 def class_weights(
-    weights: Mapping[Any, float] | str | None, labels: NDArray[Any], reference: NDArray[Any], classes: int
+    weights: Mapping[Any, float] | ArrayLike | str | None,
+    labels: NDArray[Any],
+    reference: NDArray[Any],
+    classes: int,
 ) -> NDArray[np.float64] | None:
     """The weight of each sample by its class, or None.
 
     Args:
-        weights: one for each class; classes that are not named have 1; "balanced" is m / (k mₖ) for a class with mₖ of
-            the m reference samples, k classes.
+        weights: by class index, classes that are not named have 1; or an array with one for each class; "balanced" is
+            m / (k mₖ) for a class with mₖ of the m reference samples, k classes.
         labels: class index of each sample.
         reference: labels that "balanced" counts: those of the training data.
-        classes: number of classes.
+        classes: the number of classes.
 
     Raises:
         ValueError, DataError: the weights are none, or not those of classes.
@@ -194,30 +255,44 @@ def class_weights(
             f"class_weight goes by the one class of a sample; received targets of shape {labels.shape}, several labels "
             "per sample. Use sample_weight."
         )
-    if not isinstance(weights, Mapping):
-        if weights != "balanced":
-            raise ValueError(
-                f"class_weight is a dictionary, 'balanced' or None; received {weights!r}. Write {{class: weight, …}}."
-            )
-        found, counts = np.unique(reference, return_counts=True)
-        weights = dict(zip(found.tolist(), (len(reference) / (len(found) * counts)).tolist(), strict=True))
+    if isinstance(weights, str) and weights == "balanced":
+        present, counts = np.unique(reference, return_counts=True)
+        weights = dict(zip(present.tolist(), (len(reference) / (len(present) * counts)).tolist(), strict=True))
+    elif not isinstance(weights, Mapping):
+        weights = dict(enumerate(_one_per_class(weights, classes)))
     values = np.ones(len(labels))
     for label, weight in weights.items():
         if not isinstance(label, Real) or label not in range(classes):
             raise DataError(
                 f"The keys of class_weight are class indices, whole numbers from 0 to {classes - 1} here; received "
-                f"{label!r}. Number the classes as in y."
+                f"{shown(label)}. Number the classes as in y."
             )
         not_negative(f"The weight of class {label}", weight)
         values[labels == label] = weight
     return values
 
 
+def _one_per_class(weights: Any, classes: int) -> list[float]:
+    """An array of class weights as a list."""
+    if isinstance(weights, str) or not np.iterable(weights):
+        raise ValueError(
+            "class_weight is a dictionary, an array with one weight per class, 'balanced' or None; received "
+            f"{shown(weights)}. Write {{class: weight, …}}."
+        )
+    found = host(weights, "class_weight")
+    if found.shape != (classes,):
+        raise ShapeError(
+            f"A class_weight array has one weight for each class, ({classes},) here; received shape {found.shape}. "
+            "Name the classes that it is for: {class: weight, …}."
+        )
+    return [float(weight) for weight in found]
+
+
 def number(name: str, value: Any, interval: str) -> float:
     """The value as a float that lies in an interval such as "[0, 1)" or "(0, inf)", or a ValueError."""
     low, high = interval[1:-1].split(", ")
     if not isinstance(value, bool) and isinstance(value, Real):
-        x, least, most = float(value), float(low), float(high)
+        x, least, most = _float(value), float(low), float(high)
         if least < x < most or (x == least and interval[0] == "[") or (x == most and interval[-1] == "]"):
             return x
     rule = f"{'at least' if interval[0] == '[' else 'above'} {low}"
@@ -233,29 +308,73 @@ def not_negative(name: str, value: Any) -> float:
     return number(name, value, "[0, inf)")
 
 
-def whole_number(name: str, value: Any, low: int) -> int:
-    """The value as an int, at least `low`, or a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} is a whole number, at least {low}; received {shown(value)}.")
-    return int(value)
+LARGEST_SIZE = 2**31 - 1
+"""The largest number of units, samples and the like: more would overflow the sizes of arrays."""
+
+
+def whole_number(name: str, value: Any, low: int, high: float = math.inf) -> int:
+    """The value as an int, from `low` to `high`, or a ValueError."""
+    rule = f"at least {low}"
+    if not isinstance(value, bool) and isinstance(value, int | np.integer):
+        if low <= value <= high:
+            return int(value)
+        rule = f"at most {high}" if value > high else rule
+    raise ValueError(f"{name} is a whole number, {rule}; received {shown(value)}.")
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False as a bool, or a ValueError."""
+    return bool(one_of(name, bool(value) if isinstance(value, np.bool) else value, True, False))
+
+
+def one_of(name: str, value: Any, *allowed: T) -> T:
+    """The value if it is one of those that are allowed, or a ValueError."""
+    for item in allowed:
+        # The type first: 1 equals True, and an array equals nothing as a whole.
+        if isinstance(value, type(item)) and value == item:
+            return item
+    *most, last = map(repr, allowed)
+    raise ValueError(f"{name} is {', '.join(most)} or {last}; received {shown(value)}.")
+
+
+def instance(name: str, value: T, kind: type[Any], rule: str) -> T:
+    """The value if it is of a class, or a TypeError that says by the rule what it is."""
+    if isinstance(value, kind):
+        return value
+    raise TypeError(f"{name} is {rule}; received {shown(value)}.")
+
+
+def items(name: str, value: Any, rule: str) -> list[Any]:
+    """What a list, a tuple or another ordered collection holds, or a ValueError that says by the rule what it is."""
+    if not isinstance(value, str | bytes | Set | Mapping):
+        with suppress(TypeError):
+            return list(value)
+    raise ValueError(f"{name} is {rule}; received {shown(value)}.")
+
+
+def file_path(path: Any) -> str:
+    """The path of a file as text, or a TypeError."""
+    with suppress(TypeError):
+        return os.fsdecode(path)
+    raise TypeError(f"path is the path of a file, as a string or a pathlib.Path; received {shown(path)}.")
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """The dtype of a network, or a DTypeError."""
-    # NumPy takes None for float64.
-    if dtype is not None:
-        with suppress(TypeError):
+    # NumPy takes None for float64, and anything with a dtype for it.
+    if isinstance(dtype, str | type | np.dtype):
+        with suppress(TypeError, ValueError):
             made: np.dtype[Any] = np.dtype(dtype)
             if made in (np.float32, np.float64):
                 return made
-    raise DTypeError(f"dtype is float32 or float64; received {dtype!r}.")
+    raise DTypeError(f"dtype is float32 or float64; received {shown(dtype)}.")
 
 
 def reduced(precision: Any, dtype: np.dtype[Any]) -> Precision:
     """The precision to which a network of this dtype may round the factors of products, or a ValueError."""
-    if precision in PRECISIONS and dtype == np.float32:
-        return cast(Precision, precision)
+    if isinstance(precision, str) and precision in PRECISIONS and dtype == np.float32:
+        return precision
     raise ValueError(
         f"precision is {' or '.join(map(repr, PRECISIONS))}, how float32 matrices may be multiplied, or None; received "
-        f"{precision!r} with dtype {dtype}. Leave precision out, or take dtype='float32'."
+        f"{shown(precision)} with dtype {dtype}. Leave precision out, or take dtype='float32'."
     )

@@ -73,7 +73,7 @@ def named(name: str) -> Any:
         ({"early_stopping": 0}, ValueError, "patience.*at least 1"),
         ({"early_stopping": "yes"}, ValueError, "early_stopping.*received 'yes'"),
         ({"callbacks": [3]}, TypeError, "callback.*received 3"),
-        ({"metrics": ["acc"]}, ValueError, "did you mean 'accuracy'"),
+        ({"metrics": ["acuracy"]}, ValueError, "did you mean 'accuracy'"),
         ({"metrics": [lambda y, p: 0.0], "sample_weight": np.ones(20)}, TypeError, "sample_weight=None"),
         ({"metrics": "mse"}, ShapeError, "y_pred of mse has the shape of y_true"),
         (
@@ -378,3 +378,33 @@ def test_partial_fit_learns_with_weights() -> None:
     for _ in range(60):
         net.partial_fit(X, Y, learning_rate=0.05, sample_weight=w, batch_size=None)
     np.testing.assert_allclose(net.forward(X[:1]), Y[:1], atol=0.05)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_class_weights_as_an_array_are_those_by_class(loss: str) -> None:
+    """An array with one weight per class, as `sklearn.utils.class_weight.compute_class_weight` returns it."""
+    labels, n_out = (LABELS, 3) if loss == "cross_entropy" else (LABELS % 2, 1)
+    weights = np.array([0.5, 2.0, 3.0][: max(2, n_out)])
+    found = []
+    for class_weight in (weights, dict(enumerate(weights.tolist()))):
+        net = Network([3, 4, n_out], loss=loss, device="cpu", seed=0)
+        net.fit(X, labels, epochs=2, class_weight=class_weight, validation_split=0.25, progress=False)
+        found.append(net.parameters)
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(
+        ShapeError, match=rf"one weight for each class, \({len(weights)},\) here; received shape \(4,\)"
+    ):
+        net.fit(X, labels, class_weight=np.ones(4))
+
+
+def test_soft_targets_are_evaluated_without_the_accuracy_that_they_do_not_have() -> None:
+    soft = np.linspace(0, 1, len(X))
+    net = Network([3, 4, 1], loss="bce", device="cpu", seed=0)
+    net.fit(X, soft, epochs=1, progress=False)
+    assert net.evaluate(X, soft) == {"loss": net.loss(X, soft)}
+    assert net.evaluate(X, soft, metrics=["mse"])["mse"] == pytest.approx(
+        np.mean((net.forward(X)[:, 0] - soft) ** 2), rel=1e-5
+    )
+    with pytest.raises(DataError, match=r"y_true of accuracy holds whole numbers; received 0\.05.* class indices, not"):
+        net.evaluate(X, soft, metrics=["accuracy"])
+    assert set(net.evaluate(X, soft > 0.5)) == {"loss", "accuracy"}

@@ -12,7 +12,7 @@ from nnbp.nn import activations, initializers, losses
 from nnbp.nn.initializers import Initializer
 from nnbp.optim import lbfgs, optimizers
 from nnbp.optim.schedules import Schedule
-from nnbp.registry import Named, is_built_in, unknown_name
+from nnbp.registry import Named, is_built_in, spelling, unknown_name
 
 BASES = [Activation, Initializer, Layer, Loss, Metric, Optimizer, Schedule]
 
@@ -56,7 +56,7 @@ def test_objects_of_the_same_arguments_are_equal() -> None:
     assert Known(**Known(5).config()) == Known(5)
 
 
-@pytest.mark.parametrize("received", ["Known", "knwon", "", 3, None, int, 1.5, ["known"]])
+@pytest.mark.parametrize("received", ["knwon", "", 3, None, int, 1.5, ["known"]])
 def test_unknown(received: object) -> None:
     with pytest.raises(ValueError, match="Unknown thing: it is one of known") as caught:
         Thing.get(received)  # type: ignore[arg-type]
@@ -75,6 +75,119 @@ def test_hint_names_what_is_close_and_else_what_to_do() -> None:
     far = str(unknown_name("thing", Thing.registry, "qqqq"))
     assert "did you mean" not in far
     assert "object" in far
+
+
+TYPED = {
+    Activation: {
+        "identity": "Identity linear", "sigmoid": "Sigmoid logistic", "tanh": "Tanh TANH", "relu": "ReLU Relu",
+        "leaky_relu": "LeakyReLU leakyrelu leaky-relu", "elu": "ELU", "silu": "SiLU swish", "gelu": "GELU",
+    },
+    Loss: {
+        "squared_error": "mse MSE MSELoss mean_squared_error MeanSquaredError l2 squared-error",
+        "absolute_error": "mae L1Loss mean_absolute_error l1", "huber": "HuberLoss smooth_l1 SmoothL1Loss",
+        "quantile": "pinball", "poisson": "PoissonNLLLoss",
+        "binary_cross_entropy": "bce BCELoss binary_crossentropy BCEWithLogitsLoss logistic",
+        "cross_entropy": (
+            "crossentropy CrossEntropyLoss categorical_crossentropy sparse_categorical_crossentropy log_loss nll"
+        ),
+    },
+    Optimizer: {
+        "sgd": "SGD gradient_descent", "rmsprop": "RMSprop RMSProp rms_prop", "adam": "Adam", "adamw": "AdamW",
+        "rprop": "Rprop", "lbfgs": "L-BFGS LBFGS l_bfgs",
+    },
+    Schedule: {
+        "step": "StepLR", "exponential": "ExponentialLR", "cosine": "CosineAnnealingLR cosine_annealing",
+        "warm_up": "warmup warm-up", "reduce_on_plateau": "ReduceLROnPlateau reduce-on-plateau",
+        "inverse_scaling": "InverseScaling",
+    },
+    Metric: {
+        "accuracy": "acc Accuracy accuracy_score", "balanced_accuracy": "balanced_accuracy_score", "r2": "R2 r2_score",
+        "roc_auc": "AUC ROC_AUC roc_auc_score", "mse": "MSE mean_squared_error", "mae": "mean_absolute_error",
+        "rmse": "root_mean_squared_error RootMeanSquaredError",
+    },
+    Initializer: {
+        "glorot_uniform": "GlorotUniform xavier_uniform xavier_uniform_ glorot", "glorot_normal": "xavier_normal",
+        "he_uniform": "kaiming_uniform HeUniform", "he_normal": "kaiming_normal_", "zeros": "zeros_",
+    },
+}  # fmt: skip
+"""What users of Keras, PyTorch and scikit-learn type, by the name of the class that has the same formula."""
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "typed"),
+    [(base, name, typed) for base, names in TYPED.items() for name in names for typed in names[name].split()],
+    ids=str,
+)
+def test_names_in_other_spellings_and_from_other_libraries(base: Any, name: str, typed: str) -> None:
+    assert base.find(typed) is base.registry[name]
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.__name__)
+def test_a_spelling_belongs_to_one_class(base: Any) -> None:
+    spellings = [spelling(text) for name, cls in base.registry.items() for text in (name, *cls.aliases)]
+    assert len(spellings) == len(set(spellings))
+
+
+def test_an_alias_trains_and_is_saved_under_the_name_of_its_class(tmp_path: Any) -> None:
+    options: Any = {"device": "cpu", "seed": 0}
+    typed = Network([2, Dense(3, "Swish", initializer="kaiming-normal"), 1], loss="BCE", **options)
+    named = Network([2, Dense(3, "silu", initializer="he_normal"), 1], loss="binary_cross_entropy", **options)
+    assert "silu" in typed.summary()
+    assert "loss binary_cross_entropy" in typed.summary()
+    for net, how in ((typed, ("RMSProp", "warmup")), (named, ("rmsprop", "warm_up"))):
+        optimizer, schedule = how
+        net.fit([[0, 1], [1, 0]], [0, 1], epochs=3, optimizer=optimizer, schedule=schedule, progress=False)
+        net.save(tmp_path / optimizer)
+    assert (tmp_path / "RMSProp").read_bytes() == (tmp_path / "rmsprop").read_bytes()
+
+
+def test_a_name_of_ones_own_comes_before_an_alias_and_before_another_spelling() -> None:
+    for name in ("swish", "Tanh"):
+        own = type("Own", (Activation,), {"name": name})
+        assert Activation.find(name) is own
+    assert Activation.find("tanh") is Activation.find("TANH") is activations.Tanh
+    assert Activation.find("Swish") is Activation.find("swish")
+
+
+def test_a_class_of_ones_own_may_have_aliases() -> None:
+    own = type("Own", (Activation,), {"name": "softsign", "aliases": ("elliot_sigmoid",)})
+    assert Activation.find("Elliot Sigmoid") is own
+
+
+def test_aliases_are_not_inherited() -> None:
+    type("Heir", (activations.SiLU,), {"name": "heir"})
+    assert Activation.find("swish") is activations.SiLU
+
+
+@pytest.mark.parametrize(
+    ("base", "typed", "meant"),
+    [
+        (Activation, "tahn", "tanh"), (Activation, "rellu", "relu"), (Activation, "lienar", "linear"),
+        (Activation, "Sigmod", "sigmoid"), (Optimizer, "adm", "adam"), (Optimizer, "lbgfs", "lbfgs"),
+        (Loss, "cross_entropi", "cross_entropy"), (Loss, "categorical_crosentropy", "categorical_cross_entropy"),
+        (Schedule, "invscaling", "inverse_scaling"), (Metric, "acuracy", "accuracy"),
+    ],
+)  # fmt: skip
+def test_hint_for_a_slip(base: Any, typed: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"received '{typed}' \(did you mean '{meant}'\?\)\."):
+        base.find(typed)
+
+
+@pytest.mark.parametrize(
+    ("base", "typed"),
+    [
+        (Activation, "selu relu6 prelu celu hardtanh hard_sigmoid softsign log_softmax mish"),
+        (Loss, "hinge squared_hinge mape msle mean_squared_logarithmic_error kl_divergence log_cosh focal"),
+        (Optimizer, "nadam adamax adagrad radam asgd sgdm lion momentum newton-cg"),
+        (Schedule, "cyclic one_cycle adaptive linear multi_step cosine_annealing_warm_restarts"),
+        (Metric, "f1 precision recall neg_mean_squared_error median_absolute_error"),
+        (Initializer, "normal uniform lecun_uniform orthogonal he ones"),
+    ],
+)
+def test_no_hint_for_the_name_of_something_else(base: Any, typed: str) -> None:
+    for name in typed.split():
+        with pytest.raises(ValueError, match=rf"Unknown {base._kind}: .*; received '{name}'\. Pass"):
+            base.find(name)
 
 
 @pytest.mark.parametrize("module", [activations, losses, initializers, optimizers], ids=lambda m: m.__name__)

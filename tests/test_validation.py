@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -90,26 +93,56 @@ def test_no_features() -> None:
 
 NOT_NUMBERS = [
     np.array([["a", "b"]]),
-    np.array([[1, None]], dtype=object),
-    np.array([[1, 2.5]], dtype=object),
-    np.array([[1j, 2]]),
-    np.array([["2020-01-01", "2020-01-02"]], dtype="datetime64[D]"),
-    np.array([[1, 2]], dtype="timedelta64[s]"),
+    np.array([[1, "2.5"]], dtype=object),
+    np.array([[1, 2j]], dtype=object),
+    np.array([[1, np.datetime64("2020-01-01")]], dtype=object),
     np.array([[b"x", b"y"]]),
 ]
 
 
-@pytest.mark.parametrize("X", [*NOT_NUMBERS, [["a", "b"]], [[1, None]], [[1j, 2]]], ids=repr)
+@pytest.mark.parametrize("X", [*NOT_NUMBERS, [["a", "b"]]], ids=repr)
 def test_features_that_are_no_numbers(X: Any) -> None:
     """The same answer for an array that the backend owns and for a list, which it does not."""
     with pytest.raises(DTypeError, match=r"X holds real numbers; received dtype .*numbers first"):
         matrix(BACKEND, X, F32, 2)
 
 
+@pytest.mark.parametrize(
+    ("X", "fix"),
+    [
+        (np.array([[1j, 2]]), "the real and the imaginary part as columns"),
+        ([[1j, 2]], "the real and the imaginary part as columns"),
+        (np.array([["2020-01-01", "2020-01-02"]], dtype="datetime64[D]"), r"times into numbers: \(X - X\.min\(\)\) /"),
+        (np.array([[1, 2]], dtype="timedelta64[s]"), r"times into numbers: X / np\.timedelta64"),
+        (np.zeros((1, 2), dtype=[("a", float), ("b", float)]), r"structured_to_unstructured\(X\)"),
+    ],
+    ids=repr,
+)
+def test_the_fix_for_other_kinds_of_arrays(X: Any, fix: str) -> None:
+    with pytest.raises(DTypeError, match=f"X holds real numbers; received dtype .*{fix}"):
+        matrix(BACKEND, X, F32, 2)
+
+
+def test_objects_that_are_numbers_or_missing() -> None:
+    """As frames give them whose columns differ in dtype."""
+    pandas = pytest.importorskip("pandas")
+    objects = [True, np.False_, 2, np.int8(-3), 0.5, np.float32(0.25), Decimal("1.5"), Fraction(1, 4), 10**400]
+    array = np.array([[*objects, None, pandas.NA, math.nan]], dtype=object)
+    kept = array.copy()
+    expected = [1, 0, 2, -3, 0.5, 0.25, 1.5, 0.25, np.inf, np.nan, np.nan, np.nan]
+    for X in (array, array.tolist()):
+        made = matrix(BACKEND, X, F64, 12)
+        assert made.dtype == np.float64
+        np.testing.assert_array_equal(made, [expected])
+    assert all(now is before for now, before in zip(array[0], kept[0], strict=True))
+
+
 def test_masked_arrays_and_sparse_matrices() -> None:
     masked = np.ma.masked_array([[1.0, 2.0]], mask=[[True, False]])
-    with pytest.raises(DTypeError, match=r"received a MaskedArray\. Pass X\.filled\(value\)"):
+    with pytest.raises(DTypeError, match=r"received a MaskedArray with masked values\. Pass X\.filled\(value\)"):
         matrix(BACKEND, masked, F32, 2)
+    masked.mask = False
+    np.testing.assert_array_equal(matrix(BACKEND, masked, F32, 2), [[1, 2]])
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(DTypeError, match=r"received the sparse csr_\w+\. Pass X\.toarray\(\)"):
         matrix(BACKEND, sparse.csr_matrix(np.eye(2)), F32, 2)
@@ -117,7 +150,7 @@ def test_masked_arrays_and_sparse_matrices() -> None:
 
 def test_frame_with_text() -> None:
     pandas = pytest.importorskip("pandas")
-    with pytest.raises(DTypeError, match="received dtype object"):
+    with pytest.raises(DTypeError, match="received dtype object with 'x' in it"):
         matrix(BACKEND, pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}, dtype=object), F32, 2)
 
 
@@ -158,9 +191,20 @@ def test_host() -> None:
     assert host([1, 2], "y").dtype.kind == "i"
     assert host(np.array([True]), "y").dtype.kind == "b"
     with pytest.raises(DTypeError, match=r"y holds real numbers; received dtype <U1\. .*np\.unique"):
+        host(["a", "b"], "y", classes=True)
+    with pytest.raises(DTypeError, match=r"y holds real numbers; received dtype <U1\. Turn text columns into numbers"):
         host(["a", "b"], "y")
-    with pytest.raises(DTypeError, match="received dtype object"):
+    with pytest.raises(DTypeError, match=r"y holds real numbers; received None\."):
         host(None, "y")
+
+
+def test_host_reports_what_does_not_convert() -> None:
+    class Closed:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            raise RuntimeError("it is closed.")
+
+    with pytest.raises(DTypeError, match=r"y is an array.*; received a Closed, which does not: it is closed\."):
+        host(Closed(), "y")
 
 
 def test_host_downloads_gpu_arrays() -> None:
@@ -218,16 +262,18 @@ def test_sample_weights_out_of_range(weights: Any, error: Any, said: str) -> Non
 
 def test_class_weights() -> None:
     labels = np.array([0, 1, 1, 2])
-    assert class_weights(None, labels, labels, 9) is None
-    np.testing.assert_array_equal(class_weights({1: 3.0, 2: 0.5}, labels, labels, 9), [1, 3, 3, 0.5])
-    np.testing.assert_array_equal(class_weights({1.0: 3, np.int64(2): 0}, labels, labels, 9), [1, 3, 3, 0])
+    assert class_weights(None, labels, labels, 3) is None
+    np.testing.assert_array_equal(class_weights({1: 3.0, 2: 0.5}, labels, labels, 3), [1, 3, 3, 0.5])
+    np.testing.assert_array_equal(class_weights({1.0: 3, np.int64(2): 0}, labels, labels, 3), [1, 3, 3, 0])
+    for weights in ([2, 3, 0.5], (2, 3, 0.5), np.array([2, 3, 0.5], np.float16), np.array([2, 3, 0.5], object)):
+        np.testing.assert_array_equal(class_weights(weights, labels, labels, 3), [2, 3, 3, 0.5])
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30))
 @settings(max_examples=30, deadline=None)
 def test_balanced_class_weights_give_every_class_the_same_sum(labels: list[int]) -> None:
     y = np.array(labels)
-    w = class_weights("balanced", y, y, 9)
+    w = class_weights("balanced", y, y, 5)
     assert w is not None
     sums = [w[y == label].sum() for label in np.unique(y)]
     np.testing.assert_allclose(sums, len(y) / len(sums))
@@ -236,14 +282,21 @@ def test_balanced_class_weights_give_every_class_the_same_sum(labels: list[int])
 def test_balanced_equals_scikit_learn() -> None:
     utils = pytest.importorskip("sklearn.utils.class_weight")
     y = np.array([0, 0, 0, 1, 2, 2])
-    np.testing.assert_allclose(class_weights("balanced", y, y, 9), utils.compute_sample_weight("balanced", y))
+    expected = utils.compute_sample_weight("balanced", y)
+    np.testing.assert_allclose(class_weights("balanced", y, y, 3), expected)
+    by_class = utils.compute_class_weight("balanced", classes=np.unique(y), y=y)
+    np.testing.assert_allclose(class_weights(by_class, y, y, 3), expected)
 
 
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
         ("auto", "'balanced' or None; received 'auto'"),
-        ([1, 2], r"dictionary.*received \[1, 2\]"),
+        (3, r"one weight per class, 'balanced' or None; received 3\."),
+        ([1, 2, 3], r"one weight for each class, \(2,\) here; received shape \(3,\)"),
+        (np.ones((2, 1)), r"one weight for each class, \(2,\) here; received shape \(2, 1\)"),
+        (np.array([1.0, np.nan]), "weight of class 1 .*received nan"),
+        ([1, -2.0], r"weight of class 1 .*at least 0; received -2\.0"),
         ({"a": 1.0}, "class indices.*received 'a'"),
         ({1: -1.0}, r"weight of class 1 .*at least 0; received -1\.0"),
         ({1: float("nan")}, "received nan"),
@@ -253,13 +306,13 @@ def test_balanced_equals_scikit_learn() -> None:
 def test_class_weights_out_of_range(weights: Any, said: str) -> None:
     y = np.array([0, 1])
     with pytest.raises(ValueError, match=said):
-        class_weights(weights, y, y, 9)
+        class_weights(weights, y, y, 2)
 
 
 def test_class_weights_of_several_labels_a_sample() -> None:
     y = np.eye(2)
     with pytest.raises(ShapeError, match=r"shape \(2, 2\).*Use sample_weight"):
-        class_weights("balanced", y, y, 9)
+        class_weights("balanced", y, y, 2)
 
 
 # Numbers.

@@ -11,7 +11,6 @@ from nnbp.cli.checks import HIDDEN, conclude, verdict
 from nnbp.cli.common import arguments_checked
 from nnbp.cli.options import add_shared, count, decay, layer_sizes, positive
 from nnbp.formatting import table
-from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
 from nnbp.testing import example_problem
 from nnbp.testing.gradients import TOLERANCE, GradientReport, check_gradients
@@ -45,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
-    hidden = HIDDEN if arguments.activation is None else [Activation.find(arguments.activation).name]
-    kinds = Loss.built_in() if arguments.loss is None else [Loss.find(arguments.loss).name]
+    hidden = HIDDEN if arguments.activation is None else [arguments.activation]
+    kinds = Loss.built_in() if arguments.loss is None else [arguments.loss]
     # Weights from 0 to 2, so that a sample that counts nothing is among them.
     w = np.linspace(0.0, 2.0, arguments.samples) if arguments.samples > 1 else None
     cases = []

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from nnbp.nn.activations import Activation
+from nnbp.nn.losses import Loss
+from nnbp.optim.optimizers import Optimizer
+from nnbp.optim.schedules import Schedule
 from nnbp.validation import not_negative, number, whole_number
 
 T = TypeVar("T")
@@ -33,6 +37,11 @@ whole = _argument(int, partial(whole_number, low=0))
 positive = _argument(float, partial(number, interval="(0, inf)"))
 fraction = _argument(float, partial(number, interval="[0, 1)"))
 decay = _argument(float, not_negative)
+
+
+def name_of(base: type[Activation | Loss | Optimizer | Schedule]) -> Callable[[str], str]:
+    """A type of arguments that name a class of this kind, in any spelling; the value is the class's own name."""
+    return _argument(str, lambda _, text: base.find(text).name)
 
 
 def separated(read: Callable[[str], T], right: Callable[[list[T]], bool], expected: str) -> Callable[[str], list[T]]:
@@ -74,8 +83,8 @@ _SHARED: dict[str, dict[str, Any]] = {
     "source": {"metavar": "SOURCE", "help": "the name of a set, or a CSV, TSV, Parquet, NPY or NPZ file"},
     "--device": {"default": "auto", "metavar": "D", "help": "auto, cpu, cuda or cuda:N (default auto)"},
     "--json": {"action": "store_true", "help": "print one JSON object"},
-    "--activation": {"metavar": "NAME", "help": "of the hidden layers (default: every one)"},
-    "--loss": {"metavar": "NAME", "help": "the loss (default: every one)"},
+    "--activation": {"type": name_of(Activation), "metavar": "NAME", "help": "of hidden layers (default: every one)"},
+    "--loss": {"type": name_of(Loss), "metavar": "NAME", "help": "the loss (default: every one)"},
     "--seed": {"type": whole, "default": 0, "metavar": "N", "help": "of parameters and data (default 0)"},
 }
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nnbp.cli.checks import HIDDEN, conclude, verdict
 from nnbp.cli.common import arguments_checked
-from nnbp.cli.options import add_shared, count, devices, dtypes, layer_sizes
+from nnbp.cli.options import add_shared, count, devices, dtypes, layer_sizes, name_of
 from nnbp.formatting import table
 from nnbp.graph.ops import PRECISIONS
 from nnbp.nn.losses import Loss
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layers", type=layer_sizes, default=[16, 32, 4], metavar="N,N,…", help="default 16,32,4")
     add("--samples", type=count, default=50, metavar="M", help="number of samples (default 50)")
     add("--steps", type=count, default=10, metavar="N", help="number of updates (default 10)")
-    add("--optimizer", metavar="NAME", help="of the updates (default: every one)")
+    add("--optimizer", type=name_of(Optimizer), metavar="NAME", help="of the updates (default: every one)")
     add_shared(parser, "--activation", "--loss", "--seed", "--json")
 
 

@@ -8,13 +8,17 @@ from typing import Any
 from nnbp.cli import run_folder
 from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted_fallback, say, undisturbed
 from nnbp.cli.defaults import PreparedData, build_network, choose_settings, describe_layers, prepare
-from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, positive, whole
+from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, name_of, positive, whole
 from nnbp.cli.output import training_rows, two_columns
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import MetricsFile
 from nnbp.errors import DivergenceError
 from nnbp.formatting import json_text
 from nnbp.network import Network
+from nnbp.nn.activations import Activation
+from nnbp.nn.losses import Loss
+from nnbp.optim.optimizers import Optimizer
+from nnbp.optim.schedules import Schedule
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import BUILTIN
 
@@ -40,8 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--drop", action="append", metavar="COLUMN", help="leave this column out")
     add = parser.add_argument_group("network").add_argument
     add("--hidden", type=hidden_sizes, metavar="N,N,…", help="units of hidden layers, or none (default: 32 to 512)")
-    add("--activation", default="relu", metavar="NAME", help="of the hidden layers (default relu)")
-    add("--loss", metavar="NAME", help="default: cross entropy for classes, squared_error for quantities")
+    add(
+        "--activation", type=name_of(Activation), default="relu", metavar="NAME", help="of hidden layers (default relu)"
+    )
+    add("--loss", type=name_of(Loss), metavar="NAME", help="default: cross entropy for classes, else squared_error")
     add("--dropout", type=fraction, metavar="RATE", help="after each hidden layer (default 0.2; 0.5 for pixels)")
     add("--input-dropout", type=fraction, metavar="RATE", help="of the features (default 0; 0.2 for pixels)")
     add("--weight-decay", type=decay, metavar="λ", help="λ of J (default: 1 / number of training rows)")
@@ -50,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, metavar="N", help="at most (default: 100 to 1000, about 2500 updates)")
     add("--batch-size", type=count, metavar="M", help="default: 64; more for more than 20 000 rows")
-    add("--optimizer", default="adam", metavar="NAME", help="default adam")
+    add("--optimizer", type=name_of(Optimizer), default="adam", metavar="NAME", help="default adam")
     add("--learning-rate", type=positive, metavar="η", help="default: 0.002 for adam, else the optimizer's own")
-    add("--schedule", metavar="NAME", help="of the learning rate (default constant)")
+    add("--schedule", type=name_of(Schedule), metavar="NAME", help="of the learning rate (default constant)")
     add("--clip-norm", type=positive, metavar="G", help="bound on the norm of the gradient (default none)")
     patience = "epochs without a lower validation loss; 0: no end (default 15 or more)"
     add("--patience", type=whole, metavar="N", help=patience)

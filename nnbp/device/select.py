@@ -23,6 +23,7 @@ from nnbp.device import host
 from nnbp.device.cuda_libraries import driver_version
 from nnbp.device.probe import Reason, cuda_name, probe
 from nnbp.errors import DeviceFallbackWarning, DeviceUnavailableError, NnbpError
+from nnbp.formatting import shown
 from nnbp.graph.backend import Backend, backend_class, registered
 
 _SHIPPED = ("numpy", "cupy")
@@ -48,7 +49,7 @@ def parse_device(device: str) -> DeviceSpec:
     >>> parse_device("cuda:1")
     DeviceSpec(kind='cuda', index=1)
     """
-    rule = f'A device is one of "auto", "cpu", "cuda" and "cuda:N", N counted from 0; received {device!r}.'
+    rule = f'A device is one of "auto", "cpu", "cuda" and "cuda:N", N counted from 0; received {shown(device)}.'
     if not isinstance(device, str):
         raise TypeError(f'{rule} Give a string, such as device="cuda:0".')
     match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]+)", device)

@@ -81,6 +81,7 @@ class Identity(Activation):
     """f(z) = z; f' = 1."""
 
     name = "identity"
+    aliases = ("linear",)
 
     def f(self, z: Any) -> Any:
         return z
@@ -99,6 +100,7 @@ class Sigmoid(Activation):
     """f(z) = 1 / (1 + e⁻ᶻ); f' = f (1 − f)."""
 
     name = "sigmoid"
+    aliases = ("logistic",)
 
     def f(self, z: Any) -> Any:
         return _sigmoid(z)
@@ -202,6 +204,7 @@ class SiLU(Activation):
     """
 
     name = "silu"
+    aliases = ("swish",)
     initializer = "he_uniform"
 
     def f(self, z: Any) -> Any:

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 
 from nnbp.errors import DataError
+from nnbp.formatting import shown
 from nnbp.nn import activations, losses
 from nnbp.nn.activations import Activation, Softmax
 from nnbp.nn.derivative_check import check_activation, check_loss
 from nnbp.nn.layers import Dense, Layer
 from nnbp.nn.losses import Loss
-from nnbp.validation import whole_number
+from nnbp.validation import LARGEST_SIZE, items, whole_number
 
 HIDDEN_UNITS = 100
 """Units of the one hidden layer of a network that was given no sizes."""
+
+_LAYERS = "a list of sizes or layers, input first, such as [64, 32, 10]"
 
 _CLASSES_WITHOUT_QUESTION = 1000
 # A larger class index, and larger than the number of samples, is taken for a label such as a year.
@@ -47,19 +50,14 @@ class Architecture:
     ) -> None:
         self.loss = losses.get(loss)
         self.n_in: int | None = None
-        if isinstance(layers, int | str | Layer):
-            raise ValueError(
-                f"The layers are a list of sizes or layers, input first: [64, 32, 10]; received {layers!r}. Put it in "
-                "a list."
-            )
-        items: list[int | Layer] = [HIDDEN_UNITS] if layers is None else list(layers)
-        if layers is not None and items and not isinstance(items[0], Layer):
-            self.n_in = whole_number("The number of inputs", items.pop(0), 1)
-        given = [item if isinstance(item, Layer) else Dense(item) for item in items]
+        found = [HIDDEN_UNITS] if layers is None else items("layers", layers, _LAYERS)
+        if layers is not None and found and not isinstance(found[0], Layer):
+            self.n_in = whole_number("The number of inputs", found.pop(0), 1, LARGEST_SIZE)
+        given = [item if isinstance(item, Layer) else Dense(item) for item in found]
         if not given or not isinstance(given[-1], Dense):
             raise ValueError(
                 "A network ends in a Dense layer, or a size: [64, 32, 10], or [Dense(32), Dropout(0.1), Dense(10)]; "
-                f"received {layers!r}. Add the output layer."
+                f"received {shown(layers)}. Add the output layer."
             )
         self.n_out = None if layers is None else given[-1].units
         self._output = activations.get(self.loss.output_activation if output_activation is None else output_activation)

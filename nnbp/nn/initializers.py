@@ -100,6 +100,7 @@ class GlorotUniform(Initializer):
     """
 
     name = "glorot_uniform"
+    aliases = ("xavier_uniform", "glorot", "xavier")
 
     def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         bound = math.sqrt(6.0 / (n_in + n_out))
@@ -115,6 +116,7 @@ class GlorotNormal(Initializer):
     """
 
     name = "glorot_normal"
+    aliases = ("xavier_normal",)
 
     def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         return rng.normal(0.0, math.sqrt(2.0 / (n_in + n_out)), size=(n_out, n_in))
@@ -129,6 +131,7 @@ class HeUniform(Initializer):
     """
 
     name = "he_uniform"
+    aliases = ("kaiming_uniform",)
 
     def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         bound = math.sqrt(6.0 / n_in)
@@ -143,6 +146,7 @@ class HeNormal(Initializer):
     """
 
     name = "he_normal"
+    aliases = ("kaiming_normal",)
 
     def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         return rng.normal(0.0, math.sqrt(2.0 / n_in), size=(n_out, n_in))
@@ -194,6 +198,7 @@ class Zeros(Initializer):
     """
 
     name = "zeros"
+    aliases = ("zero",)
 
     def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
         return np.zeros((n_out, n_in))

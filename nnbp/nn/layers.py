@@ -22,7 +22,7 @@ from nnbp.nn.activations import Activation
 from nnbp.nn.initializers import Initializer
 from nnbp.nn.parameters import ParameterSpec
 from nnbp.registry import Named
-from nnbp.validation import number, whole_number
+from nnbp.validation import LARGEST_SIZE, number, whole_number
 
 Views = Mapping[str, Array]
 Statistics = dict[str, NDArray[Any]]
@@ -118,7 +118,7 @@ class Dense(Layer):
     def __init__(
         self, units: int, activation: str | Activation | None = None, *, initializer: str | Initializer | None = None
     ) -> None:
-        self.units = whole_number("The number of units of a Dense layer", units, 1)
+        self.units = whole_number("The number of units of a Dense layer", units, 1, LARGEST_SIZE)
         self.activation = None if activation is None else activations.get(activation)
         self.initializer = None if initializer is None else initializers.get(initializer)
 

@@ -171,6 +171,7 @@ class SquaredError(Loss):
     """C = ½ ‖h − y‖²; ∂C/∂h = h − y (docs/notes.md, 3.1)."""
 
     name = "squared_error"
+    aliases = ("mse", "mean_squared_error", "mse_loss", "l2", "l2_loss")
 
     def cost(self, h: Any, y: Any) -> Any:
         return 0.5 * np.square(h - y)
@@ -184,6 +185,7 @@ class AbsoluteError(Loss):
     """C = Σ |h − y|; ∂C/∂h = sign(h − y)."""
 
     name = "absolute_error"
+    aliases = ("mae", "mean_absolute_error", "l1", "l1_loss")
     kinks = (0.0,)
 
     def cost(self, h: Any, y: Any) -> Any:
@@ -201,6 +203,7 @@ class Huber(Loss):
     """
 
     name = "huber"
+    aliases = ("huber_loss", "smooth_l1", "smooth_l1_loss")
 
     def __init__(self, threshold: float = 1.0) -> None:
         self.threshold = number("The threshold of huber", threshold, "(0, inf)")
@@ -222,6 +225,7 @@ class Quantile(Loss):
     """
 
     name = "quantile"
+    aliases = ("quantile_loss", "pinball", "pinball_loss")
     kinks = (0.0,)
 
     def __init__(self, q: float = 0.5) -> None:
@@ -243,6 +247,7 @@ class Poisson(Loss):
     """C = Σ h − y ln h, the Poisson deviance but for terms of y alone; if h = eᶻ, C = eᶻ − y z, ∂C/∂z = h − y."""
 
     name = "poisson"
+    aliases = ("poisson_loss", "poisson_nll", "poisson_nll_loss")
     output_activation = "exponential"
 
     def cost(self, h: Any, y: Any) -> Any:
@@ -265,6 +270,7 @@ class BinaryCrossEntropy(Loss):
     """C = −Σ y ln h + (1 − y) ln(1 − h), h = σ(z); from z: max(z, 0) − z y + ln(1 + e^−|z|), and ∂C/∂z = h − y."""
 
     name = "binary_cross_entropy"
+    aliases = ("bce", "bce_loss", "bce_with_logits", "bce_with_logits_loss", "logistic")
     output_activation = "sigmoid"
     requires = "sigmoid"
     classification = True
@@ -300,6 +306,14 @@ class CrossEntropy(Loss):
     """
 
     name = "cross_entropy"
+    aliases = (
+        "cross_entropy_loss",
+        "categorical_cross_entropy",
+        "sparse_categorical_cross_entropy",
+        "log_loss",
+        "nll",
+        "nll_loss",
+    )
     output_activation = "softmax"
     requires = "softmax"
     classification = True

@@ -20,7 +20,7 @@ import numpy as np
 
 from nnbp.graph.ops import Array
 from nnbp.optim.optimizers import Optimizer
-from nnbp.validation import number, whole_number
+from nnbp.validation import LARGEST_SIZE, number, one_of, whole_number
 
 Read = Callable[[Array], float]
 """Downloads an array of one number."""
@@ -135,10 +135,8 @@ class LBFGS(Optimizer):
         self.max_eval = None if max_eval is None else whole_number("max_eval of LBFGS", max_eval, 1)
         self.tolerance_grad = number("tolerance_grad of LBFGS", tolerance_grad, "[0, inf]")
         self.tolerance_change = number("tolerance_change of LBFGS", tolerance_change, "[0, inf]")
-        self.history_size = whole_number("history_size of LBFGS", history_size, 1)
-        if line_search not in (None, "strong_wolfe"):
-            raise ValueError(f"line_search of LBFGS is None or 'strong_wolfe'; received {line_search!r}.")
-        self.line_search = line_search
+        self.history_size = whole_number("history_size of LBFGS", history_size, 1, LARGEST_SIZE)
+        self.line_search = one_of("line_search of LBFGS", line_search, None, "strong_wolfe")
 
     def memory(self) -> LBFGSMemory:
         """A new memory, for `step`."""

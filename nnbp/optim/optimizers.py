@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array
 from nnbp.registry import Named
-from nnbp.validation import not_negative, number
+from nnbp.validation import flag, not_negative, number
 
 Floats = NDArray[np.float64]
 
@@ -104,13 +104,14 @@ class SGD(Optimizer):
     """
 
     name = "sgd"
+    aliases = ("gradient_descent",)
     default_rate = 1e-3
 
     def __init__(self, learning_rate: float | None = None, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(learning_rate)
         self.momentum = number("momentum of SGD", momentum, "[0, 1)")
-        self.nesterov = bool(nesterov)
-        if nesterov and not momentum:
+        self.nesterov = flag("nesterov of SGD", nesterov)
+        if self.nesterov and not momentum:
             raise ValueError(
                 "Nesterov's method looks ahead along the momentum; received momentum=0. Give momentum=0.9, say."
             )
@@ -149,7 +150,7 @@ class RMSprop(Optimizer):
         self.alpha = number("alpha of RMSprop", alpha, "[0, 1)")
         self.epsilon = not_negative("epsilon of RMSprop", epsilon)
         self.momentum = number("momentum of RMSprop", momentum, "[0, 1)")
-        self.centered = bool(centered)
+        self.centered = flag("centered of RMSprop", centered)
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -10,13 +10,15 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.formatting import shown
 from nnbp.registry import Named
-from nnbp.validation import not_negative, number, whole_number
+from nnbp.validation import not_negative, number, one_of, whole_number
 
 
 class Schedule(Named, ABC, kind="schedule"):
@@ -78,6 +80,7 @@ class Step(Schedule):
     """
 
     name = "step"
+    aliases = ("step_lr",)
 
     def __init__(self, every: int, factor: float = 0.1) -> None:
         self.every = whole_number("every of Step", every, 1)
@@ -100,6 +103,7 @@ class Exponential(Schedule):
     """
 
     name = "exponential"
+    aliases = ("exponential_lr",)
 
     def __init__(self, gamma: float) -> None:
         self.gamma = number("gamma of Exponential", gamma, "(0, inf)")
@@ -125,6 +129,7 @@ class Cosine(Schedule):
     """
 
     name = "cosine"
+    aliases = ("cosine_annealing", "cosine_annealing_lr")
 
     def __init__(self, epochs: int, minimum: float = 0.0) -> None:
         self.epochs = whole_number("epochs of Cosine", epochs, 1)
@@ -171,12 +176,13 @@ class WarmUp(Schedule):
     """
 
     name = "warm_up"
+    aliases = ("linear_warm_up",)
 
     def __init__(self, epochs: float, then: Schedule | None = None, start: float = 1.0 / 3.0) -> None:
         if not isinstance(then, Schedule | None):
             raise TypeError(
-                f"then of WarmUp is a Schedule object or None; received {then!r}. Pass for example then=Cosine(95), or "
-                "then=get('cosine', 95)."
+                f"then of WarmUp is a Schedule object or None; received {shown(then)}. Pass for example "
+                "then=Cosine(95), or then=get('cosine', 95)."
             )
         self.epochs = number("epochs of WarmUp", epochs, "(0, inf)")
         self.then = then
@@ -227,6 +233,7 @@ class ReduceOnPlateau(Schedule):
     """
 
     name = "reduce_on_plateau"
+    aliases = ("reduce_lr_on_plateau", "plateau")
 
     def __init__(
         self,
@@ -237,15 +244,10 @@ class ReduceOnPlateau(Schedule):
         cooldown: int = 0,
         min_rate: float = 0.0,
     ) -> None:
-        if threshold_mode not in ("rel", "abs"):
-            raise ValueError(
-                f"threshold_mode of ReduceOnPlateau is 'rel' or 'abs'; received {threshold_mode!r}. Pass 'rel' for a "
-                "fraction of the best loss, 'abs' for a difference."
-            )
         self.factor = number("factor of ReduceOnPlateau", factor, "(0, 1)")
         self.patience = whole_number("patience of ReduceOnPlateau", patience, 0)
         self.threshold = not_negative("threshold of ReduceOnPlateau", threshold)
-        self.threshold_mode = threshold_mode
+        self.threshold_mode = one_of("threshold_mode of ReduceOnPlateau", threshold_mode, "rel", "abs")
         self.cooldown = whole_number("cooldown of ReduceOnPlateau", cooldown, 0)
         self.min_rate = not_negative("min_rate of ReduceOnPlateau", min_rate)
         self._best = math.inf
@@ -292,40 +294,43 @@ class _Function(Schedule):
         self.function = function
 
     def __call__(self, epoch: float) -> float:
-        factor = float(self.function(epoch))
-        if not (math.isfinite(factor) and factor >= 0):
-            raise ValueError(
-                f"A schedule returns a finite factor of at least 0 on the base rate; received {factor} at epoch "
-                f"{epoch} from {self.function!r}. Correct the function."
-            )
-        return factor
+        factor = self.function(epoch)
+        with suppress(TypeError, ValueError, OverflowError):
+            if 0 <= float(factor) < math.inf:
+                return float(factor)
+        raise ValueError(
+            f"A schedule returns a finite factor of at least 0 on the base rate; received {shown(factor)} at epoch "
+            f"{epoch} from {self.function!r}. Correct the function."
+        )
 
 
 def get(spec: str | Schedule | Callable[[float], float] | None, epochs: int = 100) -> Schedule:
     """The schedule that `spec` stands for.
 
     Args:
-        spec: None (constant), a name of `Schedule.registry` (hyphens may stand for underscores), a Schedule,
+        spec: None (constant), a name of `Schedule.registry`, a Schedule,
             which is returned as it is, or a function from the time in epochs to the factor.
         epochs: the length of the training, from which a bare name takes its settings (see `default`).
 
     Raises:
-        ValueError: no schedule has that name (the message has the names and the closest one), or epochs < 1.
+        ValueError: no schedule has that name (the message has the names and the closest one), or epochs is not a whole
+            number.
         TypeError: spec is none of the above.
 
     Example:
         >>> get("cosine", epochs=30)
         Cosine(epochs=30, minimum=0.0)
     """
+    epochs = max(1, whole_number("epochs", epochs, 0))
     if spec is None:
         return Constant()
     if isinstance(spec, Schedule):
         return spec
     if isinstance(spec, str):
-        return Schedule.find(spec.replace("-", "_")).default(max(1, epochs))
+        return Schedule.find(spec).default(epochs)
     if isinstance(spec, type) or not callable(spec):
         raise TypeError(
-            f"A schedule is None, a name, a Schedule object or a function of the epoch; received {spec!r}. Pass for "
-            "example 'cosine' or Step(10)."
+            f"A schedule is None, a name, a Schedule object or a function of the epoch; received {shown(spec)}. Pass "
+            "for example 'cosine' or Step(10)."
         )
     return _Function(spec)

@@ -42,7 +42,7 @@ from nnbp.serialization.safetensors_file import (
     parse,
     replace,
 )
-from nnbp.validation import not_negative, whole_number
+from nnbp.validation import file_path, not_negative, whole_number
 from nnbp.version import __version__
 
 FORMAT_VERSION = 1
@@ -83,7 +83,7 @@ def write(path: AnyPath, model_file: ModelFile) -> None:
     Raises:
         ModelFileError: the content breaks a rule, so that `read` would refuse it; or the path cannot be written.
     """
-    where = os.fsdecode(path)
+    where = file_path(path)
     with explained(f"Cannot write the model file {shown(where)}", _WRITE_FIX):
         replace(where, _encode(model_file))
 
@@ -99,7 +99,7 @@ def read(path: AnyPath, custom: Sequence[type] = ()) -> ModelFile:
         ModelFileError: it is no nnbp model, or damaged, or of a newer nnbp, or it names a class that is not known here.
         TypeError: `custom` holds something else than such classes.
     """
-    known, where = _Known(custom), os.fsdecode(path)
+    known, where = _Known(custom), file_path(path)
     with explained(f"Cannot read the model file {shown(where)}", _READ_FIX), open_regular(where) as file:
         return _decode(Container(file), known)
 

@@ -21,6 +21,7 @@ from nnbp.nn.layers import Dense
 from nnbp.nn.losses import Loss
 from nnbp.testing.gradients import GradientReport, check_gradients
 from nnbp.testing.parity import ParityReport, compare_devices
+from nnbp.validation import LARGEST_SIZE, items, whole_number
 
 
 def assert_gradients(net: Network, X: Any, y: Any, sample_weight: Any = None, **options: Any) -> GradientReport:
@@ -71,7 +72,9 @@ def example_targets(loss: str | Loss, samples: int, outputs: int, seed: int = 0)
         (samples,) class indices for cross_entropy, including every class if there are enough samples; (samples,
         outputs) zeros and ones for other classification losses; else (samples, outputs) numbers, at least 0.
     """
-    rng, rule = np.random.default_rng((seed, 1)), losses.get(loss)
+    samples = whole_number("samples", samples, 1, LARGEST_SIZE)
+    outputs = whole_number("outputs", outputs, 1, LARGEST_SIZE)
+    rng, rule = np.random.default_rng((whole_number("seed", seed, 0), 1)), losses.get(loss)
     if rule.requires == "softmax":
         return rng.permutation(np.arange(samples) % outputs)
     if rule.classification:
@@ -94,8 +97,10 @@ def example_problem(
     Returns:
         net, X (m, n_in) and y; if the loss takes the logarithm of h, the last biases are chosen so that h > 0.
     """
-    rng = np.random.default_rng((seed, 0))
-    net = Network(list(sizes), loss=loss, seed=seed, **options)
+    sizes = items("sizes", sizes, "a list of the sizes of all layers, input first")
+    samples = whole_number("samples", samples, 1, LARGEST_SIZE)
+    rng = np.random.default_rng((whole_number("seed", seed, 0), 0))
+    net = Network(sizes, loss=loss, seed=seed, **options)
     weights = [rng.normal(0, 1 / np.sqrt(n), (k, n)) for n, k in pairwise(sizes)]
     biases = [rng.normal(0, 0.3, k) for k in sizes[1:]]
     X = rng.normal(size=(samples, sizes[0]))

@@ -25,7 +25,7 @@ from nnbp.engine.executor import Batch, Executor
 from nnbp.formatting import json_value, table
 from nnbp.network import Network
 from nnbp.nn.layers import DenseNode
-from nnbp.validation import whole_number
+from nnbp.validation import instance, number, whole_number
 
 Floats = NDArray[np.float64]
 
@@ -303,13 +303,10 @@ def check_gradients(
     >>> check_gradients(net, [[0.5, -1.0], [2.0, 0.3]], [1.0, -1.0]).passed
     True
     """
-    relative = STEP if step is None else float(step)
-    if not 0 < relative < 1:
-        raise ValueError(f"step is relative to max(1, |θ|), above 0 and below 1; received {step!r}. Leave it out.")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance is a positive bound on the relative error; received {tolerance!r}.")
+    relative = STEP if step is None else number("step, relative to max(1, |θ|),", step, "(0, 1)")
+    tolerance = number("tolerance, a bound on the relative error,", tolerance, "(0, inf]")
     count = None if entries is None else whole_number("entries", entries, 1)
-    twin = net.copy(device="cpu", dtype=np.float64)
+    twin = instance("net", net, Network, "a Network").copy(device="cpu", dtype=np.float64)
     data = twin.prepare(X, y, sample_weight)
     found = twin.gradients(X, y, sample_weight)
     parameters, rng, rows = twin.model.parameters, np.random.default_rng(0), []

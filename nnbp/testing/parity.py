@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from nnbp.device.select import open_backend
 from nnbp.errors import DeviceUnavailableError, DivergenceError
-from nnbp.formatting import json_value, table
+from nnbp.formatting import json_value, shown, table
 from nnbp.graph.backend import Backend
 from nnbp.network import Network
 from nnbp.nn.layers import Dense
@@ -30,7 +30,7 @@ from nnbp.optim import optimizers
 from nnbp.optim.lbfgs import LBFGS
 from nnbp.optim.optimizers import Optimizer
 from nnbp.testing.tolerances import PASS_BOUND, TRAINING_BOUND, bound, flushed, relative_error, with_rounded_factors
-from nnbp.validation import host, whole_number
+from nnbp.validation import host, instance, items, matrix, sample_weights, whole_number
 
 Found = dict[str, NDArray[Any]]
 
@@ -179,16 +179,18 @@ def compare_devices(
     >>> report.passed, report.max_relative_error
     (True, 0.0)
     """
+    instance("net", net, Network, "a Network")
     steps = whole_number("steps", steps, 1)
     backends = _open(devices)
     rule = copy(optimizers.get(optimizer))
     if isinstance(rule, LBFGS):
         # One of its steps is many updates, and rounding errors grow with each of them.
         rule.max_iter = min(rule.max_iter, steps)
-    X = np.asarray(host(X, "X"), net.dtype)
-    y = host(y, "y")
-    y = y.astype(net.dtype) if y.dtype.kind == "f" else y
-    w = None if sample_weight is None else host(sample_weight, "sample_weight")
+    X, y = host(X, "X"), host(y, "y", classes=net.loss_function.classification)
+    with np.errstate(over="ignore"):
+        X = np.asarray(matrix(backends[0], X, net.dtype, None), net.dtype)
+        y = y.astype(net.dtype) if y.dtype.kind == "f" else y
+    w = sample_weights(sample_weight, len(X))
     epochs, size = _epochs(len(X), steps, batch_size, rule)
     updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
     single = net.dtype == np.float32
@@ -232,14 +234,13 @@ def compare_devices(
 
 
 def _open(devices: Sequence[str | Backend]) -> list[Backend]:
-    if isinstance(devices, str) or len(devices) < 2:
-        raise ValueError(
-            'devices has at least two entries, the first of which is compared with the others, as in ("cpu", "cuda"); '
-            f"received {devices!r}."
-        )
-    opened = [item if isinstance(item, Backend) else open_backend(item, fallback=False) for item in devices]
+    rule = 'a list of at least two, of which the first is compared with the others, as in ("cpu", "cuda")'
+    given = items("devices", devices, rule)
+    if len(given) < 2:
+        raise ValueError(f"devices is {rule}; received {shown(devices)}.")
+    opened = [item if isinstance(item, Backend) else open_backend(item, fallback=False) for item in given]
     names: dict[str, str] = {}
-    for item, backend in zip(devices, opened, strict=True):
+    for item, backend in zip(given, opened, strict=True):
         if isinstance(item, str) and names.setdefault(backend.device, item) != item:
             raise DeviceUnavailableError(
                 f"Parity compares different devices; {names[backend.device]!r} and {item!r} are both {backend.device} "
@@ -258,7 +259,7 @@ def _labels(backends: Sequence[Backend]) -> list[str]:
 
 def _epochs(samples: int, steps: int, batch_size: int | None, rule: Optimizer) -> tuple[int, int]:
     """Number of epochs, and samples per batch."""
-    size = samples if batch_size is None else whole_number("batch_size", batch_size, 1)
+    size = samples if batch_size is None else min(whole_number("batch_size", batch_size, 1), samples)
     if isinstance(rule, LBFGS):
         return -(-steps // rule.max_iter), samples
     if rule.full_batch:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-from nnbp.validation import not_negative, whole_number
+from nnbp.formatting import shown
+from nnbp.validation import instance, items, not_negative, whole_number
 
 
 class History(dict[str, list[float]]):
@@ -115,7 +116,8 @@ class EarlyStopping(Callback):
     def __init__(self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None) -> None:
         self.patience = whole_number("The patience of EarlyStopping, epochs without a better value,", patience, 1)
         self.min_delta = not_negative("min_delta of EarlyStopping, by how much a value has to be better,", min_delta)
-        self.monitor = monitor
+        rule = "the name of a value, such as 'val_loss', or None"
+        self.monitor = None if monitor is None else instance("monitor of EarlyStopping", monitor, str, rule)
         self.best, self.since = math.nan, 0
 
     def on_train_begin(self, state: TrainingState) -> None:
@@ -158,22 +160,26 @@ def early_stopping(spec: object) -> EarlyStopping | None:
         return EarlyStopping()
     if not isinstance(spec, Integral):
         raise ValueError(
-            f"early_stopping is an EarlyStopping, its patience in epochs, True, False or None; received {spec!r}."
+            f"early_stopping is an EarlyStopping, its patience in epochs, True, False or None; received {shown(spec)}."
         )
     return EarlyStopping(int(spec))
 
 
-def listed(callbacks: Iterable[Any]) -> list[Callback]:
-    """The callbacks as Callback objects.
+def listed(callbacks: Any) -> list[Callback]:
+    """The callbacks as Callback objects: of one or several; None is none.
 
     Raises:
+        ValueError: this is no list.
         TypeError: an item is neither a Callback nor a function.
     """
-    found = [callbacks] if callable(callbacks) or isinstance(callbacks, Callback) else list(callbacks)
+    if callable(callbacks) or isinstance(callbacks, Callback):
+        callbacks = [callbacks]
+    rule = "a list of Callback objects and functions of the TrainingState"
+    found = [] if callbacks is None else items("callbacks", callbacks, rule)
     for item in found:
         if not isinstance(item, Callback) and (isinstance(item, type) or not callable(item)):
             raise TypeError(
-                f"A callback is a Callback object, or a function of the TrainingState; received {item!r}. Write "
+                f"A callback is a Callback object, or a function of the TrainingState; received {shown(item)}. Write "
                 "callbacks=[Mine()]."
             )
     return [item if isinstance(item, Callback) else FunctionCallback(item) for item in found]

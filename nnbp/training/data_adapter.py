@@ -12,14 +12,14 @@ from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nnbp.engine.dataset import Dataset
 from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
 from nnbp.nn.architecture import Architecture
-from nnbp.validation import class_weights, finite, host, matrix, sample_weights
+from nnbp.validation import class_weights, finite, host, matrix, real, sample_weights
 
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
 _SPLIT = 3
@@ -64,7 +64,7 @@ class DataAdapter:
 
     def matrix(self, X: Any) -> Array | NDArray[Any]:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
-        dtype = self._input_dtype(X) if self.backend.owns(X) else self.dtype
+        dtype = self._input_dtype(real(X, "X")) if self.backend.owns(X) else self.dtype
         return matrix(self.backend, X, dtype, self.n_in)
 
     def _input_dtype(self, X: Array | NDArray[Any]) -> np.dtype[Any]:
@@ -87,7 +87,7 @@ class DataAdapter:
 
     def _targets(self, y: Any, samples: int) -> NDArray[Any]:
         """The targets on the host, one per sample, finite in the network's dtype."""
-        values = host(y, "y")
+        values = host(y, "y", classes=self.architecture.loss.classification)
         if values.ndim == 0 or len(values) != samples:
             raise ShapeError(f"y has one target per sample, {samples} here; received shape {values.shape}.")
         with np.errstate(over="ignore"):
@@ -137,7 +137,9 @@ class DataAdapter:
         batch = samples if batch_size is None else min(batch_size, samples)
         return self.dtype.itemsize * (_BESIDE * batch * sum(sizes) + (_BESIDE + slots) * parameters)
 
-    def weighted(self, data: Dataset, class_weight: Mapping[int, float] | str | None, reference: Dataset) -> Dataset:
+    def weighted(
+        self, data: Dataset, class_weight: Mapping[int, float] | ArrayLike | str | None, reference: Dataset
+    ) -> Dataset:
         """The data set with its weights multiplied by class weights; "balanced" counts the classes in the reference."""
         if class_weight is None:
             return data
@@ -147,16 +149,12 @@ class DataAdapter:
                 f"class_weight belongs to classes, and the loss {loss.name} is for values; received "
                 f"{class_weight!r}. Use sample_weight."
             )
-        assert self.n_out is not None, "data have been seen"
-        labels, counted = loss.truth(data.targets), loss.truth(reference.targets)
-        # One output decides between two classes.
-        w = class_weights(class_weight, labels, counted, max(2, self.n_out))
+        classes = max(2, self.n_out or 0)
+        w = class_weights(class_weight, loss.truth(data.targets), loss.truth(reference.targets), classes)
         return _with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
     def split(self, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         """The samples for training, and the share of samples that is set aside for validation."""
-        if not 0 < share < 1:
-            raise ValueError(f"validation_split is a share of the samples, at least 0 and below 1; received {share!r}.")
         m = len(data)
         if m < 2:
             raise ValueError(f"validation_split needs at least 2 samples; received {m}.")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from nnbp.training.callbacks import Callback, TrainingState
+from nnbp.validation import one_of
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -72,10 +73,8 @@ def reporter(progress: bool | str) -> Callback | None:
     Raises:
         ValueError: `progress` is none of these.
     """
-    if progress is False:
+    if one_of("progress", progress, "auto", "lines", True, False) is False:
         return None
-    if progress is not True and progress not in ("auto", "lines"):
-        raise ValueError(f"progress is 'auto', 'lines', True or False; received {progress!r}.")
     if progress != "lines" and find_spec("tqdm") is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules):
         return _Bar()
     return Progress()

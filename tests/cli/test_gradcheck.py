@@ -39,6 +39,12 @@ def test_json(capsys):
     assert all(report["rows"][0]["shape"] == [8, 4] for report in document["reports"])
 
 
+def test_names_in_any_spelling(capsys):
+    assert main(["gradcheck", "--activation", "Swish", "--loss", "MSE", "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)["reports"]
+    assert report["activation"] == "silu"
+
+
 def test_a_wrong_derivative_is_exit_code_1(monkeypatch, capsys):
     monkeypatch.setattr(nnbp.GELU, "df", lambda self, z, a: z)
     assert main(["gradcheck", "--loss", "huber"]) == 1

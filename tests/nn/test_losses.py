@@ -341,7 +341,7 @@ def test_decisions() -> None:
         (lambda: Huber(0), "threshold of huber is a number, finite and above 0; received 0"),
         (lambda: Huber("1"), "a number, .* received '1'"),  # type: ignore[arg-type]
         (lambda: Quantile(1.0), r"above 0 and below 1; received 1\.0"),
-        (lambda: losses.get("mse"), "received 'mse'"),
+        (lambda: losses.get("hinge"), "received 'hinge'"),
         (lambda: losses.get("cross_entropi"), "did you mean 'cross_entropy'"),
     ],
 )
