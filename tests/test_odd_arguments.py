@@ -198,6 +198,7 @@ def complaint(label: str, parameter: inspect.Parameter, kind: str) -> str | None
     return None if shown(value) == before else f"the argument was changed to {value!r}"
 
 
+@pytest.mark.filterwarnings("ignore::nnbp.ConvergenceWarning")
 @pytest.mark.parametrize("label", FUNCTIONS)
 def test_odd_arguments_are_refused_with_what_was_received(label: str) -> None:
     called(label)

@@ -116,7 +116,7 @@ def assert_follows_the_textbook(net: nnbp.Network, X: Any, y: Any, hidden: nnbp.
         close(found.db[k], db[k])
     close(net.loss(X, y), textbook.J(a[-1], problem.y, problem.W, problem.decay, problem.cost))
     close(found.dX, textbook.hidden_delta(X, problem.W[0], delta[0], np.ones_like))
-    net.fit(X, y, epochs=1, batch_size=None, optimizer="sgd", learning_rate=0.1, progress=False)
+    net.partial_fit(X, y, batch_size=None, optimizer="sgd", learning_rate=0.1)
     after = net.copy(device="cpu")
     for ours, theirs in zip(after.weights, textbook.descend(problem.W, dW, 0.1), strict=True):
         close(ours, theirs)

@@ -12,6 +12,7 @@ they differ. Such samples are excluded from the comparison of deltas and gradien
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.device.select import open_backend
-from nnbp.errors import DeviceUnavailableError, DivergenceError
+from nnbp.errors import ConvergenceWarning, DeviceUnavailableError, DivergenceError
 from nnbp.formatting import json_value, shown, table
 from nnbp.graph.backend import Backend
 from nnbp.network import Network
@@ -297,7 +298,10 @@ def _trained(
     If training diverges, although it did not on the first device, all results are NaN.
     """
     try:
-        history = twin.fit(X, y, sample_weight=w, progress=False, **options)
+        with warnings.catch_warnings():
+            # What matters here is whether devices agree, not whether the training is any good.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            history = twin.fit(X, y, sample_weight=w, progress=False, **options)
     except DivergenceError:
         if first is None:
             raise
