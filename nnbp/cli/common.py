@@ -9,11 +9,12 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from enum import IntEnum
 from typing import Any, TypeVar
 
 from nnbp import errors
+from nnbp.training.progress import is_terminal
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ class Exit(IntEnum):
     DIVERGED = 5
     RESOURCES = 6
     INTERRUPTED = 130
+    HUNG_UP = 129
     BROKEN_PIPE = 141
     TERMINATED = 143
 
@@ -44,7 +46,15 @@ class Terminated(KeyboardInterrupt):
         return "ended by SIGTERM"
 
 
+class HungUp(Terminated):
+    """SIGHUP arrived: the terminal was closed."""
+
+    def __str__(self) -> str:
+        return "ended by SIGHUP"
+
+
 _CODES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Exit], ...] = (
+    (HungUp, Exit.HUNG_UP),
     (Terminated, Exit.TERMINATED),
     (KeyboardInterrupt, Exit.INTERRUPTED),
     (UsageError, Exit.USAGE),
@@ -61,12 +71,17 @@ def exit_code(error: BaseException) -> Exit:
 
 
 def say(command: str, text: str) -> None:
-    """Prints one paragraph on standard error, after the name of the command; broken into lines in a terminal only."""
+    """Prints one paragraph on standard error, after the name of the command; broken into lines in a terminal only.
+
+    If standard error is closed, full or a broken pipe, nothing is said.
+    """
     text = f"{command}: {text}"
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         width = max(40, shutil.get_terminal_size().columns - 1)
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -109,14 +124,22 @@ def _handling(handlers: dict[int, Any]) -> Iterator[None]:
 
 
 def _terminate(number: int, frame: Any) -> None:
-    raise Terminated
+    raise Terminated if number == signal.SIGTERM else HungUp
+
+
+# Windows has no SIGHUP.
+_HANG_UP = getattr(signal, "SIGHUP", None)
 
 
 def terminable() -> AbstractContextManager[None]:
-    """SIGTERM raises `Terminated`, so that a command can save what it has."""
-    return _handling({signal.SIGTERM: _terminate})
+    """SIGTERM and SIGHUP raise `Terminated`, so that a command can save what it has; under nohup SIGHUP is ignored."""
+    handlers: dict[int, Any] = {signal.SIGTERM: _terminate}
+    if _HANG_UP is not None and signal.getsignal(_HANG_UP) != signal.SIG_IGN:
+        handlers[_HANG_UP] = _terminate
+    return _handling(handlers)
 
 
 def undisturbed() -> AbstractContextManager[None]:
-    """Neither Ctrl-C nor SIGTERM is heard: for the moments in which results are saved."""
-    return _handling({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN})
+    """No signal that asks to end is heard: for the moments in which results are saved."""
+    asking = (signal.SIGINT, signal.SIGTERM, _HANG_UP)
+    return _handling({number: signal.SIG_IGN for number in asking if number is not None})

@@ -183,7 +183,7 @@ def _training(arguments: argparse.Namespace, samples: int, *, validated: bool) -
         "batch_size": batch_size,
         "optimizer": arguments.optimizer,
         # Twice Adam's own, for batches twice as large as are usual.
-        "learning_rate": _given(arguments.learning_rate, 0.002 if arguments.optimizer == "adam" else None),
+        "learning_rate": _given(arguments.learning_rate, 0.002 if optimizer.name == "adam" else None),
         "schedule": arguments.schedule,
         "clip_norm": arguments.clip_norm,
         "patience": _given(arguments.patience, max(15, epochs // 10)) if validated else None,

@@ -21,10 +21,10 @@ _EPILOG = """\
 first steps:
   nnbp train digits                            train on scikit-learn's handwritten digits
   nnbp train people.csv --target income        train on a table of your own
-  nnbp predict runs/people-1 new.csv           predict with what was trained
+  nnbp predict runs/people-1 new.csv           predict with the trained model
 
 exit codes:
-  0 done   2 usage   3 data   4 model file   5 diverged   6 resources   130 Ctrl-C   143 SIGTERM
+  0 done   2 usage   3 data   4 model file   5 diverged   6 resources   129 SIGHUP   130 Ctrl-C   143 SIGTERM
 """
 
 

@@ -63,7 +63,9 @@ def training_rows(result: Mapping[str, Any], asked: str) -> list[tuple[str, str]
     if result["metrics"]:
         metrics = dict(metric_rows(result["metrics"]))
         if "baseline_accuracy" in result:
-            metrics["accuracy"] += f" (always naming the most frequent class: {number(result['baseline_accuracy'])})"
+            metrics["accuracy"] += (
+                f" (always predicting the most frequent class: {number(result['baseline_accuracy'])})"
+            )
         rows += [("", ""), ("Held out", counted(result["rows"]["held_out"], "row"))]
         rows += [(f"  {name}", value) for name, value in metrics.items()]
     rows += [("", ""), ("Run folder", result["run"]), ("Report", result["report"])]
@@ -77,5 +79,5 @@ def _device(result: Mapping[str, Any], asked: str) -> str:
     if result["device_fallback"]:
         return f"{result['device']}. {result['device_fallback']}"
     if asked == "auto" and result["device"] == "cpu":
-        return f"cpu (no GPU works here: {probe(0).message}; nnbp doctor tells more)"
+        return f"cpu (no GPU works here: {probe(0).message}; see nnbp doctor)"
     return str(result["device"])

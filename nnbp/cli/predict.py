@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 from numpy.typing import NDArray
 
+from nnbp.cli import run_folder
 from nnbp.cli.common import UsageError, noted_fallback, say
 from nnbp.cli.options import add_shared
 from nnbp.cli.output import note
@@ -36,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Predicts and prints; 0."""
     path, model = load("nnbp predict", arguments)
+    if arguments.output is not None and any(_same(arguments.output, other) for other in (path, arguments.source)):
+        raise UsageError(f"--output would overwrite {arguments.output}, which the prediction reads. Name another file.")
     if arguments.proba and not model.target.labels:
         raise UsageError("--proba is for classes, and this model predicts a quantity. Leave it out.")
     known = model.preprocessor
@@ -46,8 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     probabilities = model.predict_proba(source) if arguments.proba else None
     note("nnbp predict", messages)
     if arguments.output is not None:
-        with open(arguments.output, "w", encoding="utf-8", newline="") as file:
-            _write(file, source, model, values, probabilities)
+        text = io.StringIO(newline="")
+        _write(text, source, model, values, probabilities)
+        _put(arguments.output, text.getvalue())
     if arguments.json:
         document = {
             "model": str(path),
@@ -76,6 +82,19 @@ def load(command: str, arguments: argparse.Namespace) -> tuple[Path, TableModel]
     if fallback:
         note(command, [fallback])
     return path, model
+
+
+def _same(path: str, other: str | Path) -> bool:
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
+
+
+def _put(path: str, text: str) -> None:
+    """Writes a file at once and whole; what is no regular file, such as a pipe, is written to."""
+    if os.path.isfile(path) or (os.path.isdir(os.path.dirname(path) or ".") and not os.path.exists(path)):
+        run_folder.write(Path(path), text)
+    else:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
 
 
 def _write(

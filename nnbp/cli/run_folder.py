@@ -14,6 +14,7 @@ from nnbp.device.host import blas
 from nnbp.device.probe import cupy_distributions
 from nnbp.errors import ModelFileError
 from nnbp.requirements import optional
+from nnbp.serialization.safetensors_file import replace
 from nnbp.training.callbacks import Callback, History, TrainingState
 from nnbp.version import installed
 
@@ -41,10 +42,15 @@ def create(out: str | None, source: str) -> Path:
     if out is not None:
         path = Path(out)
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
+        try:
+            if any(path.iterdir()):
+                raise FileExistsError
+            # Of two runs that begin at the same time, one makes this file.
+            (path / CONFIG).touch(exist_ok=False)
+        except FileExistsError:
             raise FileExistsError(
                 f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out."
-            )
+            ) from None
         return path
     stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
     number = 1
@@ -60,7 +66,12 @@ def create(out: str | None, source: str) -> Path:
 def write_config(path: Path, config: Mapping[str, Mapping[str, Any]]) -> None:
     """Writes config.toml; TOML has no word for nothing, so settings that are None are left out."""
     tables = {name: {key: value for key, value in table.items() if value is not None} for name, table in config.items()}
-    path.write_text(_toml_writer().dumps(tables), encoding="utf-8")
+    write(path, _toml_writer().dumps(tables))
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file at once and whole, in place of one that is there."""
+    replace(str(path), text.encode("utf-8"))
 
 
 class MetricsFile(Callback):
@@ -71,7 +82,10 @@ class MetricsFile(Callback):
 
     Attributes:
         history: that of the training, also if an interruption keeps `fit` from returning it.
+        error: what kept the file from being written; training goes on without it.
     """
+
+    error: OSError | None = None
 
     def __init__(self, path: Path) -> None:
         self._path, self.history = path, History()
@@ -83,8 +97,12 @@ class MetricsFile(Callback):
     def on_epoch_end(self, state: TrainingState) -> None:
         head = [["epoch", *state.logs, "learning_rate"]] if state.epoch == 1 else []
         row = [state.epoch, *(float(value) for value in (*state.logs.values(), state.learning_rate))]
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([*head, row])
+        if self.error is None:
+            try:
+                with self._path.open("a", encoding="utf-8", newline="") as file:
+                    csv.writer(file, lineterminator="\n").writerows([*head, row])
+            except OSError as error:
+                self.error = error
 
 
 def find_model(path: str | Path) -> Path:

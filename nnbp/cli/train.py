@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from nnbp.cli import run_folder
@@ -22,7 +23,7 @@ from nnbp.optim.schedules import Schedule
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import BUILTIN
 
-HELP = "train a network on a table, and leave a run folder"
+HELP = "train a network on a table"
 DESCRIPTION = (
     "Trains a network on a table: numbers are standardised, texts one-hot encoded, missing cells imputed. Some rows "
     "are held out to tell how good it is. All it leaves is in one new run folder: config.toml, environment.json, "
@@ -83,14 +84,40 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     facts = run_folder.environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
     run_folder.write_config(folder / run_folder.CONFIG, settings)
-    (folder / run_folder.ENVIRONMENT).write_text(json_text(facts) + "\n", encoding="utf-8")
+    run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
     rows = MetricsFile(folder / run_folder.METRICS)
     code, reason = _train(network, data, rows, False if arguments.quiet else "auto", **settings["training"])
+    # A second Ctrl-C would leave the run without its model or its report.
+    with undisturbed():
+        return _finish(arguments, data, network, folder, settings, facts, rows, code, reason)
+
+
+def _finish(
+    arguments: argparse.Namespace, data: PreparedData, network: Network, folder: Path, settings: dict[str, Any],
+    facts: dict[str, Any], rows: MetricsFile, code: Exit, reason: str | None,
+) -> int:  # fmt: skip
+    """Saves the model, evaluates it, writes the report and prints the result."""
     history = rows.history
     model = TableModel(network, data.preprocessor, data.target, {"source": data.source.name})
     if history.epochs:
-        with undisturbed():
-            model.save(folder / run_folder.MODEL)
+        model.save(folder / run_folder.MODEL)
+    try:
+        result = _reported(arguments, data, model, folder, settings, facts, rows, code, reason)
+        text = json_text(result) if arguments.json else two_columns(training_rows(result, arguments.device))
+        print(text, flush=True)
+    except BaseException:
+        if history.epochs:
+            say("nnbp train", f"the model is saved: {folder / run_folder.MODEL}.")
+        raise
+    return code
+
+
+def _reported(
+    arguments: argparse.Namespace, data: PreparedData, model: TableModel, folder: Path, settings: dict[str, Any],
+    facts: dict[str, Any], rows: MetricsFile, code: Exit, reason: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What `nnbp train --json` prints; the report is written."""
+    network, history = model.network, rows.history
     result: dict[str, Any] = {
         "status": code.name.lower(),  # done, diverged, interrupted or terminated
         "source": data.source.name,
@@ -105,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         "parameters": int(network.parameters.size),
         "dtype": network.dtype.name,
         "device": network.device,
-        "device_fallback": fallback,
+        "device_fallback": facts.get("fallback"),
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
         "stopped": reason or history.stopped,
@@ -121,11 +148,12 @@ def run(arguments: argparse.Namespace) -> int:
         if data.target.labels:
             result["baseline_accuracy"] = model.baseline(evaluation.truth)
     page = render(result, history, settings, facts, evaluation)
-    (folder / run_folder.REPORT).write_text(page, encoding="utf-8")
+    run_folder.write(folder / run_folder.REPORT, page)
     if code:
         _explain(result)
-    print(json_text(result) if arguments.json else two_columns(training_rows(result, arguments.device)))
-    return code
+    if rows.error is not None:
+        say("nnbp train", f"{run_folder.METRICS} ends early: {rows.error}. The model has all epochs.")
+    return result
 
 
 def _train(

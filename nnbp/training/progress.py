@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar in a terminal, else lines of text."""
+"""Progress on standard error: a bar in a terminal, else lines of text. Its loss never ends a training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Any
 
 from nnbp.training.callbacks import Callback, TrainingState
 from nnbp.validation import one_of
@@ -34,11 +35,10 @@ class Progress(Callback):
     def _line(self, state: TrainingState, seconds: float) -> None:
         self._shown = state.epoch
         width = len(str(state.epochs))
-        print(
-            f"epoch {state.epoch:{width}}/{state.epochs}  {_values(state.logs)}  {seconds:.1f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        # Programs without a console have no standard error, and print would take standard output instead.
+        if sys.stderr is not None:
+            line = f"epoch {state.epoch:{width}}/{state.epochs}  {_values(state.logs)}  {seconds:.1f} s"
+            print(line, file=sys.stderr, flush=True)
 
 
 class _Bar(Callback):
@@ -59,6 +59,30 @@ class _Bar(Callback):
         self._bar.close()
 
 
+class _Expendable(Callback):
+    """Calls a callback until it fails to write: standard error may be closed, full, or a pipe that nobody reads."""
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback: Callback | None = callback
+
+    def on_train_begin(self, state: TrainingState) -> None:
+        self._call("on_train_begin", state)
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        self._call("on_epoch_end", state)
+
+    def on_train_end(self, state: TrainingState) -> None:
+        self._call("on_train_end", state)
+
+    def _call(self, name: str, state: TrainingState) -> None:
+        if self._callback is not None:
+            try:
+                getattr(self._callback, name)(state)
+            except (OSError, ValueError, AttributeError):
+                # A closed file is a ValueError, and what stands in for a stream may lack a method.
+                self._callback = None
+
+
 def _values(logs: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
 
@@ -75,6 +99,17 @@ def reporter(progress: bool | str) -> Callback | None:
     """
     if one_of("progress", progress, "auto", "lines", True, False) is False:
         return None
-    if progress != "lines" and find_spec("tqdm") is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules):
-        return _Bar()
-    return Progress()
+    bar = progress != "lines" and find_spec("tqdm") is not None and (is_terminal(sys.stderr) or _in_notebook())
+    return _Expendable(_Bar() if bar else Progress())
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream, which may be None, closed, or have nothing but `write`, is a terminal."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules

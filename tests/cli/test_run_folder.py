@@ -33,10 +33,10 @@ def test_the_folder_is_named_after_its_source(source, name):
 
 
 def test_a_named_folder_must_be_new_or_empty():
+    Path("a/b").mkdir(parents=True)
     folder = create("a/b", "iris")
     assert folder.is_dir()
-    assert create("a/b", "iris") == folder
-    (folder / "environment.json").touch()
+    assert [path.name for path in folder.iterdir()] == ["config.toml"], "which is the first file, and claims the folder"
     with pytest.raises(FileExistsError, match="not empty"):
         create("a/b", "iris")
 

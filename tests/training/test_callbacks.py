@@ -259,7 +259,7 @@ def test_validation_is_watched_where_there_is_some() -> None:
     assert stopping.best == 1.0
     now = state(loss=2.0, val_loss=1.5)
     stopping.on_epoch_end(now)
-    assert now.stop == "val_loss has not become better than 1 for 1 epochs"
+    assert now.stop == "val_loss has not improved on 1 for 1 epochs"
 
 
 def test_other_values_can_be_watched() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from nnbp import DivergenceError, Network
 from nnbp.training import progress
-from nnbp.training.progress import Progress, reporter
+from nnbp.training.progress import reporter
 
 
 class Terminal(io.StringIO):
@@ -90,8 +90,10 @@ def test_lines_on_a_terminal_where_asked(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_lines_on_a_terminal_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    assert type(reporter("auto")) is Progress
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    fit(progress="auto")
+    assert terminal.getvalue().startswith("epoch   1/120")
 
 
 def test_silence_is_nothing() -> None:
