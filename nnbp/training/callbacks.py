@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-from nnbp.formatting import shown
+from nnbp.formatting import counted, shown
 from nnbp.validation import instance, items, not_negative, whole_number
 
 
@@ -133,8 +133,8 @@ class EarlyStopping(Callback):
             return
         self.since += 1
         if self.since >= self.patience:
-            than = "a number" if math.isnan(best) else f"better than {best:.6g}"
-            state.stop = f"{name} has not become {than} for {self.patience} epochs"
+            what = "been a number" if math.isnan(best) else f"improved on {best:.6g}"
+            state.stop = f"{name} has not {what} for {counted(self.patience, 'epoch')}"
 
     def _watched(self, state: TrainingState) -> str:
         """The name of the value to watch."""

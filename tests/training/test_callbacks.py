@@ -259,7 +259,7 @@ def test_validation_is_watched_where_there_is_some() -> None:
     assert stopping.best == 1.0
     now = state(loss=2.0, val_loss=1.5)
     stopping.on_epoch_end(now)
-    assert now.stop == "val_loss has not improved on 1 for 1 epochs"
+    assert now.stop == "val_loss has not improved on 1 for 1 epoch"
 
 
 def test_other_values_can_be_watched() -> None:
@@ -282,7 +282,7 @@ def test_value_that_is_not_finite_never_counts_as_better(bad: float, greater: bo
     stopping, now = EarlyStopping(1), state(loss=bad)
     stopping.on_train_begin(now)
     stopping.on_epoch_end(now)
-    assert now.stop == "loss has not become a number for 1 epochs"
+    assert now.stop == "loss has not been a number for 1 epoch"
 
 
 def test_direction_of_a_metric_is_its_own() -> None:
