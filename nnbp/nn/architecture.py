@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnbp.errors import DataError
+from nnbp.formatting import shown
 from nnbp.nn import activations, losses
 from nnbp.nn.activations import Activation, Softmax
 from nnbp.nn.derivative_check import check_activation, check_loss
@@ -59,7 +60,7 @@ class Architecture:
         if not given or not isinstance(given[-1], Dense):
             raise ValueError(
                 "A network ends in a Dense layer, or a size: [64, 32, 10], or [Dense(32), Dropout(0.1), Dense(10)]; "
-                f"received {layers!r}. Add the output layer."
+                f"received {shown(layers)}. Add the output layer."
             )
         self.n_out = None if layers is None else given[-1].units
         self._output = activations.get(self.loss.output_activation if output_activation is None else output_activation)
