@@ -115,10 +115,13 @@ def json_value(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON for people and machines, of `json_value` and indented."""
+    """A value as JSON for people and machines, of `json_value`, indented, and with the escapes that terminals need."""
     import json  # not above: `import nnbp` does without it
 
-    return json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 from nnbp import errors
+from nnbp.formatting import printable
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ def exit_code(error: BaseException) -> Exit:
 
 def say(command: str, text: str) -> None:
     """Prints one paragraph on standard error, after the name of the command; broken into lines in a terminal only."""
-    text = f"{command}: {text}"
+    text = f"{command}: {printable(text)}"
     if sys.stderr.isatty():
         width = max(40, shutil.get_terminal_size().columns - 1)
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         "labels": data.target.labels,
         "rows": data.rows(),
         "columns": len(data.preprocessor.columns),
-        "features": len(data.preprocessor.feature_names),
+        "features": data.preprocessor.n_features,
         "network": describe_layers(network),
         "parameters": int(network.parameters.size),
         "dtype": network.dtype.name,

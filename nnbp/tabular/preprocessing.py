@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ class _OneFeature:
     """A column that gives one feature."""
 
     name: str
+    width: ClassVar[int] = 1
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -88,6 +89,11 @@ class TextColumn:
     categories: tuple[str, ...]
 
     @property
+    def width(self) -> int:
+        """The number of features that it gives."""
+        return len(self.categories)
+
+    @property
     def features(self) -> tuple[str, ...]:
         """The names of the features that it gives, one per category."""
         return tuple(f"{self.name}={category or '(missing)'}" for category in self.categories)
@@ -124,6 +130,11 @@ class TablePreprocessor:
     def feature_names(self) -> tuple[str, ...]:
         """The names of the n features: the column's, with "=category" if it is one-hot."""
         return tuple(feature for column in self.columns for feature in column.features)
+
+    @property
+    def n_features(self) -> int:
+        """The number n of features; a file may have names that are too long to be put together."""
+        return sum(column.width for column in self.columns)
 
     @classmethod
     def fit(cls, source: Source) -> TablePreprocessor:
