@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from nnbp.formatting import printable
+
 
 class NnbpError(Exception):
-    """The root of all errors of nnbp."""
+    """The root of all errors of nnbp.
+
+    Names of files and columns, labels and cells may come from strangers: the message shows their control characters
+    escaped.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ShapeError(NnbpError, ValueError):

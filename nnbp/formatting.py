@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from reprlib import Repr
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,13 @@ _METRICS = {  # the others are called by their own names
     "rmse": "root mean squared error",
     "mae": "mean absolute error",
 }
+
+_LONGEST = 200
+"""Characters of a value in a message."""
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = _LONGEST
+_repr.maxlist = _repr.maxtuple = _repr.maxdict = _repr.maxset = _LONGEST // 2
 
 
 def number(value: float) -> str:
@@ -107,16 +115,38 @@ def json_value(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON for people and machines, of `json_value` and indented."""
+    """A value as JSON for people and machines, of `json_value`, indented, and with the escapes that terminals need."""
     import json  # not above: `import nnbp` does without it
 
-    return json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of what moves a cursor, colours a terminal or hides: as `repr` has it, unquoted.
+
+    >>> print(printable("caf\xe9 \x1b[31m"))
+    café \\x1b[31m
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def brief(text: object) -> str:
+    """What another library says, as a message quotes it: printable, and cut if it is long."""
+    return _cut(printable(str(text)))
 
 
 def shown(value: object) -> str:
-    """A received value as a message shows it, cut if it is long."""
+    """A received value as a message shows it, cut if it is long; the rest of a long one is not looked at."""
     try:
-        text = repr(value)
+        return _cut(_repr.repr(value))
     except Exception:  # a whole number of more digits than Python prints, or a __repr__ that fails
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:197]}..."
+        return f"a value of type {type(value).__name__}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

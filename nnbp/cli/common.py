@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 from nnbp import errors
+from nnbp.formatting import printable
 from nnbp.training.progress import is_terminal
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ def say(command: str, text: str) -> None:
 
     If standard error is closed, full or a broken pipe, nothing is said.
     """
-    text = f"{command}: {text}"
+    text = f"{command}: {printable(text)}"
     if is_terminal(sys.stderr):
         width = max(40, shutil.get_terminal_size().columns - 1)
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code; see `nnbp.cli.common.Exit`.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    odd = next((word for word in words if not _is_utf8(word)), None)
+    if odd is not None:
+        say("nnbp", f"error: arguments are text in UTF-8, names of files too; received {odd!r}. Rename the file.")
+        return Exit.USAGE
     named = next((word for word in words if not word.startswith("-")), None)
     parser = _parser(named)
     if not words:
@@ -80,6 +84,15 @@ def execute(name: str, run: Callable[[argparse.Namespace], int], arguments: argp
             traceback.print_exc()
         say(name, _error_text(error))
         return exit_code(error)
+
+
+def _is_utf8(word: str) -> bool:
+    """Whether files can hold an argument; Python keeps bytes that are no text in halves of surrogate pairs."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parser(named: str | None) -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnbp.cli.common import say
 from nnbp.device.probe import probe
-from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number
+from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number, printable
 
 
 def note(command: str, messages: Sequence[str]) -> None:
@@ -27,6 +27,7 @@ def two_columns(rows: Sequence[tuple[str, str]], width: int | None = None) -> st
         rows: names and texts; a name alone is a title.
         width: from which lines are broken, if it leaves room for text; None is that of a terminal.
     """
+    rows = [(printable(name), printable(text)) for name, text in rows]
     margin = max(len(name) for name, _ in rows) + 2
     if width is None:
         width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0

@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,7 +18,7 @@ from nnbp.cli.common import UsageError, noted_fallback, say
 from nnbp.cli.options import add_shared
 from nnbp.cli.output import note
 from nnbp.cli.run_folder import find_model
-from nnbp.formatting import json_text
+from nnbp.formatting import json_text, printable
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import load_source
 from nnbp.tabular.table import Source
@@ -108,5 +109,7 @@ def _write(
     if probabilities is not None:
         names += [f"p({label})" for label in model.target.labels]
         tables.append(probabilities)
-    rows.writerow([source.unit, *names])
-    rows.writerows([cell for row in parts for cell in row] for parts in zip(*tables, strict=True))
+    lines = ([cell for row in parts for cell in row] for parts in zip(*tables, strict=True))
+    table = chain([[source.unit, *names]], lines)
+    # A file or a pipe gets the labels as they are.
+    rows.writerows(([printable(str(cell)) for cell in line] for line in table) if file.isatty() else table)

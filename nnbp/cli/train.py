@@ -127,7 +127,7 @@ def _reported(
         "labels": data.target.labels,
         "rows": data.rows(),
         "columns": len(data.preprocessor.columns),
-        "features": len(data.preprocessor.feature_names),
+        "features": data.preprocessor.n_features,
         "network": describe_layers(network),
         "parameters": int(network.parameters.size),
         "dtype": network.dtype.name,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.formatting import shown
+from nnbp.formatting import brief, shown
 from nnbp.nn.activations import Activation
 from nnbp.nn.architecture import Architecture
 from nnbp.nn.initializers import Initializer
@@ -46,6 +46,7 @@ from nnbp.validation import file_path, not_negative, whole_number
 from nnbp.version import __version__
 
 FORMAT_VERSION = 1
+LAYERS_LIMIT = 4096
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -243,7 +244,8 @@ class _Known:
         parts = keyed(description, ("kind", "config"), "a layer")
         kind, config = parts["kind"], parts["config"]
         if not isinstance(kind, str) or kind not in _LAYERS:
-            raise RefusedError(str(unknown_name("kind of layer", _LAYERS, str(kind)[:80])), "A newer nnbp may have it.")
+            received = kind[:80] if isinstance(kind, str) else shown(kind)
+            raise RefusedError(str(unknown_name("kind of layer", _LAYERS, received)), "A newer nnbp may have it.")
         if not isinstance(config, dict) or (kind == "dense" and "activation" not in config):
             raise RefusedError(
                 f"a {kind} layer has all its arguments in its config, activation too; received {shown(config)}."
@@ -266,7 +268,7 @@ def _constructed(what: str, cls: Any, arguments: dict[str, Any], config: dict[st
         same = canonical(own) == canonical(said)
     # The class may be the user's: anything can go wrong in it.
     except Exception as error:
-        raise RefusedError(f"the {what} does not take the arguments {shown(said)}: {error}") from error
+        raise RefusedError(f"the {what} does not take the arguments {shown(said)}: {brief(error)}") from error
     if not same:
         raise RefusedError(
             f"config() returns what the constructor takes; the {what}, of {shown(said)}, says {shown(own)}."
@@ -285,6 +287,8 @@ def _build(architecture: dict[str, Any], known: _Known) -> tuple[list[Layer], Lo
         raise RefusedError(f"the dtype is {' or '.join(DTYPES)}; received {shown(parts['dtype'])}.")
     if not isinstance(parts["layers"], list):
         raise RefusedError(f"layers is a list; received {shown(parts['layers'])}.")
+    if len(parts["layers"]) > LAYERS_LIMIT:
+        raise RefusedError(f"a network has at most {LAYERS_LIMIT} layers; received {len(parts['layers'])}.")
     built = [known.layer(item) for item in parts["layers"]]
     loss: Loss = known.make(Loss, parts["loss"])
     whole_number("n_in", parts["n_in"], 1)
@@ -312,12 +316,13 @@ def _check_object(value: object, what: str) -> None:
 
 def _check_values(arrays: Mapping[str, NDArray[Any]], layers: list[Layer], architecture: dict[str, Any]) -> None:
     for name, array in arrays.items():
-        finite = np.isfinite(array)
-        if not finite.all():
-            place = [int(i) for i in np.argwhere(~finite)[0]]
-            raise RefusedError(
-                f"parameters are finite; {name}{place} is {array[tuple(place)]}.",
-                "Take a network whose training did not diverge.",
-            )
+        for at in (array.argmin(), array.argmax()):  # NaN is both
+            value = array.flat[at]
+            if not np.isfinite(value):
+                place = [int(i) for i in np.unravel_index(at, array.shape)]
+                raise RefusedError(
+                    f"parameters are finite; {name}{place} is {value}.",
+                    "Take a network whose training did not diverge.",
+                )
     for layer, statistics in zip(layers, statistics_in(arrays, layers, architecture["n_in"]), strict=True):
         layer.check_statistics(statistics)

@@ -1,8 +1,9 @@
 """The container of a model file: a strict JSON text and arrays in a safetensors file, replaced whole or not at all.
 
 Nothing here knows of networks. safetensors itself lets duplicate keys, odd names and NaN through, writes arrays that
-are not contiguous wrong, and raises four kinds of errors; so the header is checked here, by rules of our own, before
-the library sees the bytes and before the arrays are read: a false size costs no memory.
+are not contiguous wrong, raises four kinds of errors, and holds a file in memory three times to read it; so the header
+is checked here, by rules of our own, and then the arrays are read from their places. Sizes and counts are checked
+before they cost time or memory.
 
 Format: https://github.com/huggingface/safetensors, "Format": 8 bytes of length, a JSON header, the arrays.
 """
@@ -20,7 +21,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
@@ -28,7 +28,9 @@ from nnbp.errors import ModelFileError
 from nnbp.formatting import shown
 
 KEY = "nnbp"
-HEADER_LIMIT = 2**24
+HEADER_LIMIT = 2**23
+VALUES_LIMIT = 2**18
+"""Values in a JSON text, counted before it is parsed, by commas and brackets."""
 DEPTH_LIMIT = 32
 LARGEST_INTEGER = 10**99
 DTYPES = {"float32": "F32", "float64": "F64"}
@@ -79,32 +81,51 @@ def explained(what: str, fix: str) -> Iterator[None]:
 # ---- strict JSON
 
 
-def check_json(value: object, where: str, depth: int = 0) -> None:
+Place = str | tuple["Place", str | int]
+"""Where a value stands in a JSON text: the text, or an object or array and the key or index there."""
+
+
+def check_json(value: object, where: Place, depth: int = 0) -> None:
     """Refuses what JSON cannot hold or gives back changed: NaN, tuples, keys that are not strings; and deep nests."""
     if depth > DEPTH_LIMIT:
-        raise RefusedError(f"JSON is nested at most {DEPTH_LIMIT} deep; {shown(where)} goes deeper.")
+        raise RefusedError(f"JSON is nested at most {DEPTH_LIMIT} deep; {_shown_place(where)} goes deeper.")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise RefusedError(f"the keys of JSON objects are strings; {shown(where)} has {shown(key)}.")
-            check_json(item, f"{where}.{key}", depth + 1)
+                raise RefusedError(f"the keys of JSON objects are strings; {_shown_place(where)} has {shown(key)}.")
+            check_json(item, (where, key), depth + 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            check_json(item, f"{where}[{index}]", depth + 1)
+            check_json(item, (where, index), depth + 1)
     elif isinstance(value, int):
         if abs(value) > LARGEST_INTEGER:
-            raise RefusedError(f"whole numbers have at most 99 digits; {shown(where)} has more.")
+            raise RefusedError(f"whole numbers have at most 99 digits; {_shown_place(where)} has more.")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise RefusedError(f"numbers are finite; {shown(where)} is {value}.")
+            raise RefusedError(f"numbers are finite; {_shown_place(where)} is {value}.")
     elif value is not None and not isinstance(value, str):
         raise RefusedError(
-            f"JSON values are dict, list, str, int, float, bool, None; {shown(where)} is {shown(value)}."
+            f"JSON values are dict, list, str, int, float, bool, None; {_shown_place(where)} is {shown(value)}."
         )
 
 
+def _shown_place(where: Place) -> str:
+    keys: list[str | int] = []
+    while isinstance(where, tuple):
+        where, key = where
+        keys.insert(0, key)
+    return shown(where + "".join(f".{key}" if isinstance(key, str) else f"[{key}]" for key in keys))
+
+
+def check_count(text: str, what: str, fix: str = "") -> None:
+    """Refuses a JSON text of more than about `VALUES_LIMIT` values; those in strings count as well."""
+    count = text.count(",") + text.count("[") + text.count("{")
+    if count > VALUES_LIMIT:
+        raise RefusedError(f"{what} has at most {VALUES_LIMIT} commas and brackets; received {count}.", fix)
+
+
 def parse(text: str, what: str) -> Any:
-    """The value of a JSON text that follows `check_json` and has no key twice."""
+    """The value of a JSON text that follows `check_count` and `check_json` and has no key twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -114,6 +135,7 @@ def parse(text: str, what: str) -> Any:
             )
         return found
 
+    check_count(text, what)
     try:
         value = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
@@ -152,13 +174,12 @@ def pack(text: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
     One metadata key, because the library writes several in a random order.
     """
+    fix = "Put less into `extra`."
     data = safetensors.numpy.save(dict(arrays), metadata={KEY: text})
     length = int.from_bytes(data[:8], "little")
     if length > HEADER_LIMIT:
-        raise RefusedError(
-            f"the header of a model file has at most {HEADER_LIMIT} bytes; this one has {length}.",
-            "Put less into `extra`.",
-        )
+        raise RefusedError(f"the header of a model file has at most {HEADER_LIMIT} bytes; this one has {length}.", fix)
+    check_count(data[8 : 8 + length].decode(), "the header of a model file", fix)
     return data
 
 
@@ -195,10 +216,9 @@ class Container:
         self._body_size = size - 8 - length
         if self._body_size < 0:
             raise RefusedError(f"it is truncated: the header declares {length} bytes, {size - 8} follow.")
-        file.seek(0)
-        self._head = file.read(8 + length)
+        file.seek(8)
         try:
-            self._entries = parse(self._head[8:].decode(), "the header")
+            self._entries = parse(file.read(length).decode(), "the header")
         except UnicodeDecodeError as error:
             raise RefusedError(
                 f"the header is text in UTF-8; received {error.reason} at byte {error.start + 8}."
@@ -238,11 +258,11 @@ class Container:
         if end != self._body_size:
             word = "it is truncated" if end > self._body_size else "something follows the last array"
             raise RefusedError(f"{word}: the arrays have {end} bytes, the file has {self._body_size} for them.")
-        try:
-            found = safetensors.numpy.load(self._head + self._file.read(end))
-        # The library's own rules (its error is none of the usual ones), should it have any beyond those above.
-        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise RefusedError(f"the safetensors library refuses it: {error}.") from error
+        found = {}
+        for _, _, name in sorted(spans):
+            shape, dtype = specs[name]
+            values = np.fromfile(self._file, np.dtype(dtype).newbyteorder("<"), math.prod(shape))
+            found[name] = values.astype(dtype, copy=False).reshape(shape)
         return {name: found[name] for name in specs}
 
 

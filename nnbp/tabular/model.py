@@ -76,7 +76,7 @@ class TableModel:
             return cls(network, None, TargetEncoder("target", labels), about)
         preprocessor = TablePreprocessor.from_json(about.pop("preprocessing"))
         target = TargetEncoder.from_json(about.pop("target", None))
-        n_features, n_classes = len(preprocessor.feature_names), len(target.labels)
+        n_features, n_classes = preprocessor.n_features, len(target.labels)
         outputs = 1 if not n_classes or loss.name == "binary_cross_entropy" else n_classes
         if (n_features, outputs, n_classes > 0) != (network.model.n_in, n_out, loss.classification):
             raise ModelFileError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ class _OneFeature:
     """A column that gives one feature."""
 
     name: str
+    width: ClassVar[int] = 1
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -88,6 +89,11 @@ class TextColumn:
 
     name: str
     categories: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """The number of features that it gives."""
+        return len(self.categories)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -138,6 +144,11 @@ class TablePreprocessor:
             f"of rows are. To use it all the same, give --text {shown(name)}."
             for name in self.left_out
         ]
+
+    @property
+    def n_features(self) -> int:
+        """The number n of features; a file may have names that are too long to be put together."""
+        return sum(column.width for column in self.columns)
 
     @classmethod
     def fit(cls, source: Source, reading: Reading = PLAIN) -> TablePreprocessor:

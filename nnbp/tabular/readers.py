@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
+import math
+import warnings
 import zipfile
-import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 
-from nnbp.errors import DataError
+from nnbp.errors import DataError, NnbpError
+from nnbp.formatting import brief, shown
 from nnbp.registry import suggest
 from nnbp.requirements import optional
 from nnbp.tabular.table import TEXT, Column, Source, clean, listed, parse_number
@@ -32,6 +35,13 @@ BUILTIN = {
 }
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq", ".npy", ".npz")
 CHUNK = 65_536  # rows kept as Python strings at a time: a short string takes 50 bytes there, 16 in NumPy
+
+# A file is refused before any work if it claims more than this.
+MAX_COLUMNS = 1_000_000
+MAX_EXPANSION = 100  # bytes of an array per byte of the compressed file that holds it
+SMALL_ARRAY = 2**24  # bytes that any compressed file may expand to
+MAX_HEADER = 2**14  # bytes of an NPY header; NumPy itself parses no more than 10,000
+MAX_READ = 2**20  # bytes that `zipfile` reads at once: the directory of some 10,000 arrays
 
 
 def load_source(
@@ -200,17 +210,55 @@ def _not_utf8(path: Path) -> str:
     return f"{path.name}: the file ends within a character of UTF-8. It may have been cut off."
 
 
+@contextmanager
+def _reading(path: Path, what: str, fix: str) -> Iterator[None]:
+    """Turns every error about the content of an open file into a DataError.
+
+    What NumPy, zipfile and pyarrow raise for damaged files is not documented and has no common base; their warnings
+    about such files quote the files.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except (NnbpError, MemoryError):
+        raise
+    except Exception as error:
+        reason = brief(error) or type(error).__name__
+        raise DataError(f"{path.name}: this is no readable {what} ({reason}). {fix}") from error
+
+
+def _check_expansion(path: Path, label: str, size: int, fix: str) -> None:
+    """DataError if a compressed file claims to hold far more bytes than data do."""
+    limit = max(SMALL_ARRAY, MAX_EXPANSION * path.stat().st_size)
+    if size > limit:
+        raise DataError(
+            f"{path.name}: {label} takes {size} bytes of memory; from a compressed file of {path.stat().st_size} bytes "
+            f"at most {limit} are read. If the data are right, {fix}."
+        )
+
+
+def _check_width(path: Path, columns: int) -> None:
+    if columns > MAX_COLUMNS:
+        raise DataError(
+            f"{path.name}: a table has at most {MAX_COLUMNS} columns; this one has {columns}. Leave some out."
+        )
+
+
 def _parquet(path: Path) -> Source:
     pa = optional("pyarrow", "reading Parquet")
     parquet = optional("pyarrow.parquet", "reading Parquet")
-    try:
-        table = parquet.ParquetFile(path).read()
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name}: this is no readable Parquet file ({error}). Write it anew.") from error
-    # pandas stores its row index as a column and says so here; it is no feature.
-    index = (table.schema.pandas_metadata or {}).get("index_columns", ())
-    _check_names(path.name, table.column_names)
-    columns = {n: _arrow(pa, path, n, table.column(n)) for n in table.column_names if n not in index}
+    # Opened first, so that a file that one may not read is not told as a damaged one.
+    with path.open("rb"), _reading(path, "Parquet file", "Write it anew."):
+        with parquet.ParquetFile(path) as opened:
+            rows, width = opened.metadata.num_rows, opened.metadata.num_columns
+            _check_width(path, width)
+            fix = "write it with compression=None, use_dictionary=False"
+            _check_expansion(path, f"a table of {rows} rows and {width} columns", 8 * rows * width, fix)
+            table = opened.read()
+        # pandas stores its row index as a column and says so here; it is no feature.
+        index = (table.schema.pandas_metadata or {}).get("index_columns", ())
+        _check_names(path.name, table.column_names)
+        columns = {n: _arrow(pa, path, n, table.column(n)) for n in table.column_names if n not in index}
     if not columns or not table.num_rows:
         raise DataError(f"{path.name}: the table has no rows or no columns; at least one of each is needed.")
     return Source(path.name, columns, np.arange(table.num_rows))
@@ -236,41 +284,64 @@ def _arrow(pa: Any, path: Path, name: str, column: Any) -> Column:
     )
 
 
-def _array(path: Path, label: str, array: Any, ndim: int) -> Column:
-    """An array of a NumPy file, checked: numbers, bools or strings; `ndim` dimensions; not empty."""
-    array = np.asarray(array)
-    if array.dtype.kind not in "biufU":
+_NUMPY = "NumPy file of arrays of numbers or strings"
+_NUMPY_FIX = "Save it with np.save or np.savez from arrays of numbers or strings, not of objects."
+
+
+class _SmallReads(io.BufferedReader):
+    """A file that `zipfile` cannot be made to read at once: it takes in a whole directory before one sees its size."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_READ:
+            raise ValueError(f"its directory has {size} bytes, at most {MAX_READ} are read")
+        return super().read(size)
+
+
+def _array(path: Path, label: str, file: IO[bytes], size: int, ndim: int) -> Column:
+    """The array of an open NPY file, read once its header was checked.
+
+    label: the array, as messages call it. size: bytes of the file. ndim: dimensions that it must have; (m, 1) passes
+        for (m,).
+    Raises DataError unless it holds numbers, bools or strings, is not empty, and all of it is in the file.
+    """
+    head = io.BytesIO(file.read(MAX_HEADER))
+    version = np.lib.format.read_magic(head)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, dtype = header(head)
+    except MemoryError as error:  # Python's parser says so of brackets in brackets
+        raise ValueError("its header is nested too deep") from error
+    if dtype.kind not in "biufU":
         raise DataError(
-            f"{path.name}: {label} has dtype {array.dtype}; it must hold numbers, bools or strings. Convert it with "
-            "astype."
+            f"{path.name}: {label} has dtype {brief(dtype)}; it must hold numbers, bools or strings, not objects. "
+            "Convert it with astype."
         )
-    if array.ndim != ndim or not array.size:
+    if ndim == 1 and shape[1:] == (1,):
+        shape = shape[:1]
+    if len(shape) != ndim or min(shape) < 1 or not dtype.itemsize:
         need = "(samples, features)" if ndim == 2 else "(samples,)"
         raise DataError(
-            f"{path.name}: {label} has shape {array.shape}; it must be {need}, none of them 0. "
+            f"{path.name}: {label} has shape {shown(shape)} and dtype {dtype}; it must be {need}, none of them 0. "
             "Reshape it, as with X.reshape(len(X), -1)" + (" or y.argmax(axis=1) for one-hot rows" * (ndim == 1))
         )
-    return clean(array.astype(TEXT)) if array.dtype.kind == "U" else array
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """The arrays of an NPZ file by key, or the one array of an NPY file under the key ""."""
-    try:
-        with path.open("rb") as file:  # np.load leaves a file open that it opened itself and found damaged
-            loaded = np.load(file, allow_pickle=False)
-            return {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    nbytes = math.prod(shape) * dtype.itemsize
+    _check_width(path, math.prod(shape[1:]))
+    if nbytes > size - head.tell():
         raise DataError(
-            f"{path.name}: no NumPy file of arrays of numbers or strings ({error}). Save it with np.save or np.savez "
-            "from arrays of numbers or strings, not of objects."
-        ) from error
+            f"{path.name}: {label} has shape {shown(shape)} and dtype {dtype}, which is {nbytes} bytes; "
+            f"{size - head.tell()} are in the file. It was cut off or damaged: take a fresh copy."
+        )
+    _check_expansion(path, label, nbytes, "save it with np.savez instead of np.savez_compressed")
+    file.seek(0)
+    array: Column = np.lib.format.read_array(file, allow_pickle=False).reshape(shape)
+    return clean(array.astype(TEXT)) if dtype.kind == "U" else array
 
 
 def _npy(path: Path, target: str | None, required: bool, n_features: int | None) -> Source:
-    arrays = _load(path)
-    if "" not in arrays:
-        raise DataError(f"{path.name}: this is an NPZ file (arrays {listed(arrays)}); give it the ending .npz.")
-    matrix = _array(path, "the array", arrays[""], 2)
+    with path.open("rb") as file, _reading(path, _NUMPY, _NUMPY_FIX):
+        if file.peek(2).startswith(b"PK"):
+            raise DataError(f"{path.name}: this is an NPZ file; give it the ending .npz.")
+        matrix = _array(path, "the array", file, path.stat().st_size, 2)
     m, width = matrix.shape
     source = Source(path.name, {str(j): matrix[:, j] for j in range(width)}, np.arange(m), named=False)
     bare = width == n_features or (n_features is None and target is None)  # features and nothing else
@@ -294,27 +365,37 @@ def _npy(path: Path, target: str | None, required: bool, n_features: int | None)
 
 
 def _npz(path: Path, target: str | None, required: bool) -> Source:
-    arrays = _load(path)
-    if "" in arrays:
-        raise DataError(f"{path.name}: this is an NPY file; give it the ending .npy.")
-    key = target if target is not None and (required or target in arrays) else "y"
-    label = "X" if "X" in arrays else next((other for other in arrays if other != key), "X")
-    for needed in (label, key) if required else (label,):
-        if needed not in arrays:
-            raise DataError(
-                f"{path.name}: no array {needed!r}; it has {listed(arrays)}{suggest(needed, arrays)}. Save it with "
-                "np.savez(path, X=X, y=y), or name the key of y: --target KEY."
-            )
-    matrix = _array(path, label, arrays[label], 2)
+    with _SmallReads(io.FileIO(path)) as file, _reading(path, _NUMPY, _NUMPY_FIX):
+        if file.peek(6).startswith(np.lib.format.MAGIC_PREFIX):
+            raise DataError(f"{path.name}: this is an NPY file; give it the ending .npy.")
+        with zipfile.ZipFile(file) as archive:
+            arrays = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            key = target if target is not None and (required or target in arrays) else "y"
+            label = "X" if "X" in arrays else next((other for other in arrays if other != key), "X")
+            for needed in (label, key) if required else (label,):
+                if needed not in arrays:
+                    raise DataError(
+                        f"{path.name}: no array {needed!r}; it has {listed(arrays)}{suggest(needed, arrays)}. Save it "
+                        "with np.savez(path, X=X, y=y), or name the key of y: --target KEY."
+                    )
+            matrix = _member(path, archive, label, arrays[label], 2)
+            y = _member(path, archive, key, arrays[key], 1) if key in arrays else None
     columns = {str(j): matrix[:, j] for j in range(matrix.shape[1])}
     source = Source(path.name, columns, np.arange(len(matrix)), named=False)
-    if key not in arrays:
+    if y is None:
         return source
-    y = arrays[key]
-    y = _array(path, key, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y, 1)
     if len(y) != len(matrix):
         raise DataError(
             f"{path.name}: {label} has {len(matrix)} rows and {key} has {len(y)}; they must have as many. Save both "
             "from the same samples."
         )
     return replace(source, target=y, target_name=key)
+
+
+def _member(path: Path, archive: zipfile.ZipFile, label: str, info: zipfile.ZipInfo, ndim: int) -> Column:
+    """One array of an NPZ file; see `_array`."""
+    # The others expand a block without a bound; NumPy writes these two.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{label} is compressed by another method than Deflate")
+    with archive.open(info.filename) as member:
+        return _array(path, label, member, info.file_size, ndim)

@@ -143,3 +143,12 @@ def test_every_command_has_a_help_page(capsys, name):
     assert out.startswith(f"usage: nnbp {name} ")
     assert "--json" in out
     assert "--debug" in out
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"people\xff.csv")
+    (tmp_path / name).write_text("a,y\n" + "1,p\n2,q\n" * 20)
+    assert main.main(["train", name, "--target", "y"]) == Exit.USAGE
+    assert r"received 'people\udcff.csv'. Rename the file" in capsys.readouterr().err
+    assert os.listdir() == [name]

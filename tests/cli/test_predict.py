@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,22 @@ def test_several_outputs_are_several_columns(tmp_path, monkeypatch, capsys):
     assert list(rows[0]) == ["row", "prediction 1", "prediction 2"]
     found = [[float(row["prediction 1"]), float(row["prediction 2"])] for row in rows]
     np.testing.assert_allclose(found, net.predict(np.eye(2)), rtol=1e-6)
+
+
+def test_control_characters_of_a_table_do_not_reach_a_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name, red = "people\x1b[2J.csv", "\x1b[31mred\x9b"
+    Path(name).write_text("a,b\x07,c\n" + f"1,2,{red}\n2,1,blue\n" * 20, encoding="utf-8")
+    assert main(["train", name, "--target", "c", "--epochs", "40", "--learning-rate", "0.05", "--out", "run\x1b"]) == 0
+    shown = capsys.readouterr()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for words in (["evaluate"], ["predict", "--proba"], ["predict", "--json"], ["predict", "--output", "out\x1b.csv"]):
+        assert main([words[0], "run\x1b", name, *words[1:]]) == 0
+        shown = [*shown, *capsys.readouterr()]
+    assert main(["evaluate", "run\x1b", "none\x1b.csv"]) == 3
+    for text in (*shown, *capsys.readouterr()):
+        assert text.replace("\n", "").isprintable(), text
+    assert "p(\\x1b[31mred\\x9b)" in "".join(shown)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert main(["predict", "run\x1b", name]) == 0
+    assert red in capsys.readouterr().out

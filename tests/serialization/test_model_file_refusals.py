@@ -6,12 +6,14 @@ import copy
 import errno
 import os
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from damage import damaged
 from modelfile_samples import forged, same, small
 
 from nnbp.errors import ModelFileError
@@ -229,6 +231,57 @@ def test_descriptions_refused(path: Path, text: str, message: str) -> None:
         read(path)
     assert message in str(caught.value)
     assert "take a fresh copy, or save the network again" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "message"),
+    [
+        (lambda h, c: c["extra"].update({"k" * 10**6: [1] * 10**6}), None, "at most 262144 commas and brackets"),
+        (lambda h, c: c["extra"].update({"k" * 10**6: [1] * 10**5}), None, "its checksum does not fit its content"),
+        (lambda h, c: None, "[" + "[]," * 10**6 + "1]", "at most 262144 commas and brackets"),
+        (lambda h, c: None, '{"k' + "k" * 10**6 + '": [' + "1," * 10**5 + "NaN]}", "numbers are finite; 'the desc"),
+        (
+            lambda h, c: c["architecture"].update(layers=[c["architecture"]["layers"][1]] * 5000),
+            None,
+            "at most 4096 lay",
+        ),
+        (lambda h, c: c["architecture"].update(seed="s" * 10**6), None, "seed is a whole number"),
+        (lambda h, c: dense(c["architecture"]).update({"s" * 10**6: 1}), None, "does not take the arguments"),
+        (
+            lambda h, c: dense(c["architecture"]).update({"\x1b[31m": 1}),
+            None,
+            r"unexpected keyword argument '\x1b[31m'",
+        ),
+        (lambda h, c: c["architecture"]["layers"][0].update(kind=["s" * 10**6]), None, "Unknown kind of layer"),
+        (lambda h, c: h.update({"s" * 10**6: 1}), None, "unknown: ['sss"),
+        (lambda h, c: None, '{"a": 1' + ', "a": 1' * 10**5 + "}", "has one twice"),
+    ],
+    ids=lambda item: item[:30] if isinstance(item, str) else None,
+)
+def test_a_hostile_file_costs_little_and_has_a_short_message(
+    path: Path, change: Callable[[dict[str, Any], dict[str, Any]], object], text: str | None, message: str
+) -> None:
+    write(path, small())
+    path.write_bytes(forged(path.read_bytes(), change, text))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError) as caught:
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_damage_is_told_as_damage(path: Path) -> None:
+    write(path, small())
+    whole = path.read_bytes()
+    for data in damaged(whole, 200):
+        path.write_bytes(data)
+        if data != whole:
+            with pytest.raises(ModelFileError, match=r"^Cannot read the model file"):
+                read(path)
 
 
 def test_no_file(path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_header_that_begins_like_a_pickle_is_none(path: Path) -> None:
         (b"", "it is empty"),
         (b"a = 1\n", "it is not a safetensors file."),
         (with_header(" " + json.dumps(header_of(DATA))), "it is not a safetensors file."),
-        ((2**24 + 1).to_bytes(8, "little") + b"{" + bytes(64), "at most 16777216 bytes; this one declares 16777217"),
+        ((2**23 + 1).to_bytes(8, "little") + b"{" + bytes(64), "at most 8388608 bytes; this one declares 8388609"),
         ((2**63).to_bytes(8, "little") + b"{}", "this one declares 9223372036854775808"),
         (DATA[:100], "it is truncated: the header declares 152 bytes, 92 follow"),
         (DATA[:-1], "it is truncated: the arrays have 32 bytes, the file has 31 for them"),
@@ -165,8 +165,7 @@ def test_a_header_that_begins_like_a_pickle_is_none(path: Path) -> None:
         (edited(lambda h: h["b1"].update(data_offsets=[0, 8])), "arrays follow each other without gaps"),
         (edited(lambda h: h["b1"].update(data_offsets=[32, 40])), "without gaps; b1 begins at 32, not at 24"),
         (edited(lambda h: h["b1"].update(data_offsets=[-8, 0])), "without gaps; b1 begins at -8, not at 0"),
-        # A lone surrogate is JSON to Python and none to safetensors: the library's own error is turned into ours.
-        (edited(lambda h: h["__metadata__"].update(nnbp="\ud800")), "the safetensors library refuses it: "),
+        (with_header('{"a": [' + "0," * 2**18 + "0]}"), "at most 262144 commas and brackets; received 262146"),
     ],
     ids=lambda item: item[:60] if isinstance(item, str) else "file",
 )  # fmt: skip
@@ -188,9 +187,10 @@ def test_a_false_size_costs_no_memory(path: Path) -> None:
 
 
 def test_pack_refuses_what_it_could_not_read() -> None:
-    with pytest.raises(RefusedError, match="at most 16777216 bytes; this one has") as caught:
-        pack("x" * 2**24, ARRAYS)
-    assert caught.value.fix == "Put less into `extra`."
+    for text, message in (("x" * 2**23, "8388608 bytes; this one has"), ("[" * 2**18, "262144 commas and brackets")):
+        with pytest.raises(RefusedError, match=f"at most {message}") as caught:
+            pack(text, ARRAYS)
+        assert caught.value.fix == "Put less into `extra`."
 
 
 @pytest.mark.parametrize("value", [None, True, 1, -(10**99), 0.1, "é\ud800", [], {}, {"": [[{"a": [1, "b"]}]]}])

@@ -1,12 +1,14 @@
 """A network with its table in one model file."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from nnbp import Network
 from nnbp.errors import ModelFileError
 from nnbp.tabular.model import TableModel
-from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder
+from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder, TextColumn
 from nnbp.tabular.table import Source
 
 COLUMNS = TablePreprocessor((NumberColumn("a", 0.0, 1.0, 2.0), NumberColumn("b", 0.0, 0.0, 1.0)))
@@ -56,6 +58,20 @@ def test_a_table_that_does_not_fit_its_network_is_refused(tmp_path, sizes, loss,
     TableModel(Network(sizes, loss=loss, device="cpu", seed=0), COLUMNS, target).save(tmp_path / "m")
     with pytest.raises(ModelFileError, match="does not fit its network"):
         TableModel.load(tmp_path / "m")
+
+
+def test_names_of_features_too_long_to_be_put_together_cost_nothing(tmp_path):
+    columns = TablePreprocessor((TextColumn("k" * 10**6, tuple(f"c{k}" for k in range(1000))),))
+    TableModel(Network([1, 2], loss="cross_entropy", device="cpu"), columns, TargetEncoder("y", (0, 1))).save(
+        tmp_path / "m"
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match="its table has 1000 features"):
+            TableModel.load(tmp_path / "m")
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
 
 
 def test_without_a_table_there_is_nothing_to_save(tmp_path):

@@ -1,9 +1,13 @@
 """Reading built-in sets and files: what comes out, and what each mistake in a file is told as."""
 
+import io
 import sys
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
+from damage import damaged
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -240,12 +244,12 @@ def test_npz_round_trip(tmp_path):
         ({"X": np.ones((3, 2))}, None, r"no array 'y'; it has 'X'\. .*--target KEY"),
         ({"X": np.ones((3, 2)), "label": np.ones(3)}, "labl", r"no array 'labl'.*did you mean 'label'"),
         ({"y": np.ones(3)}, None, r"no array 'X'"),
-        ({"X": np.ones(3), "y": np.ones(3)}, None, r"X has shape \(3,\); it must be \(samples, features\)"),
+        ({"X": np.ones(3), "y": np.ones(3)}, None, r"X has shape \(3,\) .*; it must be \(samples, features\)"),
         ({"X": np.ones((3, 0)), "y": np.ones(3)}, None, r"X has shape \(3, 0\)"),
         ({"X": np.ones((3, 2)), "y": np.ones((3, 4))}, None, r"y has shape \(3, 4\).*argmax"),
         ({"X": np.ones((3, 2)), "y": np.ones(2)}, None, r"X has 3 rows and y has 2"),
         ({"X": np.ones((3, 2), complex), "y": np.ones(3)}, None, r"X has dtype complex128"),
-        ({"X": np.ones((3, 2)), "y": np.array([{}, 1, 2])}, None, r"no NumPy file of arrays.*objects"),
+        ({"X": np.ones((3, 2)), "y": np.array([{}, 1, 2])}, None, "y has dtype object; it must hold .*not objects"),
     ],
 )
 def test_what_is_wrong_with_an_npz(tmp_path, arrays, target, message):
@@ -273,9 +277,159 @@ def test_damaged_numpy_files(tmp_path, name, content):
 def test_numpy_files_with_the_wrong_ending(tmp_path):
     np.savez(tmp_path / "t.npz", X=np.ones((2, 2)))
     (tmp_path / "t.npz").rename(tmp_path / "t.npy")
-    with pytest.raises(DataError, match=r"an NPZ file \(arrays 'X'\); give it the ending \.npz"):
+    with pytest.raises(DataError, match=r"an NPZ file; give it the ending \.npz"):
         load_source(tmp_path / "t.npy")
     np.save(tmp_path / "u.npy", np.ones((2, 2)))
     (tmp_path / "u.npy").rename(tmp_path / "u.npz")
     with pytest.raises(DataError, match=r"an NPY file; give it the ending \.npy"):
         load_source(tmp_path / "u.npz")
+
+
+# ---- files from strangers
+
+
+def npy(array, shape=None, descr=None):
+    """An NPY file of the array, whose header may claim another shape and dtype."""
+    header = np.lib.format.header_data_from_array_1_0(array)
+    header |= {"shape": shape or array.shape, "descr": descr or header["descr"]}
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + array.tobytes()
+
+
+def npz(path, compression=zipfile.ZIP_DEFLATED, **members):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return path
+
+
+def refusal_without_work(path, **options):
+    """What is said of a file that is refused before much memory is taken."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=path.name) as caught:
+            load_source(path, **options)
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size + 2**22
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 700
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "descr", "message"),
+    [
+        ((10**11, 1), None, "is 800000000000 bytes; 64 are in the file"),
+        ((9, 1), None, "is 72 bytes; 64 are in the file"),
+        ((2**62, 4), None, "64 are in the file"),
+        ((-4, -2), None, "none of them 0"),
+        ((10**15, 1), "<U0", "none of them 0"),
+        ((1, 10**7), "|i1", "at most 1000000 columns; this one has 10000000"),
+        ((2,) * 3000, None, "it must be (samples, features)"),
+        ((4, 2), [("a", "<f4"), ("b", "<f4")], "it must hold numbers, bools or strings"),
+    ],
+)
+def test_an_npy_header_that_claims_what_is_not_there(tmp_path, shape, descr, message):
+    data = npy(np.ones((4, 2)), shape, descr)
+    assert message in refusal_without_work(write(tmp_path, data, "t.npy"))
+    path = npz(tmp_path / "t.npz", X=data, y=npy(np.ones(4)))
+    assert message in refusal_without_work(path)
+
+
+@pytest.mark.parametrize("header", [b"[" * 9000, b"-" * 9000 + b"1", b"{'shape': (" + b"1," * 4000, b"\x1b[31m" * 900])
+def test_an_npy_header_that_is_none(tmp_path, header):
+    data = np.lib.format.magic(1, 0) + len(header).to_bytes(2, "little") + header
+    assert "no readable NumPy file" in refusal_without_work(write(tmp_path, data, "t.npy"))
+
+
+def test_a_header_of_another_version_is_read_and_a_long_one_is_not(tmp_path):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.eye(3), version=(3, 0))
+    assert len(load_source(write(tmp_path, file.getvalue(), "t.npy"))) == 3
+    data = np.lib.format.magic(2, 0) + (2**32 - 1).to_bytes(4, "little") + b"(" * 2**20
+    assert "array header" in refusal_without_work(write(tmp_path, data, "t.npy"))
+
+
+def test_of_an_npz_only_X_and_y_are_read(tmp_path):
+    other = npy(np.zeros(2**23))
+    path = npz(tmp_path / "t.npz", X=npy(np.eye(2)), y=npy(np.ones((2, 1))), other=other, note=b"no array")
+    tracemalloc.start()
+    source = load_source(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+    assert source.target.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "members"), [("X", {"y": np.zeros(2)}), ("y", {"X": np.zeros((2, 1))}), ("X", {})], ids=str
+)
+def test_an_npz_that_expands_without_measure(tmp_path, name, members):
+    rest = {key: npy(array) for key, array in members.items()}
+    huge = npy(np.zeros((2**21 + 1, 1)))
+    path = npz(tmp_path / "t.npz", **{name: huge}, **rest)
+    message = refusal_without_work(path, target_required=False)
+    assert f"{name} takes 16777224 bytes of memory; from a compressed file of" in message
+    assert "at most 16777216 are read" in message
+
+
+def test_a_large_npz_without_compression_is_read(tmp_path):
+    path = npz(tmp_path / "t.npz", zipfile.ZIP_STORED, X=npy(np.zeros((2**21 + 1, 1))))
+    assert len(load_source(path, target_required=False)) == 2**21 + 1
+
+
+def test_an_npz_of_bytes_that_NumPy_would_not_write(tmp_path):
+    X, y = npy(np.eye(2)), npy(np.ones(2))
+    path = npz(tmp_path / "t.npz", zipfile.ZIP_BZIP2, X=X, y=y)
+    assert "X is compressed by another method than Deflate" in refusal_without_work(path)
+    data = bytearray(npz(path, zipfile.ZIP_STORED, X=X, y=y).read_bytes())
+    for magic, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(magic) + flag] |= 1
+    assert "encrypted" in refusal_without_work(write(tmp_path, bytes(data), "t.npz"))
+    many = {f"{k:0500}": b"" for k in range(2000)}
+    assert "its directory has" in refusal_without_work(npz(path, zipfile.ZIP_STORED, **many))
+
+
+def test_a_parquet_file_that_expands_without_measure(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pa.table({"y": np.zeros(2**21 + 1)})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    assert "a table of 2097153 rows and 1 columns takes 16777224" in refusal_without_work(
+        tmp_path / "t.parquet", target="y"
+    )
+    parquet.write_table(table, tmp_path / "u.parquet", compression=None, use_dictionary=False)
+    assert len(load_source(tmp_path / "u.parquet", target="y")) == 2**21 + 1
+
+
+def samples(suffix):
+    file, cells = io.BytesIO(), np.arange(12.0).reshape(4, 3)
+    if suffix == "npy":
+        yield npy(cells)
+        yield npy(np.array([["a", "é"], ["b", "c"]]))
+    elif suffix == "npz":
+        for save in (np.savez, np.savez_compressed):
+            save(file, X=cells, y=np.array(["a", "b", "b", "a"]))
+            yield file.getvalue()
+    else:
+        pd = pytest.importorskip("pandas")
+        frame = pd.DataFrame({"y": cells[:, 0], "t": ["x", "yé", None, "z"], "b": [True, False] * 2})
+        for compression in ("gzip", None):
+            frame.to_parquet(file, compression=compression)
+            yield file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "parquet"])
+def test_damage_is_told_as_damage(tmp_path, suffix):
+    path, messages = tmp_path / f"t.{suffix}", []
+    for sample in samples(suffix):
+        for data in damaged(sample, 200):
+            path.write_bytes(data)
+            try:
+                load_source(path, target="y" if suffix == "parquet" else None)
+            except DataError as error:
+                messages.append(str(error))
+    assert len(messages) > 100
+    assert all(message.startswith("t.") and len(message) < 900 for message in messages)
