@@ -74,7 +74,7 @@ class Outcome:
         if self.loss.output_activation == "identity" and not _sizes(y).max() <= _LARGE:
             remedies.append(
                 f"The targets have the mean {y.mean():.4g} and the deviation {y.std():.4g}; they should be "
-                "standardised, too: train on (y - y.mean()) / y.std()."
+                "standardised: train on (y - y.mean()) / y.std()."
             )
         return " ".join(remedies) or f"{otherwise} (it was {shown(self.trainer.rate)})."
 

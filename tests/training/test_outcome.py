@@ -115,7 +115,7 @@ def test_training_that_goes_on_from_a_good_network_may_move_around_it() -> None:
 
 def test_a_part_of_large_data_is_like_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes that alternate are drawn alike; samples without a weight do not count, however many they are."""
-    monkeypatch.setattr(data_adapter, "_SAMPLE", 100)
+    monkeypatch.setattr(data_adapter, "_SAMPLE", 250)
     drawn: list[Any] = []
     loss = Network._objective
     monkeypatch.setattr(Network, "_objective", lambda *args: drawn.append(args[-1]) or loss(*args))  # type: ignore[func-returns-value]
@@ -123,7 +123,8 @@ def test_a_part_of_large_data_is_like_the_whole(monkeypatch: pytest.MonkeyPatch)
     weights[[3, 8]] = 1.0, 3.0
     for w in (None, weights):
         network(5, 8, 2, loss="cross_entropy").fit(X, np.arange(500) % 2, epochs=1, sample_weight=w, progress=False)
-    assert 35 < drawn[0].y.sum() < 65
+    assert len(drawn[0]) == 250
+    assert 100 < drawn[0].y.sum() < 150
     assert {*map(tuple, drawn[-1].X)} == {*map(tuple, X[[3, 8]].astype("float32"))}
 
 
@@ -162,10 +163,12 @@ def test_no_constant_prediction_is_much_better_than_the_bound(name: str, weighte
 
 
 @pytest.mark.parametrize("rows", [False, True])
-def test_the_bounds_of_cross_entropy_are_entropies(rows: bool) -> None:
-    labels = RNG.choice(3, 300, p=[0.5, 0.3, 0.2])
-    p = np.bincount(labels) / 300
-    perfect, constant = losses.get("cross_entropy").bounds(np.eye(3)[labels] if rows else labels[:, None], None)
+@pytest.mark.parametrize("w", [None, np.arange(1.0, 301.0)])
+def test_the_bounds_of_cross_entropy_are_entropies(rows: bool, w: NDArray[Any] | None) -> None:
+    labels = np.sort(RNG.choice(3, 300, p=[0.5, 0.3, 0.2]))
+    p = np.bincount(labels, w)
+    p = p / p.sum()
+    perfect, constant = losses.get("cross_entropy").bounds(np.eye(3)[labels] if rows else labels[:, None], w)
     assert perfect == 0
     assert constant == pytest.approx(-(p * np.log(p)).sum())
 

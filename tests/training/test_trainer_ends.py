@@ -91,6 +91,16 @@ def test_a_search_leaves_the_best_parameters_that_it_has_met(
     assert net.loss(X, y) <= met[0][0]
 
 
+def test_a_search_leaves_its_last_parameters_if_they_are_the_best() -> None:
+    """Without a line search a step ends in parameters whose J it has not evaluated."""
+    net, ends = network(), []
+    fit(
+        net, *data(12), epochs=3, optimizer=LBFGS(0.1, max_iter=4, line_search=None),
+        callbacks=[lambda s: ends.append(s.network.parameters.copy())],
+    )  # fmt: skip
+    np.testing.assert_array_equal(net.parameters, ends[-1])
+
+
 def test_interruption_in_an_epoch_leaves_the_best_parameters_where_there_is_validation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
