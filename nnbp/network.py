@@ -524,21 +524,28 @@ class Network:
             few = adapter.sample(data)
             sample = train.data if few is data else adapter.placed(few)
         history = known_callbacks.History()
-        with self._built(adapter, data) as passes:
-            objective = partial(self._objective, passes, sample)
-            trainer = Trainer(passes.model, train, validation, options, piece=passes.piece, objective=objective)
-            trainer.begin(self, history)
-        # All checks have passed: the network changes from here on.
-        self._ongoing = self._prepared = None
-        self.history, self._training = history, True
-        try:
+        with self._in_training():
+            with self._built(adapter, data) as passes:
+                objective = partial(self._objective, passes, sample)
+                trainer = Trainer(passes.model, train, validation, options, piece=passes.piece, objective=objective)
+                trainer.begin(self, history)
+            # All checks have passed: the network changes from here on.
+            self._ongoing = self._prepared = None
+            self.history = history
             trainer.run()
-        finally:
-            self._training = False
         if doubt := Outcome(self.loss_function, few, trainer).doubt():
             # Points to the caller, past the wrapper that takes the lock.
             warnings.warn(doubt, ConvergenceWarning, stacklevel=3)
         return history
+
+    @contextmanager
+    def _in_training(self) -> Iterator[None]:
+        """The network stays on its device until the block ends, even if a callback trains it, too."""
+        before, self._training = self._training, True
+        try:
+            yield
+        finally:
+            self._training = before
 
     @exclusive
     def _objective(self, passes: Passes, data: Dataset) -> float:

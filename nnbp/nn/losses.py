@@ -355,7 +355,11 @@ class CrossEntropy(Loss):
         return labels
 
     def bounds(self, y: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
-        return _entropies(np.eye(int(y.max()) + 1)[y[:, 0].astype(np.int64)] if y.shape[1] == 1 else y, weights)
+        if y.shape[1] > 1:
+            return _entropies(y, weights)
+        # One-hot rows would take memory for every class; each has the entropy 0.
+        counts = np.bincount(y[:, 0].astype(np.int64), weights)
+        return 0.0, float(_entropy(counts / counts.sum()))
 
     def record_targets(self, op: Builder, y: Array, outputs: int) -> Array:
         if y.shape[0] == outputs:
@@ -382,15 +386,16 @@ def _quantile(y: NDArray[Any], q: float, weights: NDArray[Any] | None) -> NDArra
 
 
 def _entropies(p: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
-    """−Σ p ln p over the last axis and all outputs: the mean of that of every sample's p, and that of the mean p."""
-
-    def entropy(p: NDArray[Any]) -> NDArray[Any]:
-        terms: NDArray[Any] = -p * np.log(np.where(p > 0, p, 1.0))
-        found: NDArray[Any] = terms.reshape(len(p), -1).sum(1)
-        return found
-
+    """The mean entropy of the samples, p (m, …), and that of their mean, each summed over the outputs."""
     mean = np.average(p, axis=0, weights=weights)
-    return float(np.average(entropy(p), weights=weights)), float(entropy(mean[None])[0])
+    each = _entropy(p).reshape(len(p), -1).sum(1)
+    return float(np.average(each, weights=weights)), float(_entropy(mean).sum())
+
+
+def _entropy(p: NDArray[Any]) -> NDArray[Any]:
+    """−Σ p ln p over the last axis; 0 ln 0 is 0."""
+    found: NDArray[Any] = -(p * np.log(np.where(p > 0, p, 1.0))).sum(-1)
+    return found
 
 
 get = Loss.get

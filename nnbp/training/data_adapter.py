@@ -163,9 +163,12 @@ class DataAdapter:
         return self._rows(data, np.sort(order[aside:])), self._rows(data, np.sort(order[:aside]))
 
     def sample(self, data: Dataset) -> Dataset:
-        """At most `_SAMPLE` samples, from all over the data set."""
-        m = len(data)
-        return data if m <= _SAMPLE else self._rows(data, np.linspace(0, m - 1, _SAMPLE).astype(np.int64))
+        """The data set, or `_SAMPLE` samples of a larger one, drawn with replacement from those that have a weight."""
+        if len(data) <= _SAMPLE:
+            return data
+        counted = np.arange(len(data)) if data.weights is None else np.flatnonzero(data.weights)
+        # Always the same ones, whatever the seed: they serve no more than to judge.
+        return self._rows(data, np.sort(np.random.default_rng(0).choice(counted, _SAMPLE)))
 
     def _rows(self, data: Dataset, rows: NDArray[np.int64]) -> Dataset:
         X = data.X[self.backend.upload(rows, np.int64) if self.backend.owns(data.X) else rows]

@@ -17,8 +17,8 @@ from nnbp.training.trainer import Trainer
 _WORSE = 0.05
 """J may grow by this share of its size: training that goes on from good parameters moves around them."""
 
-_BETTER = 0.01
-"""A network must get by this share of the way from the best constant prediction to perfect ones."""
+_LITTLE = 0.01
+"""This share of the way from the best constant prediction to perfect ones counts as nothing, either way."""
 
 _STEPS = 100
 """Steps before a fit is expected to be better than a constant prediction."""
@@ -45,13 +45,13 @@ class Outcome:
         """What is wrong with the result, why, and what to do about it; None if nothing seems to be."""
         trainer = self.trainer
         before, after, epochs = trainer.before, trainer.after, trainer.epochs
-        if math.isfinite(before) and after > before + _WORSE * abs(before):
-            what = f"The network has got worse: J was {before:.4g} before the fit and is {after:.4g} after it."
-            return f"{what} {self._remedy('Lower the learning rate')}"
         perfect, constant = self.loss.bounds(self.data.y, self.data.weights)
         room, cost = constant - perfect, after - trainer.decay
+        if math.isfinite(before) and after - before > max(_WORSE * abs(before), _LITTLE * room):
+            what = f"The network has got worse: J was {before:.4g} before the fit and is {after:.4g} after it."
+            return f"{what} {self._remedy('Lower the learning rate')}"
         # With targets that are all the same, a constant prediction is perfect.
-        if trainer.steps < _STEPS or not room > 1e-9 * abs(constant) or cost < constant - _BETTER * room:
+        if trainer.steps < _STEPS or not room > 1e-9 * abs(constant) or cost < constant - _LITTLE * room:
             return None
         what = (
             f"After {epochs} epochs the network is {'hardly' if cost < constant else 'no'} better than a constant "
@@ -74,7 +74,7 @@ class Outcome:
         if self.loss.output_activation == "identity" and not _sizes(y).max() <= _LARGE:
             remedies.append(
                 f"The targets have the mean {y.mean():.4g} and the deviation {y.std():.4g}; they should be "
-                "standardised, too: train on (y - y.mean()) / y.std()."
+                "standardised: train on (y - y.mean()) / y.std()."
             )
         return " ".join(remedies) or f"{otherwise} (it was {shown(self.trainer.rate)})."
 

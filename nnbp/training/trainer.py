@@ -143,15 +143,15 @@ class Trainer:
             theta, gradient, self._evaluate, backend.xp, lambda x: float(backend.download(x))
         )
         self.updater = None
-        self.best_loss = math.inf
+        self.best_loss, self.best_epoch = math.inf, 0
         with backend.active():
             if self.search is None:
                 self.updater = Updater(model, optimizer, -(-samples // size), options.clip_norm, self.state)
             runs = options.epochs
             self.training_pass = Epoch(model, train.data, size, training=True, update=self.updater, runs=runs)
             self.check = None if validation is None else Epoch(model, validation.data, piece, runs=runs)
-            # The parameters before training, at the end of the last epoch, and at that of the best one so far.
-            self.initial = self.last = self.best = model.copied(theta)
+            # The parameters at the end of the last epoch. Those before training and the best follow in `begin`.
+            self.last = self.initial = self.best = model.copied(theta)
             # Both are needed after every epoch. Their first call allocates memory, in cuBLAS too, so it is made here.
             model.norm(), model.decay()
         self._measured()
@@ -174,7 +174,7 @@ class Trainer:
         """
         names = self._greater_is_better()
         with self.model.backend.active():
-            self._rooms = [self.initial, self.model.copied(self.initial), self.model.copied(self.initial)]
+            self.initial, self.best = self.model.copied(self.last), self.model.copied(self.last)
         self.before = self.objective()
         self._status = TrainingState(network, self.options.epochs, history, greater_is_better=names)
         self._attended = ExitStack()
@@ -184,9 +184,8 @@ class Trainer:
         """Trains the model.
 
         Whatever ends training (even Ctrl-C, or an error in a metric or a callback), the network keeps the parameters of
-        the best epoch if there is validation, else those of the last complete epoch. If training diverges, it keeps the
-        initial parameters or those of the epoch with the lowest loss, whichever have the lower J. An optimizer that
-        searches keeps the best that it has met.
+        the best epoch if there is validation, the best that an optimizer that searches has met, or else those of the
+        last complete epoch. If training diverges, see `_divergence`.
 
         Raises:
             DivergenceError: a loss or a parameter becomes NaN or infinite.
@@ -195,11 +194,11 @@ class Trainer:
         history = status.history
         with self._attended:
             started = time.perf_counter()
-            warned, whole, diverged = False, False, False
+            warned = False
             try:
                 for number in range(options.epochs):
                     self._epoch(number, status)
-                    self._keep(number, status)
+                    self._keep(status)
                     observed = status.logs.get("val_loss", status.logs["loss"])
                     if not (warned or math.isfinite(observed)):
                         warned = True
@@ -211,27 +210,23 @@ class Trainer:
                     if status.stop:
                         history.stopped = status.stop
                         break
-                whole = True
-                self._leave(whole=True)
-                self.after = self.objective()
-                if self.after in (math.inf, -math.inf):
-                    raise _divergence(self.epochs, self.after, self.rate, history)
+                self._finish(status)
             except DivergenceError:
-                diverged = True
+                raise
+            except BaseException:
+                self._restore(self.best if self._chosen else self.last)
                 raise
             finally:
                 history.seconds = time.perf_counter() - started
-                if diverged or not whole:
-                    self._leave(whole=False, diverged=diverged)
 
     def run_once(self) -> None:
         """Runs one epoch from the current parameters."""
         with self.model.backend.active():
-            self.initial[...] = self.model.parameters.theta
+            self.last[...] = self.model.parameters.theta
         try:
             self._epoch(0, TrainingState(None, 1, History(), greater_is_better=self._greater_is_better()))
         except BaseException:
-            self._leave(whole=False)
+            self._restore(self.last)
             raise
 
     def take(self, data: Dataset, batch_size: int | None, state: OptimizerState) -> bool:
@@ -252,7 +247,7 @@ class Trainer:
         """Runs one epoch and adds its values to the status and the history."""
         loss, norm, status.learning_rate = self._learn(number)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise _divergence(number + 1, loss, status.learning_rate, status.history)
+            raise self._divergence(number + 1, loss, status)
         measured, of_validation = self._measured()
         logs = {"loss": loss, **measured}
         if self.validation is not None:
@@ -263,48 +258,71 @@ class Trainer:
         status.epoch, status.logs = number + 1, logs
         status.history.append(logs)
 
-    def _keep(self, number: int, status: TrainingState) -> None:
-        """Copies the parameters at the end of an epoch, and notes whether they are the best so far."""
-        searches = self.search is not None and self.validation is None
-        taken = (self.best, self.last if searches else self.initial)
-        room = next(room for room in self._rooms if all(room is not other for other in taken))
+    def _keep(self, status: TrainingState) -> None:
+        """Keeps the parameters at the end of an epoch."""
         with self.model.backend.active():
-            room[...] = self.model.parameters.theta
-        before, self.last = self.last, room
-        loss = status.logs.get("val_loss", status.logs["loss"])
-        if -math.inf < loss < self.best_loss:
-            # What a search returns is J before its step.
-            self.best_loss, self.best = loss, before if searches else room
-            if self.validation is not None:
-                status.history.best_epoch = number + 1
+            self.last[...] = self.model.parameters.theta
+        # A search notes the best ones whenever it evaluates J.
+        better = not self._searches and self._note(status.logs.get("val_loss", status.logs["loss"]), status.epoch)
+        if better and self.validation is not None:
+            status.history.best_epoch = status.epoch
 
-    def _leave(self, *, whole: bool, diverged: bool = False) -> None:
-        """Restores the parameters that training leaves, unless they are the present ones."""
-        if self.validation is not None and self.best_loss < math.inf:
-            kept = self.best
-        elif self.search is not None:
-            kept = self._lower(self.best, self.last)
-        elif diverged:
-            kept = self._lower(self.initial, self.best)
-        elif whole:
-            return
-        else:
-            kept = self.last
-        self._restore(kept)
+    @property
+    def _searches(self) -> bool:
+        """Whether the best parameters are those with the lowest J that a search has met."""
+        return self.search is not None and self.validation is None
+
+    @property
+    def _chosen(self) -> bool:
+        """Whether training leaves its best parameters, not its last."""
+        return (self._searches or self.validation is not None) and self.best_loss < math.inf
+
+    def _note(self, loss: float, epoch: int) -> bool:
+        """Keeps the current parameters as the best if their loss is the lowest so far; returns whether it is."""
+        if not -math.inf < loss < self.best_loss:
+            return False
+        with self.model.backend.active():
+            self.best[...] = self.model.parameters.theta
+        self.best_loss, self.best_epoch = loss, epoch
+        return True
 
     def _restore(self, kept: Array) -> None:
         with self.model.backend.active():
             self.model.parameters.theta[...] = kept
 
-    def _lower(self, first: Array, second: Array) -> Array:
-        """Whichever of two vectors of parameters has the lower J."""
-        if first is second:
-            return first
-        found = []
-        for each in (first, second):
-            self._restore(each)
-            found.append(self.objective())
-        return second if found[1] < found[0] or not math.isfinite(found[0]) else first
+    def _finish(self, status: TrainingState) -> None:
+        """Leaves the best parameters or the last ones, and takes J."""
+        if self._searches:
+            # A search without line search ends with a step whose end it has not evaluated.
+            with self.model.backend.active():
+                self._evaluate()
+        if self._chosen:
+            self._restore(self.best)
+        self.after = self.objective()
+        if not math.isfinite(self.after):
+            raise self._divergence(status.epoch, self.after, status)
+
+    def _divergence(self, epoch: int, loss: float, status: TrainingState) -> DivergenceError:
+        """Restores the best or the initial parameters, and returns the error that says which.
+
+        Parameters that validation has chosen are kept as long as their J is finite; else the lower J decides.
+        """
+        history = status.history
+        self._restore(self.best)
+        J, kept = self.objective(), f"the parameters of epoch {self.best_epoch}"
+        if not math.isfinite(J) or (history.best_epoch is None and self.before <= J):
+            self._restore(self.initial)
+            J, kept, history.best_epoch = self.before, "the initial parameters", None
+        if not math.isnan(J):
+            kept += f", whose J is {J:.4g}"
+        what = f"a loss of {loss}" if not math.isfinite(loss) else "parameters that are too large or not finite"
+        error = DivergenceError(
+            f"Training diverged: epoch {epoch} ended with {what}, and the loss and the sum of squares of the "
+            f"parameters must be finite in the network's dtype. The network keeps {kept}. Lower the learning rate (it "
+            f"was {status.learning_rate:g}), give clip_norm=1.0, or standardise the inputs and targets."
+        )
+        error.history = history
+        return error
 
     @property
     def epochs(self) -> int:
@@ -346,8 +364,11 @@ class Trainer:
             return loss, model.norm(), float(eta[-1])
 
     def _evaluate(self) -> float:
-        """J of the training data, and its gradient."""
-        return self._objective(self.training_pass, self.train.data)
+        """J of the training data, and its gradient, for a search."""
+        loss = self._objective(self.training_pass, self.train.data)
+        if self._searches:
+            self._note(loss, self.epochs + 1)
+        return loss
 
     def _objective(self, one_pass: Epoch, data: Dataset) -> float:
         """Runs a pass over a data set and returns J of the current parameters."""
@@ -362,19 +383,3 @@ def _passed_over(epoch: int, loss: float) -> str:
         "like this are skipped; if all are, the last weights are kept. Look for extreme values in the validation data, "
         "standardise them like the training data, or lower the learning rate."
     )
-
-
-def _divergence(epoch: int, loss: float, rate: float, history: History) -> DivergenceError:
-    what = f"a loss of {loss}" if not math.isfinite(loss) else "parameters that are too large or not finite"
-    kept = "the initial ones"
-    if history.best_epoch is not None:
-        kept = f"those of epoch {history.best_epoch}"
-    elif losses := history.get("loss"):
-        kept += f", or those of epoch {1 + losses.index(min(losses))} if their J is lower"
-    error = DivergenceError(
-        f"Training diverged: epoch {epoch} ended with {what}, and the loss and the sum of squares of the parameters "
-        f"must be finite in the network's dtype. The network keeps good parameters, {kept}. Lower the learning rate "
-        f"(it was {rate:g}), give clip_norm=1.0, or standardise the inputs and targets."
-    )
-    error.history = history
-    return error

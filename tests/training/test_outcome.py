@@ -99,6 +99,35 @@ def test_ordinary_regressions_give_no_warning() -> None:
     assert not doubts(network(5, 8, 1, loss="poisson"), X, RNG.poisson(np.exp(X[:, 0] / 2 + 1)), epochs=30)
 
 
+def test_training_that_goes_on_from_a_good_network_may_move_around_it() -> None:
+    net = network(5, 8, 1, activation="tanh")
+    net.fit(X, X[:, 0], epochs=100, learning_rate=0.01, validation_data=(X, X[:, 0]), progress=False)
+    good, losses = net.parameters.copy(), []
+    for rate in (0.002, 0.005, 0.01, 0.02):
+        net.parameters[...] = good
+        assert not doubts(net, X, X[:, 0], epochs=10, learning_rate=rate)
+        losses.append(net.loss(X, X[:, 0]))
+    net.parameters[...] = good
+    assert max(losses) > 1.1 * net.loss(X, X[:, 0]), "some have moved away"
+    (text,) = doubts(net, X, X[:, 0], epochs=10, learning_rate=1.0)
+    assert text.startswith("The network has got worse")
+
+
+def test_a_part_of_large_data_is_like_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes that alternate are drawn alike; samples without a weight do not count, however many they are."""
+    monkeypatch.setattr(data_adapter, "_SAMPLE", 250)
+    drawn: list[Any] = []
+    loss = Network._objective
+    monkeypatch.setattr(Network, "_objective", lambda *args: drawn.append(args[-1]) or loss(*args))  # type: ignore[func-returns-value]
+    weights = np.zeros(500)
+    weights[[3, 8]] = 1.0, 3.0
+    for w in (None, weights):
+        network(5, 8, 2, loss="cross_entropy").fit(X, np.arange(500) % 2, epochs=1, sample_weight=w, progress=False)
+    assert len(drawn[0]) == 250
+    assert 100 < drawn[0].y.sum() < 150
+    assert {*map(tuple, drawn[-1].X)} == {*map(tuple, X[[3, 8]].astype("float32"))}
+
+
 def test_large_data_are_judged_by_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """J before and after is taken on so many samples at most, from all over the data."""
     monkeypatch.setattr(data_adapter, "_SAMPLE", 40)
@@ -134,10 +163,12 @@ def test_no_constant_prediction_is_much_better_than_the_bound(name: str, weighte
 
 
 @pytest.mark.parametrize("rows", [False, True])
-def test_the_bounds_of_cross_entropy_are_entropies(rows: bool) -> None:
-    labels = RNG.choice(3, 300, p=[0.5, 0.3, 0.2])
-    p = np.bincount(labels) / 300
-    perfect, constant = losses.get("cross_entropy").bounds(np.eye(3)[labels] if rows else labels[:, None], None)
+@pytest.mark.parametrize("w", [None, np.arange(1.0, 301.0)])
+def test_the_bounds_of_cross_entropy_are_entropies(rows: bool, w: NDArray[Any] | None) -> None:
+    labels = np.sort(RNG.choice(3, 300, p=[0.5, 0.3, 0.2]))
+    p = np.bincount(labels, w)
+    p = p / p.sum()
+    perfect, constant = losses.get("cross_entropy").bounds(np.eye(3)[labels] if rows else labels[:, None], w)
     assert perfect == 0
     assert constant == pytest.approx(-(p * np.log(p)).sum())
 
@@ -172,12 +203,30 @@ def test_whatever_happens_J_is_finite_and_no_worse_or_there_is_a_warning(
         before = after
 
 
+@pytest.mark.parametrize("counts", [np.zeros(64), np.floor(np.abs(X[:64, 0]))])
+def test_a_J_that_is_not_finite_after_the_last_step_is_divergence(counts: NDArray[Any]) -> None:
+    """All epochs have a finite loss, and then an output of relu is 0: J is infinite, or 0 ln 0."""
+    net = network(5, 8, 1, loss="poisson", output_activation="relu", activation="identity")
+    net.biases[-1][...] = 10.0
+    before = net.loss(X[:64], counts)
+    assert np.isfinite(before)
+    with pytest.raises(
+        DivergenceError, match=r"epoch 1 ended with a loss of (inf|nan).*the initial parameters, whose J is"
+    ):
+        net.fit(X[:64], counts, epochs=1, batch_size=None, optimizer="sgd", learning_rate=20.0, progress=False)
+    assert net.loss(X[:64], counts) == before
+
+
 def test_lbfgs_without_a_line_search_leaves_its_best() -> None:
     features, labels = load_wine(return_X_y=True)
     net = network(13, 30, 3, loss="cross_entropy", weight_decay=1e-4)
-    before = net.loss(features, labels)
-    history = net.fit(features, labels, epochs=10, optimizer=nnbp.LBFGS(line_search=None), progress=False)
-    assert net.loss(features, labels) == pytest.approx(min(before, *history["loss"]), rel=1e-5)
+    losses = [net.loss(features, labels)]
+    history = net.fit(
+        features, labels, epochs=10, optimizer=nnbp.LBFGS(line_search=None), progress=False,
+        callbacks=[lambda state: losses.append(state.network.loss(features, labels))],
+    )  # fmt: skip
+    assert max(losses) > 1e3 * losses[0], "it is the case that goes wrong"
+    assert net.loss(features, labels) <= (1 + 1e-5) * min(*losses, *history["loss"])
 
 
 def test_lbfgs_by_its_name_trains_wine() -> None:
@@ -190,13 +239,28 @@ def test_lbfgs_by_its_name_trains_wine() -> None:
 # Callbacks and ends.
 
 
+class Moving(nnbp.Callback):
+    def on_train_begin(self, state: Any) -> None:
+        state.network.to("cpu")
+
+
 def test_a_network_is_not_moved_while_it_is_trained() -> None:
     net = network(5, 8, 1)
+    with pytest.raises(NnbpError, match="stays on its device"):
+        net.fit(X, X[:, 0], progress=False, callbacks=[Moving()])
+    assert net.history is None, "training has not begun"
     with pytest.raises(NnbpError, match=r"stays on its device .*received a call of to\(\) .*net\.copy"):
         net.fit(X, X[:, 0], epochs=3, progress=False, callbacks=[lambda state: state.network.to("cpu")])
     assert net.history is not None
     assert net.history.epochs == 1
     net.to("cpu")
+
+    def train_and_move(state: Any) -> None:
+        state.network.fit(X, X[:, 0], epochs=1, progress=False)
+        state.network.to("cpu")
+
+    with pytest.raises(NnbpError, match="stays on its device"):
+        net.fit(X, X[:, 0], epochs=3, progress=False, callbacks=[train_and_move])
     net.fit(X, X[:, 0], epochs=1, progress=False, callbacks=[lambda state: state.network.copy().to("cpu")])
 
 

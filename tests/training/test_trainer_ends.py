@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -51,19 +52,53 @@ class Interrupted:
         monkeypatch.setattr(Epoch, "run", interrupted)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", LBFGS(line_search="strong_wolfe"), LBFGS()], ids=repr)
 @pytest.mark.parametrize("after", [0, 1, 9])
-def test_interruption_in_an_epoch_leaves_the_parameters_before_it(
-    monkeypatch: pytest.MonkeyPatch, optimizer: Any, after: int
-) -> None:
+def test_interruption_in_an_epoch_leaves_the_parameters_before_it(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     net = network()
     thetas = [net.parameters.copy()]
     Interrupted(monkeypatch, after)
     spy = thetas.append
     with pytest.raises(KeyboardInterrupt):
-        fit(net, *data(12), epochs=60, optimizer=optimizer, callbacks=[lambda s: spy(s.network.parameters.copy())])
+        fit(net, *data(12), epochs=60, callbacks=[lambda s: spy(s.network.parameters.copy())])
     np.testing.assert_array_equal(net.parameters, thetas[-1])
     assert np.isfinite(net.parameters).all()
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+@pytest.mark.parametrize("after", [0, 1, 9, 45, None])
+def test_a_search_leaves_the_best_parameters_that_it_has_met(
+    monkeypatch: pytest.MonkeyPatch, search: str | None, after: int | None
+) -> None:
+    """Interrupted in the middle of an evaluation, or at the end of the last step."""
+    net = network()
+    X, y = data(12)
+    met = [(net.loss(X, y), net.parameters.copy())]
+    evaluate = Trainer._evaluate
+
+    def noting(self: Trainer) -> float:
+        theta = net.parameters.copy()
+        met.append((evaluate(self), theta))
+        return met[-1][0]
+
+    monkeypatch.setattr(Trainer, "_evaluate", noting)
+    if after is not None:
+        Interrupted(monkeypatch, after)
+    with nullcontext() if after is None else pytest.raises(KeyboardInterrupt):
+        # A rate at which J also grows if nothing searches along the line.
+        fit(net, X, y, epochs=3, optimizer=LBFGS(5.0, line_search=search))
+    best = min(range(len(met)), key=lambda k: met[k][0])
+    np.testing.assert_array_equal(net.parameters, met[best][1])
+    assert net.loss(X, y) <= met[0][0]
+
+
+def test_a_search_leaves_its_last_parameters_if_they_are_the_best() -> None:
+    """Without a line search a step ends in parameters whose J it has not evaluated."""
+    net, ends = network(), []
+    fit(
+        net, *data(12), epochs=3, optimizer=LBFGS(0.1, max_iter=4, line_search=None),
+        callbacks=[lambda s: ends.append(s.network.parameters.copy())],
+    )  # fmt: skip
+    np.testing.assert_array_equal(net.parameters, ends[-1])
 
 
 def test_interruption_in_an_epoch_leaves_the_best_parameters_where_there_is_validation(
@@ -153,38 +188,37 @@ def test_epochs_of_a_finite_validation_loss_are_chosen_from(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("rate", "epochs"), [(30.0, 200), ([1e-3] * 5 + [100.0] * 195, 200)])
-def test_divergence_keeps_the_initial_or_the_best_parameters(rate: Any, epochs: int, seed: int) -> None:
-    """From the first step on, or after epochs that were good."""
+@pytest.mark.parametrize(
+    ("rates", "better"), [([30.0], False), ([1e-3] * 5 + [100.0], False), ([0.1] * 5 + [0.0, 100.0], True)], ids=repr
+)
+def test_divergence_keeps_the_initial_or_the_best_parameters(rates: list[float], better: bool, seed: int) -> None:
+    """From the first step on; with the lowest loss before the first bad step, or before one that changes nothing."""
     net = network(3, 1, dtype="float32", seed=seed)
     X, y = data(20, 3, 1)
     thetas, before = [net.parameters.copy()], net.loss(X, y)
-    schedule = None if isinstance(rate, float) else (lambda epoch: rate[int(epoch)])
     with pytest.raises(DivergenceError, match=r"epoch \d+ ended with .*Lower the learning rate \(it was") as caught:
         fit(
-            net, X, y, epochs=epochs, batch_size=None, optimizer=SGD(rate if schedule is None else 1.0),
-            schedule=schedule, callbacks=[lambda s: thetas.append(s.network.parameters.copy())],
+            net, X, y, epochs=200, batch_size=None, optimizer=SGD(1.0),
+            schedule=lambda epoch: rates[min(int(epoch), len(rates) - 1)],
+            callbacks=[lambda s: thetas.append(s.network.parameters.copy())],
         )  # fmt: skip
     history = caught.value.history
     assert net.history is history
     assert 2 < len(thetas) < 200
     assert history.epochs == len(thetas) - 1
     best = 1 + int(np.argmin(history["loss"]))
-    assert f"those of epoch {best} if" in str(caught.value)
-    kept = [theta for theta in (thetas[0], thetas[best]) if np.array_equal(theta, net.parameters)]
-    assert kept
-    losses = []
-    for theta in (thetas[0], thetas[best]):
-        net.parameters[...] = theta
-        losses.append(net.loss(X, y))
-    net.parameters[...] = kept[0]
-    assert net.loss(X, y) == min(losses) <= before
+    after, theta = net.loss(X, y), net.parameters.copy()
+    net.parameters[...] = thetas[best]
+    assert (net.loss(X, y) < before) == better
+    np.testing.assert_array_equal(theta, thetas[best if better else 0])
+    kept = f"the parameters of epoch {best}" if better else "the initial parameters"
+    assert f"The network keeps {kept}, whose J is {after:.4g}. Lower" in str(caught.value)
 
 
 def test_divergence_in_the_first_epoch_keeps_the_initial_parameters() -> None:
     net = network(3, 1, dtype="float32")
     before = net.parameters.copy()
-    with pytest.raises(DivergenceError, match="the initial ones"):
+    with pytest.raises(DivergenceError, match="The network keeps the initial parameters, whose J is"):
         fit(net, *data(20, 3, 1), optimizer=SGD(1e30))
     np.testing.assert_array_equal(net.parameters, before)
 
