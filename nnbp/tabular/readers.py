@@ -250,10 +250,12 @@ def _parquet(path: Path) -> Source:
     # Opened first, so that a file that one may not read is not told as a damaged one.
     with path.open("rb"), _reading(path, "Parquet file", "Write it anew."):
         with parquet.ParquetFile(path) as opened:
-            rows, width = opened.metadata.num_rows, opened.metadata.num_columns
+            metadata = opened.metadata
+            rows, width = metadata.num_rows, metadata.num_columns
             _check_width(path, width)
+            pages = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
             fix = "write it with compression=None, use_dictionary=False"
-            _check_expansion(path, f"a table of {rows} rows and {width} columns", 8 * rows * width, fix)
+            _check_expansion(path, f"a table of {rows} rows and {width} columns", max(8 * rows * width, pages), fix)
             table = opened.read()
         # pandas stores its row index as a column and says so here; it is no feature.
         index = (table.schema.pandas_metadata or {}).get("index_columns", ())

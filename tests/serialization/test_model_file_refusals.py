@@ -150,6 +150,8 @@ def with_array(name: str, value: Any) -> ModelFile:
         (with_array("b2", np.zeros((2, 1))), "the shape of b2 here is [2]; received [2, 1]"),
         (with_array("b1", np.array([0, 1, np.nan])), "parameters are finite; b1[2] is nan. Take a network whose"),
         (with_array("W1", np.full((3, 4), -np.inf)), "parameters are finite; W1[0, 0] is -inf"),
+        (with_array("W2", np.array([[0, 1, 2], [3, -np.inf, 4]])), "parameters are finite; W2[1, 1] is -inf"),
+        (with_array("W2", np.array([[0, 1, np.inf], [3, -1, 4]])), "parameters are finite; W2[0, 2] is inf"),
         (ModelFile(small().architecture, small().arrays, [1]), "extra is an object; received [1]"),  # type: ignore[arg-type]
         (ModelFile(small().architecture, small().arrays, {"a": (1,)}), "'extra.a' is (1,). Nothing was written"),
         (ModelFile(small().architecture, small().arrays, {"a": "b" * 2**24}), "Put less into `extra`."),

@@ -347,6 +347,8 @@ def test_a_header_of_another_version_is_read_and_a_long_one_is_not(tmp_path):
     file = io.BytesIO()
     np.lib.format.write_array(file, np.eye(3), version=(3, 0))
     assert len(load_source(write(tmp_path, file.getvalue(), "t.npy"))) == 3
+    python2 = npy(np.eye(3)).replace(b"(3, 3), }", b"(3L, 3L),}")
+    assert len(load_source(write(tmp_path, python2, "t.npy"))) == 3
     data = np.lib.format.magic(2, 0) + (2**32 - 1).to_bytes(4, "little") + b"(" * 2**20
     assert "array header" in refusal_without_work(write(tmp_path, data, "t.npy"))
 
@@ -400,6 +402,9 @@ def test_a_parquet_file_that_expands_without_measure(tmp_path):
     assert "a table of 2097153 rows and 1 columns takes 16777224" in refusal_without_work(
         tmp_path / "t.parquet", target="y"
     )
+    text = pa.table({"y": ["a" * 2**20] * 17})
+    parquet.write_table(text, tmp_path / "s.parquet", compression="zstd", use_dictionary=False)
+    assert "a table of 17 rows and 1 columns takes 178" in refusal_without_work(tmp_path / "s.parquet", target="y")
     parquet.write_table(table, tmp_path / "u.parquet", compression=None, use_dictionary=False)
     assert len(load_source(tmp_path / "u.parquet", target="y")) == 2**21 + 1
 
