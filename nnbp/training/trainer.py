@@ -16,7 +16,7 @@ from nnbp.engine.dataset import Dataset
 from nnbp.engine.epoch import Epoch
 from nnbp.engine.model import Model
 from nnbp.engine.updater import OptimizerState, Updater
-from nnbp.errors import DivergenceError
+from nnbp.errors import DeviceMemoryError, DivergenceError
 from nnbp.graph.ops import Array
 from nnbp.metrics import Metric
 from nnbp.optim.optimizers import Optimizer
@@ -213,8 +213,10 @@ class Trainer:
                 self._finish(status)
             except DivergenceError:
                 raise
-            except BaseException:
-                self._restore(self.best if self._chosen else self.last)
+            except BaseException as error:
+                # If the device is full, it is as if this epoch had not begun.
+                full = self._searches and isinstance(error, DeviceMemoryError)
+                self._restore(self.best if self._chosen and not full else self.last)
                 raise
             finally:
                 history.seconds = time.perf_counter() - started

@@ -460,10 +460,11 @@ def test_steps_of_ordinary_networks_have_no_call_in_python(
 
 
 TRAININGS = """
-import hashlib, importlib, numpy as np
-from nnbp import SGD, Adam, Dense, Dropout, Network, RMSprop
+import hashlib, importlib, warnings, numpy as np
+from nnbp import ConvergenceWarning, SGD, Adam, Dense, Dropout, Network, RMSprop
 library = importlib.import_module("nnbp.backends.cpu.program").library()
 print("python" if isinstance(library, str) else "native")
+warnings.simplefilter("ignore", ConvergenceWarning)
 rng = np.random.default_rng(0)
 X = rng.normal(size=(3000, 20))
 y = rng.integers(0, 4, 3000)
@@ -565,6 +566,7 @@ def test_a_walk_goes_on_where_it_paused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @compiled
+@pytest.mark.filterwarnings("ignore::nnbp.ConvergenceWarning")
 @pytest.mark.usefixtures("interruptible")
 def test_a_network_works_on_after_ctrl_c() -> None:
     rng = np.random.default_rng(0)

@@ -153,7 +153,10 @@ def test_a_card_without_room_for_clusters_runs_one_block_and_says_so_once(opened
     with pytest.warns(RuntimeWarning, match=r"cuda:0 cannot run a cluster of . blocks .*INVALID_CLUSTER_SIZE"):
         net.fit(X, y, epochs=3, batch_size=16, progress=False)
     net.fit(X, y, epochs=2, batch_size=20, progress=False)
-    assert [("cluster" in source) for source in steps_of(backend)] == [True, False, False]
+    first, *others = [("cluster" in source) for source in steps_of(backend)]
+    assert first
+    assert len(others) >= 2
+    assert not any(others)
     expected = Network([6, 9, 3], loss="cross_entropy", dtype="float64", seed=1, device="cpu")
     expected.fit(X, y, epochs=3, batch_size=16, progress=False)
     expected.fit(X, y, epochs=2, batch_size=20, progress=False)
