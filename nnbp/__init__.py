@@ -48,6 +48,7 @@ _LAZY = {
     "nnbp.testing.parity": ["compare_devices"],
     "nnbp.textbook": ["textbook"],
     "nnbp.training.callbacks": ["Callback", "EarlyStopping", "History", "TrainingState"],
+    "nnbp.training.parallel": ["fit_many"],
 }
 """Modules that few programs use, imported when one of these names is first used: `import nnbp` is to cost little more
 than `import numpy`. Above are the network, the parts that describe it, and the errors."""
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from nnbp.testing.gradients import check_gradients
     from nnbp.testing.parity import compare_devices
     from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
+    from nnbp.training.parallel import fit_many
 else:
     # Hidden from type checkers, which would take any name at all for one of this module.
     def __getattr__(name: str) -> object:
@@ -89,7 +91,7 @@ __all__ = [  # noqa: RUF022 (grouped by what the names are for)
     "Loss", "AbsoluteError", "BinaryCrossEntropy", "CrossEntropy", "Huber", "Poisson", "Quantile", "SquaredError",
     # Training.
     "Optimizer", "Adam", "AdamW", "LBFGS", "RMSprop", "Rprop", "SGD", "schedules",
-    "Callback", "EarlyStopping", "Metric",
+    "Callback", "EarlyStopping", "Metric", "fit_many",
     # Devices and checks.
     "check_gradients", "compare_devices", "devices", "testing", "textbook",
     # Errors.

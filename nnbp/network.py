@@ -65,7 +65,8 @@ class Network:
     """A feed-forward network: a⁰ = x, zˡ = Wˡ aˡ⁻¹ + bˡ, aˡ = f(zˡ), trained on J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW².
 
     Threads may share a network: it runs one call at a time, and calls from other threads wait, even for a training run
-    to end. Threads that must compute at the same time each need their own `copy`.
+    to end. Threads that must compute at the same time each need their own `copy`. `nnbp.fit_many` trains many networks
+    at the same time.
 
     Args:
         layers: sizes of all layers, input first, ``[64, 32, 10]``; or layer objects, ``[Dense(32, "tanh"),
@@ -195,6 +196,10 @@ class Network:
         adapter.finite(data.X)
         with self._built(adapter, data):
             return adapter.resident(data)
+
+    def input_dtype(self, X: Array | NDArray[Any]) -> np.dtype[Any]:
+        """The dtype in which the network reads X."""
+        return self._adapter.input_dtype(X)
 
     def _release(self) -> None:
         """Releases everything that is kept between calls, because the device is full."""

@@ -70,9 +70,17 @@ def entry_points() -> dict[str, Callable[..., Any]]:
     found |= {f"metrics.{name}": cls() for name, cls in metrics.Metric.built_in().items()}
     found |= {f"testing.{name}": getattr(testing, name) for name in testing.__all__}
     found |= {"schedules.get": schedules.get, "metrics.confusion_matrix": metrics.confusion_matrix}
-    # `from_file` takes what nnbp itself has read.
+    found["fit_many"] = fit_many
+    # They take what nnbp itself has read.
+    inner = "from_file", "input_dtype"
     methods = [name for name in vars(Network) if name[0] != "_" and callable(getattr(Network, name))]
-    return found | {f"Network.{name}": method(name) for name in methods if name != "from_file"}
+    return found | {f"Network.{name}": method(name) for name in methods if name not in inner}
+
+
+def fit_many(X: Any, y: Any) -> Any:
+    """`nnbp.fit_many` with new networks; tests/training/test_parallel.py has other lists than these."""
+    networks = [network(), network()]
+    return nnbp.fit_many(networks, X, y, epochs=1, progress=False), networks
 
 
 def method(name: str) -> Callable[..., Any]:

@@ -233,28 +233,35 @@ def _programs(phase: Phase, cut: Cut, registers: Sequence[Registers]) -> list[Pr
 
 
 def _run_with(threads: int, program: Program, times: int) -> None:
-    blas().use(threads)
-    program(times)
+    blas().run(threads, partial(program, times))
 
 
 def _run_together(threads: int, phases: Phases, workers: Workers, times: int) -> None:
-    # If fewer threads are allowed by now, one thread runs the same parts, so the bits do not change.
-    together = blas().threads >= threads
-    blas().use(1)
-    if together:
-        phases.invite()
-        workers.run([partial(phases, times), *[phases.help] * (threads - 1)])
-    else:
-        phases(times)
+    def job() -> None:
+        if _may_use(threads):
+            phases.invite()
+            workers.run([partial(phases, times), *[phases.help] * (threads - 1)])
+        else:
+            phases(times)
+
+    blas().run(1, job)
 
 
 def _run_phases(threads: int, phases: Sequence[Sequence[Program]], workers: Workers, times: int) -> None:
-    together = blas().threads >= threads
-    blas().use(1)
-    for _ in range(times):
-        for programs in phases:
-            if together and len(programs) > 1:
-                workers.run(programs)
-            else:
-                for program in programs:
-                    program()
+    def job() -> None:
+        together = _may_use(threads)
+        for _ in range(times):
+            for programs in phases:
+                if together and len(programs) > 1:
+                    workers.run(programs)
+                else:
+                    for program in programs:
+                        program()
+
+    blas().run(1, job)
+
+
+def _may_use(threads: int) -> bool:
+    """Whether so many threads are allowed by now, and no other thread is in a step. If not, one thread runs the same
+    parts, so the bits do not change."""
+    return blas().threads >= threads and blas().is_alone

@@ -19,7 +19,8 @@ Job: TypeAlias = Callable[[], None]
 class Blas:
     """The number of threads that NumPy's BLAS uses.
 
-    The number is global to the process: `use` sets it, and the end of the last `with blas():` block restores it.
+    The number is global to the process: `run` sets it, and the end of the last `with blas():` block restores it. Jobs
+    that need one thread run at the same time in any number of threads; a job that needs more runs alone.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,10 @@ class Blas:
 
     def _start_anew(self) -> None:
         # Re-entrant because a signal handler may use the network of the thread that it interrupts.
-        self._lock, self._users = threading.RLock(), 0
+        self._lock, self._turn = threading.RLock(), threading.RLock()
+        self._ended = threading.Condition(self._lock)
+        self._running: set[int] = set()
+        self._users = self._waiting = 0
         self._before: int | None = None
         self._now: int | None = None
 
@@ -51,13 +55,51 @@ class Blas:
         with self._lock:
             return self._before or self._read()
 
-    def use(self, number: int) -> None:
-        """Sets the number inside a `with` block, limited to the number outside of it."""
-        if number == self._now:
+    @property
+    def is_alone(self) -> bool:
+        """Whether one job at most is running."""
+        return len(self._running) <= 1
+
+    def run(self, number: int, job: Job) -> None:
+        """Runs a job with this number of threads, limited to the number outside of the `with` block.
+
+        It waits until no job is running that needs another number, or that needs several threads.
+        """
+        me, running = threading.get_ident(), self._running
+        if me in running:
+            # A signal handler, or a user's layer, has interrupted a job of this thread.
+            job()
             return
+        try:
+            with self._lock:
+                free = not self._waiting and (not running or number == self._now == 1)
+                if free:
+                    self._admit(number, me)
+            if not free:
+                self._wait(number, me)
+            job()
+        finally:
+            with self._lock:
+                running.discard(me)
+                if self._waiting and not running:
+                    self._ended.notify_all()
+
+    def _wait(self, number: int, me: int) -> None:
+        """Waits in a queue, which jobs that come later do not pass."""
         with self._lock:
-            if not self._users:
-                return
+            self._waiting += 1
+        try:
+            with self._turn, self._lock:
+                while self._running and not number == self._now == 1:
+                    self._ended.wait()
+                self._admit(number, me)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _admit(self, number: int, me: int) -> None:
+        self._running.add(me)
+        if number != self._now and self._users:
             before = self._before or self._read()
             if min(number, before) != before or self._before is not None:
                 self._before = before

@@ -22,6 +22,11 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def memory() -> tuple[int | None, int | None]:
     """Total and available memory in bytes, as far as the system tells them."""
     with suppress(OSError, KeyError, ValueError):

@@ -117,6 +117,7 @@ class LBFGS(Optimizer):
     name = "lbfgs"
     default_rate = 1.0
     full_batch = True
+    searches = True
     scheduled = False
     clippable = False
 

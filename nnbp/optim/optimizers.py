@@ -45,6 +45,9 @@ class Optimizer(Named, kind="optimizer"):
     scheduled: ClassVar[bool] = True
     """Whether the learning rate of a step reaches the rule; where not, `fit` takes no schedule."""
 
+    searches: ClassVar[bool] = False
+    """Whether the rule has a `search`. It computes between its evaluations, with all threads of BLAS."""
+
     clippable: ClassVar[bool] = True
     """Whether the rule works with a clipped gradient; if not, `fit` takes no `clip_norm`."""
 

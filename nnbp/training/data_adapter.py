@@ -64,10 +64,10 @@ class DataAdapter:
 
     def matrix(self, X: Any) -> Array | NDArray[Any]:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
-        dtype = self._input_dtype(real(X, "X")) if self.backend.owns(X) else self.dtype
+        dtype = self.input_dtype(real(X, "X")) if self.backend.owns(X) else self.dtype
         return matrix(self.backend, X, dtype, self.n_in)
 
-    def _input_dtype(self, X: Array | NDArray[Any]) -> np.dtype[Any]:
+    def input_dtype(self, X: Array | NDArray[Any]) -> np.dtype[Any]:
         """The dtype in which the network reads X."""
         return self.architecture.first.input_dtype(X.dtype, self.dtype)
 
@@ -103,7 +103,7 @@ class DataAdapter:
     def resident(self, data: Dataset) -> Dataset:
         """The data set on the device."""
         upload, dtype = self.backend.upload, self.dtype
-        X = data.X if self.backend.owns(data.X) else upload(data.X, self._input_dtype(data.X))
+        X = data.X if self.backend.owns(data.X) else upload(data.X, self.input_dtype(data.X))
         return replace(data, X=X, y=upload(data.y, dtype), w=None if data.w is None else upload(data.w, dtype))
 
     def placed(self, data: Dataset, training: tuple[int | None, int] | None = None) -> Dataset:
@@ -118,7 +118,7 @@ class DataAdapter:
     def _fits(self, data: Dataset, training: tuple[int | None, int] | None) -> bool:
         # The order takes one index per sample.
         X, *others = data.arrays
-        size: int = self._input_dtype(X).itemsize * X.size + 8 * len(data)
+        size: int = self.input_dtype(X).itemsize * X.size + 8 * len(data)
         size += self.dtype.itemsize * sum(array.size for array in others)
         if size <= _SMALL or not isinstance(self.backend, Streaming):
             return True

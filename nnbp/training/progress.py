@@ -15,7 +15,14 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress(Callback):
-    """Lines of text: one for the first epoch, one every few seconds, and one for the last epoch."""
+    """Lines of text: one for the first epoch, one every few seconds, and one for the last epoch.
+
+    Args:
+        unit: what the state counts as epochs.
+    """
+
+    def __init__(self, unit: str = "epoch") -> None:
+        self.unit = unit
 
     def on_train_begin(self, state: TrainingState) -> None:
         self._printed = -_SECONDS_BETWEEN_LINES
@@ -37,17 +44,20 @@ class Progress(Callback):
         width = len(str(state.epochs))
         # Programs without a console have no standard error, and print would take standard output instead.
         if sys.stderr is not None:
-            line = f"epoch {state.epoch:{width}}/{state.epochs}  {_values(state.logs)}  {seconds:.1f} s"
+            line = f"{self.unit} {state.epoch:{width}}/{state.epochs}  {_values(state.logs)}  {seconds:.1f} s"
             print(line, file=sys.stderr, flush=True)
 
 
 class _Bar(Callback):
     """A tqdm progress bar."""
 
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+
     def on_train_begin(self, state: TrainingState) -> None:
         from tqdm.auto import tqdm
 
-        self._bar = tqdm(total=state.epochs, unit="epoch", desc="training", dynamic_ncols=True)
+        self._bar = tqdm(total=state.epochs, unit=self.unit, desc="training", dynamic_ncols=True)
 
     def on_epoch_end(self, state: TrainingState) -> None:
         # Only the losses: with more values, a terminal of 80 columns would have no room for the bar.
@@ -87,12 +97,13 @@ def _values(logs: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
 
 
-def reporter(progress: bool | str) -> Callback | None:
+def reporter(progress: bool | str, unit: str = "epoch") -> Callback | None:
     """The callback that shows progress, or None.
 
     Args:
         progress: "auto" or True is a bar if standard error is a terminal (or in a notebook) and tqdm is installed, else
             lines of text; "lines" is always lines; False is no output.
+        unit: what the state that the callback receives counts as epochs.
 
     Raises:
         ValueError: `progress` is none of these.
@@ -100,7 +111,7 @@ def reporter(progress: bool | str) -> Callback | None:
     if one_of("progress", progress, "auto", "lines", True, False) is False:
         return None
     bar = progress != "lines" and find_spec("tqdm") is not None and (is_terminal(sys.stderr) or _in_notebook())
-    return _Expendable(_Bar() if bar else Progress())
+    return _Expendable(_Bar(unit) if bar else Progress(unit))
 
 
 def is_terminal(stream: Any) -> bool:

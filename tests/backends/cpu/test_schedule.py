@@ -31,10 +31,11 @@ class FakeBlas:
     """A BLAS with a number of threads of our choice, which notes what it is asked for."""
 
     def __init__(self, number: int) -> None:
-        self.threads, self.asked = number, set()
+        self.threads, self.asked, self.is_alone = number, set(), True
 
-    def use(self, number: int) -> None:
+    def run(self, number: int, job: Callable[[], None]) -> None:
         self.asked.add(number)
+        job()
 
 
 @pytest.fixture

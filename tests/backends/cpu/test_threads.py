@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -157,49 +157,115 @@ def test_workers_live_on_in_a_forked_process() -> None:
     assert os.waitstatus_to_exitcode(state[1]) == 0
 
 
-@pytest.mark.skipif(not blas()._libraries, reason="the threads of this BLAS cannot be set")
-def test_what_is_used_is_put_back_at_the_end_of_the_outermost_block() -> None:
+settable = pytest.mark.skipif(not blas()._libraries, reason="the threads of this BLAS cannot be set")
+
+
+@pytest.fixture
+def three() -> Iterator[Any]:
+    """BLAS, with three threads."""
     one = blas()
     before = one._read()
     one._set(3)
-    try:
-        with one:
-            one.use(2)
-            with one:
-                one.use(1)
-                assert one._read() == 1
-                assert one.threads == 3, "what BLAS may use by itself, not what it was told for now"
-            assert one._read() == 1
-            one.use(4)
-            assert one._read() == 3, "nobody gets more than what is allowed"
-        assert one._read() == 3
-        one.use(1)
-        assert one._read() == 3, "outside of a block nothing is changed"
-    finally:
-        one._set(before)
+    yield one
+    one._set(before)
 
 
-@pytest.mark.skipif(not blas()._libraries, reason="the threads of this BLAS cannot be set")
-def test_any_thread_can_use_a_number() -> None:
-    one, found = blas(), []
+def threads_in_a_job(one: Any, number: int) -> int:
+    """The number of threads that a job has that asks for a number."""
+    found: list[int] = []
+    one.run(number, lambda: found.append(one._read()))
+    return found[0]
+
+
+@settable
+def test_what_is_used_is_put_back_at_the_end_of_the_outermost_block(three: Any) -> None:
+    with three:
+        assert threads_in_a_job(three, 2) == 2
+        with three:
+            assert threads_in_a_job(three, 1) == 1
+            assert three.threads == 3, "what BLAS may use by itself, not what it was told for now"
+        assert three._read() == 1
+        assert threads_in_a_job(three, 4) == 3, "nobody gets more than what is allowed"
+    assert three._read() == 3
+    assert threads_in_a_job(three, 1) == 3, "outside of a block nothing is changed"
+
+
+@settable
+def test_any_thread_can_use_a_number(three: Any) -> None:
+    found: list[int] = []
 
     def use(number: int) -> None:
-        with one:
-            one.use(number)
-            found.append(one._read())
+        with three:
+            found.append(threads_in_a_job(three, number))
 
-    before = one._read()
-    one._set(3)
-    try:
-        for number in (1, 2):
-            use(number)
-            thread = threading.Thread(target=use, args=(number,))
-            thread.start()
-            thread.join()
-        assert found == [1, 1, 2, 2]
-        assert one._read() == 3
-    finally:
-        one._set(before)
+    for number in (1, 2):
+        use(number)
+        thread = threading.Thread(target=use, args=(number,))
+        thread.start()
+        thread.join()
+    assert found == [1, 1, 2, 2]
+    assert three._read() == 3
+
+
+@settable
+def test_jobs_of_one_thread_run_together_and_those_of_several_alone(three: Any) -> None:
+    """Their products would have other bits if the number changed in the middle."""
+    wrong, most, now = [], [0], []
+
+    def job(number: int) -> None:
+        now.append(number)
+        most[0] = max(most[0], len(now))
+        time.sleep(0.001)
+        if three._read() != number or (number > 1 and len(now) > 1):
+            wrong.append((number, list(now)))
+        now.remove(number)
+
+    def work(numbers: Sequence[int]) -> None:
+        with three:
+            for number in numbers:
+                three.run(number, partial(job, number))
+
+    orders = [[1, 1, 2, 1], [2, 1, 1, 3], [1, 3, 1, 1], [1, 1, 1, 1]]
+    threads = [threading.Thread(target=work, args=(order * 10,)) for order in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert wrong == []
+    assert most[0] > 1
+    assert three._read() == 3
+
+
+@settable
+def test_a_job_of_several_threads_is_not_passed_for_ever(three: Any) -> None:
+    done = threading.Event()
+
+    def short_ones() -> None:
+        with three:
+            while not done.is_set():
+                three.run(1, partial(time.sleep, 0.002))
+
+    others = [threading.Thread(target=short_ones) for _ in range(3)]
+    for thread in others:
+        thread.start()
+    with three:
+        three.run(2, done.set)
+    assert done.is_set()
+    for thread in others:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@settable
+def test_a_job_inside_of_a_job_does_not_wait_for_it(three: Any) -> None:
+    found: list[int] = []
+    with three:
+        three.run(1, lambda: found.append(threads_in_a_job(three, 2)))
+        with pytest.raises(KeyError):
+            three.run(2, partial({}.pop, "missing"))
+        assert threads_in_a_job(three, 3) == 3
+    assert found == [1]
 
 
 def test_without_threadpoolctl_nothing_is_known_and_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,5 +273,5 @@ def test_without_threadpoolctl_nothing_is_known_and_nothing_is_set(monkeypatch: 
     one, before = module.Blas(), blas()._read()
     assert one.threads == 1
     with one:
-        one.use(3)
+        one.run(3, in_order())
         assert blas()._read() == before
