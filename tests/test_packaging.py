@@ -170,6 +170,14 @@ def test_metadata_name_extras_licence_and_python() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", about["Version"])
 
 
+def test_the_compiled_part_is_small() -> None:
+    """So that one can read it, and a wheel stays light."""
+    native = ROOT / "backends" / "cpu" / "native"
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in native.iterdir()) <= 600
+    for built in native.parent.glob("_native.*"):
+        assert built.stat().st_size < 200_000
+
+
 def test_the_package_says_that_it_is_typed() -> None:
     assert nnbp.__file__ is not None
     assert (Path(nnbp.__file__).parent / "py.typed").is_file()
