@@ -6,6 +6,7 @@ Where an argument is left out, the default follows from the data; all of it ends
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from nnbp.cli.common import UsageError, arguments_checked
 from nnbp.cli.output import note
 from nnbp.network import Network
 from nnbp.nn import losses
-from nnbp.nn.layers import Dense, Dropout, Layer
+from nnbp.nn.layers import Dense, Dropout, Layer, OneHot
 from nnbp.optim import optimizers, schedules
 from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder
 from nnbp.tabular.readers import load_source
@@ -72,7 +73,7 @@ def prepare(arguments: argparse.Namespace) -> PreparedData:
     reading = Reading(
         tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()), tuple(arguments.drop or ())
     )
-    source = load_source(arguments.source, target=arguments.target).read_as(reading)
+    source = load_source(arguments.source, target=arguments.target, reading=reading)
     task = arguments.task
     with arguments_checked():
         loss = None if arguments.loss is None else losses.get(arguments.loss)
@@ -110,25 +111,30 @@ def _preprocessor(source: Source, reading: Reading) -> tuple[TablePreprocessor, 
     """The preprocessor of a table; columns of one unit get one mean and one scale."""
     fitted = TablePreprocessor.fit(source, reading)
     numeric = [column for column in fitted.columns if isinstance(column, NumberColumn)]
-    if len(numeric) < len(fitted.columns):
+    if len(numeric) < len(fitted.columns) or not _in_one_unit(source, numeric):
         return fitted, False
-    matrix = np.column_stack([source.numbers(column.name) for column in numeric])
-    matrix = np.where(np.isnan(matrix), [column.median for column in numeric], matrix)
-    if not _in_one_unit(matrix):
-        return fitted, False
+    values = [source.numbers(column.name) for column in numeric]
+    matrix = np.column_stack([np.where(np.isnan(x), c.median, x) for x, c in zip(values, numeric, strict=True)])
     mean, scale = float(matrix.mean()), float(matrix.std())
     return replace(fitted, columns=tuple(replace(column, mean=mean, scale=scale) for column in numeric)), True
 
 
-def _in_one_unit(matrix: NDArray[np.float64]) -> bool:
+def _in_one_unit(source: Source, columns: Sequence[NumberColumn]) -> bool:
     """Whether the columns are measures of one kind, as pixels are: many, and half of them reach both bounds of all.
 
     Standardising each of these by itself blows up those that hardly vary, such as the pixels at the edge of digits: a
     value that a few rows have becomes the largest feature.
     """
-    low, high = matrix.min(), matrix.max()
-    reach = (matrix.min(axis=0) == low) & (matrix.max(axis=0) == high)
-    return bool(matrix.shape[1] >= _COLUMNS_OF_ONE_UNIT and low < high and 2 * reach.sum() >= matrix.shape[1])
+    if len(columns) < _COLUMNS_OF_ONE_UNIT:
+        return False
+    bounds = []
+    for column in columns:
+        values = source.numbers(column.name)
+        known = values[~np.isnan(values)]
+        bounds.append((known.min(), known.max()) if len(known) else (column.median, column.median))
+    low, high = np.array(bounds).T
+    reach = (low == low.min()) & (high == high.max())
+    return bool(low.min() < high.max() and 2 * reach.sum() >= len(columns))
 
 
 def choose_settings(arguments: argparse.Namespace, data: PreparedData) -> dict[str, dict[str, Any]]:
@@ -137,7 +143,7 @@ def choose_settings(arguments: argparse.Namespace, data: PreparedData) -> dict[s
     Raises:
         UsageError: an argument cannot be used.
     """
-    samples, n_in = data.train[0].shape
+    samples, n_in = len(data.train[0]), data.preprocessor.n_features
     labels, pixels = data.target.labels, data.one_unit
     return {
         "data": {
@@ -203,7 +209,8 @@ def build_network(
         initializer: of the hidden layers; None leaves it to the activation.
         more: other arguments of `Network`.
     """
-    layers: list[int | Layer] = [data.train[0].shape[1]]
+    one_hot = data.preprocessor.one_hot
+    layers: list[int | Layer] = [len(one_hot), *([OneHot(one_hot)] if any(one_hot) else [])]
     if input_dropout:
         layers.append(Dropout(input_dropout))
     for units in hidden:
@@ -225,6 +232,8 @@ def describe_layers(network: Network) -> str:
                 parts.append(f"{units} {f.name}")
             case Dropout(rate=rate):
                 parts.append(f"dropout {rate:g}")
+            case OneHot(categories=categories):
+                parts.append(f"one-hot {layer.outputs(len(categories))}")
             case _:
                 parts.append(layer.kind)
     return " → ".join(parts)

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     target, labels = arguments.target, model.target.labels
     if target is None and model.preprocessor is not None and arguments.source not in BUILTIN:
         target = model.target.name
-    source = load_source(arguments.source, target=target)
+    source = load_source(arguments.source, target=target, reading=model.reading, keep_text=model.texts)
     evaluation = model.evaluate(source)
     note("nnbp evaluate", evaluation.messages)
     document: dict[str, Any] = {

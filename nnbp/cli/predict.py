@@ -47,7 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     known = model.preprocessor
     columns = len(known.columns) if known is not None else model.network.model.n_in
     target = model.target.name if known is not None else None
-    source = load_source(arguments.source, target=target, target_required=False, n_features=columns)
+    source = load_source(
+        arguments.source, target=target, target_required=False, n_features=columns, reading=model.reading,
+        keep_text=model.texts,
+    )  # fmt: skip
     values, messages = model.predict(source)
     probabilities = model.predict_proba(source) if arguments.proba else None
     note("nnbp predict", messages)

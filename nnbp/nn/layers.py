@@ -7,13 +7,14 @@ the forward pass and returns a `Node`: the buffers of this layer in this executo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, groupby
 from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.errors import DataError
+from nnbp.errors import DataError, ShapeError
 from nnbp.graph.backend import Backend
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, RandomStream, Reduce, Uniform
@@ -22,7 +23,7 @@ from nnbp.nn.activations import Activation
 from nnbp.nn.initializers import Initializer
 from nnbp.nn.parameters import ParameterSpec
 from nnbp.registry import Named
-from nnbp.validation import LARGEST_SIZE, number, whole_number
+from nnbp.validation import LARGEST_SIZE, items, number, whole_number
 
 Views = Mapping[str, Array]
 Statistics = dict[str, NDArray[Any]]
@@ -326,6 +327,71 @@ class StandardizeNode(Node):
 def _inverse(deviation: Any) -> Any:
     """1 / deviation, and 0 for a constant feature."""
     return np.where(deviation > 0.0, 1.0 / deviation, 0.0)
+
+
+@final
+class OneHot(Layer):
+    """a = x for an input that is a quantity; K outputs for an input that is a category, 1 at its index and 0 elsewhere.
+
+    It keeps a table with many categories small: of its rows, only those of a batch become wide. An input that is none
+    of 0, 1, …, K − 1, such as −1, gives K zeros.
+
+    Args:
+        categories: K for each input, and 0 for a quantity.
+    """
+
+    kind = "one_hot"
+
+    def __init__(self, categories: Sequence[int]) -> None:
+        what = "The number of categories of an input of OneHot, 0 for a quantity,"
+        counts = items("categories", categories, "a list of numbers, one for each input")
+        self.categories = [whole_number(what, count, 0, LARGEST_SIZE) for count in counts]
+
+    def outputs(self, n_in: int) -> int:
+        if n_in != len(self.categories):
+            raise ShapeError(
+                f"OneHot has one number of categories for each input; received {len(self.categories)} numbers for "
+                f"{n_in} inputs. Give 0 for an input that is a quantity."
+            )
+        return sum(max(1, count) for count in self.categories)
+
+    def connect(
+        self, op: Builder, x: Array, theta: Views, gradient: Views, stream: RandomStream | None, *, keep_z: bool
+    ) -> OneHotNode:
+        return OneHotNode(op, x, self.categories)
+
+    def config(self) -> dict[str, Any]:
+        return {"categories": self.categories}
+
+    def __repr__(self) -> str:
+        return f"OneHot({self.categories})"
+
+
+class OneHotNode(Node):
+    """A OneHot layer in one executor."""
+
+    def __init__(self, op: Builder, x: Array, categories: Sequence[int]) -> None:
+        first = [0, *accumulate(max(1, count) for count in categories)]
+        self.a = op.empty(first[-1])
+        self.dx = op.constant(np.zeros(x.shape))
+        self.quantities: list[tuple[Array, slice]] = []
+        """∂C/∂x of some inputs, and the rows of a that are the same as these."""
+        for is_quantity, group in groupby(range(len(categories)), lambda row: not categories[row]):
+            rows = list(group)
+            if is_quantity:
+                own, of_a = slice(rows[0], rows[-1] + 1), slice(first[rows[0]], first[rows[-1] + 1])
+                op.map(lambda x: x, [self.a[of_a]], x=x[own])
+                self.quantities.append((self.dx[own], of_a))
+                continue
+            for row in rows:
+                known = op.constant(np.arange(categories[row])[:, None])
+                op.map(lambda x, k: (x == k) * 1.0, [self.a[first[row] : first[row + 1]]], x=x[row : row + 1], k=known)
+
+    def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
+        """∂C/∂x = ∂C/∂a for a quantity, and 0 for a category."""
+        for dx, of_a in self.quantities:
+            op.map(lambda da: da, [dx], da=da[of_a])
+        return self.dx
 
 
 class IdentityNode(Node):

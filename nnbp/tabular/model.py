@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from nnbp import metrics
 from nnbp.errors import DataError, ModelFileError
 from nnbp.network import Network
+from nnbp.nn.layers import OneHot
 from nnbp.serialization import model_file
 from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
-from nnbp.tabular.table import Source
+from nnbp.tabular.table import PLAIN, Reading, Source
 
 
 @dataclass(frozen=True)
@@ -68,27 +69,47 @@ class TableModel:
             ModelFileError: the file is no nnbp model, or damaged.
         """
         file = model_file.read(path)
-        network = Network.from_file(file, device=device)
         about = dict(file.extra)
-        loss, n_out = network.loss_function, network.model.n_out
         if "preprocessing" not in about:
-            labels = tuple(range(max(n_out, 2))) if loss.classification else ()
+            network = Network.from_file(file, device=device)
+            labels = tuple(range(max(network.model.n_out, 2))) if network.loss_function.classification else ()
             return cls(network, None, TargetEncoder("target", labels), about)
         preprocessor = TablePreprocessor.from_json(about.pop("preprocessing"))
         target = TargetEncoder.from_json(about.pop("target", None))
+        layers, one_hot = file.architecture["layers"], {"categories": preprocessor.one_hot}
         n_features, n_classes = preprocessor.n_features, len(target.labels)
+        n_in, is_wide = file.arrays["W1"].shape[1], layers[0]["kind"] != OneHot.kind
+        if is_wide and any(preprocessor.one_hot) and n_in == n_features:
+            # The networks of earlier versions took one input for each category.
+            layers = [{"kind": OneHot.kind, "config": one_hot}, *layers]
+            file.architecture.update(n_in=len(preprocessor.one_hot), layers=layers)
+        network = Network.from_file(file, device=device)
+        loss, n_out = network.loss_function, network.model.n_out
         outputs = 1 if not n_classes or loss.name == "binary_cross_entropy" else n_classes
-        if (n_features, outputs, n_classes > 0) != (network.model.n_in, n_out, loss.classification):
+        fits = is_wide or layers[0]["config"] == one_hot
+        if not fits or (n_features, outputs, n_classes > 0) != (n_in, n_out, loss.classification):
             raise ModelFileError(
                 f"{path}: its table has {n_features} features and {n_classes} classes, which does not fit its network "
-                f"of {network.model.n_in} inputs and {n_out} outputs. Save it anew."
+                f"of {n_in} inputs and {n_out} outputs. Save it anew."
             )
         return cls(network, preprocessor, target, about)
+
+    @property
+    def reading(self) -> Reading:
+        """How the training table was read."""
+        return PLAIN if self.preprocessor is None else self.preprocessor.reading
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The columns whose text the model needs; None is all of them."""
+        if self.preprocessor is None:
+            return []
+        names = [column.name for column in self.preprocessor.columns if column.categories]
+        return names if self.preprocessor.named or not names else None
 
     def features(self, source: Source) -> tuple[NDArray[np.float64], list[str]]:
         """Features (m, n_in) of a table, and messages on what was ignored or not known."""
         if self.preprocessor is not None:
-            source = self._read(source)
             X, messages = self.preprocessor.transform(source)
             self._check_range(source, X)
             return X, messages
@@ -107,18 +128,13 @@ class TableModel:
             )
         return X, []
 
-    def _read(self, source: Source) -> Source:
-        """The source, read as the training table was."""
-        return source if self.preprocessor is None else source.read_as(self.preprocessor.reading, required=False)
-
     def _check_range(self, source: Source, X: NDArray[np.float64]) -> None:
         """DataError with its place for a number that is finite, but not in the network's dtype."""
         assert self.preprocessor is not None, "features were made by it"
         with np.errstate(over="ignore"):
             bad = ~np.isfinite(X.astype(self.network.dtype))
         if bad.any():
-            row, feature = np.argwhere(bad)[0]
-            position = [k for k, column in enumerate(self.preprocessor.columns) for _ in column.features][feature]
+            row, position = np.argwhere(bad)[0]
             name = self.preprocessor.columns[position].name
             if name not in source.columns:
                 name = list(source.columns)[position]
@@ -145,7 +161,7 @@ class TableModel:
         Raises:
             DataError: the target is missing, or has a label that the training did not have.
         """
-        truth = self.target.encode(self._read(source))
+        truth = self.target.encode(source)
         X, messages = self.features(source)
         predicted = self.network.predict(X)
         if not self.target.labels:

@@ -1,7 +1,7 @@
 """From the columns of a table to features and targets, and back from outputs to labels.
 
-Fitted in part by scikit-learn's transformers, then kept as numbers and strings: what goes into a model file is
-JSON, and what transforms a table at prediction is NumPy alone.
+A column of text stays one number per row, the index of its category, until the network's first layer, `OneHot`, makes a
+feature of each category. What goes into a model file is JSON.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ import numpy.typing as npt
 from nnbp.errors import DataError, ModelFileError
 from nnbp.formatting import json_value, shown
 from nnbp.registry import suggest
-from nnbp.requirements import optional
-from nnbp.tabular.table import EXACT, PLAIN, TEXT, Reading, Source, codes_among, listed, whole
+from nnbp.tabular.table import EXACT, PLAIN, Column, Floats, Reading, Source, Texts, codes_among, listed, whole
 
-Floats = npt.NDArray[np.float64]
 Task = Literal["classification", "regression"]
 T = TypeVar("T", bound="Spec | TargetEncoder | Reading")
 
@@ -29,12 +27,11 @@ ALL_DIFFERENT = 0.9  # a share of distinct texts from which on a column says whi
 FEW = 30  # rows that are too few to tell
 MAX_CLASSES = 20  # whole numbers with more distinct values are taken for a quantity
 # How labels of each type are read; bools as 0.0 and 1.0, which equal False and True.
-READERS: dict[type, Callable[[Source, str], npt.NDArray[Any]]] = {
+READERS: dict[type, Callable[[Source, str], Column]] = {
     int: Source.integers,
     bool: Source.booleans,
     str: Source.texts,
 }
-PURPOSE = "fitting the preprocessing of a table"
 
 
 class _OneFeature:
@@ -42,6 +39,7 @@ class _OneFeature:
 
     name: str
     width: ClassVar[int] = 1
+    categories: ClassVar[tuple[str, ...]] = ()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -58,15 +56,24 @@ class NumberColumn(_OneFeature):
     mean: float
     scale: float
 
+    @classmethod
+    def fit(cls, source: Source, name: str) -> NumberColumn:
+        """The column of this name; DataError at a bad cell."""
+        values = source.numbers(name)
+        missing = np.isnan(values)
+        median = 0.0 if missing.all() else float(np.median(values[~missing]))
+        values[missing] = median
+        return cls(name, median, *_standard(source, name, values))
+
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
-        """Column `name` of the source as (m, 1); DataError at the first cell that is no finite number."""
+        """Column `name` of the source (m,); DataError at the first cell that is no finite number."""
         values = source.numbers(name)
         values[np.isnan(values)] = self.median
         with np.errstate(over="ignore"):
             scaled = (values - self.mean) / self.scale
         expected = f"a number that can be standardised by the {self.mean} ± {self.scale} of training"
         source.check(name, ~np.isfinite(scaled), expected, "Check the cell and its unit")
-        return scaled[:, None]
+        return scaled
 
 
 @dataclass(frozen=True)
@@ -76,19 +83,36 @@ class BoolColumn(_OneFeature):
     name: str
     fill: bool
 
+    @classmethod
+    def fit(cls, source: Source, name: str) -> BoolColumn:
+        """The column of this name."""
+        return cls(name, bool(np.nanmean(source.booleans(name)) > 0.5))
+
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
-        """Column `name` of the source as (m, 1); DataError at the first cell that is not true or false."""
+        """Column `name` of the source (m,); DataError at the first cell that is not true or false."""
         values = source.booleans(name)
         values[np.isnan(values)] = self.fill
-        return values[:, None]
+        return values
 
 
 @dataclass(frozen=True)
 class TextColumn:
-    """One-hot: 1 at its category ("" is missing), all zeros for a category that training did not have."""
+    """The index of its category ("" is missing): `OneHot` makes 1 of it there and 0 elsewhere."""
 
     name: str
     categories: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, source: Source, name: str) -> TextColumn:
+        """The column of this name; DataError if it has more than `MAX_CATEGORIES`."""
+        texts = source.texts(name)
+        categories = texts.distinct[texts.counts > 0].tolist()
+        if len(categories) > MAX_CATEGORIES:
+            raise DataError(
+                f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each to be "
+                f"a feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts."
+            )
+        return cls(name, tuple(categories))
 
     @property
     def width(self) -> int:
@@ -101,7 +125,7 @@ class TextColumn:
         return tuple(f"{self.name}={category or '(missing)'}" for category in self.categories)
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
-        """Column `name` of the source as (m, categories); one message tells of all unknown categories."""
+        """Indices of categories (m,), −1 for one that training did not have; one message tells of all of these."""
         codes, new = codes_among(self.categories, source.texts(name))
         if new:
             unknown = codes < 0
@@ -110,7 +134,7 @@ class TextColumn:
                 f"{source.at(int(unknown.argmax()), name)}: here first, and in {unknown.sum()} of {len(source)} rows, "
                 f"is a category that training did not have ({which}): its features are 0."
             )
-        return np.equal(codes[:, None], np.arange(len(self.categories))).astype(np.float64)
+        return codes.astype(np.float64)
 
 
 Spec = NumberColumn | BoolColumn | TextColumn
@@ -150,33 +174,32 @@ class TablePreprocessor:
         """The number n of features; a file may have names that are too long to be put together."""
         return sum(column.width for column in self.columns)
 
+    @property
+    def one_hot(self) -> list[int]:
+        """The number of categories of each column, 0 if it has none: what `OneHot` takes."""
+        return [len(column.categories) for column in self.columns]
+
     @classmethod
     def fit(cls, source: Source, reading: Reading = PLAIN) -> TablePreprocessor:
-        """Fit by scikit-learn's SimpleImputer (median) and StandardScaler; texts become sorted categories.
+        """Medians, means and deviations of numbers, and the sorted categories of texts.
 
-        Raises DataError at a bad cell, for a table without features or a text column of more than
-        `MAX_CATEGORIES`; MissingDependencyError.
+        Raises DataError at a bad cell, for a table without features or a text column of more than `MAX_CATEGORIES`.
         """
-        impute = optional("sklearn.impute", PURPOSE).SimpleImputer
-        kinds = {name: source.kind(name) for name in source.columns}
-        left_out = tuple(name for name, kind in kinds.items() if kind == "text" and _all_different(source, name))
-        kinds = {name: kind for name, kind in kinds.items() if name not in left_out}
-        if not kinds:
+        specs: list[Spec] = []
+        left_out: list[str] = []
+        for name in source.columns:
+            kind = source.kind(name)
+            if kind == "text" and _all_different(source, name):
+                left_out.append(name)
+            else:
+                specs.append(KINDS[kind].fit(source, name))
+        if not specs:
             aside = f" and the columns left out, {listed(left_out)}" if left_out else ""
             raise DataError(f"{source.name}: nothing but the target{aside}; another column must hold features.")
-        named = {kind: [name for name in kinds if kinds[name] == kind] for kind in KINDS}
-        specs: dict[str, Spec] = {name: _categories(source, name) for name in named["text"]}
-        if names := named["number"]:
-            matrix = np.column_stack([source.numbers(name) for name in names])
-            imputer = impute(strategy="median", keep_empty_features=True).fit(matrix)
-            means, scales = _standard(source, names, imputer.transform(matrix))
-            fitted = zip(names, imputer.statistics_.tolist(), means, scales, strict=True)
-            specs |= {name: NumberColumn(name, *rest) for name, *rest in fitted}
-        specs |= {name: BoolColumn(name, bool(np.nanmean(source.booleans(name)) > 0.5)) for name in named["bool"]}
-        return cls(tuple(specs[name] for name in kinds), source.named, reading, left_out)
+        return cls(tuple(specs), source.named, reading, tuple(left_out))
 
     def transform(self, source: Source) -> tuple[Floats, list[str]]:
-        """Features (m, n) float64 of a table, and messages on what was ignored or not known. NumPy alone.
+        """One number per column (m, columns) float64, and messages on what was ignored or not known.
 
         Columns are matched by name, in any order, if both tables have names, else by number and order.
         Raises DataError for missing columns, a wrong number of them, or a bad cell.
@@ -192,8 +215,10 @@ class TablePreprocessor:
             )
         else:
             names = list(source.columns)
-        encoded = [column.encode(source, name, messages) for column, name in zip(self.columns, names, strict=True)]
-        return np.hstack(encoded), messages
+        X = np.empty((len(source), len(names)))
+        for values, column, name in zip(X.T, self.columns, names, strict=True):
+            values[...] = column.encode(source, name, messages)
+        return X, messages
 
     def _match(self, names: Sequence[str], source: Source, messages: list[str]) -> None:
         known = set(names)
@@ -241,37 +266,27 @@ class TablePreprocessor:
         return cls(tuple(columns), checked["named"], reading, checked["left_out"])
 
 
-def _standard(source: Source, names: Sequence[str], matrix: Floats) -> tuple[list[float], list[float]]:
-    """Means and scales of the columns by StandardScaler, for which the scale of a constant is 1."""
+def _standard(source: Source, name: str, values: Floats) -> tuple[float, float]:
+    """Mean and deviation of a column, for which the deviation of a constant is 1."""
     with np.errstate(all="ignore"):
-        scaler = optional("sklearn.preprocessing", PURPOSE).StandardScaler().fit(matrix)
-    good = np.isfinite(scaler.mean_) & np.isfinite(scaler.var_)  # its scale is 1 if the variance overflows
-    if not good.all():
-        j = int(good.argmin())
-        row = int(np.abs(matrix[:, j]).argmax())
+        mean, deviation = float(values.mean()), float(values.std())
+    if not math.isfinite(deviation):
+        row = int(np.abs(values).argmax())
         raise DataError(
-            f"{source.at(row, names[j])}: {float(matrix[row, j])} is so large that the variance of its column "
-            "overflows. Check the cell, or express the column in a larger unit."
+            f"{source.at(row, name)}: {float(values[row])} is so large that the variance of its column overflows. "
+            "Check the cell, or express the column in a larger unit."
         )
-    return scaler.mean_.tolist(), scaler.scale_.tolist()
+    # Differences as small as rounding errors of the mean are no variation.
+    return mean, deviation if deviation > 4 * np.spacing(abs(mean)) else 1.0
 
 
 def _all_different(source: Source, name: str) -> bool:
     """Whether a column of text has hardly any text twice; one that the user wants as text has not."""
     if not source.named or name in source.as_text:
         return False
-    known = source.texts(name)[source[name] != ""]
-    return bool(len(known) >= FEW and len(np.unique(known)) > ALL_DIFFERENT * len(known))
-
-
-def _categories(source: Source, name: str) -> TextColumn:
-    categories = np.unique(source.texts(name)).tolist()
-    if len(categories) > MAX_CATEGORIES:
-        raise DataError(
-            f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each to be a "
-            f"feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts."
-        )
-    return TextColumn(name, tuple(categories))
+    texts = source.texts(name)
+    known = texts.counts[texts.distinct != ""].sum()
+    return bool(known >= FEW and len(texts.present) > ALL_DIFFERENT * known)
 
 
 @dataclass(frozen=True)
@@ -307,13 +322,12 @@ class TargetEncoder:
             few = k <= max(2, min(MAX_CLASSES, len(values) // 2))
             task = "classification" if few and whole(values).all() else "regression"
         if task == "regression":
-            (mean,), (scale,) = _standard(source, [name], source.numbers(name)[:, None])
-            return cls(name, (), mean, scale)
+            return cls(name, (), *_standard(source, name, source.numbers(name)))
         label = {"number": int, "bool": bool, "text": str}[kind]
-        if label is int and source[name].dtype.kind == "T":
-            # Labels keep their text, such as 007.
-            label = int if np.array_equal(source.integers(name).astype(TEXT), source[name]) else str
-        labels = [label(value) for value in np.unique(READERS[label](source, name))]
+        read, column = READERS[label](source, name), source[name]
+        if label is int and isinstance(column, Texts) and any(str(int(float(text))) != text for text in column.present):
+            read = column  # Labels keep their text, such as 007.
+        labels = read.present if isinstance(read, Texts) else [label(value) for value in np.unique(read)]
         if len(labels) > ALL_DIFFERENT * len(source) and len(source) >= FEW:
             raise DataError(
                 f"{source.name}, column {name!r}: {len(labels)} classes in {len(source)} rows, hardly one of them "
@@ -361,7 +375,7 @@ def _target(source: Source) -> str:
     column, name = source.target, source.target_name
     if column is None or name is None:
         raise DataError(f"{source.name}: there is no target here. Name its column: --target COLUMN.")
-    missing = column == "" if column.dtype.kind == "T" else np.isnan(column)
+    missing = (column.distinct == "")[column.codes] if isinstance(column, Texts) else np.isnan(column)
     if missing.any():
         raise DataError(
             f"{source.at(int(missing.argmax()), name)}: the target is missing here and in {missing.sum()} rows in all; "

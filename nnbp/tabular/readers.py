@@ -1,7 +1,8 @@
 """Where data come from: built-in sets and CSV, Parquet, NPY and NPZ files, all read into one `Source`.
 
-CSV is read by Python's own `csv`: it says on which line of the file a row stands, whatever lines before it
-were blank or belong to a quoted field, and so every bad cell can be named.
+CSV is read by Python's own `csv`, which says on which line of the file a row stands, whatever lines before it were
+blank or belong to a quoted field; so every bad cell can be named. A large file is read by pyarrow if it is installed
+and every row stands on a line of its own; the cells are the same.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ import codecs
 import csv
 import io
 import math
+import mmap
+import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any, Literal, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnbp.errors import DataError, NnbpError
 from nnbp.formatting import brief, shown
 from nnbp.registry import suggest
 from nnbp.requirements import optional
-from nnbp.tabular.table import TEXT, Column, Source, clean, listed, parse_number
+from nnbp.tabular.table import PLAIN, TEXT, Cells, Column, Reading, Source, Texts, listed, parse_number, whole
 
 BUILTIN = {
     "digits": "digit",
@@ -34,7 +39,9 @@ BUILTIN = {
     "diabetes": "progression",
 }
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq", ".npy", ".npz")
-CHUNK = 65_536  # rows kept as Python strings at a time: a short string takes 50 bytes there, 16 in NumPy
+CHUNK = 2**17  # cells that are Python strings at a time, which take 50 bytes each, of 128 rows or more
+LARGE = 2**20  # bytes of a CSV file that are worth the import of pyarrow
+WIDE = 2**14  # bytes of each of its columns that are worth an array of Arrow
 
 # A file is refused before any work if it claims more than this.
 MAX_COLUMNS = 1_000_000
@@ -44,39 +51,107 @@ MAX_HEADER = 2**14  # bytes of an NPY header; NumPy itself parses no more than 1
 MAX_READ = 2**20  # bytes that `zipfile` reads at once: the directory of some 10,000 arrays
 
 
+Raw = NDArray[Any] | Texts | list[Cells]
+"""Numbers or bools (m,), or text, parsed or in parts."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What a file holds, before its cells are parsed.
+
+    name: of the file or set. columns: by name.
+    places, unit, named: those of the `Source`; the places are 0, 1, … unless given. target: the name of its column.
+    y: the target, if it is none of the columns.
+    """
+
+    name: str
+    columns: dict[str, Raw]
+    places: NDArray[np.int64] | None = None
+    unit: Literal["line", "row"] = "row"
+    named: bool = True
+    target: str | None = None
+    y: NDArray[Any] | None = None
+
+    def source(self, reading: Reading, required: bool, keep: Collection[str] | None) -> Source:
+        """The table with its cells parsed; the columns are released one after the other."""
+        columns, names = self.columns, list(self.columns)
+        for name in (*reading.text, *reading.drop):
+            if required and name not in names:
+                raise DataError(
+                    f"{self.name}: no column {name!r} to take as text or to leave out; the columns are "
+                    f"{listed(names)}{suggest(name, names)}."
+                )
+        kept = {*names} if keep is None else {*keep, *reading.text}
+        parsed = {
+            name: _parsed(
+                columns.pop(name), reading, keep_text=name in kept, as_text=name in reading.text,
+                is_target=name == self.target,
+            )
+            for name in names
+            if name not in reading.drop or name == self.target
+        }  # fmt: skip
+        m = len(next(iter(parsed.values()), ()) if self.y is None else self.y)
+        places = np.arange(m) if self.places is None else self.places
+        source = Source(self.name, parsed, places, self.unit, self.named, as_text=reading.text)
+        if self.y is not None:
+            return replace(source, target=_parsed(self.y, reading, is_target=True), target_name=self.target)
+        return source.with_target(self.target, required=required)
+
+
+def _parsed(
+    cells: Raw, reading: Reading, *, keep_text: bool = False, as_text: bool = False,
+    is_target: bool = False,
+) -> Column:  # fmt: skip
+    if isinstance(cells, np.ndarray) and (as_text or cells.dtype.kind == "T"):
+        cells = [cells.astype(TEXT, copy=False)]
+    if not isinstance(cells, list):
+        return cells
+    column = reading.column(cells, keep_text=keep_text)
+    # Whole numbers may be labels, which keep their text, such as 007.
+    labels = is_target and not isinstance(column, Texts) and whole(column).all()
+    return reading.column(cells, keep_text=True) if labels else column
+
+
 def load_source(
-    source: str | Path, *, target: str | None = None, target_required: bool = True, n_features: int | None = None
-) -> Source:
+    source: str | Path, *, target: str | None = None, target_required: bool = True, n_features: int | None = None,
+    reading: Reading = PLAIN, keep_text: Collection[str] | None = (),
+) -> Source:  # fmt: skip
     """Read a built-in set (`BUILTIN`) or a file (`SUFFIXES`) with its target set aside.
 
     target: a column's name; for NPY its index (the last by default; negative counts from the end); for NPZ
         the key of y ("y" by default, "X" holds the features). A built-in set knows its own.
-    target_required: False for prediction: the target is set aside if it is there, and may be absent.
+    target_required: False for prediction: the target is set aside if it is there, and may be absent, as may the columns
+        that `reading` names.
     n_features: for NPY at prediction, the columns that the model takes: an array of as many has no target.
+    reading: how its cells are read.
+    keep_text: columns, besides the target, whose text is kept if all their cells are numbers; None is all of them.
     Raises DataError with file, line and column for what cannot be read; MissingDependencyError.
     """
     name, suffix = str(source), Path(source).suffix.lower()
     if name in BUILTIN:
-        return _builtin(name).with_target(target or BUILTIN[name], required=target_required)
-    if suffix not in SUFFIXES:
+        table = _builtin(name, target or BUILTIN[name])
+    elif suffix not in SUFFIXES:
         raise DataError(
             f"unknown source {name!r}{suggest(name, BUILTIN)}: it must be one of the sets {', '.join(BUILTIN)}, or a "
             f"file ending in {' '.join(SUFFIXES)}."
         )
-    path = Path(source)
-    if not path.is_file():
+    elif not Path(source).is_file():
         raise DataError(f"{name}: there is no such file; check the path (it is looked up from {Path.cwd()}).")
-    try:
-        if suffix == ".npy":
-            return _npy(path, target, target_required, n_features)
-        if suffix == ".npz":
-            return _npz(path, target, target_required)
-        if suffix in (".parquet", ".pq"):
-            return _parquet(path).with_target(target, required=target_required)
-        delimiter = "\t" if suffix == ".tsv" else ","
-        return _csv(path, delimiter).with_target(target, required=target_required)
-    except OSError as error:
-        raise DataError(f"{name}: the file cannot be read ({error}).") from error
+    else:
+        try:
+            table = _file(Path(source), suffix, target, target_required, n_features)
+        except OSError as error:
+            raise DataError(f"{name}: the file cannot be read ({error}).") from error
+    return table.source(reading, target_required, keep_text)
+
+
+def _file(path: Path, suffix: str, target: str | None, required: bool, n_features: int | None) -> _Table:
+    if suffix == ".npy":
+        return _npy(path, target, required, n_features)
+    if suffix == ".npz":
+        return _npz(path, target, required)
+    table = _parquet(path) if suffix in (".parquet", ".pq") else _csv(path, "\t" if suffix == ".tsv" else ",")
+    return replace(table, target=target)
 
 
 def _check_names(where: str, names: Sequence[str]) -> None:
@@ -93,65 +168,147 @@ def _check_names(where: str, names: Sequence[str]) -> None:
         seen[name] = j
 
 
-def _builtin(name: str) -> Source:
+def _builtin(name: str, target: str) -> _Table:
     data = getattr(optional("sklearn.datasets", f"the set {name!r}"), f"load_{name}")()
-    columns: dict[str, Column] = {str(key): data.data[:, j] for j, key in enumerate(data.feature_names)}
+    columns: dict[str, Any] = {str(key): data.data[:, j] for j, key in enumerate(data.feature_names)}
     labels = data.get("target_names")
-    target = data.target
+    y = data.target
     if labels is not None and np.asarray(labels).dtype.kind == "U":  # the flowers' names, not 0, 1, 2
-        target = np.array(labels.tolist(), dtype=TEXT)[target]
-    columns[BUILTIN[name]] = target
-    return Source(name, columns, np.arange(len(target)))
+        y = PLAIN.encoded(y, labels.tolist(), keep_text=True)
+    columns[BUILTIN[name]] = y
+    return _Table(name, columns, target=target)
 
 
-def _csv(path: Path, delimiter: str) -> Source:
-    lines: list[int] = []
-    rows: list[list[str]] = []
-    header: list[str] = []
-    chunks: list[list[Column]] = []
-
-    def flush() -> None:
-        chunks.append([np.array(cells, dtype=TEXT) for cells in zip(*rows, strict=True)])
-        rows.clear()
-
-    last = 0
+def _csv(path: Path, delimiter: str) -> _Table:
+    encoding = _encoding(path)
     try:
-        with path.open(encoding=_encoding(path), newline="") as file:
-            reader = csv.reader(file, delimiter=_delimiter(file, delimiter), strict=True)
-            for row in reader:
-                line, last = last + 1, reader.line_num  # the row's first line, if a quoted field breaks it
-                if not row or (len(row) == 1 != len(header) and not row[0].strip()):
-                    continue
-                if not header:
-                    header = [name.strip() for name in row]
-                    _check_header(f"{path.name}, line {line}", header)
-                elif len(row) != len(header):
-                    raise DataError(
-                        f"{path.name}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, but the header names "
-                        f"{len(header)} columns ({_ragged(row, header)}). Every row must have as many fields as the "
-                        "header; quote a field that holds the separator."
-                    )
-                else:
-                    rows.append(row)
-                    lines.append(line)
-                    if len(rows) == CHUNK:
-                        flush()
+        with path.open(encoding=encoding, newline="") as file:
+            mark = _delimiter(file, delimiter)
+            rows = _rows(path, csv.reader(file, delimiter=mark, strict=True))
+            line, names = next(rows, (1, []))
+            header = [name.strip() for name in names]
+            if not header:
+                raise DataError(f"{path.name}: the file is empty; line 1 must name the columns.")
+            _check_header(f"{path.name}, line {line}", header)
+            found = _by_pyarrow(path, mark, len(header)) if encoding != "utf-16" and line == 1 else None
+            columns, places = found or _by_csv(path, header, rows)
     except UnicodeDecodeError:
         raise DataError(_not_utf8(path)) from None
+    if not len(places):
+        raise DataError(f"{path.name}: the table has no rows: one at least must follow the names of the columns.")
+    return _Table(path.name, dict(zip(header, columns, strict=True)), places, "line")
+
+
+def _rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, each with its first line, if a quoted field breaks it."""
+    last = width = 0
+    try:
+        for row in reader:
+            line, last = last + 1, reader.line_num
+            if row and (len(row) > 1 or width == 1 or row[0].strip()):
+                width = width or len(row)
+                yield line, row
     except csv.Error as error:
         raise DataError(
             f"{path.name}, line {last + 1}: the row that begins here is no valid CSV ({error}). "
             'Close every quote, and write a quote inside a quoted field twice: "say ""hi""".'
         ) from error
-    if not header:
-        raise DataError(f"{path.name}: the file is empty; line 1 must name the columns.")
-    if rows:
-        flush()
-    if not lines:
-        raise DataError(f"{path.name}: the table has no rows: one at least must follow the names of the columns.")
-    columns = [clean(np.concatenate(parts)) for parts in zip(*chunks, strict=True)]
-    places = np.array(lines, dtype=np.int64)
-    return Source(path.name, dict(zip(header, columns, strict=True)), places, unit="line")
+
+
+def _by_csv(
+    path: Path, header: list[str], numbered: Iterator[tuple[int, list[str]]]
+) -> tuple[list[list[Cells]], NDArray[np.int64]]:
+    """The columns, and the line of each row."""
+    columns: list[list[Cells]] = [[] for _ in header]
+    lines = [np.empty(0, np.int64)]
+    while some := list(islice(numbered, max(128, CHUNK // len(header)))):
+        for line, row in some:
+            if len(row) != len(header):
+                raise DataError(
+                    f"{path.name}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, but the header names "
+                    f"{len(header)} columns ({_ragged(row, header)}). Every row must have as many fields as the "
+                    "header; quote a field that holds the separator."
+                )
+        lines.append(np.array([line for line, _ in some]))
+        _pack(columns, zip(*(row for _, row in some), strict=True))
+    return columns, np.concatenate(lines)
+
+
+class _Packed:
+    """Cells as one string, with a byte for a character; as strings of their own they would take 50 bytes each."""
+
+    _MARK = "\0"
+
+    def __init__(self, cells: Sequence[str]) -> None:
+        self._count = len(cells)
+        self._text = self._MARK.join(cells)
+        self._cells = cells if self._text.count(self._MARK) >= len(cells) else None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def tolist(self) -> list[str]:
+        return self._text.split(self._MARK) if self._cells is None else list(self._cells)
+
+
+def _pack(columns: list[list[Cells]], block: Iterable[Sequence[str]]) -> None:
+    """Adds a block of rows, column by column."""
+    for parts, cells in zip(columns, block, strict=True):
+        parts.append(_Packed(cells))
+
+
+def _plain_lines(content: mmap.mmap, delimiter: bytes) -> int | None:
+    """The number of lines of a CSV file, if all readers take its bytes for the same cells; else None.
+
+    In such a file every line ends as usual and is a whole row, in which a field has quotes around it or none at all.
+    """
+    field = b'(?:[^"%b\\r\\n]*+|"(?:[^"\\r\\n]++|"")*+")' % re.escape(delimiter)
+    row = re.compile(b"%b(?:%b%b)*+\\r?\\n?" % (field, re.escape(delimiter), field))
+    if re.search(rb"\r(?!\n)", content) or content.find(b"\0") >= 0:
+        return None
+    lines = 0
+    for line in iter(content.readline, b""):
+        if b'"' in line and row.fullmatch(line) is None:
+            return None
+        lines += 1
+    return lines
+
+
+def _by_pyarrow(path: Path, delimiter: str, width: int) -> tuple[list[list[Cells]], NDArray[np.int64]] | None:
+    """What `_by_csv` returns, if pyarrow is there, the file is large and each row stands on a line; else None."""
+    size = path.stat().st_size
+    if size < max(LARGE, WIDE * width):
+        return None
+    try:
+        import pyarrow as pa
+        from pyarrow import csv as arrow
+    except ImportError:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        lines = _plain_lines(content, delimiter.encode())
+    if lines is None:
+        return None
+    names = [f"f{j}" for j in range(width)]
+    columns: list[list[Cells]] = [[] for _ in names]
+    rows = 0
+    try:
+        # More threads would need more memory and hardly less time.
+        with arrow.open_csv(
+            path,
+            arrow.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=2**18),
+            arrow.ParseOptions(delimiter=delimiter),
+            arrow.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        ) as batches:
+            for batch in batches:
+                if batch.num_columns != width:
+                    return None
+                # The first row is the header.
+                _pack(columns, (column.tolist()[not rows :] for column in batch.columns))
+                rows += batch.num_rows
+        pa.default_memory_pool().release_unused()
+    except pa.ArrowInvalid:
+        return None  # The module csv says what is wrong, and where.
+    return (columns, np.arange(2, rows + 1)) if rows == lines else None
 
 
 def _encoding(path: Path) -> str:
@@ -161,8 +318,8 @@ def _encoding(path: Path) -> str:
 
 
 def _delimiter(file: TextIO, usual: str) -> str:
-    """What separates the fields: the usual mark unless the first two lines have no field more with it, and with another
-    mark as many as each other."""
+    """What separates the fields: the usual mark, unless the first line is one field with it, and the first two lines
+    have several and as many as each other with another mark."""
     lines = [line for line, _ in zip(file, range(2), strict=False)]
     file.seek(0)
 
@@ -172,7 +329,7 @@ def _delimiter(file: TextIO, usual: str) -> str:
         return [1]
 
     others = [mark for mark in ",;\t|" if min(fields(mark), default=1) > 1 and len(set(fields(mark))) == 1]
-    return others[0] if max(fields(usual), default=1) == 1 and others else usual
+    return others[0] if others and fields(usual)[0] == 1 else usual
 
 
 def _ragged(row: list[str], header: list[str]) -> str:
@@ -244,7 +401,7 @@ def _check_width(path: Path, columns: int) -> None:
         )
 
 
-def _parquet(path: Path) -> Source:
+def _parquet(path: Path) -> _Table:
     pa = optional("pyarrow", "reading Parquet")
     parquet = optional("pyarrow.parquet", "reading Parquet")
     # Opened first, so that a file that one may not read is not told as a damaged one.
@@ -260,16 +417,19 @@ def _parquet(path: Path) -> Source:
         # pandas stores its row index as a column and says so here; it is no feature.
         index = (table.schema.pandas_metadata or {}).get("index_columns", ())
         _check_names(path.name, table.column_names)
-        columns = {n: _arrow(pa, path, n, table.column(n)) for n in table.column_names if n not in index}
+        columns: dict[str, Raw] = {
+            n: _arrow(pa, path.name, n, table.column(n)) for n in table.column_names if n not in index
+        }
     if not columns or not table.num_rows:
         raise DataError(f"{path.name}: the table has no rows or no columns; at least one of each is needed.")
-    return Source(path.name, columns, np.arange(table.num_rows))
+    return _Table(path.name, columns)
 
 
-def _arrow(pa: Any, path: Path, name: str, column: Any) -> Column:
+def _arrow(pa: Any, where: str, name: str, column: Any) -> Raw:
+    """The cells of a column of Arrow."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _arrow(pa, path, name, column.cast(kind.value_type))
+        return _arrow(pa, where, name, column.cast(kind.value_type))
     if pa.types.is_boolean(kind) and column.null_count == 0:
         return np.array(column.to_numpy(), dtype=np.bool_)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -278,10 +438,9 @@ def _arrow(pa: Any, path: Path, name: str, column: Any) -> Column:
         return np.full(len(column), "", dtype=TEXT)
     strings = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if strings or pa.types.is_boolean(kind):
-        cells = column.to_pylist()
-        return clean(np.array(["" if cell is None else str(cell) for cell in cells], dtype=TEXT))
+        return list(column.cast(pa.large_string()).fill_null("").chunks)
     raise DataError(
-        f"{path.name}, column {name!r}: cells of type {kind} cannot be used; columns must hold numbers, bools or text. "
+        f"{where}, column {name!r}: cells of type {kind} cannot be used; columns must hold numbers, bools or text. "
         "Turn it into numbers (a date into days, say) or leave it out."
     )
 
@@ -299,7 +458,7 @@ class _SmallReads(io.BufferedReader):
         return super().read(size)
 
 
-def _array(path: Path, label: str, file: IO[bytes], size: int, ndim: int) -> Column:
+def _array(path: Path, label: str, file: IO[bytes], size: int, ndim: int) -> NDArray[Any]:
     """The array of an open NPY file, read once its header was checked.
 
     label: the array, as messages call it. size: bytes of the file. ndim: dimensions that it must have; (m, 1) passes
@@ -335,20 +494,20 @@ def _array(path: Path, label: str, file: IO[bytes], size: int, ndim: int) -> Col
         )
     _check_expansion(path, label, nbytes, "save it with np.savez instead of np.savez_compressed")
     file.seek(0)
-    array: Column = np.lib.format.read_array(file, allow_pickle=False).reshape(shape)
-    return clean(array.astype(TEXT)) if dtype.kind == "U" else array
+    array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False).reshape(shape)
+    return array.astype(TEXT) if dtype.kind == "U" else array
 
 
-def _npy(path: Path, target: str | None, required: bool, n_features: int | None) -> Source:
+def _npy(path: Path, target: str | None, required: bool, n_features: int | None) -> _Table:
     with path.open("rb") as file, _reading(path, _NUMPY, _NUMPY_FIX):
         if file.peek(2).startswith(b"PK"):
             raise DataError(f"{path.name}: this is an NPZ file; give it the ending .npz.")
         matrix = _array(path, "the array", file, path.stat().st_size, 2)
-    m, width = matrix.shape
-    source = Source(path.name, {str(j): matrix[:, j] for j in range(width)}, np.arange(m), named=False)
+    width = matrix.shape[1]
+    table = _Table(path.name, {str(j): matrix[:, j] for j in range(width)}, named=False)
     bare = width == n_features or (n_features is None and target is None)  # features and nothing else
     if bare and not required:
-        return source
+        return table
     try:
         position = int("-1" if target is None else target)
     except ValueError:
@@ -358,15 +517,15 @@ def _npy(path: Path, target: str | None, required: bool, n_features: int | None)
         ) from None
     if not -width <= position < width:
         if not required:
-            return source
+            return table
         raise DataError(
             f"{path.name}: no column {position} for the target: there are {width}. Choose --target from 0 to "
             f"{width - 1}, or -1 for the last."
         )
-    return source.with_target(str(position % width), required=required)
+    return replace(table, target=str(position % width))
 
 
-def _npz(path: Path, target: str | None, required: bool) -> Source:
+def _npz(path: Path, target: str | None, required: bool) -> _Table:
     with _SmallReads(io.FileIO(path)) as file, _reading(path, _NUMPY, _NUMPY_FIX):
         if file.peek(6).startswith(np.lib.format.MAGIC_PREFIX):
             raise DataError(f"{path.name}: this is an NPY file; give it the ending .npy.")
@@ -382,19 +541,18 @@ def _npz(path: Path, target: str | None, required: bool) -> Source:
                     )
             matrix = _member(path, archive, label, arrays[label], 2)
             y = _member(path, archive, key, arrays[key], 1) if key in arrays else None
-    columns = {str(j): matrix[:, j] for j in range(matrix.shape[1])}
-    source = Source(path.name, columns, np.arange(len(matrix)), named=False)
+    table = _Table(path.name, {str(j): matrix[:, j] for j in range(matrix.shape[1])}, named=False)
     if y is None:
-        return source
+        return table
     if len(y) != len(matrix):
         raise DataError(
             f"{path.name}: {label} has {len(matrix)} rows and {key} has {len(y)}; they must have as many. Save both "
             "from the same samples."
         )
-    return replace(source, target=y, target_name=key)
+    return replace(table, target=key, y=y)
 
 
-def _member(path: Path, archive: zipfile.ZipFile, label: str, info: zipfile.ZipInfo, ndim: int) -> Column:
+def _member(path: Path, archive: zipfile.ZipFile, label: str, info: zipfile.ZipInfo, ndim: int) -> NDArray[Any]:
     """One array of an NPZ file; see `_array`."""
     # The others expand a block without a bound; NumPy writes these two.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -1,9 +1,9 @@
 """The columns of a table, before they are features: `Source`, and what its cells say.
 
 A source is a dictionary of columns; a matrix is a table whose columns are numbered and bear no names
-(`named` is False). Text cells stay text here: whether a column holds numbers is decided where a preprocessor
-is fitted, and is the same at predict whatever the new file happens to hold. Surrounding blanks of a text
-cell are cut off, and the tokens in `MISSING` become the empty string, which means "missing" from here on.
+(`named` is False). A column of numbers is an array of them, nan if missing; a column with any other cell is `Texts`.
+So is one whose text must be kept, whatever its cells say: that of the target, whose labels may be 007, and those that
+a model takes as text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,8 @@ import numpy.typing as npt
 from nnbp.errors import DataError
 from nnbp.registry import suggest
 
-Column = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Kind = Literal["number", "bool", "text"]
 
 # Those of pandas.read_csv, and the question mark.
@@ -42,6 +44,15 @@ _NUMBER_LIKE = re.compile(
 _DECIMAL_COMMA = re.compile(r"[-+]?(\d{1,3}([. '’\u00a0\u202f]\d{3})+|\d+),\d+(e[-+]?\d+)?", re.IGNORECASE)
 
 
+class Cells(Protocol):
+    """Cells of text as they were read: an array of NumPy or of Arrow."""
+
+    def __len__(self) -> int: ...
+
+    def tolist(self) -> Any:
+        """The cells as a list of str."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a table is read, as the user says; a model keeps it for the tables that it predicts.
@@ -55,16 +66,118 @@ class Reading:
     text: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
 
+    @cached_property
+    def _marks(self) -> frozenset[str]:
+        return frozenset((*MISSING, *self.missing))
+
+    def column(self, parts: Sequence[Cells], *, keep_text: bool = False) -> Column:
+        """The column that consists of these parts; each of its cells is parsed once.
+
+        keep_text: `Texts`, also if all known cells are numbers.
+        """
+        if not keep_text:
+            try:
+                return np.concatenate([self._numbers(part.tolist()) for part in parts])
+            except ValueError:
+                pass  # There is other text.
+        place: dict[str, int] = {}
+        codes = [
+            np.fromiter((place.setdefault(cell, len(place)) for cell in part.tolist()), np.int32, len(part))
+            for part in parts
+        ]
+        return self.encoded(np.concatenate(codes), list(place), keep_text=keep_text)
+
+    def encoded(self, codes: npt.NDArray[Any], texts: Sequence[str], *, keep_text: bool = False) -> Column:
+        """The column whose cell n is ``texts[codes[n]]``; see `column`."""
+        cleaned = np.array([self._clean(text, keep_text) for text in texts], dtype=TEXT)
+        distinct, places = np.unique(cleaned, return_inverse=True)
+        column = Texts(places.astype(np.int32)[codes], distinct)
+        return column if keep_text or (column.wrong | column.infinite).any() else column.numbers
+
+    def _numbers(self, cells: list[str]) -> npt.NDArray[Any]:
+        """The cells as numbers, nan if missing; ValueError if one is neither a finite number nor missing."""
+        marks, nan = self._marks, float("nan")
+        values = np.array([nan if cell in marks else float(cell) for cell in cells], np.float64)
+        unknown = len(cells) - np.count_nonzero(np.isfinite(values))
+        if "_" in "".join(cells) or (unknown and unknown != sum(cell in marks for cell in cells)):
+            raise ValueError
+        return _narrow(values)
+
+    def _clean(self, text: str, keep_text: bool) -> str:
+        """A cell as it is kept: no blanks around, "" if it is missing, a decimal point."""
+        text = text.strip()
+        if text in self._marks:
+            return ""
+        comma = self.decimal == "," and not keep_text and _DECIMAL_COMMA.fullmatch(text)
+        return re.sub(r"[.\s'’]", "", text).replace(",", ".") if comma else text
+
 
 PLAIN = Reading()
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """A column of text: cell n is ``distinct[codes[n]]``, "" if it is missing.
+
+    codes: (m,) int32. distinct: (k,) of `TEXT`, in rising order; rows that were taken from a table need not have all.
+    """
+
+    codes: npt.NDArray[np.int32]
+    distinct: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row: int) -> str:
+        return str(self.distinct[self.codes[row]])
+
+    def take(self, rows: npt.NDArray[Any]) -> Texts:
+        """The column of these rows."""
+        return Texts(self.codes[rows], self.distinct)
+
+    def tolist(self) -> list[str]:
+        """All cells."""
+        return list(self.distinct[self.codes].tolist())
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How often each distinct text stands in the column (k,)."""
+        return np.bincount(self.codes, minlength=len(self.distinct))
+
+    @property
+    def present(self) -> list[str]:
+        """The distinct known texts of these rows."""
+        return [text for text in self.distinct[self.counts > 0].tolist() if text]
+
+    @cached_property
+    def _parsed(self) -> Floats:
+        return np.array([parse_number(text) for text in self.distinct.tolist()])
+
+    @property
+    def numbers(self) -> Floats:
+        """The numbers that the cells say (m,), nan for a cell that is missing or says none."""
+        return np.asarray(self._parsed[self.codes])
+
+    @cached_property
+    def wrong(self) -> Bools:
+        """Which distinct texts are known, in these rows, and no numbers (k,)."""
+        return np.asarray((self.counts > 0) & np.isnan(self._parsed) & (self.distinct != ""))
+
+    @property
+    def infinite(self) -> Bools:
+        """Which distinct texts are numbers beyond all others (k,)."""
+        return np.asarray(np.isinf(self._parsed))
+
+
+Column = npt.NDArray[Any] | Texts
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """One table: columns of m cells each, and perhaps a target column.
 
-    name: the file or set, as messages call it. columns: name → array (m,) of numbers, bools or strings
-    (`StringDType`, "" is missing). target: (m,) or None. named: False if the names are only positions.
+    name: the file or set, as messages call it. columns: name → array (m,) of numbers or bools, or `Texts`.
+    target: (m,) or None. named: False if the names are only positions.
     places: (m,) int64, where each row stands in the file: its line, or its index from 0 (`unit` says which).
     as_text: columns that are text whatever their cells say.
     """
@@ -95,8 +208,8 @@ class Source:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Source:
         """The source of those rows; they keep their lines."""
-        columns = {name: column[rows] for name, column in self.columns.items()}
-        target = None if self.target is None else self.target[rows]
+        columns = {name: column.take(rows) for name, column in self.columns.items()}
+        target = None if self.target is None else self.target.take(rows)
         return replace(self, columns=columns, places=self.places[rows], target=target)
 
     def with_target(self, name: str | None, *, required: bool) -> Source:
@@ -112,30 +225,6 @@ class Source:
         rest = {other: column for other, column in self.columns.items() if other != name}
         return replace(self, columns=rest, target=self.columns[name], target_name=name)
 
-    def read_as(self, reading: Reading, *, required: bool = True) -> Source:
-        """The source read that way; DataError if `required` and a column that it names is absent."""
-        names = (*self.columns, *([] if self.target_name is None else [self.target_name]))
-        for name in (*reading.text, *reading.drop):
-            if required and name not in names:
-                raise DataError(
-                    f"{self.name}: no column {name!r} to take as text or to leave out; the columns are "
-                    f"{listed(names)}{suggest(name, names)}."
-                )
-
-        def read(name: str, cells: Column) -> Column:
-            if cells.dtype.kind != "T":
-                return cells.astype(TEXT) if name in reading.text else cells
-            for mark in reading.missing:
-                cells = np.where(cells == mark, "", cells)
-            if reading.decimal == "," and name not in reading.text:
-                distinct, inverse = np.unique(cells, return_inverse=True)
-                cells = np.array([_with_point(text) for text in distinct], dtype=TEXT)[inverse]
-            return cells
-
-        columns = {name: read(name, cells) for name, cells in self.columns.items() if name not in reading.drop}
-        target = None if self.target is None else read(self.target_name or "", self.target)
-        return replace(self, columns=columns, target=target, as_text=reading.text)
-
     def kind(self, name: str, *, mixed: bool = False) -> Kind:
         """What a column holds: "number" (also if all is missing), "bool" (true, false in any case) or "text".
 
@@ -146,23 +235,22 @@ class Source:
         column = self[name]
         if name in self.as_text:
             return "text"
-        if column.dtype.kind != "T":
+        if not isinstance(column, Texts):
             return "bool" if column.dtype.kind == "b" else "number"
-        present = column != ""
-        bad = _parse(column)[1]
-        if not bad.any():
+        if not column.wrong.any():
             return "number"
-        if np.isin(np.strings.lower(column[present]).astype(object), ("true", "false")).all():
+        if all(text.lower() in ("true", "false") for text in column.present):
             return "bool"
         if not mixed:
-            self._check_numeric(name, bad, int(present.sum()))
+            self._check_numeric(name, column)
         return "text"
 
-    def _check_numeric(self, name: str, bad: npt.NDArray[np.bool_], known: int) -> None:
+    def _check_numeric(self, name: str, column: Texts) -> None:
         """DataError if most of the known cells of a column of text are numbers, or nearly."""
-        texts, counts = np.unique(self[name][bad], return_counts=True)
+        texts, counts = column.distinct[column.wrong], column.counts[column.wrong]
         alike = np.array([_NUMBER_LIKE.fullmatch(text) is not None for text in texts])
-        good = known - int(bad.sum())
+        known = int(column.counts[column.distinct != ""].sum())
+        good = known - int(counts.sum())
         if not 2 * (good + counts[alike].sum()) > max(known, 2):
             return
         remedies = []
@@ -175,22 +263,26 @@ class Source:
                 "if a comma is the decimal mark: --decimal ," if commas else
                 f"write {listed(texts[alike].tolist(), 3)} as plain numbers, without marks and units"
             )  # fmt: skip
-        column = shlex.quote(name)
-        remedies.append(f"else take the column as text: --text {column}, or leave it out: --drop {column}")
+        quoted = shlex.quote(name)
+        remedies.append(f"else take the column as text: --text {quoted}, or leave it out: --drop {quoted}")
         what = f"a finite number, as in {good} of the {known} known cells of this column" if good else "a plain number"
-        self.check(name, bad, what, f"Correct the cells; {'; '.join(remedies)}")
+        self.check(name, column.wrong[column.codes], what, f"Correct the cells; {'; '.join(remedies)}")
 
-    def check(self, name: str, bad: npt.NDArray[np.bool_], expected: str, fix: str = FIX) -> None:
+    def check(self, name: str, bad: Bools, expected: str, fix: str = FIX) -> None:
         """DataError for the first bad cell (m,) of a column, if there is one: its place, what was expected, the fix."""
         if bad.any():
             row = int(bad.argmax())
             received = repr(str(self[name][row]))
             raise DataError(f"{self.at(row, name)}: expected {expected}; received {received}. {fix}.")
 
-    def numbers(self, name: str) -> npt.NDArray[np.float64]:
+    def numbers(self, name: str) -> Floats:
         """A column as float64 (m,), nan if missing; DataError at the first cell that is no finite number."""
-        values, bad = _parse(self[name])
-        self.check(name, bad | np.isinf(values), "a finite number")
+        column = self[name]
+        if isinstance(column, Texts):
+            self.check(name, (column.wrong | column.infinite)[column.codes], "a finite number")
+            return column.numbers
+        values: Floats = column.astype(np.float64)
+        self.check(name, np.isinf(values), "a finite number")
         return values
 
     def integers(self, name: str) -> npt.NDArray[np.int64]:
@@ -200,23 +292,23 @@ class Source:
         self.check(name, ~whole(values), expected, "Use --task regression for a quantity")
         return values.astype(np.int64)
 
-    def booleans(self, name: str) -> npt.NDArray[np.float64]:
+    def booleans(self, name: str) -> Floats:
         """A column of bools as float64 (m,) of 0, 1 and nan if missing; DataError at the first other cell."""
         column = self[name]
-        if column.dtype.kind == "T":
-            lower = np.strings.lower(column)
-            values = np.where(lower == "true", 1.0, np.where(lower == "false", 0.0, np.nan))
-            bad = np.isnan(values) & (column != "")
+        if isinstance(column, Texts):
+            says = {"true": 1.0, "false": 0.0}
+            values = np.array([says.get(text.lower(), np.nan) for text in column.distinct.tolist()])[column.codes]
+            bad = np.isnan(values) & (column.distinct != "")[column.codes]
         else:
             values = column.astype(np.float64)
             bad = ~(np.isnan(values) | (values == 0) | (values == 1))
         self.check(name, bad, "true or false")
         return values
 
-    def texts(self, name: str) -> Column:
-        """A column as text (m,), "" if missing; DataError if it holds numbers or bools instead."""
+    def texts(self, name: str) -> Texts:
+        """A column of text; DataError if it holds numbers or bools instead."""
         column = self[name]
-        if column.dtype.kind == "T":
+        if isinstance(column, Texts):
             return column
         raise DataError(
             f"{self.at(0, name)}: expected text, as at training; received {column[0]!s} in a column of dtype "
@@ -231,17 +323,11 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
     return ", ".join(map(repr, names[:limit])) + more
 
 
-def clean(cells: Column) -> Column:
-    """Strings (…,) as they are kept: no blanks around, "" for every token of `MISSING`."""
-    cells = np.strings.strip(cells)
-    for token in MISSING[1:]:
-        cells[cells == token] = ""
-    return cells
-
-
-def _with_point(text: str) -> str:
-    """A cell with a decimal comma as one with a point, and without separators of thousands; others as they are."""
-    return re.sub(r"[.\s'’]", "", text).replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
+def _narrow(values: Floats) -> npt.NDArray[Any]:
+    """The values in float32 if it holds all of them exactly: most tables have many columns of small whole numbers."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    return narrow if np.array_equal(narrow, values, equal_nan=True) else values
 
 
 def parse_number(text: str) -> float:
@@ -252,34 +338,24 @@ def parse_number(text: str) -> float:
         return float("nan")
 
 
-def _parse(cells: Column) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Cells (m,) → their numbers, nan if missing or wrong, and a mask of the wrong ones."""
-    values: npt.NDArray[np.float64]
-    if cells.dtype.kind != "T":
-        values = cells.astype(np.float64)
-        return values, np.zeros(len(values), dtype=np.bool_)
-    missing = cells == ""
-    try:
-        values = np.where(missing, "nan", cells).astype(np.float64)
-        values[np.strings.find(cells, "_") >= 0] = np.nan
-    except ValueError:
-        distinct, inverse = np.unique(cells, return_inverse=True)
-        values = np.array([parse_number(text) for text in distinct])[inverse]
-    return values, np.isnan(values) & ~missing
-
-
-def whole(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def whole(values: Floats) -> Bools:
     """Which of the values (m,) are whole numbers, exactly kept by float64."""
     return np.equal(values, np.floor(values)) & (np.abs(values) <= EXACT)
 
 
-def codes_among(known: Sequence[Any], cells: Column) -> tuple[npt.NDArray[np.int64], list[Any]]:
+def codes_among(known: Sequence[Any], column: Column) -> tuple[npt.NDArray[np.int64], list[Any]]:
     """Where each cell (m,) stands among the known values, −1 for none, and the distinct unknown cells."""
     place = {value: k for k, value in enumerate(known)}
-    distinct, inverse = np.unique(cells, return_inverse=True)
-    values = distinct.tolist()
-    codes = np.array([place.get(value, -1) for value in values], dtype=np.int64)
-    return codes[inverse], [value for value in values if value not in place]
+    distinct: npt.NDArray[Any]
+    inverse: npt.NDArray[Any]
+    if isinstance(column, Texts):
+        distinct, inverse = column.distinct, column.codes
+        new = [text for text in distinct[column.counts > 0].tolist() if text not in place]
+    else:
+        distinct, inverse = np.unique(column, return_inverse=True)
+        new = [value for value in distinct.tolist() if value not in place]
+    codes = np.array([place.get(value, -1) for value in distinct.tolist()], dtype=np.int64)
+    return codes[inverse], new
 
 
 def train_test_split(

@@ -10,29 +10,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnbp.errors import DataError, MissingDependencyError, ModelFileError
+from nnbp.errors import DataError, ModelFileError
 from nnbp.tabular.preprocessing import BoolColumn, NumberColumn, TablePreprocessor, TargetEncoder, TextColumn
 from nnbp.tabular.readers import load_source
-from nnbp.tabular.table import TEXT, Source, clean, train_test_split
-
-pytest.importorskip("sklearn")
+from nnbp.tabular.table import PLAIN, Source, train_test_split
 
 
-def column(cells):
+def column(cells, keep_text=False):
     """Text cells from a list of strings, any other array as it is."""
-    return clean(np.array(cells, dtype=TEXT)) if isinstance(cells[0], str) else np.asarray(cells)
+    text = isinstance(cells[0], str)
+    return PLAIN.column([np.array(cells)], keep_text=keep_text) if text else np.asarray(cells)
 
 
-def source(columns, target=None, **more):
+def source(columns, target=None, keep_text=(), **more):
     """A table in memory, whose first row is line 2."""
-    made = {name: column(cells) for name, cells in columns.items()}
+    made = {name: column(cells, name in keep_text) for name, cells in columns.items()}
     places = np.arange(len(next(iter(made.values())))) + 2
-    y = {} if target is None else {"target": column(target), "target_name": "y"}
+    y = {} if target is None else {"target": column(target, keep_text=True), "target_name": "y"}
     return Source("t.csv", made, places, unit="line", **y, **more)
 
 
 def fitted(columns):
     return TablePreprocessor.fit(source(columns))
+
+
+def wide(X, preprocessor):
+    """X with a column for each category."""
+    parts = zip(X.T, preprocessor.one_hot, strict=True)
+    return np.hstack([np.equal(x[:, None], np.arange(k)) if k else x[:, None] for x, k in parts])
 
 
 NUMBER = st.one_of(st.floats(-1e6, 1e6), st.just(np.nan), st.sampled_from([0.0, 1.0, 2.0]))
@@ -53,6 +58,7 @@ def tables(draw):
 
 def by_sklearn(fit, new):
     """The features of `new` by a ColumnTransformer fitted on `fit`, in the order of the columns."""
+    pytest.importorskip("sklearn")
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
@@ -77,9 +83,10 @@ def test_numpy_transform_equals_scikit_learns(pair):
     preprocessor = fitted(pair[0])
     for table in pair:
         X, _ = preprocessor.transform(source(table))
-        np.testing.assert_allclose(X, by_sklearn(pair[0], table), rtol=1e-12, atol=1e-12)
         assert X.dtype == np.float64
-        assert X.shape == (len(next(iter(table.values()))), len(preprocessor.feature_names))
+        features = wide(X, preprocessor)
+        np.testing.assert_allclose(features, by_sklearn(pair[0], table), rtol=1e-12, atol=1e-12)
+        assert features.shape == (len(next(iter(table.values()))), len(preprocessor.feature_names))
 
 
 @given(tables())
@@ -124,8 +131,8 @@ def test_what_is_learnt_from_a_table():
 
 def test_a_column_keeps_its_kind_whatever_a_new_table_holds():
     preprocessor = fitted({"n": ["1", "2", "3"], "t": ["1", "b", "c"], "b": ["true", "false", "true"]})
-    X, messages = preprocessor.transform(source({"n": ["", "2"], "t": ["1", "1"], "b": ["", "False"]}))
-    np.testing.assert_array_equal(X, [[0, 1, 0, 0, 1], [0, 1, 0, 0, 0]])
+    X, messages = preprocessor.transform(source({"n": ["", "2"], "t": ["1", "1"], "b": ["", "False"]}, keep_text="t"))
+    np.testing.assert_array_equal(X, [[0, 0, 1], [0, 0, 0]])
     assert messages == []
 
 
@@ -171,7 +178,8 @@ def test_tables_that_give_no_features():
 def test_unknown_categories_are_zeros_and_told_once():
     preprocessor = fitted({"town": ["Rome", "Oslo"]})
     X, messages = preprocessor.transform(source({"town": ["Oslo", "Lima", "", "Lima"]}))
-    np.testing.assert_array_equal(X, [[1, 0], [0, 0], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(X, [[0], [-1], [-1], [-1]])
+    assert not wide(X[1:], preprocessor).any()
     (message,) = messages
     assert message.startswith("t.csv, line 3, column 'town': here first, and in 3 of 4 rows")
     assert "('(missing)', 'Lima')" in message
@@ -199,25 +207,19 @@ def test_matrices_are_matched_by_number():
         from_matrix.transform(source({"0": [1.0]}, named=False))
 
 
-def test_transforming_needs_numpy_alone():
+def test_preprocessing_needs_numpy_alone():
     code = (
         "import sys\n"
         "for name in ('sklearn', 'pandas', 'pyarrow', 'scipy'): sys.modules[name] = None\n"
         "import numpy as np\n"
         "from nnbp.tabular.table import Source\n"
         "from nnbp.tabular.preprocessing import TablePreprocessor\n"
-        "column = {'kind': 'number', 'name': 'a', 'median': 0.0, 'mean': 1.0, 'scale': 2.0}\n"
-        "made = TablePreprocessor.from_json({'named': True, 'columns': [column]})\n"
-        "print(made.transform(Source('t', {'a': np.array([5.0])}, np.arange(1)))[0].item())\n"
+        "table = Source('t', {'a': np.array([4.0, 6.0])}, np.arange(2))\n"
+        "made = TablePreprocessor.fit(table)\n"
+        "print(made.transform(table)[0].ravel().tolist())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "2.0\n"
-
-
-def test_fitting_needs_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.impute", None)
-    with pytest.raises(MissingDependencyError, match=r'needs sklearn.*pip install "scikit-learn>=1.6"'):
-        fitted({"a": [1.0]})
+    assert done.stdout == "[-1.0, 1.0]\n"
 
 
 GOOD = {

@@ -8,10 +8,11 @@ import zipfile
 import numpy as np
 import pytest
 from damage import damaged
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nnbp.errors import DataError, MissingDependencyError
+from nnbp.tabular import readers
 from nnbp.tabular.readers import BUILTIN, load_source
 from nnbp.tabular.table import MISSING
 
@@ -139,7 +140,7 @@ def test_a_csv_gives_back_what_was_written(tmp_path_factory, rows):
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("a", "b"), *rows])
     expected = [tuple("" if cell.strip() in MISSING else cell.strip() for cell in row) for row in rows]
-    source = load_source(path, target="b")
+    source = load_source(path, target="b", keep_text=None)
     assert list(zip(source["a"].tolist(), source.target.tolist(), strict=True)) == expected
 
 
@@ -169,10 +170,10 @@ def test_parquet_round_trip(tmp_path):
     np.testing.assert_array_equal(source.numbers("gaps"), [1, np.nan, 3])
     np.testing.assert_array_equal(source.numbers("money"), [1.25, np.nan, 3.5])
     assert source["b"].dtype == bool
-    assert source["bgaps"].tolist() == ["True", "", "False"]
+    assert source["bgaps"].tolist() == ["true", "", "false"]
     assert source.texts("s").tolist() == ["x", "", ""]
     assert source.texts("c").tolist() == ["u", "v", ""]
-    assert source.texts("none").tolist() == ["", "", ""]
+    assert np.isnan(source.numbers("none")).all()
     assert source.target.tolist() == ["p", "q", "p"]
 
 
@@ -438,3 +439,47 @@ def test_damage_is_told_as_damage(tmp_path, suffix):
                 messages.append(str(error))
     assert len(messages) > 100
     assert all(message.startswith("t.") and len(message) < 900 for message in messages)
+
+
+def loaded(path, monkeypatch, *, arrow):
+    """What a file holds, or the error, with pyarrow or without it."""
+    with monkeypatch.context() as patch:
+        if arrow:
+            # Small files are not worth the import.
+            patch.setattr(readers, "LARGE", 0)
+            patch.setattr(readers, "WIDE", 0)
+        else:
+            patch.setitem(sys.modules, "pyarrow", None)
+        try:
+            source = load_source(path, target_required=False)
+        except DataError as error:
+            return str(error)
+    return {name: column.tolist() for name, column in source.columns.items()}, source.places.tolist()
+
+
+@given(
+    st.lists(st.sampled_from([*'",;\n\r a1é\ufeff', '""', "\r\n", "2.5", "NA", "1_0"])),
+    st.sampled_from(["a,b\n", "a\n", "a;b\r\n", '"a","b"\n', "\n", ""]),
+)
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pyarrow_reads_what_the_module_csv_reads(tmp_path, monkeypatch, parts, header):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "t.csv"
+    path.write_bytes((header + "".join(parts)).encode())
+    np.testing.assert_equal(loaded(path, monkeypatch, arrow=True), loaded(path, monkeypatch, arrow=False))
+
+
+def test_a_large_csv_is_read_the_same_with_and_without_pyarrow(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "t.csv"
+    rows = [f'{k / 7!r},"town ""{k % 9}""",{k % 3},{"" if k % 5 else "NA"}{"" if k % 4 else k}' for k in range(40_000)]
+    path.write_text("\n".join(["a,b,y,c", *rows]) + "\n")
+    assert path.stat().st_size > readers.LARGE
+    by_arrow = load_source(path, target="y")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    by_csv = load_source(path, target="y")
+    for name in ("a", "b", "y", "c"):
+        np.testing.assert_array_equal(by_arrow[name].tolist(), by_csv[name].tolist())
+    assert by_arrow["b"][7] == 'town "7"'
+    np.testing.assert_array_equal(by_arrow.places, np.arange(2, 40_002))
+    np.testing.assert_array_equal(by_csv.places, by_arrow.places)

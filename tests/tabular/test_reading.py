@@ -11,17 +11,21 @@ import pytest
 from nnbp import Network
 from nnbp.cli.main import main
 from nnbp.errors import DataError, ModelFileError
+from nnbp.nn.layers import OneHot
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
 from nnbp.tabular.readers import load_source
-from nnbp.tabular.table import TEXT, Reading, Source
+from nnbp.tabular.table import PLAIN, Reading, Source
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(50, 20, 600).round(2)
 
 
-def source(**columns: Any) -> Source:
-    cells = {name: np.array([str(cell) for cell in column], dtype=TEXT) for name, column in columns.items()}
+def source(keep_text: bool = False, **columns: Any) -> Source:
+    cells = {
+        name: PLAIN.column([np.array([str(cell) for cell in column])], keep_text=keep_text)
+        for name, column in columns.items()
+    }
     return Source("t.csv", cells, np.arange(2, 2 + len(next(iter(cells.values())))), unit="line")
 
 
@@ -87,29 +91,34 @@ def test_other_columns_of_text_stay_text(cells: list[str]) -> None:
     assert source(a=[*cells, "1", "2"]).kind("a") == "text"
 
 
-def test_options_say_how_to_read_it() -> None:
-    given = source(a=["1,5", "1.200,25", "-", "3"], b=["1", "x", "2", "3"], c=["7", "07", "7", "7"], d=[1, 2, 3, 4])
-    read = given.read_as(Reading(missing=("-",), decimal=",", text=("b", "c"), drop=("d",)))
+def test_options_say_how_to_read_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", ["a;b;c;d", "1,5;1;7;1", "1.200,25;x;07;2", "-;2;7;3", "3;3;7;4"])
+    options = Reading(missing=("-",), decimal=",", text=("b", "c"), drop=("d",))
+    read = load_source(path, target_required=False, reading=options)
     np.testing.assert_array_equal(read.numbers("a"), [1.5, 1200.25, np.nan, 3])
     assert [read.kind(name) for name in read.columns] == ["number", "text", "text"]
     assert read["c"].tolist() == ["7", "07", "7", "7"]
-    numbers = Source("t.parquet", {"a": np.array([1, 2, 1])}, np.arange(3))
-    assert numbers.read_as(Reading(text=("a",)))["a"].tolist() == ["1", "2", "1"]
+    np.save(tmp_path / "t.npy", np.array([[1, 5], [2, 6], [1, 7]]))
+    numbers = load_source(tmp_path / "t.npy", reading=Reading(text=("0",)))
+    assert numbers["0"].tolist() == ["1", "2", "1"]
+    assert numbers.kind("0") == "text"
     for reading in (Reading(text=("colour",)), Reading(drop=("e",))):
         with pytest.raises(DataError, match=r"no column '(colour|e)' to take as text or to leave out; the columns are"):
-            given.read_as(reading)
+            load_source(path, target="a", reading=reading)
 
 
 def test_a_model_reads_other_tables_as_its_own(tmp_path: Path) -> None:
     options = Reading(missing=("-",), decimal=",", drop=("note",))
-    train = source(a=["1,5", "-", "3,5", "4"] * 10, b=["u", "v"] * 20, note=["x"] * 40, y=["1", "2"] * 20)
-    train = train.with_target("y", required=True).read_as(options)
+    rows = [f"{a};{b};x;{y}" for a, b, y in zip(["1,5", "-", "3,5", "4"] * 10, "uv" * 20, "12" * 20, strict=True)]
+    train = load_source(written(tmp_path / "t.csv", ["a;b;note;y", *rows]), target="y", reading=options)
     preprocessor = TablePreprocessor.fit(train, options)
-    net = Network([3, 1], loss="binary_cross_entropy", device="cpu", seed=0)
+    layers = [2, OneHot(preprocessor.one_hot), 1]
+    net = Network(layers, loss="binary_cross_entropy", device="cpu", seed=0)
     model = TableModel(net, preprocessor, TargetEncoder.fit(train))
     model.save(tmp_path / "m.safetensors")
     again = TableModel.load(tmp_path / "m.safetensors", device="cpu")
-    new = source(a=["2,5", "-"], b=["u", "v"], note=["?", "x"])
+    path = written(tmp_path / "new.csv", ["a;b;note", "2,5;u;?", "-;v;x"])
+    new = load_source(path, target_required=False, reading=again.reading, keep_text=again.texts)
     assert again.preprocessor is not None
     assert again.preprocessor.reading == options
     X, messages = again.features(new)
@@ -153,11 +162,11 @@ def test_a_target_of_nearly_as_many_classes_as_rows_is_refused() -> None:
 
 
 def test_labels_keep_their_text() -> None:
-    labelled = source(a=range(40), y=["007", "003", "7", "12"] * 10).with_target("y", required=True)
+    labelled = source(True, a=range(40), y=["007", "003", "7", "12"] * 10).with_target("y", required=True)
     target = TargetEncoder.fit(labelled)
     assert target.labels == ("003", "007", "12", "7")
     assert target.decode(target.encode(labelled)).tolist() == ["007", "003", "7", "12"] * 10
-    plain = source(a=range(40), y=["7", "3"] * 20).with_target("y", required=True)
+    plain = source(True, a=range(40), y=["7", "3"] * 20).with_target("y", required=True)
     assert TargetEncoder.fit(plain).labels == (3, 7)
 
 
@@ -177,8 +186,9 @@ def test_one_column_of_text_with_a_semicolon_is_one_column(tmp_path: Path) -> No
 
 def test_a_cell_beyond_the_dtype_is_named_at_predict(tmp_path: Path) -> None:
     preprocessor = TablePreprocessor.fit(source(a=["1", "2", "3"], b=["x", "y", "x"]))
-    model = TableModel(Network([3, 1], device="cpu", seed=0), preprocessor, TargetEncoder("y"))
-    with pytest.raises(DataError, match=r"t\.csv, line 3, column 'a': expected a number that float32 .*'1e300'"):
+    layers = [2, OneHot(preprocessor.one_hot), 1]
+    model = TableModel(Network(layers, device="cpu", seed=0), preprocessor, TargetEncoder("y"))
+    with pytest.raises(DataError, match=r"t\.csv, line 3, column 'a': expected a number that float32 .*'1e\+300'"):
         model.predict(source(a=["1", "1e300"], b=["x", "y"]))
 
 

@@ -9,9 +9,9 @@ from nnbp.errors import DataError
 from nnbp.registry import suggest
 from nnbp.tabular.table import (
     MISSING,
+    PLAIN,
     TEXT,
     Source,
-    clean,
     codes_among,
     train_test_split,
 )
@@ -20,7 +20,8 @@ from nnbp.tabular.table import (
 def table(*cells, dtype=TEXT):
     """A source of one column "c" whose first row is line 2, as in a CSV."""
     column = np.array(cells, dtype=dtype)
-    return Source("t.csv", {"c": clean(column) if dtype is TEXT else column}, np.arange(len(cells)) + 2, unit="line")
+    column = PLAIN.column([column], keep_text=True) if dtype is TEXT else column
+    return Source("t.csv", {"c": column}, np.arange(len(cells)) + 2, unit="line")
 
 
 def test_missing_tokens_become_the_empty_string_and_blanks_go():
@@ -126,7 +127,7 @@ def test_target_must_be_a_column_where_it_is_required():
 
 
 def test_codes_among_known_values():
-    codes, new = codes_among(("b", "", "a"), np.array(["a", "z", "", "b", "z"], dtype=TEXT))
+    codes, new = codes_among(("b", "", "a"), PLAIN.column([np.array(["a", "z", "", "b", "z"])]))
     assert codes.tolist() == [2, -1, 1, 0, -1]
     assert new == ["z"]
 
