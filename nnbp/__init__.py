@@ -48,6 +48,7 @@ _LAZY = {
     "nnbp.testing.parity": ["compare_devices"],
     "nnbp.textbook": ["textbook"],
     "nnbp.training.callbacks": ["Callback", "EarlyStopping", "History", "TrainingState"],
+    "nnbp.tabular.model": ["TableModel"],
     "nnbp.training.parallel": ["fit_many"],
 }
 """Modules that few programs use, imported when one of these names is first used: `import nnbp` is to cost little more
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from nnbp.optim import schedules
     from nnbp.optim.lbfgs import LBFGS
     from nnbp.optim.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
+    from nnbp.tabular.model import TableModel
     from nnbp.testing.gradients import check_gradients
     from nnbp.testing.parity import compare_devices
     from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
@@ -91,7 +93,7 @@ __all__ = [  # noqa: RUF022 (grouped by what the names are for)
     "Loss", "AbsoluteError", "BinaryCrossEntropy", "CrossEntropy", "Huber", "Poisson", "Quantile", "SquaredError",
     # Training.
     "Optimizer", "Adam", "AdamW", "LBFGS", "RMSprop", "Rprop", "SGD", "schedules",
-    "Callback", "EarlyStopping", "Metric", "fit_many",
+    "Callback", "EarlyStopping", "Metric", "fit_many", "TableModel",
     # Devices and checks.
     "check_gradients", "compare_devices", "devices", "testing", "textbook",
     # Errors.

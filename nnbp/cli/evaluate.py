@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if target is None and model.preprocessor is not None and arguments.source not in BUILTIN:
         target = model.target.name
     source = load_source(arguments.source, target=target, reading=model.reading, keep_text=model.texts)
-    evaluation = model.evaluate(source)
+    evaluation = model.compare(source)
     note("nnbp evaluate", evaluation.messages)
     document: dict[str, Any] = {
         "model": str(path),

@@ -12,6 +12,8 @@ from typing import Any
 from nnbp.cli.common import say
 from nnbp.device.probe import probe
 from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number, printable
+from nnbp.network import Network
+from nnbp.nn.layers import Dense, Dropout, OneHot
 
 
 def note(command: str, messages: Sequence[str]) -> None:
@@ -40,6 +42,22 @@ def two_columns(rows: Sequence[tuple[str, str]], width: int | None = None) -> st
 def describe_target(name: str, labels: Sequence[Any]) -> str:
     """'species', 3 classes."""
     return f"{name!r}, {counted(len(labels), 'class', 'classes')}" if labels else f"{name!r}, a quantity"
+
+
+def describe_layers(network: Network) -> str:
+    """64 → 256 relu → dropout 0.5 → 10 softmax."""
+    parts = [str(network.model.n_in)]
+    for layer in network.layers:
+        match layer:
+            case Dense(units=units, f=f):
+                parts.append(f"{units} {f.name}")
+            case Dropout(rate=rate):
+                parts.append(f"dropout {rate:g}")
+            case OneHot(categories=categories):
+                parts.append(f"one-hot {layer.outputs(len(categories))}")
+            case _:
+                parts.append(layer.kind)
+    return " → ".join(parts)
 
 
 def training_rows(result: Mapping[str, Any], asked: str) -> list[tuple[str, str]]:

@@ -51,8 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.source, target=target, target_required=False, n_features=columns, reading=model.reading,
         keep_text=model.texts,
     )  # fmt: skip
-    values, messages = model.predict(source)
-    probabilities = model.predict_proba(source) if arguments.proba else None
+    X, messages = model.features(source)
+    values = model.decoded(model.network.predict(X))
+    probabilities = model.network.predict_proba(X) if arguments.proba else None
     note("nnbp predict", messages)
     if arguments.output is not None:
         text = io.StringIO(newline="")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from nnbp.cli import run_folder
 from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted_fallback, say, undisturbed
-from nnbp.cli.defaults import PreparedData, build_network, choose_settings, describe_layers, prepare
 from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, name_of, positive, whole
-from nnbp.cli.output import training_rows, two_columns
+from nnbp.cli.output import describe_layers, note, training_rows, two_columns
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import MetricsFile
 from nnbp.errors import DivergenceError
@@ -20,8 +20,10 @@ from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
 from nnbp.optim.optimizers import Optimizer
 from nnbp.optim.schedules import Schedule
+from nnbp.tabular.defaults import Options, PreparedData, build_network, choose_settings, prepare, train
 from nnbp.tabular.model import TableModel
-from nnbp.tabular.readers import BUILTIN
+from nnbp.tabular.readers import BUILTIN, load_source
+from nnbp.tabular.table import Reading
 
 HELP = "train a network on a table"
 DESCRIPTION = (
@@ -75,9 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, saves, prints the result; 0, 5 if it diverged, 130 and 143 if Ctrl-C and SIGTERM ended it."""
-    data = prepare(arguments)
-    settings = choose_settings(arguments, data)
-    network, fallback = noted_fallback(lambda: build_network(data, **settings["network"]))
+    reading = Reading(
+        tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()), tuple(arguments.drop or ())
+    )
+    options = Options(**{item.name: getattr(arguments, item.name) for item in fields(Options)})
+    source = load_source(arguments.source, target=arguments.target, reading=reading)
+    with arguments_checked():
+        data = prepare(source, options, reading)
+        note("nnbp train", data.preprocessor.notes(source))
+        settings = choose_settings(options, data)
+        settings["data"] = {"source": str(arguments.source), **settings["data"]}
+        network, fallback = noted_fallback(lambda: build_network(data, **settings["network"]))
     try:
         folder = run_folder.create(arguments.out, arguments.source)
     except FileExistsError as error:
@@ -142,7 +152,7 @@ def _reported(
         "model": str(folder / run_folder.MODEL) if history.epochs else None,
         "report": str(folder / run_folder.REPORT),
     }
-    evaluation = model.evaluate(data.test) if history.epochs and data.test is not None else None
+    evaluation = model.compare(data.test) if history.epochs and data.test is not None else None
     if evaluation is not None:
         result["metrics"] = evaluation.metrics
         if data.target.labels:
@@ -157,15 +167,12 @@ def _reported(
 
 
 def _train(
-    network: Network, data: PreparedData, rows: MetricsFile, progress: bool | str, patience: int | None, **options: Any
+    network: Network, data: PreparedData, rows: MetricsFile, progress: bool | str, **settings: Any
 ) -> tuple[Exit, str | None]:
     """Trains; the exit code, and what interrupted the training, if anything did."""
     try:
         with arguments_checked():
-            network.fit(
-                *data.train, **options, validation_data=data.validation, early_stopping=patience or None,
-                metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=[rows], progress=progress,
-            )  # fmt: skip
+            train(network, data, callbacks=[rows], progress=progress, **settings)
     except (KeyboardInterrupt, DivergenceError) as error:
         return exit_code(error), str(error) or "ended by Ctrl-C"
     return Exit.DONE, None

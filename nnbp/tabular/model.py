@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Self
@@ -16,7 +17,9 @@ from nnbp.errors import DataError, ModelFileError
 from nnbp.network import Network
 from nnbp.nn.layers import OneHot
 from nnbp.serialization import model_file
+from nnbp.tabular.defaults import Options, build_network, choose_settings, prepare, train
 from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
+from nnbp.tabular.readers import frame_source
 from nnbp.tabular.table import PLAIN, Reading, Source
 
 
@@ -37,9 +40,28 @@ class Evaluation:
     messages: list[str]
 
 
+def _tell(messages: Sequence[str], stacklevel: int = 3) -> None:
+    for message in messages:
+        warnings.warn(message, UserWarning, stacklevel)
+
+
 @dataclass(frozen=True)
 class TableModel:
-    """Preprocessing, network and target of a table.
+    """A network for tables, with the preprocessing of their columns: what `nnbp train` makes and its model file holds.
+
+    Columns of numbers are imputed and standardised, bools become 0 and 1, texts are one-hot encoded. A table is a data
+    frame of pandas, polars, Arrow, DuckDB or any other library with the Arrow stream interface. Its columns are matched
+    by name, in any order; one that is missing is an error.
+
+    >>> import pandas
+    >>> import nnbp
+    >>> houses = pandas.DataFrame({"area": [50, 80, 120, 65] * 8, "town": ["Rome", "Oslo"] * 16})
+    >>> houses["price"] = 3.0 * houses["area"] + 40 * (houses["town"] == "Oslo")
+    >>> model = nnbp.TableModel.fit(houses, "price", epochs=300, progress=False)
+    >>> model.evaluate(houses)["r2"] > 0.9
+    True
+    >>> model.predict(houses[["town", "area"]]).shape
+    (32,)
 
     Attributes:
         network: takes the features, gives class indices or standardised values.
@@ -53,6 +75,38 @@ class TableModel:
     preprocessor: TablePreprocessor | None
     target: TargetEncoder
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def fit(
+        cls, frame: Any, target: str, *, missing: Iterable[str] = (), decimal: str = ".", text: Iterable[str] = (),
+        drop: Iterable[str] = (), callbacks: Sequence[Any] = (), progress: bool | str = "auto", **options: Any,
+    ) -> Self:  # fmt: skip
+        """A network trained on a table.
+
+        Args:
+            frame: the table.
+            target: the name of the column to predict.
+            missing: marks of a missing value in columns of text, besides NA, null, ? and others.
+            decimal: the decimal mark in columns of text, a point or a comma.
+            text: columns to take as text, whatever their cells say.
+            drop: columns to leave out.
+            callbacks, progress: as for `Network.fit`.
+            options: see `nnbp.tabular.defaults.Options`.
+
+        Raises:
+            DataError: a cell cannot be used; the message names it and the remedies.
+            ValueError, TypeError: an option cannot be used.
+            DivergenceError: a loss or a parameter becomes NaN or infinite.
+        """
+        reading = Reading(tuple(missing), decimal, tuple(text), tuple(drop))
+        source = frame_source(frame, target=target, reading=reading)
+        chosen = Options(**options)
+        data = prepare(source, chosen, reading)
+        _tell(data.preprocessor.notes(source))
+        settings = choose_settings(chosen, data)
+        network = build_network(data, **settings["network"])
+        train(network, data, callbacks=callbacks, progress=progress, **settings["training"])
+        return cls(network, data.preprocessor, data.target)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes one model file, whole or not at all."""
@@ -141,21 +195,51 @@ class TableModel:
             mask = np.arange(len(source)) == row
             source.check(name, mask, f"a number that {self.network.dtype} can hold", "Check the cell and its unit")
 
-    def predict(self, source: Source) -> tuple[NDArray[Any], list[str]]:
-        """Labels as the training table had them (m,), or values in their own unit (m,) or (m, k); and messages."""
-        X, messages = self.features(source)
-        return self._decoded(self.network.predict(X)), messages
+    def predict(self, frame: Any) -> NDArray[Any]:
+        """Labels as the training table had them (m,), or values in their own unit (m,).
 
-    def predict_proba(self, source: Source) -> NDArray[Any]:
-        """Probabilities (m, k) of the classes in the order of `target.labels`; TypeError if there are none."""
-        return np.asarray(self.network.predict_proba(self.features(source)[0]))
+        Raises:
+            DataError: a column is missing, or a cell cannot be used.
+        """
+        return self.decoded(self.network.predict(self._known(frame)))
 
-    def _decoded(self, outputs: Any) -> NDArray[Any]:
+    def predict_proba(self, frame: Any) -> NDArray[Any]:
+        """Probabilities (m, k) of the classes in the order of `labels`; TypeError if there are none."""
+        return np.asarray(self.network.predict_proba(self._known(frame)))
+
+    def evaluate(self, frame: Any) -> dict[str, float]:
+        """Accuracy and others, or R² and others in the target's own unit, of a table that has the target."""
+        found = self.compare(self._source(frame, target_required=True))
+        _tell(found.messages)
+        return found.metrics
+
+    @property
+    def labels(self) -> tuple[Any, ...]:
+        """The classes in the order of the network's outputs; empty for a quantity."""
+        return self.target.labels
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The columns that the model takes, by name, in the order of training."""
+        return () if self.preprocessor is None else tuple(column.name for column in self.preprocessor.columns)
+
+    def _source(self, frame: Any, *, target_required: bool) -> Source:
+        return frame_source(
+            frame, target=self.target.name, target_required=target_required, reading=self.reading, keep_text=self.texts
+        )
+
+    def _known(self, frame: Any) -> NDArray[np.float64]:
+        X, messages = self.features(self._source(frame, target_required=False))
+        _tell(messages, stacklevel=4)
+        return X
+
+    def decoded(self, outputs: Any) -> NDArray[Any]:
+        """Labels, or values in their own unit, of class indices or standardised values."""
         values = self.target.decode(outputs)
         # float32 says no more than float32 knows: 0.1, not 0.10000000149011612.
         return values if self.target.labels else values.astype(self.network.dtype)
 
-    def evaluate(self, source: Source) -> Evaluation:
+    def compare(self, source: Source) -> Evaluation:
         """Predictions of a labelled table against its target.
 
         Raises:
@@ -170,7 +254,7 @@ class TableModel:
                     f"{source.name}: the model predicts {predicted.shape[1]} values per row, and a table has one "
                     "target. Evaluate such a network in Python: Network.evaluate(X, y)."
                 )
-            truth, predicted = self.target.decode(truth), self._decoded(predicted)
+            truth, predicted = self.target.decode(truth), self.decoded(predicted)
             found = {name: metrics.get(name)(truth, predicted) for name in ("r2", "rmse", "mae")}
             return Evaluation(found, truth, predicted, messages)
         found = {name: metrics.get(name)(truth, predicted) for name in ("accuracy", "balanced_accuracy", "f1_macro")}

@@ -160,12 +160,11 @@ class TablePreprocessor:
         """The names of the n features: the column's, with "=category" if it is one-hot."""
         return tuple(feature for column in self.columns for feature in column.features)
 
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know of the columns."""
+    def notes(self, source: Source) -> list[str]:
+        """What the user should know of the columns of the training table."""
         return [
             f"column {shown(name)} is left out: nearly all of its texts are different, as those of names and numbers "
-            f"of rows are. To use it all the same, give --text {shown(name)}."
+            f"of rows are. To use it all the same, give {source.option('text', name)}."
             for name in self.left_out
         ]
 
@@ -331,13 +330,13 @@ class TargetEncoder:
         if len(labels) > ALL_DIFFERENT * len(source) and len(source) >= FEW:
             raise DataError(
                 f"{source.name}, column {name!r}: {len(labels)} classes in {len(source)} rows, hardly one of them "
-                "twice; from one row nothing can be learnt of a class. Use --task regression for a quantity, or choose "
-                "another target."
+                "twice; from one row nothing can be learnt of a class. Use "
+                f"{source.option('task', 'regression')} for a quantity, or choose another target."
             )
         if len(labels) < 2:
             raise DataError(
                 f"{source.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two classes "
-                "at least. Choose another target, or --task regression if it is a quantity."
+                f"at least. Choose another target, or {source.option('task', 'regression')} if it is a quantity."
             )
         return cls(name, tuple(labels))
 
@@ -374,7 +373,9 @@ def _target(source: Source) -> str:
     """The name of the source's target, no cell of which is missing."""
     column, name = source.target, source.target_name
     if column is None or name is None:
-        raise DataError(f"{source.name}: there is no target here. Name its column: --target COLUMN.")
+        raise DataError(
+            f"{source.name}: there is no target here. Name its column: {source.option('target', 'COLUMN')}."
+        )
     missing = (column.distinct == "")[column.codes] if isinstance(column, Texts) else np.isnan(column)
     if missing.any():
         raise DataError(

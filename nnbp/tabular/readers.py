@@ -61,7 +61,7 @@ class _Table:
 
     name: of the file or set. columns: by name.
     places, unit, named: those of the `Source`; the places are 0, 1, … unless given. target: the name of its column.
-    y: the target, if it is none of the columns.
+    y: the target, if it is none of the columns. in_python: that of the `Source`.
     """
 
     name: str
@@ -71,6 +71,7 @@ class _Table:
     named: bool = True
     target: str | None = None
     y: NDArray[Any] | None = None
+    in_python: bool = False
 
     def source(self, reading: Reading, required: bool, keep: Collection[str] | None) -> Source:
         """The table with its cells parsed; the columns are released one after the other."""
@@ -92,7 +93,9 @@ class _Table:
         }  # fmt: skip
         m = len(next(iter(parsed.values()), ()) if self.y is None else self.y)
         places = np.arange(m) if self.places is None else self.places
-        source = Source(self.name, parsed, places, self.unit, self.named, as_text=reading.text)
+        source = Source(
+            self.name, parsed, places, self.unit, self.named, as_text=reading.text, in_python=self.in_python
+        )
         if self.y is not None:
             return replace(source, target=_parsed(self.y, reading, is_target=True), target_name=self.target)
         return source.with_target(self.target, required=required)
@@ -143,6 +146,31 @@ def load_source(
         except OSError as error:
             raise DataError(f"{name}: the file cannot be read ({error}).") from error
     return table.source(reading, target_required, keep_text)
+
+
+def frame_source(
+    frame: Any, *, target: str, target_required: bool = True, reading: Reading = PLAIN,
+    keep_text: Collection[str] | None = (),
+) -> Source:  # fmt: skip
+    """A data frame as a table; see `load_source`.
+
+    frame: has the Arrow stream interface, as those of pandas, polars, Arrow and DuckDB have.
+    Raises TypeError for anything else; DataError; MissingDependencyError.
+    """
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise TypeError(
+            "A table is a data frame with the Arrow stream interface, as those of pandas (from 2.2), polars, Arrow and "
+            f"DuckDB have; received {shown(frame)}. Make one of it, as with pandas.DataFrame(X, columns=names)."
+        )
+    name, pa = type(frame).__name__, optional("pyarrow", "reading data frames")
+    try:
+        table = pa.table(frame)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise DataError(
+            f"{name}: this is no table of Arrow ({brief(error)}). Give the cells of each column one type."
+        ) from error
+    made = replace(_from_arrow(pa, name, table), target=target, in_python=True)
+    return made.source(reading, target_required, keep_text)
 
 
 def _file(path: Path, suffix: str, target: str | None, required: bool, n_features: int | None) -> _Table:
@@ -413,23 +441,42 @@ def _parquet(path: Path) -> _Table:
             pages = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
             fix = "write it with compression=None, use_dictionary=False"
             _check_expansion(path, f"a table of {rows} rows and {width} columns", max(8 * rows * width, pages), fix)
-            table = opened.read()
-        # pandas stores its row index as a column and says so here; it is no feature.
-        index = (table.schema.pandas_metadata or {}).get("index_columns", ())
-        _check_names(path.name, table.column_names)
-        columns: dict[str, Raw] = {
-            n: _arrow(pa, path.name, n, table.column(n)) for n in table.column_names if n not in index
-        }
-    if not columns or not table.num_rows:
-        raise DataError(f"{path.name}: the table has no rows or no columns; at least one of each is needed.")
-    return _Table(path.name, columns)
+            texts = [field.name for field in opened.schema_arrow if pa.types.is_string(field.type)]
+        # A long text that a file holds once is not to be read as often as it stands in the table.
+        with parquet.ParquetFile(path, read_dictionary=texts) as opened:
+            return _from_arrow(pa, path.name, opened.read())
+
+
+def _from_arrow(pa: Any, name: str, table: Any) -> _Table:
+    # pandas stores its row index as a column and says so here; it is no feature.
+    index = (table.schema.pandas_metadata or {}).get("index_columns", ())
+    _check_names(name, table.column_names)
+    names = [column for column in table.column_names if column not in index]
+    if not names or not table.num_rows:
+        raise DataError(f"{name}: the table has no rows or no columns; at least one of each is needed.")
+    return _Table(name, {column: _arrow(pa, name, column, table.column(column)) for column in names})
+
+
+class _Categories:
+    """Cells that Arrow holds as indices of distinct values, as it does for categories."""
+
+    def __init__(self, chunk: Any) -> None:
+        self._chunk = chunk
+
+    def __len__(self) -> int:
+        return len(self._chunk)
+
+    def tolist(self) -> list[str]:
+        values = ["" if value is None else str(value) for value in self._chunk.dictionary.tolist()]
+        indices = self._chunk.indices.fill_null(len(values)).to_numpy()
+        return list(map([*values, ""].__getitem__, indices.tolist()))
 
 
 def _arrow(pa: Any, where: str, name: str, column: Any) -> Raw:
     """The cells of a column of Arrow."""
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _arrow(pa, where, name, column.cast(kind.value_type))
+    if pa.types.is_dictionary(kind) and not pa.types.is_nested(kind.value_type):
+        return [_Categories(chunk) for chunk in column.chunks]
     if pa.types.is_boolean(kind) and column.null_count == 0:
         return np.array(column.to_numpy(), dtype=np.bool_)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):

@@ -41,6 +41,9 @@ _NUMBER_LIKE = re.compile(
 )
 """A number with a currency, thousands separators, a decimal comma, a percent sign or a unit."""
 
+_SINGLE = ("decimal", "target", "task")
+"""Options that take one value."""
+
 _DECIMAL_COMMA = re.compile(r"[-+]?(\d{1,3}([. '’\u00a0\u202f]\d{3})+|\d+),\d+(e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -179,7 +182,7 @@ class Source:
     name: the file or set, as messages call it. columns: name → array (m,) of numbers or bools, or `Texts`.
     target: (m,) or None. named: False if the names are only positions.
     places: (m,) int64, where each row stands in the file: its line, or its index from 0 (`unit` says which).
-    as_text: columns that are text whatever their cells say.
+    as_text: columns that are text whatever their cells say. in_python: whether the user speaks Python, not to a shell.
     """
 
     name: str
@@ -190,6 +193,7 @@ class Source:
     target: Column | None = None
     target_name: str | None = None
     as_text: tuple[str, ...] = ()
+    in_python: bool = False
 
     def __len__(self) -> int:
         """The number m of rows."""
@@ -206,6 +210,12 @@ class Source:
         column = name if name.isdigit() and not self.named else repr(name)
         return f"{self.name}, {self.unit} {self.places[row]}, column {column}"
 
+    def option(self, name: str, *values: str) -> str:
+        """An option as the user gives it: --text COLUMN, or text=['COLUMN']."""
+        if self.in_python:
+            return f"{name}={values[0] if name in _SINGLE else list(values)!r}" if values else name
+        return " ".join(f"--{name} {shlex.quote(value)}" for value in values) or f"--{name}"
+
     def take(self, rows: npt.NDArray[np.int64]) -> Source:
         """The source of those rows; they keep their lines."""
         columns = {name: column.take(rows) for name, column in self.columns.items()}
@@ -220,7 +230,8 @@ class Source:
             what = "no target was named" if name is None else f"no column {name!r}"
             raise DataError(
                 f"{self.name}: {what}; the target must be one of the columns "
-                f"{listed(self.columns)}{suggest(name or '', self.columns)}. Name it: --target COLUMN."
+                f"{listed(self.columns)}{suggest(name or '', self.columns)}. Name it: "
+                f"{self.option('target', 'COLUMN')}."
             )
         rest = {other: column for other, column in self.columns.items() if other != name}
         return replace(self, columns=rest, target=self.columns[name], target_name=name)
@@ -255,16 +266,17 @@ class Source:
             return
         remedies = []
         if others := texts[~alike].tolist():
-            marks = " ".join(f"--missing {shlex.quote(text)}" for text in others[:3])
+            marks = self.option("missing", *others[:3])
             remedies.append(f"if {listed(others, 3)} means that the value is not known: {marks}")
         if alike.any():
             commas = all(_DECIMAL_COMMA.fullmatch(text) for text in texts[alike])
             remedies.append(
-                "if a comma is the decimal mark: --decimal ," if commas else
+                f"if a comma is the decimal mark: {self.option('decimal', ',')}" if commas else
                 f"write {listed(texts[alike].tolist(), 3)} as plain numbers, without marks and units"
             )  # fmt: skip
-        quoted = shlex.quote(name)
-        remedies.append(f"else take the column as text: --text {quoted}, or leave it out: --drop {quoted}")
+        remedies.append(
+            f"else take the column as text: {self.option('text', name)}, or leave it out: {self.option('drop', name)}"
+        )
         what = f"a finite number, as in {good} of the {known} known cells of this column" if good else "a plain number"
         self.check(name, column.wrong[column.codes], what, f"Correct the cells; {'; '.join(remedies)}")
 
@@ -289,7 +301,7 @@ class Source:
         """A column without missing cells as int64 (m,); DataError at the first cell that is no whole number."""
         values = self.numbers(name)
         expected = "a class, that is text, true or false, or a whole number"
-        self.check(name, ~whole(values), expected, "Use --task regression for a quantity")
+        self.check(name, ~whole(values), expected, f"Use {self.option('task', 'regression')} for a quantity")
         return values.astype(np.int64)
 
     def booleans(self, name: str) -> Floats:

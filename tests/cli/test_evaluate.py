@@ -37,8 +37,8 @@ def test_metrics_of_classes_are_those_of_scikit_learn(runs, capsys):
     found = evaluated(capsys, runs / "breast_cancer", "breast_cancer")
     model = TableModel.load(runs / "breast_cancer" / "model.safetensors")
     source = load_source("breast_cancer")
-    predicted, _ = model.predict(source)
-    p = model.predict_proba(source)[:, 1]
+    X, _ = model.features(source)
+    predicted, p = model.decoded(model.network.predict(X)), model.network.predict_proba(X)[:, 1]
     truth, labels, metrics = source.target.tolist(), predicted.tolist(), found["metrics"]
     positive = np.array([label == model.target.labels[1] for label in truth])
     assert found["rows"] == 569
@@ -53,7 +53,7 @@ def test_metrics_of_quantities_are_in_their_own_unit(runs, capsys):
     found = evaluated(capsys, runs / "diabetes", "diabetes")
     model = TableModel.load(runs / "diabetes" / "model.safetensors")
     source = load_source("diabetes")
-    predicted, _ = model.predict(source)
+    predicted = model.decoded(model.network.predict(model.features(source)[0]))
     assert set(found["metrics"]) == {"r2", "rmse", "mae"}
     mae, r2 = sklearn_metrics.mean_absolute_error, sklearn_metrics.r2_score
     assert found["metrics"]["mae"] == pytest.approx(mae(source.target, predicted), rel=1e-5)

@@ -27,19 +27,20 @@ def test_it_comes_back_from_its_file_with_all_that_belongs_to_it(tmp_path):
     assert again.preprocessor == COLUMNS
     assert again.target == model.target
     assert again.about == {"source": "t"}
-    labels, messages = again.predict(table())
+    X, messages = again.features(table())
+    labels = again.decoded(again.network.predict(X))
     assert labels.tolist() == [("x", "y", "z")[k] for k in net.predict([[0, 0], [1, 1], [-0.5, -1]])]
     assert messages == []
-    np.testing.assert_allclose(again.predict_proba(table()).sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(again.network.predict_proba(X).sum(axis=1), 1, rtol=1e-6)
 
 
 def test_values_are_in_the_unit_of_the_target(tmp_path):
     net = Network([2, 1], device="cpu", seed=0)
     net.set_parameters([[[1.0, 0.0]]], [[0.0]])
     model = TableModel(net, COLUMNS, TargetEncoder("y", (), 100.0, 10.0))
-    values, _ = model.predict(table())
+    values = model.decoded(model.network.predict(model.features(table())[0]))
     assert values.tolist() == [100.0, 110.0, 95.0]
-    found = model.evaluate(table(np.array([100.0, 110.0, 98.0])))
+    found = model.compare(table(np.array([100.0, 110.0, 98.0])))
     assert found.metrics["mae"] == pytest.approx(1.0)
     assert found.truth.tolist() == [100.0, 110.0, 98.0]
     assert np.isnan(model.baseline(found.truth))

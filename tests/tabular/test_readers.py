@@ -483,3 +483,22 @@ def test_a_large_csv_is_read_the_same_with_and_without_pyarrow(tmp_path, monkeyp
     assert by_arrow["b"][7] == 'town "7"'
     np.testing.assert_array_equal(by_arrow.places, np.arange(2, 40_002))
     np.testing.assert_array_equal(by_csv.places, by_arrow.places)
+
+
+def test_a_long_text_of_a_parquet_file_is_kept_once(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts, m = ["x" * 2**17, "y"], 10_000
+    table = pa.table({"a": pa.DictionaryArray.from_arrays(np.arange(m) % 2, texts), "y": range(m)})
+    parquet.write_table(table, tmp_path / "t.parquet", store_schema=False)
+    tracemalloc.start()
+    try:
+        before = pa.total_allocated_bytes()
+        source = load_source(tmp_path / "t.parquet", target="y")
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+        assert pa.total_allocated_bytes() - before < 2**23
+    finally:
+        tracemalloc.stop()
+    assert source["a"].distinct.tolist() == texts
+    np.testing.assert_array_equal(source["a"].codes, np.arange(m) % 2)

@@ -144,7 +144,7 @@ def test_identifiers_are_left_out_with_a_note(tmp_path: Path, capsys: pytest.Cap
     assert main(words) == 0
     told = capsys.readouterr()
     assert "column 'id' is left out: nearly all of its texts are different" in told.err
-    assert "--text 'id'" in told.err
+    assert "--text id" in told.err
     assert main(["predict", str(tmp_path / "run"), str(path), "--device", "cpu"]) == 0
     assert "ignored" not in capsys.readouterr().err
     assert main([*words[:-3], str(tmp_path / "run2"), "--device", "cpu", "--text", "id"]) == 0
@@ -189,7 +189,7 @@ def test_a_cell_beyond_the_dtype_is_named_at_predict(tmp_path: Path) -> None:
     layers = [2, OneHot(preprocessor.one_hot), 1]
     model = TableModel(Network(layers, device="cpu", seed=0), preprocessor, TargetEncoder("y"))
     with pytest.raises(DataError, match=r"t\.csv, line 3, column 'a': expected a number that float32 .*'1e\+300'"):
-        model.predict(source(a=["1", "1e300"], b=["x", "y"]))
+        model.features(source(a=["1", "1e300"], b=["x", "y"]))
 
 
 def test_the_case_of_a_table_with_missing_values_is_learnt(tmp_path: Path) -> None:
@@ -200,4 +200,4 @@ def test_the_case_of_a_table_with_missing_values_is_learnt(tmp_path: Path) -> No
     model = TableModel.load(tmp_path / "run" / "model.safetensors")
     assert model.preprocessor is not None
     assert model.preprocessor.feature_names == ("a",)
-    assert model.evaluate(load_source(path, target="y")).metrics["accuracy"] > 0.85
+    assert model.compare(load_source(path, target="y")).metrics["accuracy"] > 0.85

@@ -1,11 +1,10 @@
-"""What `nnbp train` trains, and how: from its arguments and a table to arrays, a network and settings.
+"""How a network is trained on a table: from what the user says, and the table, to arrays, a network and settings.
 
-Where an argument is left out, the default follows from the data; all of it ends up in the run's config.toml.
+Where the user says nothing, the default follows from the data.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.cli.common import UsageError, arguments_checked
-from nnbp.cli.output import note
 from nnbp.network import Network
 from nnbp.nn import losses
+from nnbp.nn.activations import Activation
 from nnbp.nn.layers import Dense, Dropout, Layer, OneHot
+from nnbp.nn.losses import Loss
 from nnbp.optim import optimizers, schedules
-from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder
-from nnbp.tabular.readers import load_source
+from nnbp.optim.optimizers import Optimizer
+from nnbp.optim.schedules import Schedule
+from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder, Task
 from nnbp.tabular.table import Reading, Source, train_test_split
 from nnbp.training.trainer import TrainingOptions
 
@@ -32,6 +32,49 @@ _UPDATES = 2500
 """Updates that a training by default may take; small tables need many epochs for as many."""
 
 _COLUMNS_OF_ONE_UNIT = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may say of a network for a table and of its training; None leaves it to the data.
+
+    Attributes:
+        task: "classification" or "regression"; None follows from the target.
+        hidden: units of the hidden layers; None is one layer of 32 to 512.
+        activation: of the hidden layers.
+        loss: None is cross entropy for classes, else squared_error.
+        dropout: rate after each hidden layer; None is 0.2, or 0.5 for pixels.
+        input_dropout: rate of the features; None is 0, or 0.2 for pixels.
+        weight_decay: λ of J; None is 1 / number of training rows.
+        dtype, device: of the network.
+        epochs: at most; None is 100 to 1000, about 2500 updates.
+        batch_size: None is 64, and more for more than 20,000 rows.
+        optimizer, learning_rate, schedule, clip_norm: as for `Network.fit`, but Adam's rate is 0.002.
+        patience: epochs without a lower validation loss after which training ends, 0 for no end; None is 15 or more.
+        validation_fraction: share of the rows for validation, 0 for none.
+        test_fraction: share of the rows that are held out before, 0 for none.
+        seed: of splits, weights, shuffles and masks.
+    """
+
+    task: Task | None = None
+    hidden: Sequence[int] | None = None
+    activation: str | Activation = "relu"
+    loss: str | Loss | None = None
+    dropout: float | None = None
+    input_dropout: float | None = None
+    weight_decay: float | None = None
+    dtype: str = "float32"
+    device: str = "auto"
+    epochs: int | None = None
+    batch_size: int | None = None
+    optimizer: str | Optimizer = "adam"
+    learning_rate: float | None = None
+    schedule: str | Schedule | None = None
+    clip_norm: float | None = None
+    patience: int | None = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,32 +106,27 @@ class PreparedData:
         }
 
 
-def prepare(arguments: argparse.Namespace) -> PreparedData:
-    """Reads the source of `nnbp train`, splits its rows and encodes them.
+def prepare(source: Source, options: Options, reading: Reading) -> PreparedData:
+    """Splits the rows of a table with a target, and encodes them.
 
     Raises:
-        DataError: the source cannot be read, or a cell of it cannot be used.
-        UsageError: loss and task do not go together.
+        DataError: a cell cannot be used.
+        ValueError: loss and task do not go together.
     """
-    reading = Reading(
-        tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()), tuple(arguments.drop or ())
-    )
-    source = load_source(arguments.source, target=arguments.target, reading=reading)
-    task = arguments.task
-    with arguments_checked():
-        loss = None if arguments.loss is None else losses.get(arguments.loss)
+    task = options.task
+    loss = None if options.loss is None else losses.get(options.loss)
     if loss is not None and task is None:
         task = "classification" if loss.classification else "regression"
     target = TargetEncoder.fit(source, task)
     if loss is not None and loss.classification != bool(target.labels):
-        raise UsageError(
+        raise ValueError(
             f"the loss {loss.name} is for {'classes' if loss.classification else 'quantities'}, and the task is "
-            f"{target.task}. Leave out --loss or --task."
+            f"{target.task}. Leave out {source.option('loss')} or {source.option('task')}."
         )
     labels = target.encode(source) if target.labels else None
     rest, test = source, None
-    if arguments.test_fraction:
-        kept, aside = train_test_split(len(source), arguments.test_fraction, arguments.seed, labels)
+    if options.test_fraction:
+        kept, aside = train_test_split(len(source), options.test_fraction, options.seed, labels)
         rest, test = source.take(kept), source.take(aside)
     if not target.labels:
         target = TargetEncoder.fit(rest, "regression")
@@ -96,13 +134,12 @@ def prepare(arguments: argparse.Namespace) -> PreparedData:
             # Counts are at least 0 and stay what they are; eᶻ finds their scale by itself.
             target = replace(target, mean=0.0, scale=1.0)
     preprocessor, one_unit = _preprocessor(rest, reading)
-    note("nnbp train", preprocessor.notes)
     X, _ = preprocessor.transform(rest)
     y = target.encode(rest)
     train, validation = (X, y), None
-    if arguments.validation_fraction:
-        share, stratify = arguments.validation_fraction, y if target.labels else None
-        kept, aside = train_test_split(len(rest), share, arguments.seed, stratify)
+    if options.validation_fraction:
+        stratify = y if target.labels else None
+        kept, aside = train_test_split(len(rest), options.validation_fraction, options.seed, stratify)
         train, validation = (X[kept], y[kept]), (X[aside], y[aside])
     return PreparedData(source, preprocessor, target, train, validation, test, one_unit)
 
@@ -137,39 +174,38 @@ def _in_one_unit(source: Source, columns: Sequence[NumberColumn]) -> bool:
     return bool(low.min() < high.max() and 2 * reach.sum() >= len(columns))
 
 
-def choose_settings(arguments: argparse.Namespace, data: PreparedData) -> dict[str, dict[str, Any]]:
-    """All that a run depends on, as config.toml has it; defaults follow from the data.
+def choose_settings(options: Options, data: PreparedData) -> dict[str, dict[str, Any]]:
+    """All that a training depends on: "data", the arguments of `build_network` and of `train`.
 
     Raises:
-        UsageError: an argument cannot be used.
+        ValueError, TypeError: an option cannot be used.
     """
     samples, n_in = len(data.train[0]), data.preprocessor.n_features
     labels, pixels = data.target.labels, data.one_unit
     return {
         "data": {
-            "source": str(arguments.source),
             "target": data.source.target_name,
             "task": data.target.task,
-            "test_fraction": arguments.test_fraction,
-            "validation_fraction": arguments.validation_fraction,
+            "test_fraction": options.test_fraction,
+            "validation_fraction": options.validation_fraction,
             "standardised": "together" if pixels else "by column",
         },
         "network": {
-            "hidden": _given(arguments.hidden, [min(512, max(32, (8 if pixels else 4) * n_in))]),
-            "dropout": _given(arguments.dropout, 0.5 if pixels else 0.2),
-            "input_dropout": _given(arguments.input_dropout, 0.2 if pixels else 0.0),
-            "activation": arguments.activation,
+            "hidden": _given(options.hidden, [min(512, max(32, (8 if pixels else 4) * n_in))]),
+            "dropout": _given(options.dropout, 0.5 if pixels else 0.2),
+            "input_dropout": _given(options.input_dropout, 0.2 if pixels else 0.0),
+            "activation": options.activation,
             # Wide layers on many inputs learn better from the larger weights of he_uniform.
-            "initializer": "he_uniform" if pixels and arguments.activation == "relu" else None,
-            "loss": arguments.loss or ("squared_error" if not labels else _CLASS_LOSSES[len(labels) > 2]),
+            "initializer": "he_uniform" if pixels and options.activation == "relu" else None,
+            "loss": options.loss or ("squared_error" if not labels else _CLASS_LOSSES[len(labels) > 2]),
             # ΣW²/2 counts as much as the cost of one sample does, as in scikit-learn's LogisticRegression with its
             # C of 1.
-            "weight_decay": _given(arguments.weight_decay, 1.0 / samples),
-            "dtype": arguments.dtype,
-            "device": arguments.device,
-            "seed": arguments.seed,
+            "weight_decay": _given(options.weight_decay, 1.0 / samples),
+            "dtype": options.dtype,
+            "device": options.device,
+            "seed": options.seed,
         },
-        "training": _training(arguments, samples, validated=data.validation is not None),
+        "training": _training(options, samples, validated=data.validation is not None),
     }
 
 
@@ -177,29 +213,28 @@ def _given(argument: Any, default: Any) -> Any:
     return default if argument is None else argument
 
 
-def _training(arguments: argparse.Namespace, samples: int, *, validated: bool) -> dict[str, Any]:
-    """Arguments of `Network.fit`, checked before there is a run folder, and the patience of early stopping."""
-    batch_size = arguments.batch_size or (64 if samples <= 20_000 else 256 if samples <= 200_000 else 1024)
-    epochs = arguments.epochs or min(1000, max(100, _UPDATES // -(-samples // batch_size)))
-    with arguments_checked():
-        optimizer, schedule = optimizers.get(arguments.optimizer), schedules.get(arguments.schedule, epochs)
-        TrainingOptions(epochs, batch_size, optimizer, schedule)
+def _training(options: Options, samples: int, *, validated: bool) -> dict[str, Any]:
+    """The arguments of `train`, checked."""
+    batch_size = options.batch_size or (64 if samples <= 20_000 else 256 if samples <= 200_000 else 1024)
+    epochs = options.epochs or min(1000, max(100, _UPDATES // -(-samples // batch_size)))
+    optimizer, schedule = optimizers.get(options.optimizer), schedules.get(options.schedule, epochs)
+    TrainingOptions(epochs, batch_size, optimizer, schedule)
     return {
         "epochs": epochs,
         "batch_size": batch_size,
-        "optimizer": arguments.optimizer,
+        "optimizer": options.optimizer,
         # Twice Adam's own, for batches twice as large as are usual.
-        "learning_rate": _given(arguments.learning_rate, 0.002 if optimizer.name == "adam" else None),
-        "schedule": arguments.schedule,
-        "clip_norm": arguments.clip_norm,
-        "patience": _given(arguments.patience, max(15, epochs // 10)) if validated else None,
+        "learning_rate": _given(options.learning_rate, 0.002 if optimizer.name == "adam" else None),
+        "schedule": options.schedule,
+        "clip_norm": options.clip_norm,
+        "patience": _given(options.patience, max(15, epochs // 10)) if validated else None,
     }
 
 
 def build_network(
     data: PreparedData, hidden: list[int], dropout: float, input_dropout: float, initializer: str | None, **more: Any
 ) -> Network:
-    """The network of the settings; UsageError if one of them cannot be used.
+    """The network of the settings; ValueError or TypeError if one of them cannot be used.
 
     Args:
         data: what it is trained on.
@@ -219,21 +254,14 @@ def build_network(
             layers.append(Dropout(dropout))
     labels = data.target.labels
     layers.append(Dense(1 if not labels or more["loss"] == "binary_cross_entropy" else len(labels)))
-    with arguments_checked():
-        return Network(layers, **more)
+    return Network(layers, **more)
 
 
-def describe_layers(network: Network) -> str:
-    """64 → 256 relu → dropout 0.5 → 10 softmax."""
-    parts = [str(network.model.n_in)]
-    for layer in network.layers:
-        match layer:
-            case Dense(units=units, f=f):
-                parts.append(f"{units} {f.name}")
-            case Dropout(rate=rate):
-                parts.append(f"dropout {rate:g}")
-            case OneHot(categories=categories):
-                parts.append(f"one-hot {layer.outputs(len(categories))}")
-            case _:
-                parts.append(layer.kind)
-    return " → ".join(parts)
+def train(
+    network: Network, data: PreparedData, *, patience: int | None, callbacks: Sequence[Any] = (), **options: Any
+) -> None:
+    """Trains the network of the settings; with early stopping if there is a patience."""
+    network.fit(
+        *data.train, **options, validation_data=data.validation, early_stopping=patience or None,
+        metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=callbacks,
+    )  # fmt: skip
