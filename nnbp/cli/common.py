@@ -96,51 +96,57 @@ def arguments_checked() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def noted_fallback(make: Callable[[], T]) -> tuple[T, str | None]:
-    """What `make` makes, and why the CPU stands in for the GPU that was asked for, if it does."""
+def noted(category: type[Warning], make: Callable[[], T]) -> tuple[T, str | None]:
+    """What `make` makes, and the text of the warning of this category that it gave, if it did."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", errors.DeviceFallbackWarning)
+        warnings.simplefilter("always", category)
         made = make()
-    reason = None
+    text = None
     for item in caught:
-        if item.category is errors.DeviceFallbackWarning:
-            reason = str(item.message)
+        if item.category is category:
+            text = str(item.message)
         else:
             warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-    return made, reason
+    return made, text
+
+
+_ENDINGS: dict[int, type[KeyboardInterrupt]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+if hasattr(signal, "SIGHUP"):  # Windows has none.
+    _ENDINGS[signal.SIGHUP] = HungUp
+
+
+def _end(number: int, frame: Any) -> None:
+    # Another Ctrl-C, or a terminal that is closed meanwhile, asks for what happens already.
+    for other in _ENDINGS:
+        if signal.getsignal(other) is _end:
+            signal.signal(other, _continue)
+    raise _ENDINGS[number]
+
+
+def _continue(number: int, frame: Any) -> None:
+    """Goes on in spite of a signal."""
 
 
 @contextmanager
-def _handling(handlers: dict[int, Any]) -> Iterator[None]:
-    """Other handlers for some signals; only the main thread of a program may have any."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Another handler of the signals that ask to end; those that are ignored, as SIGHUP under nohup, stay ignored."""
+    before = {}
+    # Only the main thread of a program may have handlers.
+    if threading.current_thread() is threading.main_thread():
+        heard = [number for number in _ENDINGS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+        before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise Terminated if number == signal.SIGTERM else HungUp
-
-
-# Windows has no SIGHUP.
-_HANG_UP = getattr(signal, "SIGHUP", None)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 def terminable() -> AbstractContextManager[None]:
-    """SIGTERM and SIGHUP raise `Terminated`, so that a command can save what it has; under nohup SIGHUP is ignored."""
-    handlers: dict[int, Any] = {signal.SIGTERM: _terminate}
-    if _HANG_UP is not None and signal.getsignal(_HANG_UP) != signal.SIG_IGN:
-        handlers[_HANG_UP] = _terminate
-    return _handling(handlers)
+    """SIGTERM and SIGHUP raise `Terminated` as Ctrl-C raises KeyboardInterrupt, and only the first of them is heard."""
+    return _handling(_end)
 
 
 def undisturbed() -> AbstractContextManager[None]:
-    """No signal that asks to end is heard: for the moments in which results are saved."""
-    asking = (signal.SIGINT, signal.SIGTERM, _HANG_UP)
-    return _handling({number: signal.SIG_IGN for number in asking if number is not None})
+    """No signal that asks to end is heard, but in blocks that are `terminable`: results are saved in peace."""
+    return _handling(_continue)

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit code; see `nnbp.cli.common.Exit`.
     """
+    _open_closed_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     odd = next((word for word in words if not _is_utf8(word)), None)
     if odd is not None:
@@ -86,6 +87,16 @@ def execute(name: str, run: Callable[[argparse.Namespace], int], arguments: argp
         return exit_code(error)
 
 
+def _open_closed_streams() -> None:
+    """Standard streams that are closed lead nowhere.
+
+    The first file that is opened would get their number otherwise, and with it what C libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def _is_utf8(word: str) -> bool:
     """Whether files can hold an argument; Python keeps bytes that are no text in halves of surrogate pairs."""
     try:
@@ -116,7 +127,12 @@ def _parser(named: str | None) -> argparse.ArgumentParser:
 
 
 def _error_text(error: BaseException) -> str:
-    """The paragraph that tells of an error."""
+    """The paragraph that tells of an error, with its notes."""
+    notes = getattr(error, "__notes__", ())
+    return ". ".join([_cause(error).rstrip("."), *notes]) if notes else _cause(error)
+
+
+def _cause(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"{str(error) or 'ended by Ctrl-C'}."
     if isinstance(error, MemoryError):

@@ -14,10 +14,11 @@ from typing import Any, TextIO
 from numpy.typing import NDArray
 
 from nnbp.cli import run_folder
-from nnbp.cli.common import UsageError, noted_fallback, say
+from nnbp.cli.common import UsageError, noted, say
 from nnbp.cli.options import add_shared
 from nnbp.cli.output import note
 from nnbp.cli.run_folder import find_model
+from nnbp.errors import DeviceFallbackWarning
 from nnbp.formatting import json_text, printable
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import load_source
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 def load(command: str, arguments: argparse.Namespace) -> tuple[Path, TableModel]:
     """The model file that the arguments name, and its model on their device; says so if the CPU stands in for a GPU."""
     path = find_model(arguments.model)
-    model, fallback = noted_fallback(lambda: TableModel.load(path, device=arguments.device))
+    model, fallback = noted(DeviceFallbackWarning, lambda: TableModel.load(path, device=arguments.device))
     if fallback:
         note(command, [fallback])
     return path, model

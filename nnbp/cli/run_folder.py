@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nnbp.cli.common import UsageError
 from nnbp.device.host import blas
 from nnbp.device.probe import cupy_distributions
 from nnbp.errors import ModelFileError
 from nnbp.requirements import optional
-from nnbp.serialization.safetensors_file import replace
-from nnbp.training.callbacks import Callback, History, TrainingState
+from nnbp.serialization.safetensors_file import lock, replace, sweep
+from nnbp.training.callbacks import Callback, TrainingState
 from nnbp.version import installed
 
 CONFIG = "config.toml"
@@ -27,31 +31,47 @@ REPORT = "report.html"
 _PACKAGES = ("nnbp", "numpy", "safetensors", "scikit-learn", "pandas", "pyarrow", "matplotlib", "tqdm")
 
 
-def create(out: str | None, source: str) -> Path:
-    """Makes a folder of its own for a run.
+@contextmanager
+def create(out: str | None, source: str, config: Mapping[str, Mapping[str, Any]]) -> Iterator[Path]:
+    """Makes a folder of its own for a run, with config.toml in it, which is locked until the block ends.
+
+    Temporary files that killed runs left in folders beside it are removed.
 
     Args:
         out: where; None is the first of runs/<source>-1, -2, … that is free.
         source: what is trained on, a file's path or the name of a set.
+        config: tables of settings. Those that are None are left out, because TOML has no null.
 
     Raises:
-        FileExistsError: `out` is there already and not empty: no run overwrites another.
+        UsageError: `out` exists and is not an empty folder: no run overwrites another.
         MissingDependencyError: tomli-w, which writes the configuration, is not installed.
     """
-    _toml_writer()
-    if out is not None:
-        path = Path(out)
+    tables = {name: {key: value for key, value in table.items() if value is not None} for name, table in config.items()}
+    text = optional("tomli_w", "writing the configuration of a run").dumps(tables)
+    path = _next_free(source) if out is None else Path(out)
+    try:
         path.mkdir(parents=True, exist_ok=True)
-        try:
-            if any(path.iterdir()):
-                raise FileExistsError
-            # Of two runs that begin at the same time, one makes this file.
-            (path / CONFIG).touch(exist_ok=False)
-        except FileExistsError:
-            raise FileExistsError(
-                f"the run folder {out} is not empty, and no run overwrites another. Name a new one: --out."
-            ) from None
-        return path
+        if any(path.iterdir()):
+            raise FileExistsError
+        # Of two runs that begin at the same time, one makes this file.
+        file = (path / CONFIG).open("xb")
+    except FileExistsError:
+        raise UsageError(
+            f"a run needs a new or empty folder, because no run overwrites another; {out} is neither. Change --out."
+        ) from None
+    for other in path.parent.glob(f"*/{CONFIG}"):
+        sweep(str(other.parent))
+    with file:
+        with suppress(OSError):
+            lock(file)
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+        yield path
+
+
+def _next_free(source: str) -> Path:
+    """Makes the first of the folders runs/<source>-1, -2, … that is not there."""
     stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
     number = 1
     while True:
@@ -63,10 +83,13 @@ def create(out: str | None, source: str) -> Path:
             number += 1
 
 
-def write_config(path: Path, config: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes config.toml; TOML has no word for nothing, so settings that are None are left out."""
-    tables = {name: {key: value for key, value in table.items() if value is not None} for name, table in config.items()}
-    write(path, _toml_writer().dumps(tables))
+@contextmanager
+def reserved(folder: Path, nbytes: int) -> Iterator[None]:
+    """Occupies disk space during the block, in a file without a name, of which nothing is left if the process dies."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(nbytes))
+        file.flush()
+        yield
 
 
 def write(path: Path, text: str) -> None:
@@ -77,32 +100,29 @@ def write(path: Path, text: str) -> None:
 class MetricsFile(Callback):
     """metrics.csv, one row per epoch, written when the epoch ends: what was measured is there whatever happens next.
 
+    A disk that is full for the moment does not end the training; `complete` writes all rows once more.
+
     Args:
         path: of the file, which is there from now on.
-
-    Attributes:
-        history: that of the training, also if an interruption keeps `fit` from returning it.
-        error: what kept the file from being written; training goes on without it.
     """
 
-    error: OSError | None = None
-
     def __init__(self, path: Path) -> None:
-        self._path, self.history = path, History()
+        self._path, self._rows = path, io.StringIO()
         path.write_text("", encoding="utf-8")
 
-    def on_train_begin(self, state: TrainingState) -> None:
-        self.history = state.history
-
     def on_epoch_end(self, state: TrainingState) -> None:
-        head = [["epoch", *state.logs, "learning_rate"]] if state.epoch == 1 else []
-        row = [state.epoch, *(float(value) for value in (*state.logs.values(), state.learning_rate))]
-        if self.error is None:
-            try:
-                with self._path.open("a", encoding="utf-8", newline="") as file:
-                    csv.writer(file, lineterminator="\n").writerows([*head, row])
-            except OSError as error:
-                self.error = error
+        begin = self._rows.tell()
+        rows = csv.writer(self._rows, lineterminator="\n")
+        if state.epoch == 1:
+            rows.writerow(["epoch", *state.logs, "learning_rate"])
+        rows.writerow([state.epoch, *(float(value) for value in (*state.logs.values(), state.learning_rate))])
+        with suppress(OSError), self._path.open("a", encoding="utf-8", newline="") as file:
+            self._rows.seek(begin)
+            file.write(self._rows.read())
+
+    def complete(self) -> None:
+        """Puts the file with all rows in place, whole."""
+        write(self._path, self._rows.getvalue())
 
 
 def find_model(path: str | Path) -> Path:
@@ -119,7 +139,11 @@ def find_model(path: str | Path) -> Path:
             return given / MODEL
         inner = sorted(given.glob(f"*/{MODEL}"), key=lambda model: model.stat().st_mtime, reverse=True)
         others = ", ".join(str(model.parent) for model in inner[:3])
-        hint = f"It has run folders that do: {others}." if inner else "Did the training end before its first epoch did?"
+        hint = "Its training ended before the first epoch did."
+        if inner:
+            hint = f"It has run folders that do: {others}."
+        elif _is_running(given):
+            hint = "Its training is still running."
         raise ModelFileError(f"{path}: this folder holds no {MODEL}. {hint}")
     raise ModelFileError(
         f"{path}: there is no such file or folder (looked up from {Path.cwd()}). Give a run folder or a model file."
@@ -141,5 +165,10 @@ def environment(device: str, words: Sequence[str], **more: Any) -> dict[str, Any
     }
 
 
-def _toml_writer() -> Any:
-    return optional("tomli_w", "writing the configuration of a run")
+def _is_running(folder: Path) -> bool:
+    try:
+        with (folder / CONFIG).open("r+b") as file:
+            lock(file)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnbp.cli import run_folder
-from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted_fallback, say, undisturbed
+from nnbp.cli.common import Exit, arguments_checked, exit_code, noted, say, terminable, undisturbed
 from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, name_of, positive, whole
 from nnbp.cli.output import describe_layers, note, training_rows, two_columns
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import MetricsFile
-from nnbp.errors import DivergenceError
+from nnbp.errors import ConvergenceWarning, DeviceFallbackWarning, DivergenceError
 from nnbp.formatting import json_text
 from nnbp.network import Network
 from nnbp.nn.activations import Activation
@@ -24,6 +25,7 @@ from nnbp.tabular.defaults import Options, PreparedData, build_network, choose_s
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import BUILTIN, load_source
 from nnbp.tabular.table import Reading
+from nnbp.training.callbacks import History
 
 HELP = "train a network on a table"
 DESCRIPTION = (
@@ -76,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains, saves, prints the result; 0, 5 if it diverged, 130 and 143 if Ctrl-C and SIGTERM ended it."""
+    """Trains, saves, prints the result; 0, 5 if it diverged, 129, 130 or 143 if a signal ended it."""
     reading = Reading(
         tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()), tuple(arguments.drop or ())
     )
@@ -87,49 +89,46 @@ def run(arguments: argparse.Namespace) -> int:
         note("nnbp train", data.preprocessor.notes(source))
         settings = choose_settings(options, data)
         settings["data"] = {"source": str(arguments.source), **settings["data"]}
-        network, fallback = noted_fallback(lambda: build_network(data, **settings["network"]))
-    try:
-        folder = run_folder.create(arguments.out, arguments.source)
-    except FileExistsError as error:
-        raise UsageError(str(error)) from error
-    facts = run_folder.environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
-    run_folder.write_config(folder / run_folder.CONFIG, settings)
-    run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
-    rows = MetricsFile(folder / run_folder.METRICS)
-    code, reason = _train(network, data, rows, False if arguments.quiet else "auto", **settings["training"])
-    # A second Ctrl-C would leave the run without its model or its report.
-    with undisturbed():
-        return _finish(arguments, data, network, folder, settings, facts, rows, code, reason)
+        network, fallback = noted(DeviceFallbackWarning, lambda: build_network(data, **settings["network"]))
+    with run_folder.create(arguments.out, arguments.source, settings) as folder:
+        facts = run_folder.environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
+        run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
+        rows = MetricsFile(folder / run_folder.METRICS)
+        with undisturbed():
+            # Whatever fills the disk meanwhile, there is room for the model and for the small files beside it.
+            with run_folder.reserved(folder, network.parameters.nbytes + 2**20):
+                end = _train(network, data, rows, False if arguments.quiet else "auto", **settings["training"])
+            return _finish(arguments, data, network, folder, settings, facts, rows, end)
 
 
 def _finish(
     arguments: argparse.Namespace, data: PreparedData, network: Network, folder: Path, settings: dict[str, Any],
-    facts: dict[str, Any], rows: MetricsFile, code: Exit, reason: str | None,
+    facts: dict[str, Any], rows: MetricsFile, end: _End,
 ) -> int:  # fmt: skip
-    """Saves the model, evaluates it, writes the report and prints the result."""
-    history = rows.history
+    """Saves the model before anything else can fail, writes the report last, and prints the result."""
     model = TableModel(network, data.preprocessor, data.target, {"source": data.source.name})
-    if history.epochs:
+    if end.history.epochs:
         model.save(folder / run_folder.MODEL)
     try:
-        result = _reported(arguments, data, model, folder, settings, facts, rows, code, reason)
+        rows.complete()
+        result = _reported(arguments, data, model, folder, settings, facts, end)
         text = json_text(result) if arguments.json else two_columns(training_rows(result, arguments.device))
         print(text, flush=True)
-    except BaseException:
-        if history.epochs:
-            say("nnbp train", f"the model is saved: {folder / run_folder.MODEL}.")
+    except BaseException as error:
+        if end.history.epochs:
+            error.add_note(f"The model is saved: {folder / run_folder.MODEL}.")
         raise
-    return code
+    return end.code
 
 
 def _reported(
     arguments: argparse.Namespace, data: PreparedData, model: TableModel, folder: Path, settings: dict[str, Any],
-    facts: dict[str, Any], rows: MetricsFile, code: Exit, reason: str | None,
+    facts: dict[str, Any], end: _End,
 ) -> dict[str, Any]:  # fmt: skip
     """What `nnbp train --json` prints; the report is written."""
-    network, history = model.network, rows.history
+    network, history = model.network, end.history
     result: dict[str, Any] = {
-        "status": code.name.lower(),  # done, diverged, interrupted or terminated
+        "status": end.code.name.lower(),  # done, diverged, interrupted, terminated or hung_up
         "source": data.source.name,
         "path": arguments.source,
         "target": data.source.target_name,
@@ -145,7 +144,8 @@ def _reported(
         "device_fallback": facts.get("fallback"),
         "epochs": history.epochs,
         "best_epoch": history.best_epoch,
-        "stopped": reason or history.stopped,
+        "stopped": end.reason or history.stopped,
+        "warning": end.warning,
         "seconds": history.seconds,
         "metrics": {},
         "run": str(folder),
@@ -159,29 +159,42 @@ def _reported(
             result["baseline_accuracy"] = model.baseline(evaluation.truth)
     page = render(result, history, settings, facts, evaluation)
     run_folder.write(folder / run_folder.REPORT, page)
-    if code:
+    if end.warning:
+        say("nnbp train", f"warning: {end.warning}")
+    if end.code:
         _explain(result)
-    if rows.error is not None:
-        say("nnbp train", f"{run_folder.METRICS} ends early: {rows.error}. The model has all epochs.")
     return result
+
+
+class _End(NamedTuple):
+    """How a training ended: the reason if something interrupted it, and what there is to doubt in its result."""
+
+    history: History
+    code: Exit = Exit.DONE
+    reason: str | None = None
+    warning: str | None = None
 
 
 def _train(
     network: Network, data: PreparedData, rows: MetricsFile, progress: bool | str, **settings: Any
-) -> tuple[Exit, str | None]:
-    """Trains; the exit code, and what interrupted the training, if anything did."""
+) -> _End:
+    """Trains, until the end or until a signal."""
+    run_all = partial(train, network, data, callbacks=[rows], progress=progress, **settings)
     try:
-        with arguments_checked():
-            train(network, data, callbacks=[rows], progress=progress, **settings)
+        with terminable(), arguments_checked():
+            history, warning = noted(ConvergenceWarning, run_all)
     except (KeyboardInterrupt, DivergenceError) as error:
-        return exit_code(error), str(error) or "ended by Ctrl-C"
-    return Exit.DONE, None
+        known = network.history
+        return _End(History() if known is None else known, exit_code(error), str(error) or "ended by Ctrl-C")
+    return _End(history, warning=warning)
 
 
 def _explain(result: dict[str, Any]) -> None:
     """Says on standard error what ended the training, and what is left of it."""
     if result["model"] is None:
         kept = "No epoch had ended, so there is no model"
+    elif result["status"] == "diverged":
+        kept = "The parameters that it kept are saved"
     elif result["best_epoch"] is None:
         kept = f"The weights of epoch {result['epochs']} are saved"
     else:

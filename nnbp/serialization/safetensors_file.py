@@ -11,6 +11,7 @@ Format: https://github.com/huggingface/safetensors, "Format": 8 bytes of length,
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import math
 import os
@@ -308,18 +309,22 @@ def replace(path: str, data: bytes) -> None:
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise RefusedError(f"a model file goes into an existing folder; there is no {folder!r}.", "Create it first.")
-    temporary = os.path.join(folder, f".{KEY}-{secrets.token_hex(8)}.tmp")
+    sweep(folder)
+    file = _temporary(folder)
     try:
-        with open(temporary, "xb") as file:
+        with file:
             if status is not None:
-                os.chmod(temporary, stat.S_IMODE(status.st_mode))
+                os.chmod(file.name, stat.S_IMODE(status.st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+            # The lock is kept until the file has moved. Windows has no such locks, and moves no open files.
+            if os.name == "nt":
+                file.close()
+            os.replace(file.name, target)
     finally:
         with suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(file.name)
     # The new file is complete and in place; a file system that cannot flush folders is no reason to say that it is not.
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
@@ -327,3 +332,37 @@ def replace(path: str, data: bytes) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def lock(file: BinaryIO, *, wait: bool = False) -> None:
+    """Locks an open file until it is closed, which the end of its process does, too, whatever ends it.
+
+    Raises:
+        BlockingIOError: another process has locked it, and `wait` is False.
+        OSError: there are no such locks here: on Windows, on some network file systems.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from error
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def sweep(folder: str) -> None:
+    """Removes the temporary files that killed processes left in a folder: those that nobody has locked."""
+    for path in glob.iglob(os.path.join(glob.escape(folder), f".{KEY}-*.tmp")):
+        with suppress(OSError), open(path, "r+b") as file:
+            lock(file)
+            os.unlink(path)
+
+
+def _temporary(folder: str) -> BinaryIO:
+    """A new file, locked, so that no `sweep` removes it while this process lives."""
+    while True:
+        file = open(os.path.join(folder, f".{KEY}-{secrets.token_hex(8)}.tmp"), "xb")  # noqa: SIM115
+        with suppress(OSError):
+            lock(file, wait=True)
+        # A sweep may have come between the two lines above.
+        if os.path.exists(file.name):
+            return file
+        file.close()

@@ -22,6 +22,7 @@ from nnbp.optim.optimizers import Optimizer
 from nnbp.optim.schedules import Schedule
 from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder, Task
 from nnbp.tabular.table import Reading, Source, train_test_split
+from nnbp.training.callbacks import History
 from nnbp.training.trainer import TrainingOptions
 
 Samples = tuple[NDArray[np.float64], NDArray[Any]]
@@ -259,9 +260,9 @@ def build_network(
 
 def train(
     network: Network, data: PreparedData, *, patience: int | None, callbacks: Sequence[Any] = (), **options: Any
-) -> None:
+) -> History:
     """Trains the network of the settings; with early stopping if there is a patience."""
-    network.fit(
+    return network.fit(
         *data.train, **options, validation_data=data.validation, early_stopping=patience or None,
         metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=callbacks,
     )  # fmt: skip

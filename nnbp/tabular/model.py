@@ -56,7 +56,7 @@ class TableModel:
     >>> import pandas
     >>> import nnbp
     >>> houses = pandas.DataFrame({"area": [50, 80, 120, 65] * 8, "town": ["Rome", "Oslo"] * 16})
-    >>> houses["price"] = 3.0 * houses["area"] + 40 * (houses["town"] == "Oslo")
+    >>> houses["price"] = 3.1 * houses["area"] + 40 * (houses["town"] == "Oslo")
     >>> model = nnbp.TableModel.fit(houses, "price", epochs=300, progress=False)
     >>> model.evaluate(houses)["r2"] > 0.9
     True

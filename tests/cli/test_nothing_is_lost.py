@@ -17,7 +17,7 @@ import pytest
 
 import nnbp
 from nnbp.cli import train
-from nnbp.cli.common import terminable
+from nnbp.cli.common import UsageError, terminable
 from nnbp.cli.main import main
 from nnbp.cli.run_folder import MetricsFile
 
@@ -67,12 +67,18 @@ def test_a_fit_outlives_standard_error(
 
 @posix
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&1 | head -1", "| head -1", ">/dev/full"])
-def test_a_command_outlives_its_streams(redirection: str, table: Path) -> None:
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [("2>&-", 0), (">&- 2>&- <&-", 0), ("2>/dev/full", 0), (">/dev/full", 6), ("2>&1 | head -1", 0), ("| true", 0)],
+)
+def test_a_command_outlives_its_streams(redirection: str, code: int, table: Path) -> None:
     if "/dev/full" in redirection and not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")
     command = " ".join([sys.executable, "-m", "nnbp", *words(table)])
-    subprocess.run(["sh", "-c", f"{command} {redirection}"], check=False, timeout=120, stdout=subprocess.DEVNULL)
+    ended = subprocess.run(["sh", "-c", f"{command} {redirection}"], check=False, timeout=120, capture_output=True)
+    assert ended.returncode == code
+    assert b"Traceback" not in ended.stderr
+    assert b"error" not in ended.stderr or code
     run = table.parent / "run"
     for name in ("config.toml", "environment.json", "metrics.csv", "model.safetensors", "report.html"):
         assert (run / name).stat().st_size, name
@@ -99,9 +105,7 @@ def test_a_closed_terminal_ends_a_training_that_leaves_its_model(ignored: bool, 
         assert (table.parent / "run" / name).stat().st_size
 
 
-def test_a_full_disk_ends_the_table_of_metrics_and_nothing_else(
-    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_is_full_for_a_while_costs_nothing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Path.open
 
     def full(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
@@ -111,8 +115,9 @@ def test_a_full_disk_ends_the_table_of_metrics_and_nothing_else(
 
     monkeypatch.setattr(Path, "open", full)
     assert main(words(table)) == 0
-    assert "metrics.csv ends early: [Errno 28] No space left" in capsys.readouterr().err
-    assert (table.parent / "run" / "model.safetensors").exists()
+    run = table.parent / "run"
+    assert (run / "model.safetensors").exists()
+    assert len((run / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 5, "the head and all four epochs"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("mine")])
@@ -125,29 +130,87 @@ def test_after_any_failure_the_place_of_the_model_is_said(
     monkeypatch.setattr(train, "render", fail)
     assert main(words(table)) != 0
     said = capsys.readouterr().err
-    assert f"the model is saved: {table.parent / 'run' / 'model.safetensors'}" in said
+    assert f". The model is saved: {table.parent / 'run' / 'model.safetensors'}" in said
     assert (table.parent / "run" / "model.safetensors").exists()
 
 
 @posix
-def test_signals_are_ignored_while_results_are_saved(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second Ctrl-C, right after the first, leaves model and report all the same."""
+@pytest.mark.parametrize(
+    ("first", "code"), [(None, 0), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_more_signals_than_one_lose_nothing(
+    first: signal.Signals | None, code: int, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come while `fit` ends and while the results are saved."""
     assert threading.current_thread() is threading.main_thread()
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     render = train.render
 
-    def disturbed(*arguments: Any) -> str:
+    def disturb(*_: Any) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.raise_signal(number)
+
+    def disturbed(*arguments: Any) -> str:
+        disturb()
         return render(*arguments)
 
-    def interrupt(self: MetricsFile, state: Any) -> None:
-        if state.epoch == 2:
-            raise KeyboardInterrupt
+    class Disturbed(MetricsFile):
+        def on_epoch_end(self, state: Any) -> None:
+            super().on_epoch_end(state)
+            if first is not None and state.epoch == 2:
+                signal.raise_signal(first)
+
+        def on_train_end(self, state: Any) -> None:
+            if first is not None:
+                disturb()
 
     monkeypatch.setattr(train, "render", disturbed)
-    monkeypatch.setattr(MetricsFile, "on_epoch_end", interrupt)
-    assert main(words(table)) == 130
-    assert (table.parent / "run" / "report.html").stat().st_size
+    monkeypatch.setattr(train, "MetricsFile", Disturbed)
+    assert main(words(table)) == code
+    run = table.parent / "run"
+    assert (run / "report.html").stat().st_size
+    assert (run / "model.safetensors").stat().st_size
+    assert len((run / "metrics.csv").read_text(encoding="utf-8").splitlines()) == (5 if first is None else 3)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+
+
+@posix
+def test_a_run_without_room_for_its_model_fails_before_it_trains(table: Path) -> None:
+    def little_room() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    command = [sys.executable, "-m", "nnbp", *words(table)]
+    ended = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True, preexec_fn=little_room)
+    assert (ended.returncode, "epoch" in ended.stderr) == (6, False)
+    assert "File too large" in ended.stderr
+
+
+def test_a_doubtful_result_is_said_and_saved(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Here, warnings are errors, as PYTHONWARNINGS=error makes them."""
+    assert (
+        main(
+            words(
+                table,
+                "--optimizer",
+                "sgd",
+                "--learning-rate",
+                "1e-9",
+                "--epochs",
+                "120",
+                "--patience",
+                "0",
+                "--json",
+                "--quiet",
+            )
+        )
+        == 0
+    )
+    out, said = capsys.readouterr()
+    doubt = json.loads(out)["warning"]
+    assert said == f"nnbp train: warning: {doubt}\n"
+    assert "learning rate" in doubt
 
 
 @posix
@@ -174,8 +237,9 @@ def test_of_two_runs_with_one_folder_one_is_refused(table: Path, capsys: pytest.
     def make() -> None:
         begin.wait()
         try:
-            found.append(create(str(table.parent / "one"), "t.csv"))
-        except FileExistsError as error:
+            with create(str(table.parent / "one"), "t.csv", {}) as path:
+                found.append(path)
+        except UsageError as error:
             found.append(str(error))
 
     threads = [threading.Thread(target=make) for _ in range(8)]

@@ -56,7 +56,8 @@ def result(**changes) -> dict:
     base = {
         "status": "done", "source": "toy.csv", "target": "kind", "task": "classification", "labels": ["a", "b"],
         "rows": {"train": 7, "validation": 2, "held_out": 4}, "columns": 3, "features": 3, "network": "3 → 2 softmax",
-        "parameters": 8, "dtype": "float32", "device": "cpu", "device_fallback": None, "epochs": 3, "best_epoch": 2,
+        "parameters": 8, "dtype": "float32", "device": "cpu", "device_fallback": None, "warning": None,
+        "epochs": 3, "best_epoch": 2,
         "stopped": None, "seconds": 0.5, "metrics": {"accuracy": 0.75, "log_loss": 0.31}, "baseline_accuracy": 0.5,
         "run": "runs/toy-1", "model": "runs/toy-1/model.safetensors", "report": "runs/toy-1/report.html",
     }  # fmt: skip
@@ -134,9 +135,10 @@ def test_many_classes_are_listed_by_their_confusions():
 
 
 def test_what_ended_the_run_and_a_fallback_are_said_on_top():
-    text = report(status="interrupted", stopped="ended by Ctrl-C", device_fallback="no GPU works")
+    text = report(status="interrupted", stopped="ended by Ctrl-C", device_fallback="no GPU works", warning="J grew")
     assert '<p class="warn">Ended by Ctrl-C</p>' in text
     assert '<p class="warn">No GPU works</p>' in text
+    assert '<p class="warn">J grew</p>' in text
 
 
 def test_a_run_without_an_epoch_or_held_out_rows_has_a_page_too():

@@ -159,7 +159,7 @@ def test_no_run_overwrites_another(capsys):
     assert (Path(first["run"]).name, Path(second["run"]).name) == ("iris-1", "iris-2")
     before = Path(first["model"]).read_bytes()
     assert main(["train", "iris", "--epochs", "1", "--out", first["run"]]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "no run overwrites another" in capsys.readouterr().err
     assert Path(first["model"]).read_bytes() == before
 
 
@@ -219,10 +219,8 @@ def test_the_cpu_in_place_of_a_gpu_is_said_everywhere(capsys, monkeypatch):
 DIVERGING = ("diabetes", "--optimizer", "sgd", "--activation", "identity", "--dropout", "0", "--learning-rate")
 
 
-@pytest.mark.parametrize(
-    ("fraction", "said"), [("0.2", "The best weights so far, those of epoch"), ("0", "The weights of")]
-)
-def test_divergence_exits_with_5_and_keeps_good_weights(capsys, fraction, said):
+@pytest.mark.parametrize("fraction", ["0.2", "0"])
+def test_divergence_exits_with_5_and_keeps_good_weights(capsys, fraction):
     words = (*DIVERGING, "0.75", "--schedule", "warm_up", "--epochs", "300", "--validation-fraction", fraction)
     code = main(["train", *words, "--json", "--quiet"])
     out, err = capsys.readouterr()
@@ -231,7 +229,7 @@ def test_divergence_exits_with_5_and_keeps_good_weights(capsys, fraction, said):
     assert result["status"] == "diverged"
     assert result["epochs"] > 0
     assert "Training diverged" in err
-    assert said in err
+    assert "The parameters that it kept are saved" in err
     assert result["run"] in err
     assert set(os.listdir(result["run"])) == FILES
     assert np.isfinite(TableModel.load(result["model"], device="cpu").network.parameters).all()

@@ -56,7 +56,7 @@ def render(
         f"{describe_training(result)}; on {result['device']}",
     ]
     warnings = [str(result["stopped"])] if result["status"] != "done" else []
-    warnings += [str(result["device_fallback"])] if result["device_fallback"] else []
+    warnings += [str(result[key]) for key in ("warning", "device_fallback") if result[key]]
     template = Template(files("nnbp.cli.report").joinpath("templates/run.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"{result['source']} · nnbp"),
