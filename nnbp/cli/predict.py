@@ -27,7 +27,8 @@ from nnbp.tabular.table import Source
 HELP = "predict every row of a table"
 DESCRIPTION = (
     "Predicts every row of a table and prints a CSV table: where the row stands in the source, and the label, or the "
-    "value in its own unit. Columns are matched by name, in any order; the target may be absent."
+    "value in its own unit. Columns are matched by name, in any order; the target may be absent. Labels are written as "
+    "they are: a spreadsheet takes one such as =1+1 for a formula."
 )
 
 
