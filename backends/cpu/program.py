@@ -12,7 +12,7 @@ import ctypes
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -21,10 +21,10 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.graph.ops import Array, address
+from nnbp.graph.ops import Array, address, span
 
 from . import chains, streams, tasks
-from .chains import Calls, Chain
+from .chains import Calls, Chain, Registers
 from .streams import PhiloxStream
 from .threads import blas
 
@@ -35,6 +35,11 @@ BUDGET = 20_000_000
 _RECORD = struct.Struct("=q3Q4Q4q4q4q4q")
 _DATA, _COST, _ADVANCE = slice(4, 8), 19, slice(20, 24)
 _LOOP, _CONVERT, _SELECT, _PRODUCT, _VECTOR_PRODUCT, _DOT, _GATHER, _UNIFORM, _REPEAT = range(9)
+
+_PADDING = (0, 0, 0, 0)
+
+_MOST_LAYOUTS = 2000
+"""Layouts that are kept: one takes a few kilobytes, and a network a few dozen."""
 
 _FAILED = 2
 
@@ -84,6 +89,7 @@ class Library:
         prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
         self._pointer = prototype(("PyCapsule_GetPointer", ctypes.pythonapi))
         self._loops: dict[Any, tuple[_CallInfo, object]] = {}
+        self._layouts: dict[Any, _Layout] = {}
         self._find_blas()
         self._check()
 
@@ -106,6 +112,16 @@ class Library:
             # If two threads ask at the same time, both get the first capsule; the other one is freed.
             known = self._loops.setdefault(key, (info, capsule))
         return known[0]
+
+    def layout(self, key: Any, make: Callable[[], _Layout]) -> _Layout:
+        """The layout of a key, which is made once: most programs are for networks of sizes that have been before."""
+        found = self._layouts.get(key)
+        if found is None:
+            found = make()
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[key] = found
+        return found
 
     def blas(self, name: str) -> tuple[int, bool]:
         """The address of a function of BLAS, such as ``sgemm``, and whether its integers have 64 bits.
@@ -302,12 +318,11 @@ def _record(
     rows: int = 1, *, width: int = 0, cost: float = 0,
     function: int | None = 0, context: int | None = 0, auxiliary: int | None = 0, advance: Sequence[int] = (),
 ) -> bytes:  # fmt: skip
-    def four(values: Sequence[int]) -> tuple[int, ...]:
-        return (*values, *(0,) * (4 - len(values)))
-
-    pointers = kind, function or 0, context or 0, auxiliary or 0
-    sizes = length, rows, width, int(cost)
-    return _RECORD.pack(*pointers, *four(addresses), *four(strides), *four(steps), *sizes, *four(advance))
+    return _RECORD.pack(
+        kind, function or 0, context or 0, auxiliary or 0,
+        *addresses, *_PADDING[len(addresses) :], *strides, *_PADDING[len(strides) :],
+        *steps, *_PADDING[len(steps) :], length, rows, width, int(cost), *advance, *_PADDING[len(advance) :],
+    )  # fmt: skip
 
 
 class _Rows(NamedTuple):
@@ -320,44 +335,51 @@ class _Rows(NamedTuple):
     rows: int
 
 
-def _rows(arrays: Sequence[Array]) -> Iterator[_Rows]:
+def _rows(arrays: Sequence[Array]) -> list[_Rows]:
     """Rows that together are all elements of arrays that broadcast to the shape of the last one.
 
     Raises:
         LookupError: C cannot go through an array as it is.
     """
-    if not all(array.flags.aligned and array.dtype.isnative for array in arrays):
-        raise LookupError("an array is not aligned, or its bytes are swapped")
-    if min(min(array.strides, default=0) for array in arrays) < 0:
-        raise LookupError("NumPy goes through an array from its end")
+    for array in arrays:
+        if not (array.flags.aligned and array.dtype.isnative):
+            raise LookupError("an array is not aligned, or its bytes are swapped")
+        if min(array.strides, default=0) < 0:
+            raise LookupError("NumPy goes through an array from its end")
     *outer, (rows, steps), (length, strides) = _axes(arrays)
-    for place in np.ndindex(*(size for size, _ in outer)):
-        addresses = [
-            address(array) + sum(i * own[k] for i, (_, own) in zip(place, outer, strict=True))
-            for k, array in enumerate(arrays)
+    starts = [[address(array) for array in arrays]]
+    for size, own in outer:
+        starts = [
+            [at + i * step for at, step in zip(start, own, strict=True)] for start in starts for i in range(size)
         ]
-        yield _Rows(addresses, strides, steps, length, rows)
+    return [_Rows(start, strides, steps, length, rows) for start in starts]
 
 
 def _axes(arrays: Sequence[Array]) -> list[tuple[int, tuple[int, ...]]]:
     """The size of each axis, two at least, and the strides of all arrays along it, as few axes as possible."""
     shape = arrays[-1].shape
     axes: list[tuple[int, tuple[int, ...]]] = []
-    for axis, size in enumerate(shape):
-        strides = []
-        for array in arrays:
-            own = axis - len(shape) + array.ndim
-            strides.append(array.strides[own] if own >= 0 and array.shape[own] != 1 else 0)
+    along = [_strides(array, len(shape)) for array in arrays]
+    for size, strides in zip(shape, zip(*along, strict=True), strict=True):
         # Two axes are one if every array is contiguous over both.
-        if axes and all(before == after * size for before, after in zip(axes[-1][1], strides, strict=True)):
-            axes[-1] = (axes[-1][0] * size, tuple(strides))
+        if axes and axes[-1][1] == tuple([stride * size for stride in strides]):
+            axes[-1] = (axes[-1][0] * size, strides)
         elif size != 1:
-            axes.append((size, tuple(strides)))
+            axes.append((size, strides))
     if not axes and all(array.ndim in (0, len(shape)) for array in arrays):
         # One number each. Loops may compute differently if a stride is 0, and NumPy has one where there is no axis.
         axes.append((1, tuple(array.itemsize if array.ndim else 0 for array in arrays)))
     still = (1, (0,) * len(arrays))
     return [still] * (2 - len(axes)) + axes
+
+
+def _strides(array: Array, axes: int) -> tuple[int, ...]:
+    """The strides of an array that broadcasts to so many axes, 0 along those that it lacks or has one element of."""
+    strides: tuple[int, ...] = array.strides
+    if 1 in array.shape:
+        strides = tuple([0 if size == 1 else stride for size, stride in zip(array.shape, strides, strict=True)])
+    full = (0,) * (axes - array.ndim) + strides
+    return full[len(full) - axes :]
 
 
 def _elements(part: _Rows) -> int:
@@ -377,7 +399,57 @@ def _ufunc(library: Library, ufunc: np.ufunc, *arguments: Any) -> list[bytes]:
     return [_loop(library, ufunc, dtypes, part) for part in _rows(arguments)]
 
 
+class _Layout(NamedTuple):
+    """The records of a chain wherever its arrays lie: addresses count from the beginning of the memory that they are in.
+
+    Attributes:
+        records: with these addresses.
+        memory: for each address, which memory it is in: an array, a register, or the last index for none of them.
+        registers: dtype and index of each.
+        constants: the registers of which the constants are used.
+    """
+
+    records: NDArray[np.int64]
+    memory: NDArray[np.int64]
+    registers: list[tuple[np.dtype[Any], int]]
+    constants: Registers
+
+
 def _chain(library: Library, chain: Chain) -> list[bytes]:
+    """The records of a chain, by the layout that it shares with all chains of equal formulas on arrays that are alike."""
+    arrays = [*chain.inputs, *chain.outputs]
+    addresses, owners = [address(array) for array in arrays], [tasks.owner(array) for array in arrays]
+    alike = []
+    for array, at, own in zip(arrays, addresses, owners, strict=True):
+        first = owners.index(own)
+        alike.append((first, at - addresses[first], array.shape, array.strides, array.dtype, array.flags.aligned))
+    key = chain.formula, chain.registers.tile, tuple(alike)
+    layout = library.layout(key, partial(_layout, library, chain, owners))
+    registers = [chain.registers.whole(*register) for register in layout.registers]
+    chain.keeps = layout, registers
+    starts = np.array([*addresses, *map(address, registers), 0])
+    records = layout.records.copy()
+    records[:, _DATA] += starts[layout.memory]
+    return [records.tobytes()]
+
+
+def _layout(library: Library, chain: Chain, owners: Sequence[int]) -> _Layout:
+    own = chain.registers.anew()
+    arrays = [*chain.inputs, *chain.outputs]
+    made = b"".join(_tiles(library, Chain(chain.formula, chain.inputs, chain.outputs, own)))
+    records = np.frombuffer(made, np.int64).reshape(-1, _RECORD.size // 8).copy()
+    data = records[:, _DATA]
+    spans = [span(array) for array in (*arrays, *(own.whole(*register) for register in own.used))]
+    starts = np.array([*(start for start, _ in spans), 0])
+    memory = np.full(data.shape, len(spans))
+    for k, (start, end) in enumerate(spans):
+        # Arrays of one owner may lie in each other; they are found from the first of them.
+        memory[(data >= start) & (data < end)] = owners.index(owners[k]) if k < len(arrays) else k
+    data -= starts[memory]
+    return _Layout(records, memory, own.used, own)
+
+
+def _tiles(library: Library, chain: Chain) -> list[bytes]:
     """The records of the first tile, which are repeated for all tiles of full size, and those of a smaller last one."""
 
     def records(k: int) -> NDArray[np.int64]:
@@ -394,7 +466,8 @@ def _chain(library: Library, chain: Chain) -> list[bytes]:
     cost = int(tile[:, _COST].sum())
     for first in range(0, chain.full, _TILES):
         times = min(_TILES, chain.full - first)
-        made.append(_record(_REPEAT, (), (), length=len(tile), rows=times, cost=times * cost))
+        if chain.full > 1:
+            made.append(_record(_REPEAT, (), (), length=len(tile), rows=times, cost=times * cost))
         made.append(tile.tobytes())
         tile[:, _DATA] += _TILES * tile[:, _ADVANCE]
     if chain.tiles > chain.full:
@@ -406,7 +479,7 @@ def _maximum(library: Library, a: Array, axis: int, dtype: None, out: Array, kee
     """As NumPy reduces along axis 0: the first row, then ``out = maximum(out, row)`` for the others."""
     records = _copyto(library, out, a[:1])
     if len(a) > 1:
-        ((x, y, z), (i, j, k), _, length, _) = next(_rows([out[0], a[1], out[0]]))
+        ((x, y, z), (i, j, k), _, length, _) = _rows([out[0], a[1], out[0]])[0]
         part = _Rows([x, y, z], (i, j, k), (0, a.strides[0], 0), length, len(a) - 1)
         records.append(_loop(library, np.maximum, (out.dtype, a.dtype, out.dtype), part))
     return records

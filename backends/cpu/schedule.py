@@ -19,13 +19,11 @@ from functools import partial
 from itertools import pairwise
 from typing import final
 
-import numpy as np
-
-from nnbp.graph.ops import Array, meetings, same
+from nnbp.graph.ops import meetings, same
 
 from .chains import Calls, Registers
 from .program import Phases, Program, library
-from .tasks import Place, Task
+from .tasks import Place, Task, owner
 from .threads import Workers, blas
 
 MOST_THREADS = 8
@@ -134,28 +132,21 @@ def phases(tasks: Sequence[Task], cut: Cut) -> list[Phase]:
     known: defaultdict[int, list[int]] = defaultdict(list)
     last_call = -1
     for i, task in enumerate(tasks):
-        owners = {_owner(array) for array in (*task.reads, *task.writes)}
+        owners = {owner(array) for array in (*task.reads, *task.writes)}
         if not owners:
             place, last_call = len(found), i
         else:
             place = places[last_call] + 1 if last_call >= 0 else 0
-            for j in {j for owner in owners for j in known[owner]}:
+            for j in {j for memory in owners for j in known[memory]}:
                 if places[j] >= place and (meet := _meet(tasks[j], task, cut)) is not None:
                     place = places[j] if meet else places[j] + 1
         places.append(place)
-        for owner in owners:
-            known[owner].append(i)
+        for memory in owners:
+            known[memory].append(i)
         if place == len(found):
             found.append(Phase())
         found[place].tasks.append(task)
     return found
-
-
-def _owner(array: Array) -> int:
-    """The id of the array that this one is a view of; 0 for memory that NumPy does not own, which may be shared."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return id(array) if array.base is None else 0
 
 
 def _meet(before: Task, after: Task, cut: Cut) -> bool | None:

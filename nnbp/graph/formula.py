@@ -141,7 +141,7 @@ _RIGHT_NEUTRAL = {"add": 0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0}
 
 def _apply(primitive: Primitive, *arguments: Any) -> Symbol:
     """The result of a primitive; constants are folded, and operations without effect (``x * 1``, ``x + 0``) dropped."""
-    symbols = tuple(_symbol(argument) for argument in arguments)
+    symbols = tuple(map(_symbol, arguments))
     constants = [symbol.constant for symbol in symbols]
     if primitive.ufunc is not None and None not in constants:
         return Symbol(constant=float(primitive.ufunc(*constants)))
@@ -161,25 +161,29 @@ def _apply(primitive: Primitive, *arguments: Any) -> Symbol:
     return Symbol(primitive, symbols)
 
 
-@dataclass(frozen=True)
-class Input:
+# Operands are compared and hashed all the time while formulas are traced and compiled, which tuples do in C. Their
+# last field makes them differ from those of another kind.
+
+
+class Input(NamedTuple):
     """An operand that is the formula's input with this index."""
 
     index: int
+    kind: str = "input"
 
 
-@dataclass(frozen=True)
-class Constant:
-    """An operand that is a number."""
+class Constant(NamedTuple):
+    """An operand that is a number; the sign, 1 or −1, tells −0.0 from 0.0, which are equal."""
 
     number: float
+    sign: float = 1.0
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """An operand that is the result of the instruction with this index."""
 
     index: int
+    kind: str = "value"
 
 
 Operand = Input | Constant | Value
@@ -207,7 +211,7 @@ class Formula:
     def uses(self, name: str) -> bool:
         """Whether the formula reads the input with this name."""
         wanted = Input(self.inputs.index(name))
-        return wanted in self.results or any(wanted in step.operands for step in self.instructions)
+        return wanted in self.results or wanted in self._last_uses
 
     def last_use(self, operand: Operand) -> int:
         """Index of the last instruction that reads the operand; -1 if none does."""
@@ -215,7 +219,6 @@ class Formula:
 
     @cached_property
     def _last_uses(self) -> dict[Operand, int]:
-        # Binding looks up every operand of every instruction; searching each time would be quadratic.
         return {operand: i for i, step in enumerate(self.instructions) for operand in step.operands}
 
     def c_source(self) -> tuple[list[str], list[str]]:
@@ -281,9 +284,12 @@ def trace(function: Callable[..., Any], *inputs: str) -> Formula:
             return seen[id(symbol)]
         found: Operand
         if symbol.primitive is None:
-            found = Input(inputs.index(symbol.name)) if symbol.name is not None else Constant(symbol.constant or 0.0)
+            number = symbol.constant
+            found = (
+                Input(inputs.index(symbol.name)) if number is None else Constant(number, math.copysign(1.0, number))
+            )
         else:
-            step = Instruction(symbol.primitive, tuple(operand(argument) for argument in symbol.arguments))
+            step = Instruction(symbol.primitive, tuple(map(operand, symbol.arguments)))
             if step not in known:
                 known[step] = Value(len(instructions))
                 instructions.append(step)
@@ -293,5 +299,5 @@ def trace(function: Callable[..., Any], *inputs: str) -> Formula:
 
     # The symbols must stay alive until the end because `seen` is keyed by their identity.
     symbols = [_symbol(result) for result in results]
-    operands = tuple(operand(symbol) for symbol in symbols)
+    operands = tuple(map(operand, symbols))
     return Formula(tuple(inputs), tuple(instructions), operands)
