@@ -334,20 +334,18 @@ class Network:
     def forward(self, X: Any) -> Any:
         """h of every sample, (m, n_out); a NaN in X gives NaN in h."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
-        return joined([back(h) for _, h in self._ready(array).outputs(array)])
+        return joined([back(h) for _, h, _ in self._ready(array).outputs(array)])
 
     def _decided(self, X: Any, decide: Callable[[Any, Array], Array]) -> Any:
         """Applies a function to h. The inputs must be finite: a decision based on NaN would be arbitrary."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
-        passes = self._ready(array)
-        self._adapter.finite(array)
-        parts, classes, backend = [], self.loss_function.classification, self._backend
-        for first, h in passes.outputs(array):
-            # Values that go to the host anyway are checked there: this waits for the device only once.
-            xp, values = (backend.xp, h) if backend.owns(X) else (np, backend.download(h))
-            if classes:
-                finite(backend, values, "h", self._dtype, _TOO_LARGE, first)
-            parts.append(decide(xp, values))
+        parts, backend = [], self._backend
+        for first, h, sound in self._ready(array).outputs(array, checked=True):
+            if not sound:
+                self._adapter.finite(array[first : first + len(h)], first)
+                if self.loss_function.classification:
+                    finite(backend, h, "h", self._dtype, _TOO_LARGE, first)
+            parts.append(decide(backend.xp, h) if backend.owns(X) else decide(np, backend.download(h)))
         return back(joined(parts))
 
     @exclusive
@@ -400,7 +398,7 @@ class Network:
         assert self._passes is not None, "metrics are measured on a network whose sizes are known"
         loss, download = self.loss_function, self._backend.download
         decide = {"labels": loss.decide, "probabilities": loss.probabilities}.get(needs)
-        outputs = (h for _, h in self._passes.outputs(X))
+        outputs = (h for _, h, _ in self._passes.outputs(X))
         if decide is not None:
             return joined([download(decide(self._backend.xp, h)) for h in outputs])
         values = joined([download(h) for h in outputs])

@@ -182,19 +182,18 @@ class Program:
     """Calls that run in order, as records wherever a call has one.
 
     Args:
-        calls: functions with their arguments; the program keeps them alive.
+        calls: functions with their arguments, which are kept alive.
         library: the walker; None runs all calls as Python.
     """
 
     def __init__(self, calls: Calls, library: Library | None) -> None:
-        self._calls = calls
         self._parts: list[Callable[[int], None]] = []
         found = [None if library is None else _records(library, *call) for call in calls]
         pairs = list(zip(calls, found, strict=True))
         for native, group in groupby(pairs, lambda pair: pair[1] is not None):
             if native:
                 records = b"".join(record for _, records in group for record in records or ())
-                self._parts.append(_Walk(library, [[records]]))
+                self._parts.append(_Walk(library, [[records]], calls))
             else:
                 self._parts.append(partial(_run, [call for call, _ in group]))
 
@@ -209,11 +208,15 @@ class Program:
         assert self.is_native, "calls of Python have no records"
         return b"".join(part.records for part in self._parts if isinstance(part, _Walk))
 
+    def repeated(self, times: int) -> Callable[[], None]:
+        """A function that runs the calls in order, all of them `times` times."""
+        return partial(self._parts[0] if len(self._parts) == 1 else self._run_parts, times)
+
     def __call__(self, times: int = 1) -> None:
         """Runs the calls in order, all of them `times` times."""
-        if len(self._parts) == 1:
-            self._parts[0](times)
-            return
+        self.repeated(times)()
+
+    def _run_parts(self, times: int) -> None:
         for _ in range(times):
             for part in self._parts:
                 part(1)
@@ -229,8 +232,7 @@ class Phases:
     """
 
     def __init__(self, phases: Sequence[Sequence[Program]], library: Library) -> None:
-        self._programs = phases
-        self._walk = _Walk(library, [[program.records for program in programs] for programs in phases])
+        self._walk = _Walk(library, [[program.records for program in programs] for programs in phases], phases)
 
     def __call__(self, times: int) -> None:
         """Runs the phases in order, all of them `times` times, alone if no other thread calls `help` meanwhile."""
@@ -250,14 +252,16 @@ class Phases:
 
 @final
 class _Walk:
-    """Records, and the call that walks them: phases of parts that may run at the same time."""
+    """Records, and the call that walks them: phases of parts that may run at the same time.
+
+    It keeps alive what the records point to: the library has NumPy's loops, and `keeps` all arrays.
+    """
 
     # The fields of `program` in walker.c.
     _FIELDS, _CLAIM = 25, 14
 
-    def __init__(self, library: Any, phases: Sequence[Sequence[bytes]]) -> None:
-        # The library keeps NumPy's loops alive.
-        self._library = library
+    def __init__(self, library: Any, phases: Sequence[Sequence[bytes]], keeps: object) -> None:
+        self._library, self._keeps = library, keeps
         self._records = [np.frombuffer(records, np.int64).copy() for part in phases for records in part]
         sizes = [len(records) // _RECORD.size for part in phases for records in part]
         self._parts = np.array([(address(array), size, 0) for array, size in zip(self._records, sizes, strict=True)])
@@ -265,7 +269,8 @@ class _Walk:
         self._fields = np.zeros(self._FIELDS, np.int64)
         self._fields[:3] = address(self._parts), address(self._first), len(phases)
         self.invite(False)
-        self._at = address(self._fields)
+        self._at = ctypes.c_void_p(address(self._fields))
+        self._times = 0
 
     @property
     def records(self) -> bytes:
@@ -273,12 +278,17 @@ class _Walk:
         return b"".join(array.tobytes() for array in self._records)
 
     def __call__(self, times: int) -> None:
-        anew = True
+        if times != self._times:
+            # ctypes takes as long to convert numbers as to make the call.
+            arguments = ctypes.c_int64(times), ctypes.c_int64(BUDGET)
+            self._anew, self._on = ((self._at, *arguments, ctypes.c_int(anew)) for anew in (1, 0))
+            self._times = times
+        result = self._library.run(*self._anew)
         # Between two walks Python handles signals.
-        while result := self._library.run(self._at, times, BUDGET, anew):
+        while result:
             if result == _FAILED:
                 raise IndexError("A batch lies outside of the order of the samples: a counter was not reset.")
-            anew = False
+            result = self._library.run(*self._on)
 
     def help(self) -> None:
         self._library.help(self._at)

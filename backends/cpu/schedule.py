@@ -176,7 +176,7 @@ def plan(tasks: Sequence[Task], workers: Workers, times: int) -> Callable[[], No
     largest = max((task.product for task in tasks), default=0.0)
     work = sum(_time(task, costs) for task in tasks)
     if most == 1 or (not largest and work < costs.least):
-        return partial(_whole(tasks), times)
+        return _whole(tasks).repeated(times)
     number, expected = 1, work
     if largest >= _LARGE:
         speedup = 1 + _BLAS_SHARE * (most - 1)
@@ -193,7 +193,7 @@ def plan(tasks: Sequence[Task], workers: Workers, times: int) -> Callable[[], No
             if isinstance(found, str) or not all(program.is_native for group in programs for program in group):
                 return partial(_run_phases, most, programs, workers, times)
             return partial(_run_together, most, Phases(programs, found), workers, times)
-    return partial(_run_with, number, _whole(tasks), times)
+    return partial(blas().run, number, _whole(tasks).repeated(times))
 
 
 def _time(task: Task, costs: Costs) -> float:
@@ -221,10 +221,6 @@ def _programs(phase: Phase, cut: Cut, registers: Sequence[Registers]) -> list[Pr
         for calls, part, own in zip(lists, cut.parts(task), registers, strict=False):
             calls += task.calls(part, own)
     return [_program(calls) for calls in lists]
-
-
-def _run_with(threads: int, program: Program, times: int) -> None:
-    blas().run(threads, partial(program, times))
 
 
 def _run_together(threads: int, phases: Phases, workers: Workers, times: int) -> None:

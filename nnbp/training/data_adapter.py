@@ -19,7 +19,7 @@ from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
 from nnbp.nn.architecture import Architecture
-from nnbp.validation import class_weights, finite, host, matrix, real, sample_weights
+from nnbp.validation import class_weights, finite, host, matrix, sample_weights
 
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
 _SPLIT = 3
@@ -64,16 +64,16 @@ class DataAdapter:
 
     def matrix(self, X: Any) -> Array | NDArray[Any]:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
-        dtype = self.input_dtype(real(X, "X")) if self.backend.owns(X) else self.dtype
+        dtype = self.input_dtype(X) if self.backend.owns(X) else self.dtype
         return matrix(self.backend, X, dtype, self.n_in)
 
     def input_dtype(self, X: Array | NDArray[Any]) -> np.dtype[Any]:
         """The dtype in which the network reads X."""
         return self.architecture.first.input_dtype(X.dtype, self.dtype)
 
-    def finite(self, X: Array | NDArray[Any]) -> None:
-        """Raises DataError if a value of X is NaN or infinite in the network's dtype."""
-        finite(self.backend, X, "X", self.dtype)
+    def finite(self, X: Array | NDArray[Any], first: int = 0) -> None:
+        """Raises DataError if a value of X is NaN or infinite in the network's dtype; `first` is the number of row 0."""
+        finite(self.backend, X, "X", self.dtype, first=first)
 
     def read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Self, Dataset]:
         """This adapter with unknown sizes taken from the data, and the checked data set; X stays where it was."""

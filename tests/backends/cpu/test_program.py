@@ -456,7 +456,7 @@ def test_steps_of_ordinary_networks_have_no_call_in_python(
     net.fit(rng.normal(size=(50, 5)), y, epochs=2, batch_size=batch, progress=False, **fit)
     net.predict(rng.normal(size=(50, 5)))
     assert made
-    assert all(one.is_native for one in made), [call for one in made if not one.is_native for call in one._calls]
+    assert all(one.is_native for one in made), [call for one in made if not one.is_native for call in one._parts]
 
 
 TRAININGS = """
