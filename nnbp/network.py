@@ -596,8 +596,6 @@ class Network:
         The optimizer's state is reset when its class or one of its arguments changes, and after `fit`. A Standardize
         layer that has seen no data takes mean and deviation of these samples: begin with as many as you have.
         """
-        from nnbp.engine.updater import OptimizerState
-
         rule = _optimizer(optimizer, learning_rate)
         if rule.full_batch:
             raise ValueError(
@@ -608,7 +606,9 @@ class Network:
         adapter.finite(data.X)
         data = adapter.placed(data, (size, len(rule.slots)))
         before = ongoing = self._ongoing
-        if ongoing is None or type(ongoing[0]) is not type(rule) or repr(ongoing[0]) != repr(rule):
+        if ongoing is None or type(ongoing[0]) is not type(rule) or ongoing[0].config() != rule.config():
+            from nnbp.engine.updater import OptimizerState
+
             ongoing, self._prepared = (rule, OptimizerState()), None
         with self._built(adapter, data) as passes:
             trainer = self._prepared_for(passes.model, data, size, *ongoing)
@@ -628,12 +628,12 @@ class Network:
         self, model: Model, data: Dataset, size: int | None, rule: Optimizer, state: OptimizerState
     ) -> Trainer:
         """A trainer for one pass over a data set; for few samples it is kept for the next call with the same number."""
-        from nnbp.optim.schedules import Constant
-        from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
-
         resident, kept = self._backend.owns(data.X), self._prepared
         if resident and kept is not None and kept.take(data, size, state):
             return kept
+        from nnbp.optim.schedules import Constant
+        from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
+
         # The old trainer is released first: the device may not have room for both.
         kept = self._prepared = None
         samples = len(data)
@@ -843,7 +843,9 @@ _LIVE = frozenset({"_lock", "_architecture", "_backend", "_adapter", "_passes", 
 def _optimizer(optimizer: str | Optimizer, learning_rate: float | None) -> Optimizer:
     from nnbp.optim import optimizers
 
-    rule = copy.copy(optimizers.get(optimizer))
+    rule = optimizers.get(optimizer)
+    if rule is optimizer:
+        rule = copy.copy(rule)
     if learning_rate is not None:
         rule.learning_rate = not_negative("learning_rate", learning_rate)
     return rule

@@ -79,11 +79,13 @@ class DataAdapter:
         """This adapter with unknown sizes taken from the data, and the checked data set; X stays where it was."""
         array = self.matrix(X)
         targets = self._targets(y, len(array))
-        n_out = self.architecture.outputs_of(targets) if self.n_out is None else self.n_out
-        data = _with_weights(
-            Dataset(array, self.architecture.loss.encode(targets, n_out), None, targets), sample_weight
-        )
-        return replace(self, n_in=array.shape[1], n_out=n_out), data
+        known = self
+        if self.n_in is None or self.n_out is None:
+            n_out = self.architecture.outputs_of(targets) if self.n_out is None else self.n_out
+            known = replace(self, n_in=array.shape[1], n_out=n_out)
+        assert known.n_out is not None, "targets have been seen"
+        y = self.architecture.loss.encode(targets, known.n_out)
+        return known, _with_weights(Dataset(array, y, None, targets), sample_weight)
 
     def _targets(self, y: Any, samples: int) -> NDArray[Any]:
         """The targets on the host, one per sample, finite in the network's dtype."""
@@ -104,7 +106,8 @@ class DataAdapter:
         """The data set on the device."""
         upload, dtype = self.backend.upload, self.dtype
         X = data.X if self.backend.owns(data.X) else upload(data.X, self.input_dtype(data.X))
-        return replace(data, X=X, y=upload(data.y, dtype), w=None if data.w is None else upload(data.w, dtype))
+        w = None if data.w is None else upload(data.w, dtype)
+        return Dataset(X, upload(data.y, dtype), w, data.targets, data.weights)
 
     def placed(self, data: Dataset, training: tuple[int | None, int] | None = None) -> Dataset:
         """The data set on the device, unless X is on the host and does not fit on the device.
@@ -177,6 +180,6 @@ class DataAdapter:
 
 
 def _with_weights(data: Dataset, sample_weight: Any) -> Dataset:
-    """The data set with these weights, or None for no weights; they are checked."""
+    """The data set with these weights, which are checked; as it is if they are None."""
     weights = sample_weights(sample_weight, len(data))
-    return replace(data, w=None if weights is None else weights.reshape(-1, 1), weights=weights)
+    return data if weights is None else replace(data, w=weights.reshape(-1, 1), weights=weights)
