@@ -183,7 +183,7 @@ class _Tile:
         """Whether an operand is in a register that instruction i is the last to read."""
         return (
             isinstance(operand, Value)
-            and operand.index in self._owned
+            and operand.position in self._owned
             and self.formula.last_use(operand) == i
             and operand not in self.formula.results
         )
@@ -199,7 +199,7 @@ class _Tile:
         aside: dict[Operand, Array] = {}
         for out, result in zip(self.outputs, self.formula.results, strict=True):
             if isinstance(result, Input):
-                source = self.inputs[result.index]
+                source = self.inputs[result.position]
                 if any(other is not out and np.may_share_memory(source, other) for other in self.outputs):
                     aside[result] = self._new(False, source.shape)[1]
                     self.calls.append((np.copyto, (aside[result], source)))
@@ -215,7 +215,7 @@ class _Tile:
         if ufunc is not None and flag is None:
             arguments = tuple(self._as_number(argument, casts) for argument in arguments)
         # The result may overwrite an operand that is read for the last time, if their shapes are equal.
-        ended = [operand.index for operand in dict.fromkeys(step.operands) if self._ends(operand, i)]
+        ended = [operand.position for operand in dict.fromkeys(step.operands) if self._ends(operand, i)]
         self._release([index for index in ended if self._values[index].shape == shape])
         target = self._direct_target(i)
         if target is None:

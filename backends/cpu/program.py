@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from itertools import groupby
+from itertools import accumulate, groupby, product
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -123,21 +123,9 @@ class Library:
             self._layouts[key] = found
         return found
 
-    def blas(self, name: str) -> tuple[int, bool]:
-        """The address of a function of BLAS, such as ``sgemm``, and whether its integers have 64 bits.
-
-        Raises:
-            LookupError: NumPy's BLAS has no such function under a known name.
-        """
-        for pattern, long in self._patterns:
-            function = getattr(self._blas, pattern.format(name), None)
-            if function is not None:
-                return ctypes.cast(function, ctypes.c_void_p).value or 0, long
-        raise LookupError(f"NumPy's BLAS has no {name}")
-
     def _find_blas(self) -> None:
         # The names of NumPy's wheels, of OpenBLAS and of MKL with 64-bit integers, and those of most systems.
-        self._patterns = [
+        patterns = [
             ("scipy_cblas_{}64_", True),
             ("cblas_{}64_", True),
             ("cblas_{}_64", True),
@@ -149,7 +137,13 @@ class Library:
         if config is not None:
             config.restype = ctypes.c_char_p
             # NumPy's library for Windows has 64-bit integers behind the bare names.
-            self._patterns[-1] = ("cblas_{}", b"USE64BITINT" in config())
+            patterns[-1] = ("cblas_{}", b"USE64BITINT" in config())
+        self.blas: dict[str, tuple[int, bool]] = {}
+        """The address of each function of BLAS, such as ``sgemm``, and whether its integers have 64 bits."""
+        for name, (pattern, long) in product(("sgemm", "dgemm", "sgemv", "dgemv", "sdot", "ddot"), patterns):
+            function = getattr(self._blas, pattern.format(name), None)
+            if function is not None:
+                self.blas.setdefault(name, (ctypes.cast(function, ctypes.c_void_p).value or 0, long))
 
     def _check(self) -> None:
         """Calls one loop, to see whether NumPy's structures are those that are expected here."""
@@ -265,7 +259,7 @@ class _Walk:
         self._records = [np.frombuffer(records, np.int64).copy() for part in phases for records in part]
         sizes = [len(records) // _RECORD.size for part in phases for records in part]
         self._parts = np.array([(address(array), size, 0) for array, size in zip(self._records, sizes, strict=True)])
-        self._first = np.cumsum([0, *map(len, phases)])
+        self._first = np.array([*accumulate(map(len, phases), initial=0)])
         self._fields = np.zeros(self._FIELDS, np.int64)
         self._fields[:3] = address(self._parts), address(self._first), len(phases)
         self.invite(False)
@@ -359,9 +353,7 @@ def _rows(arrays: Sequence[Array]) -> list[_Rows]:
     *outer, (rows, steps), (length, strides) = _axes(arrays)
     starts = [[address(array) for array in arrays]]
     for size, own in outer:
-        starts = [
-            [at + i * step for at, step in zip(start, own, strict=True)] for start in starts for i in range(size)
-        ]
+        starts = [[at + i * step for at, step in zip(start, own, strict=True)] for start in starts for i in range(size)]
     return [_Rows(start, strides, steps, length, rows) for start in starts]
 
 
@@ -388,7 +380,7 @@ def _strides(array: Array, axes: int) -> tuple[int, ...]:
     strides: tuple[int, ...] = array.strides
     if 1 in array.shape:
         strides = tuple([0 if size == 1 else stride for size, stride in zip(array.shape, strides, strict=True)])
-    full = (0,) * (axes - array.ndim) + strides
+    full: tuple[int, ...] = (0,) * (axes - array.ndim) + strides
     return full[len(full) - axes :]
 
 
@@ -410,7 +402,7 @@ def _ufunc(library: Library, ufunc: np.ufunc, *arguments: Any) -> list[bytes]:
 
 
 class _Layout(NamedTuple):
-    """The records of a chain wherever its arrays lie: addresses count from the beginning of the memory that they are in.
+    """The records of a chain wherever its arrays lie: addresses count from where the memory begins that they are in.
 
     Attributes:
         records: with these addresses.
@@ -426,7 +418,7 @@ class _Layout(NamedTuple):
 
 
 def _chain(library: Library, chain: Chain) -> list[bytes]:
-    """The records of a chain, by the layout that it shares with all chains of equal formulas on arrays that are alike."""
+    """The records of a chain, by the layout that it shares with all chains of its formula on arrays that are alike."""
     arrays = [*chain.inputs, *chain.outputs]
     addresses, owners = [address(array) for array in arrays], [tasks.owner(array) for array in arrays]
     alike = []
@@ -584,7 +576,7 @@ def _vectors(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
         strides, flags = (leading, step(b.strides[0] if m == 1 else a.strides[1])), (int(m != 1), columns)
         if out.strides[0 if m == 1 else 1] != size:
             raise LookupError("the result is not contiguous")
-    function, long = library.blas(letter + name)
+    function, long = library.blas[letter + name]
     addresses = [address(array) for array in (*factors, out)]
     cost = 50 + a.size * m / 10
     return [_record(kind, addresses, strides, steps, *flags, width=size, cost=cost, function=function, context=long)]
@@ -594,11 +586,12 @@ def _matrices(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
     """A product of matrices."""
     letter, size = _letter(a, b, out), out.itemsize
     (n, k), m = a.shape, b.shape[1]
-    if not out.size or not k or address(a) == address(b) or out.strides[1] != size or out.strides[0] < m * size:
+    addresses = [address(array) for array in (a, b, out)]
+    if not out.size or not k or addresses[0] == addresses[1] or out.strides[1] != size or out.strides[0] < m * size:
         raise LookupError("not a product for gemm")
     (lda, transpose_a), (ldb, transpose_b) = _leading(a), _leading(b)
-    function, long = library.blas(f"{letter}gemm")
-    addresses, leading = [address(array) for array in (a, b, out)], (lda, ldb, out.strides[0] // size)
+    function, long = library.blas[f"{letter}gemm"]
+    leading = (lda, ldb, out.strides[0] // size)
     cost = 50 + n * m * k / 20
     return [
         _record(

@@ -181,7 +181,9 @@ def plan(tasks: Sequence[Task], workers: Workers, times: int) -> Callable[[], No
     if largest >= _LARGE:
         speedup = 1 + _BLAS_SHARE * (most - 1)
         number, expected = most, work - (1 - 1 / speedup) * sum(task.product for task in tasks)
-    if work >= costs.least:
+    # At best, all the work is shared equally in one phase.
+    bound = work / most + costs.phase + costs.wake / times
+    if work >= costs.least and bound < costs.share * expected:
         cut, whole = Cut(tasks, most), Cut(tasks, 1)
         groups = phases(tasks, cut)
         together, alone = ([group.load(own, costs) for group in groups] for own in (cut, whole))
@@ -203,7 +205,7 @@ def _time(task: Task, costs: Costs) -> float:
 
 def _whole(tasks: Sequence[Task]) -> Program:
     registers = _registers()
-    return _program([call for task in tasks for call in task.calls(slice(0, task.length), registers)])
+    return _program([call for task in tasks for call in task.calls(None, registers)])
 
 
 def _registers() -> Registers:

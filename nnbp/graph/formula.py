@@ -166,9 +166,9 @@ def _apply(primitive: Primitive, *arguments: Any) -> Symbol:
 
 
 class Input(NamedTuple):
-    """An operand that is the formula's input with this index."""
+    """An operand that is the formula's input at this position."""
 
-    index: int
+    position: int
     kind: str = "input"
 
 
@@ -180,9 +180,9 @@ class Constant(NamedTuple):
 
 
 class Value(NamedTuple):
-    """An operand that is the result of the instruction with this index."""
+    """An operand that is the result of the instruction at this position."""
 
-    index: int
+    position: int
     kind: str = "value"
 
 
@@ -238,7 +238,7 @@ class Formula:
         return lines, [f"T({text(result)})" for result in self.results]
 
     def _is_boolean(self, operand: Operand) -> bool:
-        return isinstance(operand, Value) and self.instructions[operand.index].primitive.boolean
+        return isinstance(operand, Value) and self.instructions[operand.position].primitive.boolean
 
     def __str__(self) -> str:
         lines = [
@@ -273,31 +273,38 @@ def trace(function: Callable[..., Any], *inputs: str) -> Formula:
     Raises:
         TypeError: the function uses something that is not elementwise, or branches on a value.
     """
-    outcome = function(*(Symbol(name=name) for name in inputs))
+    outcome = function(*[Symbol(name=name) for name in inputs])
     results: Sequence[Any] = outcome if isinstance(outcome, tuple) else (outcome,)
-    instructions: list[Instruction] = []
-    known: dict[Instruction, Value] = {}
-    seen: dict[int, Operand] = {}
+    recording = _Recording(inputs)
+    # The symbols must stay alive until the end because the recording knows them by their identity.
+    symbols = [_symbol(result) for result in results]
+    operands = tuple(map(recording.operand, symbols))
+    return Formula(inputs, tuple(recording.instructions), operands)
 
-    def operand(symbol: Symbol) -> Operand:
-        if id(symbol) in seen:
-            return seen[id(symbol)]
-        found: Operand
-        if symbol.primitive is None:
-            number = symbol.constant
-            found = (
-                Input(inputs.index(symbol.name)) if number is None else Constant(number, math.copysign(1.0, number))
-            )
-        else:
-            step = Instruction(symbol.primitive, tuple(map(operand, symbol.arguments)))
-            if step not in known:
-                known[step] = Value(len(instructions))
-                instructions.append(step)
-            found = known[step]
-        seen[id(symbol)] = found
+
+class _Recording:
+    """The instructions that compute symbols, each once."""
+
+    def __init__(self, inputs: Sequence[str]) -> None:
+        self.instructions: list[Instruction] = []
+        self._inputs = inputs
+        self._known: dict[Instruction, Value] = {}
+        self._seen: dict[int, Operand] = {}
+
+    def operand(self, symbol: Symbol) -> Operand:
+        """What stands for a symbol, after the instructions that it needs."""
+        found = self._seen.get(id(symbol))
+        if found is None:
+            found = self._seen[id(symbol)] = self._found(symbol)
         return found
 
-    # The symbols must stay alive until the end because `seen` is keyed by their identity.
-    symbols = [_symbol(result) for result in results]
-    operands = tuple(map(operand, symbols))
-    return Formula(tuple(inputs), tuple(instructions), operands)
+    def _found(self, symbol: Symbol) -> Operand:
+        if symbol.primitive is not None:
+            step = Instruction(symbol.primitive, tuple(map(self.operand, symbol.arguments)))
+            if step not in self._known:
+                self._known[step] = Value(len(self.instructions))
+                self.instructions.append(step)
+            return self._known[step]
+        if symbol.constant is not None:
+            return Constant(symbol.constant, math.copysign(1.0, symbol.constant))
+        return Input(self._inputs.index(symbol.name))

@@ -72,7 +72,7 @@ class DataAdapter:
         return self.architecture.first.input_dtype(X.dtype, self.dtype)
 
     def finite(self, X: Array | NDArray[Any], first: int = 0) -> None:
-        """Raises DataError if a value of X is NaN or infinite in the network's dtype; `first` is the number of row 0."""
+        """Raises DataError if a value of X is NaN or infinite in the network's dtype; row 0 has the number `first`."""
         finite(self.backend, X, "X", self.dtype, first=first)
 
     def read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Self, Dataset]:
