@@ -426,7 +426,7 @@ def _chain(library: Library, chain: Chain) -> list[bytes]:
         first = owners.index(own)
         alike.append((first, at - addresses[first], array.shape, array.strides, array.dtype, array.flags.aligned))
     key = chain.formula, chain.registers.tile, tuple(alike)
-    layout = library.layout(key, partial(_layout, library, chain, owners))
+    layout = library.layout(key, partial(_layout, library, chain))
     registers = [chain.registers.whole(*register) for register in layout.registers]
     chain.keeps = layout, registers
     starts = np.array([*addresses, *map(address, registers), 0])
@@ -435,18 +435,17 @@ def _chain(library: Library, chain: Chain) -> list[bytes]:
     return [records.tobytes()]
 
 
-def _layout(library: Library, chain: Chain, owners: Sequence[int]) -> _Layout:
+def _layout(library: Library, chain: Chain) -> _Layout:
     own = chain.registers.anew()
-    arrays = [*chain.inputs, *chain.outputs]
     made = b"".join(_tiles(library, Chain(chain.formula, chain.inputs, chain.outputs, own)))
     records = np.frombuffer(made, np.int64).reshape(-1, _RECORD.size // 8).copy()
     data = records[:, _DATA]
-    spans = [span(array) for array in (*arrays, *(own.whole(*register) for register in own.used))]
+    spans = [span(array) for array in (*chain.inputs, *chain.outputs, *(own.whole(*used) for used in own.used))]
     starts = np.array([*(start for start, _ in spans), 0])
     memory = np.full(data.shape, len(spans))
     for k, (start, end) in enumerate(spans):
-        # Arrays of one owner may lie in each other; they are found from the first of them.
-        memory[(data >= start) & (data < end)] = owners.index(owners[k]) if k < len(arrays) else k
+        # It does not matter which of several that lie in each other is found, as all arrays that are alike do so.
+        memory[(data >= start) & (data < end)] = k
     data -= starts[memory]
     return _Layout(records, memory, own.used, own)
 
