@@ -334,20 +334,18 @@ class Network:
     def forward(self, X: Any) -> Any:
         """h of every sample, (m, n_out); a NaN in X gives NaN in h."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
-        return joined([back(h) for _, h in self._ready(array).outputs(array)])
+        return joined([back(h) for _, h, _ in self._ready(array).outputs(array)])
 
     def _decided(self, X: Any, decide: Callable[[Any, Array], Array]) -> Any:
         """Applies a function to h. The inputs must be finite: a decision based on NaN would be arbitrary."""
         array, back = self._adapter.matrix(X), like(X, self._backend)
-        passes = self._ready(array)
-        self._adapter.finite(array)
-        parts, classes, backend = [], self.loss_function.classification, self._backend
-        for first, h in passes.outputs(array):
-            # Values that go to the host anyway are checked there: this waits for the device only once.
-            xp, values = (backend.xp, h) if backend.owns(X) else (np, backend.download(h))
-            if classes:
-                finite(backend, values, "h", self._dtype, _TOO_LARGE, first)
-            parts.append(decide(xp, values))
+        parts, backend = [], self._backend
+        for first, h, sound in self._ready(array).outputs(array, checked=True):
+            if not sound:
+                self._adapter.finite(array[first : first + len(h)], first)
+                if self.loss_function.classification:
+                    finite(backend, h, "h", self._dtype, _TOO_LARGE, first)
+            parts.append(decide(backend.xp, h) if backend.owns(X) else decide(np, backend.download(h)))
         return back(joined(parts))
 
     @exclusive
@@ -400,7 +398,7 @@ class Network:
         assert self._passes is not None, "metrics are measured on a network whose sizes are known"
         loss, download = self.loss_function, self._backend.download
         decide = {"labels": loss.decide, "probabilities": loss.probabilities}.get(needs)
-        outputs = (h for _, h in self._passes.outputs(X))
+        outputs = (h for _, h, _ in self._passes.outputs(X))
         if decide is not None:
             return joined([download(decide(self._backend.xp, h)) for h in outputs])
         values = joined([download(h) for h in outputs])
@@ -598,8 +596,6 @@ class Network:
         The optimizer's state is reset when its class or one of its arguments changes, and after `fit`. A Standardize
         layer that has seen no data takes mean and deviation of these samples: begin with as many as you have.
         """
-        from nnbp.engine.updater import OptimizerState
-
         rule = _optimizer(optimizer, learning_rate)
         if rule.full_batch:
             raise ValueError(
@@ -610,7 +606,9 @@ class Network:
         adapter.finite(data.X)
         data = adapter.placed(data, (size, len(rule.slots)))
         before = ongoing = self._ongoing
-        if ongoing is None or type(ongoing[0]) is not type(rule) or repr(ongoing[0]) != repr(rule):
+        if ongoing is None or type(ongoing[0]) is not type(rule) or ongoing[0].config() != rule.config():
+            from nnbp.engine.updater import OptimizerState
+
             ongoing, self._prepared = (rule, OptimizerState()), None
         with self._built(adapter, data) as passes:
             trainer = self._prepared_for(passes.model, data, size, *ongoing)
@@ -630,12 +628,12 @@ class Network:
         self, model: Model, data: Dataset, size: int | None, rule: Optimizer, state: OptimizerState
     ) -> Trainer:
         """A trainer for one pass over a data set; for few samples it is kept for the next call with the same number."""
-        from nnbp.optim.schedules import Constant
-        from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
-
         resident, kept = self._backend.owns(data.X), self._prepared
         if resident and kept is not None and kept.take(data, size, state):
             return kept
+        from nnbp.optim.schedules import Constant
+        from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
+
         # The old trainer is released first: the device may not have room for both.
         kept = self._prepared = None
         samples = len(data)
@@ -845,7 +843,9 @@ _LIVE = frozenset({"_lock", "_architecture", "_backend", "_adapter", "_passes", 
 def _optimizer(optimizer: str | Optimizer, learning_rate: float | None) -> Optimizer:
     from nnbp.optim import optimizers
 
-    rule = copy.copy(optimizers.get(optimizer))
+    rule = optimizers.get(optimizer)
+    if rule is optimizer:
+        rule = copy.copy(rule)
     if learning_rate is not None:
         rule.learning_rate = not_negative("learning_rate", learning_rate)
     return rule

@@ -180,8 +180,8 @@ def refuse(rule: str, array: NDArray[Any], wrong: NDArray[np.bool], fix: str) ->
         wrong: of the same shape, or (m,).
         fix: what the error advises.
     """
-    rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
-    if len(rows):
+    if wrong.any():
+        rows = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
         raise DataError(f"{rule}; received {array[rows[0]]} in row {rows[0]}. {fix}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from typing import Any
 
 import numpy as np
@@ -218,6 +220,36 @@ def test_no_class_is_decided_on_what_is_no_number(use: str, loss: str, n_out: in
     with pytest.raises(DataError, match=r"h holds finite numbers.*float32; received nan in row 0.*dtype='float64'"):
         getattr(net, use)(np.full((4, 3), 3e38))
     assert np.isnan(net.forward(np.full((4, 3), 3e38))).all()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_the_sample_that_is_not_finite_is_named_wherever_it_is(loss: str) -> None:
+    """In the last of several pieces, too; squares that are infinite are no fault of finite numbers."""
+    net = Network([4, 4], loss=loss, device="cpu", seed=0)
+    inputs = np.zeros((600_000, 4), np.float32)
+    inputs[0] = 1e30
+    inputs[599_990, 2] = np.inf
+    with pytest.raises(DataError, match=r"X holds finite numbers.*received inf in row 599990, column 2"):
+        net.predict(inputs)
+    inputs[599_990, 2] = 0.0
+    net.weights[0][...], net.biases[0][...] = 1e-30 * np.eye(4), [0, 1, 2, 3]
+    assert (net.predict(inputs)[1:] == (3 if loss == "cross_entropy" else [0, 1, 2, 3])).all()
+
+
+def test_a_network_is_gone_with_its_last_reference() -> None:
+    """Its memory is free at once: nothing in it waits for the collector of cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        net = classifier(weight_decay=0.1)
+        net.fit(X, LABELS, **QUIET)
+        net.partial_fit(X, LABELS)
+        net.predict(X)
+        alive = weakref.ref(net.model)
+        del net
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("scale", [1e-46, 1e-30, 1e30, 1e300])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, TypeGuard, final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -47,11 +48,25 @@ class Registers:
 
     def array(self, dtype: DTypeLike, index: int, shape: tuple[int, ...]) -> NDArray[Any]:
         """The first elements of a register, as an array of the given shape."""
-        size = int(np.prod(shape))
-        key = (np.dtype(dtype), index)
-        if key not in self._arrays or self._arrays[key].size < self.room:
-            self._arrays[key] = np.empty(self.room, dtype)
-        return self._arrays[key][:size].reshape(shape)
+        return self.whole(np.dtype(dtype), index)[: math.prod(shape)].reshape(shape)
+
+    def whole(self, dtype: np.dtype[Any], index: int) -> NDArray[Any]:
+        """A register; the caller keeps it alive, because a larger one may take its place."""
+        known = self._arrays.get((dtype, index))
+        if known is None or known.size < self.room:
+            known = self._arrays[dtype, index] = np.empty(self.room, dtype)
+        return known
+
+    def anew(self) -> Registers:
+        """Others for tiles of the same size."""
+        other = Registers(self.native)
+        other.tile = self.tile
+        return other
+
+    @property
+    def used(self) -> list[tuple[np.dtype[Any], int]]:
+        """Dtype and index of every register that there is."""
+        return list(self._arrays)
 
 
 @final
@@ -81,6 +96,8 @@ class Chain:
         self.tiles = self.full + bool(rest)
         registers.room = max(registers.room, self._step * self.outputs[0].size // max(1, length))
         self._calls: dict[int, Calls] = {}
+        self.keeps: object = None
+        """What the chain's records use besides its arrays."""
 
     def tile(self, k: int) -> Calls:
         """The calls of a tile, which are kept, and their arrays with them."""
@@ -107,9 +124,9 @@ class Chain:
 
 
 def bind(formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array], registers: Registers) -> Calls:
-    """The calls that compute ``outputs = formula(inputs)``: those of all tiles, or in C a chain of several tiles."""
+    """The calls that compute ``outputs = formula(inputs)``: those of all tiles, or in C a chain."""
     chain = Chain(formula, inputs, outputs, registers)
-    if registers.native and chain.tiles > 1:
+    if registers.native:
         return [(chain, ())]
     return [call for k in range(chain.tiles) for call in chain.tile(k)]
 
@@ -162,25 +179,27 @@ class _Tile:
             self._taken[boolean] += 1
         return register, self.registers.array(np.bool if boolean else self.dtype, register, shape)
 
-    def _release(self, operands: set[Operand], i: int, shape: tuple[int, ...] | None) -> None:
-        """Frees the registers that instruction i is the last to read; with a shape, only those of that shape."""
-        for operand in operands:
-            if (
-                isinstance(operand, Value)
-                and operand.index in self._owned
-                and self.formula.last_use(operand) == i
-                and operand not in self.formula.results
-                and shape in (None, self._values[operand.index].shape)
-            ):
-                kind, register = self._owned.pop(operand.index)
-                self._free[kind].append(register)
+    def _ends(self, operand: Operand, i: int) -> TypeGuard[Value]:
+        """Whether an operand is in a register that instruction i is the last to read."""
+        return (
+            isinstance(operand, Value)
+            and operand.position in self._owned
+            and self.formula.last_use(operand) == i
+            and operand not in self.formula.results
+        )
+
+    def _release(self, values: Sequence[int]) -> None:
+        """Frees the registers of these values."""
+        for index in values:
+            kind, register = self._owned.pop(index)
+            self._free[kind].append(register)
 
     def _set_aside(self) -> dict[Operand, Array]:
         """Copies of inputs that are also results, if another output overwrites them."""
         aside: dict[Operand, Array] = {}
         for out, result in zip(self.outputs, self.formula.results, strict=True):
             if isinstance(result, Input):
-                source = self.inputs[result.index]
+                source = self.inputs[result.position]
                 if any(other is not out and np.may_share_memory(source, other) for other in self.outputs):
                     aside[result] = self._new(False, source.shape)[1]
                     self.calls.append((np.copyto, (aside[result], source)))
@@ -188,15 +207,16 @@ class _Tile:
 
     def _bind_step(self, i: int, step: Instruction) -> None:
         boolean, ufunc = step.primitive.boolean, step.primitive.ufunc
-        arguments = tuple(self._array(operand) for operand in step.operands)
+        arguments = tuple(map(self._array, step.operands))
         flag = _flag_as_number(step, arguments)
         # A value is as small as its operands allow: one that depends only on the row is computed once per row.
-        shape = np.broadcast_shapes(*(argument.shape for argument in arguments))
+        shape = np.broadcast(*arguments).shape
         casts: list[int] = []
         if ufunc is not None and flag is None:
             arguments = tuple(self._as_number(argument, casts) for argument in arguments)
         # The result may overwrite an operand that is read for the last time, if their shapes are equal.
-        self._release(set(step.operands), i, shape)
+        ended = [operand.position for operand in dict.fromkeys(step.operands) if self._ends(operand, i)]
+        self._release([index for index in ended if self._values[index].shape == shape])
         target = self._direct_target(i)
         if target is None:
             register, target = self._new(boolean, shape)
@@ -212,7 +232,7 @@ class _Tile:
         else:
             self.calls.append((ufunc, (*arguments, target)))
         self._free[False] += casts
-        self._release(set(step.operands), i, None)
+        self._release([index for index in ended if index in self._owned])
 
     def _as_number(self, argument: Array, casts: list[int]) -> Array:
         """A comparison's result as the numbers 0 and 1: ufuncs on mixed dtypes are slow and allocate a buffer."""

@@ -12,19 +12,19 @@ import ctypes
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
-from itertools import groupby
+from itertools import accumulate, groupby, product
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.graph.ops import Array, address
+from nnbp.graph.ops import Array, address, span
 
 from . import chains, streams, tasks
-from .chains import Calls, Chain
+from .chains import Calls, Chain, Registers
 from .streams import PhiloxStream
 from .threads import blas
 
@@ -35,6 +35,11 @@ BUDGET = 20_000_000
 _RECORD = struct.Struct("=q3Q4Q4q4q4q4q")
 _DATA, _COST, _ADVANCE = slice(4, 8), 19, slice(20, 24)
 _LOOP, _CONVERT, _SELECT, _PRODUCT, _VECTOR_PRODUCT, _DOT, _GATHER, _UNIFORM, _REPEAT = range(9)
+
+_PADDING = (0, 0, 0, 0)
+
+_MOST_LAYOUTS = 2000
+"""Layouts that are kept: one takes a few kilobytes, and a network a few dozen."""
 
 _FAILED = 2
 
@@ -84,6 +89,7 @@ class Library:
         prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
         self._pointer = prototype(("PyCapsule_GetPointer", ctypes.pythonapi))
         self._loops: dict[Any, tuple[_CallInfo, object]] = {}
+        self._layouts: dict[Any, _Layout] = {}
         self._find_blas()
         self._check()
 
@@ -107,21 +113,19 @@ class Library:
             known = self._loops.setdefault(key, (info, capsule))
         return known[0]
 
-    def blas(self, name: str) -> tuple[int, bool]:
-        """The address of a function of BLAS, such as ``sgemm``, and whether its integers have 64 bits.
-
-        Raises:
-            LookupError: NumPy's BLAS has no such function under a known name.
-        """
-        for pattern, long in self._patterns:
-            function = getattr(self._blas, pattern.format(name), None)
-            if function is not None:
-                return ctypes.cast(function, ctypes.c_void_p).value or 0, long
-        raise LookupError(f"NumPy's BLAS has no {name}")
+    def layout(self, key: Any, make: Callable[[], _Layout]) -> _Layout:
+        """The layout of a key, which is made once: most programs are for networks of sizes that have been before."""
+        found = self._layouts.get(key)
+        if found is None:
+            found = make()
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[key] = found
+        return found
 
     def _find_blas(self) -> None:
         # The names of NumPy's wheels, of OpenBLAS and of MKL with 64-bit integers, and those of most systems.
-        self._patterns = [
+        patterns = [
             ("scipy_cblas_{}64_", True),
             ("cblas_{}64_", True),
             ("cblas_{}_64", True),
@@ -133,7 +137,13 @@ class Library:
         if config is not None:
             config.restype = ctypes.c_char_p
             # NumPy's library for Windows has 64-bit integers behind the bare names.
-            self._patterns[-1] = ("cblas_{}", b"USE64BITINT" in config())
+            patterns[-1] = ("cblas_{}", b"USE64BITINT" in config())
+        self.blas: dict[str, tuple[int, bool]] = {}
+        """The address of each function of BLAS, such as ``sgemm``, and whether its integers have 64 bits."""
+        for name, (pattern, long) in product(("sgemm", "dgemm", "sgemv", "dgemv", "sdot", "ddot"), patterns):
+            function = getattr(self._blas, pattern.format(name), None)
+            if function is not None:
+                self.blas.setdefault(name, (ctypes.cast(function, ctypes.c_void_p).value or 0, long))
 
     def _check(self) -> None:
         """Calls one loop, to see whether NumPy's structures are those that are expected here."""
@@ -166,19 +176,18 @@ class Program:
     """Calls that run in order, as records wherever a call has one.
 
     Args:
-        calls: functions with their arguments; the program keeps them alive.
+        calls: functions with their arguments, which are kept alive.
         library: the walker; None runs all calls as Python.
     """
 
     def __init__(self, calls: Calls, library: Library | None) -> None:
-        self._calls = calls
         self._parts: list[Callable[[int], None]] = []
         found = [None if library is None else _records(library, *call) for call in calls]
         pairs = list(zip(calls, found, strict=True))
         for native, group in groupby(pairs, lambda pair: pair[1] is not None):
             if native:
                 records = b"".join(record for _, records in group for record in records or ())
-                self._parts.append(_Walk(library, [[records]]))
+                self._parts.append(_Walk(library, [[records]], calls))
             else:
                 self._parts.append(partial(_run, [call for call, _ in group]))
 
@@ -193,11 +202,15 @@ class Program:
         assert self.is_native, "calls of Python have no records"
         return b"".join(part.records for part in self._parts if isinstance(part, _Walk))
 
+    def repeated(self, times: int) -> Callable[[], None]:
+        """A function that runs the calls in order, all of them `times` times."""
+        return partial(self._parts[0] if len(self._parts) == 1 else self._run_parts, times)
+
     def __call__(self, times: int = 1) -> None:
         """Runs the calls in order, all of them `times` times."""
-        if len(self._parts) == 1:
-            self._parts[0](times)
-            return
+        self.repeated(times)()
+
+    def _run_parts(self, times: int) -> None:
         for _ in range(times):
             for part in self._parts:
                 part(1)
@@ -213,8 +226,7 @@ class Phases:
     """
 
     def __init__(self, phases: Sequence[Sequence[Program]], library: Library) -> None:
-        self._programs = phases
-        self._walk = _Walk(library, [[program.records for program in programs] for programs in phases])
+        self._walk = _Walk(library, [[program.records for program in programs] for programs in phases], phases)
 
     def __call__(self, times: int) -> None:
         """Runs the phases in order, all of them `times` times, alone if no other thread calls `help` meanwhile."""
@@ -234,22 +246,25 @@ class Phases:
 
 @final
 class _Walk:
-    """Records, and the call that walks them: phases of parts that may run at the same time."""
+    """Records, and the call that walks them: phases of parts that may run at the same time.
+
+    It keeps alive what the records point to: the library has NumPy's loops, and `keeps` all arrays.
+    """
 
     # The fields of `program` in walker.c.
     _FIELDS, _CLAIM = 25, 14
 
-    def __init__(self, library: Any, phases: Sequence[Sequence[bytes]]) -> None:
-        # The library keeps NumPy's loops alive.
-        self._library = library
+    def __init__(self, library: Any, phases: Sequence[Sequence[bytes]], keeps: object) -> None:
+        self._library, self._keeps = library, keeps
         self._records = [np.frombuffer(records, np.int64).copy() for part in phases for records in part]
         sizes = [len(records) // _RECORD.size for part in phases for records in part]
         self._parts = np.array([(address(array), size, 0) for array, size in zip(self._records, sizes, strict=True)])
-        self._first = np.cumsum([0, *map(len, phases)])
+        self._first = np.array([*accumulate(map(len, phases), initial=0)])
         self._fields = np.zeros(self._FIELDS, np.int64)
         self._fields[:3] = address(self._parts), address(self._first), len(phases)
         self.invite(False)
-        self._at = address(self._fields)
+        self._at = ctypes.c_void_p(address(self._fields))
+        self._times = 0
 
     @property
     def records(self) -> bytes:
@@ -257,12 +272,17 @@ class _Walk:
         return b"".join(array.tobytes() for array in self._records)
 
     def __call__(self, times: int) -> None:
-        anew = True
+        if times != self._times:
+            # ctypes takes as long to convert numbers as to make the call.
+            arguments = ctypes.c_int64(times), ctypes.c_int64(BUDGET)
+            self._anew, self._on = ((self._at, *arguments, ctypes.c_int(anew)) for anew in (1, 0))
+            self._times = times
+        result = self._library.run(*self._anew)
         # Between two walks Python handles signals.
-        while result := self._library.run(self._at, times, BUDGET, anew):
+        while result:
             if result == _FAILED:
                 raise IndexError("A batch lies outside of the order of the samples: a counter was not reset.")
-            anew = False
+            result = self._library.run(*self._on)
 
     def help(self) -> None:
         self._library.help(self._at)
@@ -302,12 +322,11 @@ def _record(
     rows: int = 1, *, width: int = 0, cost: float = 0,
     function: int | None = 0, context: int | None = 0, auxiliary: int | None = 0, advance: Sequence[int] = (),
 ) -> bytes:  # fmt: skip
-    def four(values: Sequence[int]) -> tuple[int, ...]:
-        return (*values, *(0,) * (4 - len(values)))
-
-    pointers = kind, function or 0, context or 0, auxiliary or 0
-    sizes = length, rows, width, int(cost)
-    return _RECORD.pack(*pointers, *four(addresses), *four(strides), *four(steps), *sizes, *four(advance))
+    return _RECORD.pack(
+        kind, function or 0, context or 0, auxiliary or 0,
+        *addresses, *_PADDING[len(addresses) :], *strides, *_PADDING[len(strides) :],
+        *steps, *_PADDING[len(steps) :], length, rows, width, int(cost), *advance, *_PADDING[len(advance) :],
+    )  # fmt: skip
 
 
 class _Rows(NamedTuple):
@@ -320,44 +339,49 @@ class _Rows(NamedTuple):
     rows: int
 
 
-def _rows(arrays: Sequence[Array]) -> Iterator[_Rows]:
+def _rows(arrays: Sequence[Array]) -> list[_Rows]:
     """Rows that together are all elements of arrays that broadcast to the shape of the last one.
 
     Raises:
         LookupError: C cannot go through an array as it is.
     """
-    if not all(array.flags.aligned and array.dtype.isnative for array in arrays):
-        raise LookupError("an array is not aligned, or its bytes are swapped")
-    if min(min(array.strides, default=0) for array in arrays) < 0:
-        raise LookupError("NumPy goes through an array from its end")
+    for array in arrays:
+        if not (array.flags.aligned and array.dtype.isnative):
+            raise LookupError("an array is not aligned, or its bytes are swapped")
+        if min(array.strides, default=0) < 0:
+            raise LookupError("NumPy goes through an array from its end")
     *outer, (rows, steps), (length, strides) = _axes(arrays)
-    for place in np.ndindex(*(size for size, _ in outer)):
-        addresses = [
-            address(array) + sum(i * own[k] for i, (_, own) in zip(place, outer, strict=True))
-            for k, array in enumerate(arrays)
-        ]
-        yield _Rows(addresses, strides, steps, length, rows)
+    starts = [[address(array) for array in arrays]]
+    for size, own in outer:
+        starts = [[at + i * step for at, step in zip(start, own, strict=True)] for start in starts for i in range(size)]
+    return [_Rows(start, strides, steps, length, rows) for start in starts]
 
 
 def _axes(arrays: Sequence[Array]) -> list[tuple[int, tuple[int, ...]]]:
     """The size of each axis, two at least, and the strides of all arrays along it, as few axes as possible."""
     shape = arrays[-1].shape
     axes: list[tuple[int, tuple[int, ...]]] = []
-    for axis, size in enumerate(shape):
-        strides = []
-        for array in arrays:
-            own = axis - len(shape) + array.ndim
-            strides.append(array.strides[own] if own >= 0 and array.shape[own] != 1 else 0)
+    along = [_strides(array, len(shape)) for array in arrays]
+    for size, strides in zip(shape, zip(*along, strict=True), strict=True):
         # Two axes are one if every array is contiguous over both.
-        if axes and all(before == after * size for before, after in zip(axes[-1][1], strides, strict=True)):
-            axes[-1] = (axes[-1][0] * size, tuple(strides))
+        if axes and axes[-1][1] == tuple([stride * size for stride in strides]):
+            axes[-1] = (axes[-1][0] * size, strides)
         elif size != 1:
-            axes.append((size, tuple(strides)))
+            axes.append((size, strides))
     if not axes and all(array.ndim in (0, len(shape)) for array in arrays):
         # One number each. Loops may compute differently if a stride is 0, and NumPy has one where there is no axis.
         axes.append((1, tuple(array.itemsize if array.ndim else 0 for array in arrays)))
     still = (1, (0,) * len(arrays))
     return [still] * (2 - len(axes)) + axes
+
+
+def _strides(array: Array, axes: int) -> tuple[int, ...]:
+    """The strides of an array that broadcasts to so many axes, 0 along those that it lacks or has one element of."""
+    strides: tuple[int, ...] = array.strides
+    if 1 in array.shape:
+        strides = tuple([0 if size == 1 else stride for size, stride in zip(array.shape, strides, strict=True)])
+    full: tuple[int, ...] = (0,) * (axes - array.ndim) + strides
+    return full[len(full) - axes :]
 
 
 def _elements(part: _Rows) -> int:
@@ -377,7 +401,56 @@ def _ufunc(library: Library, ufunc: np.ufunc, *arguments: Any) -> list[bytes]:
     return [_loop(library, ufunc, dtypes, part) for part in _rows(arguments)]
 
 
+class _Layout(NamedTuple):
+    """The records of a chain wherever its arrays lie: addresses count from where the memory begins that they are in.
+
+    Attributes:
+        records: with these addresses.
+        memory: for each address, which memory it is in: an array, a register, or the last index for none of them.
+        registers: dtype and index of each.
+        constants: the registers of which the constants are used.
+    """
+
+    records: NDArray[np.int64]
+    memory: NDArray[np.int64]
+    registers: list[tuple[np.dtype[Any], int]]
+    constants: Registers
+
+
 def _chain(library: Library, chain: Chain) -> list[bytes]:
+    """The records of a chain, by the layout that it shares with all chains of its formula on arrays that are alike."""
+    arrays = [*chain.inputs, *chain.outputs]
+    addresses, owners = [address(array) for array in arrays], [tasks.owner(array) for array in arrays]
+    alike = []
+    for array, at, own in zip(arrays, addresses, owners, strict=True):
+        first = owners.index(own)
+        alike.append((first, at - addresses[first], array.shape, array.strides, array.dtype, array.flags.aligned))
+    key = chain.formula, chain.registers.tile, tuple(alike)
+    layout = library.layout(key, partial(_layout, library, chain))
+    registers = [chain.registers.whole(*register) for register in layout.registers]
+    chain.keeps = layout, registers
+    starts = np.array([*addresses, *map(address, registers), 0])
+    records = layout.records.copy()
+    records[:, _DATA] += starts[layout.memory]
+    return [records.tobytes()]
+
+
+def _layout(library: Library, chain: Chain) -> _Layout:
+    own = chain.registers.anew()
+    made = b"".join(_tiles(library, Chain(chain.formula, chain.inputs, chain.outputs, own)))
+    records = np.frombuffer(made, np.int64).reshape(-1, _RECORD.size // 8).copy()
+    data = records[:, _DATA]
+    spans = [span(array) for array in (*chain.inputs, *chain.outputs, *(own.whole(*used) for used in own.used))]
+    starts = np.array([*(start for start, _ in spans), 0])
+    memory = np.full(data.shape, len(spans))
+    for k, (start, end) in enumerate(spans):
+        # It does not matter which of several that lie in each other is found, as all arrays that are alike do so.
+        memory[(data >= start) & (data < end)] = k
+    data -= starts[memory]
+    return _Layout(records, memory, own.used, own)
+
+
+def _tiles(library: Library, chain: Chain) -> list[bytes]:
     """The records of the first tile, which are repeated for all tiles of full size, and those of a smaller last one."""
 
     def records(k: int) -> NDArray[np.int64]:
@@ -394,7 +467,8 @@ def _chain(library: Library, chain: Chain) -> list[bytes]:
     cost = int(tile[:, _COST].sum())
     for first in range(0, chain.full, _TILES):
         times = min(_TILES, chain.full - first)
-        made.append(_record(_REPEAT, (), (), length=len(tile), rows=times, cost=times * cost))
+        if chain.full > 1:
+            made.append(_record(_REPEAT, (), (), length=len(tile), rows=times, cost=times * cost))
         made.append(tile.tobytes())
         tile[:, _DATA] += _TILES * tile[:, _ADVANCE]
     if chain.tiles > chain.full:
@@ -406,7 +480,7 @@ def _maximum(library: Library, a: Array, axis: int, dtype: None, out: Array, kee
     """As NumPy reduces along axis 0: the first row, then ``out = maximum(out, row)`` for the others."""
     records = _copyto(library, out, a[:1])
     if len(a) > 1:
-        ((x, y, z), (i, j, k), _, length, _) = next(_rows([out[0], a[1], out[0]]))
+        ((x, y, z), (i, j, k), _, length, _) = _rows([out[0], a[1], out[0]])[0]
         part = _Rows([x, y, z], (i, j, k), (0, a.strides[0], 0), length, len(a) - 1)
         records.append(_loop(library, np.maximum, (out.dtype, a.dtype, out.dtype), part))
     return records
@@ -501,7 +575,7 @@ def _vectors(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
         strides, flags = (leading, step(b.strides[0] if m == 1 else a.strides[1])), (int(m != 1), columns)
         if out.strides[0 if m == 1 else 1] != size:
             raise LookupError("the result is not contiguous")
-    function, long = library.blas(letter + name)
+    function, long = library.blas[letter + name]
     addresses = [address(array) for array in (*factors, out)]
     cost = 50 + a.size * m / 10
     return [_record(kind, addresses, strides, steps, *flags, width=size, cost=cost, function=function, context=long)]
@@ -511,11 +585,12 @@ def _matrices(library: Library, a: Array, b: Array, out: Array) -> list[bytes]:
     """A product of matrices."""
     letter, size = _letter(a, b, out), out.itemsize
     (n, k), m = a.shape, b.shape[1]
-    if not out.size or not k or address(a) == address(b) or out.strides[1] != size or out.strides[0] < m * size:
+    addresses = [address(array) for array in (a, b, out)]
+    if not out.size or not k or addresses[0] == addresses[1] or out.strides[1] != size or out.strides[0] < m * size:
         raise LookupError("not a product for gemm")
     (lda, transpose_a), (ldb, transpose_b) = _leading(a), _leading(b)
-    function, long = library.blas(f"{letter}gemm")
-    addresses, leading = [address(array) for array in (a, b, out)], (lda, ldb, out.strides[0] // size)
+    function, long = library.blas[f"{letter}gemm"]
+    leading = (lda, ldb, out.strides[0] // size)
     cost = 50 + n * m * k / 20
     return [
         _record(

@@ -19,13 +19,11 @@ from functools import partial
 from itertools import pairwise
 from typing import final
 
-import numpy as np
-
-from nnbp.graph.ops import Array, meetings, same
+from nnbp.graph.ops import meetings, same
 
 from .chains import Calls, Registers
 from .program import Phases, Program, library
-from .tasks import Place, Task
+from .tasks import Place, Task, owner
 from .threads import Workers, blas
 
 MOST_THREADS = 8
@@ -134,28 +132,21 @@ def phases(tasks: Sequence[Task], cut: Cut) -> list[Phase]:
     known: defaultdict[int, list[int]] = defaultdict(list)
     last_call = -1
     for i, task in enumerate(tasks):
-        owners = {_owner(array) for array in (*task.reads, *task.writes)}
+        owners = {owner(array) for array in (*task.reads, *task.writes)}
         if not owners:
             place, last_call = len(found), i
         else:
             place = places[last_call] + 1 if last_call >= 0 else 0
-            for j in {j for owner in owners for j in known[owner]}:
+            for j in {j for memory in owners for j in known[memory]}:
                 if places[j] >= place and (meet := _meet(tasks[j], task, cut)) is not None:
                     place = places[j] if meet else places[j] + 1
         places.append(place)
-        for owner in owners:
-            known[owner].append(i)
+        for memory in owners:
+            known[memory].append(i)
         if place == len(found):
             found.append(Phase())
         found[place].tasks.append(task)
     return found
-
-
-def _owner(array: Array) -> int:
-    """The id of the array that this one is a view of; 0 for memory that NumPy does not own, which may be shared."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return id(array) if array.base is None else 0
 
 
 def _meet(before: Task, after: Task, cut: Cut) -> bool | None:
@@ -185,12 +176,14 @@ def plan(tasks: Sequence[Task], workers: Workers, times: int) -> Callable[[], No
     largest = max((task.product for task in tasks), default=0.0)
     work = sum(_time(task, costs) for task in tasks)
     if most == 1 or (not largest and work < costs.least):
-        return partial(_whole(tasks), times)
+        return _whole(tasks).repeated(times)
     number, expected = 1, work
     if largest >= _LARGE:
         speedup = 1 + _BLAS_SHARE * (most - 1)
         number, expected = most, work - (1 - 1 / speedup) * sum(task.product for task in tasks)
-    if work >= costs.least:
+    # At best, all the work is shared equally in one phase.
+    bound = work / most + costs.phase + costs.wake / times
+    if work >= costs.least and bound < costs.share * expected:
         cut, whole = Cut(tasks, most), Cut(tasks, 1)
         groups = phases(tasks, cut)
         together, alone = ([group.load(own, costs) for group in groups] for own in (cut, whole))
@@ -202,7 +195,7 @@ def plan(tasks: Sequence[Task], workers: Workers, times: int) -> Callable[[], No
             if isinstance(found, str) or not all(program.is_native for group in programs for program in group):
                 return partial(_run_phases, most, programs, workers, times)
             return partial(_run_together, most, Phases(programs, found), workers, times)
-    return partial(_run_with, number, _whole(tasks), times)
+    return partial(blas().run, number, _whole(tasks).repeated(times))
 
 
 def _time(task: Task, costs: Costs) -> float:
@@ -212,7 +205,7 @@ def _time(task: Task, costs: Costs) -> float:
 
 def _whole(tasks: Sequence[Task]) -> Program:
     registers = _registers()
-    return _program([call for task in tasks for call in task.calls(slice(0, task.length), registers)])
+    return _program([call for task in tasks for call in task.calls(None, registers)])
 
 
 def _registers() -> Registers:
@@ -230,10 +223,6 @@ def _programs(phase: Phase, cut: Cut, registers: Sequence[Registers]) -> list[Pr
         for calls, part, own in zip(lists, cut.parts(task), registers, strict=False):
             calls += task.calls(part, own)
     return [_program(calls) for calls in lists]
-
-
-def _run_with(threads: int, program: Program, times: int) -> None:
-    blas().run(threads, partial(program, times))
 
 
 def _run_together(threads: int, phases: Phases, workers: Workers, times: int) -> None:

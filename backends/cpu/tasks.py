@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -23,7 +24,7 @@ from .streams import fill
 # Nanoseconds per float32 element on one core, measured on a server of 2021; most ufuncs are limited by the cache.
 _CHEAP = 0.2
 _COSTS = {"tanh": 2.8, "exp": 1.4, "log": 1.8, "sqrt": 0.5, "maximum": 0.5, "minimum": 0.5, "sign": 0.5}
-_COSTLY = dict.fromkeys(("expm1", "log1p", "sin", "cos", "arctan", "power"), 10.0)
+_COSTS |= dict.fromkeys(("expm1", "log1p", "sin", "cos", "arctan", "power"), 10.0)
 
 _FLOPS = 80e3
 """Floating-point operations per microsecond of a float32 product on one core."""
@@ -58,6 +59,13 @@ def _place(array: Array, unit: int = 1) -> Place | None:
     return Place(owner.size, start, array.size // unit, unit)
 
 
+def owner(array: Array) -> int:
+    """The id of the array that this one is a view of; 0 for memory that NumPy does not own, which may be shared."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return id(array) if array.base is None else 0
+
+
 class Task(ABC):
     """An operation on NumPy arrays.
 
@@ -73,23 +81,30 @@ class Task(ABC):
 
     reads: Sequence[Array]
     writes: Sequence[Array]
-    length: int
-    place: Place | None = None
     work: float
     steps: int = 1
     product: float = 0.0
 
+    @cached_property
+    def length(self) -> int:
+        shape = self.writes[0].shape
+        return int(shape[-1]) if shape else 1
+
+    @cached_property
+    def place(self) -> Place | None:
+        return None
+
     @abstractmethod
-    def calls(self, part: slice, registers: Registers) -> Calls:
-        """The calls that compute a part."""
+    def calls(self, part: slice | None, registers: Registers) -> Calls:
+        """The calls that compute a part, or all of it. Without parts, nobody asks for `length` and `place`."""
 
     def cuts(self, array: Array) -> bool:
         """Whether an array of this task is cut with the task."""
         return self.length > 1 and array.ndim > 0 and array.shape[-1] == self.length
 
-    def part(self, array: Array, part: slice) -> Array:
+    def part(self, array: Array, part: slice | None) -> Array:
         """The columns of an array that belong to a part."""
-        whole = part == slice(0, self.length) or not self.cuts(array)
+        whole = part is None or part == slice(0, self.length) or not self.cuts(array)
         return array if whole else array[..., part]
 
 
@@ -99,8 +114,7 @@ class Gemm(Task):
 
     def __init__(self, a: Array, b: Array, out: Array) -> None:
         self.a, self.b, self.out = a, b, out
-        self.reads, self.writes, self.place = (a, b), (out,), _place(out, out.shape[1])
-        self.length = out.shape[1] if self.place is None else len(out)
+        self.reads, self.writes = (a, b), (out,)
         if 1 in out.shape:
             # With a vector, the time is that of reading the matrix.
             elements = max(a.size, b.size)
@@ -111,6 +125,14 @@ class Gemm(Task):
             shared = flops > _SHARED_FLOPS
         self.product = self.work if shared else 0.0
 
+    @cached_property
+    def length(self) -> int:
+        return int(self.out.shape[1] if self.place is None else len(self.out))
+
+    @cached_property
+    def place(self) -> Place | None:
+        return _place(self.out, self.out.shape[1])
+
     def cuts(self, array: Array) -> bool:
         # The factor that has the other axis is always read whole, even if its inner dimension happens to be as long,
         # or if it is both factors.
@@ -118,8 +140,10 @@ class Gemm(Task):
             return array is not self.a and super().cuts(array)
         return array is not self.b and self.length > 1
 
-    def calls(self, part: slice, registers: Registers) -> Calls:
-        if self.place is None:
+    def calls(self, part: slice | None, registers: Registers) -> Calls:
+        if part is None:
+            a, b, out = self.a, self.b, self.out
+        elif self.place is None:
             a, b, out = self.a, self.b[:, part], self.out[:, part]
         else:
             a, b, out = self.a[part], self.b, self.out[part]
@@ -136,19 +160,19 @@ class Elementwise(Task):
 
     def __init__(self, formula: Formula, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         self.formula, self.reads, self.writes = formula, inputs, outputs
-        shape = outputs[0].shape
-        self.length = shape[-1] if shape else 1
-        places = {_place(out) for out in outputs}
-        if len(places) == 1 and outputs[0].size == self.length:
-            (self.place,) = places
         size = outputs[0].size
-        each = sum((_COSTS | _COSTLY).get(step.primitive.name, _CHEAP) for step in formula.instructions) or _CHEAP
+        each = sum([_COSTS.get(step.primitive.name, _CHEAP) for step in formula.instructions]) or _CHEAP
         tiles = -(-size // chains.TILE_IN_PYTHON)
         width = outputs[0].itemsize / 4
         self.work, self.steps = size * each * width * 1e-3, tiles * max(1, len(formula.instructions))
 
-    def calls(self, part: slice, registers: Registers) -> Calls:
-        if part.start == part.stop:
+    @cached_property
+    def place(self) -> Place | None:
+        places = {_place(out) for out in self.writes}
+        return places.pop() if len(places) == 1 and self.writes[0].size == self.length else None
+
+    def calls(self, part: slice | None, registers: Registers) -> Calls:
+        if part is not None and part.start == part.stop:
             return []
         inputs, outputs = ([self.part(x, part) for x in arrays] for arrays in (self.reads, self.writes))
         return chains.bind(self.formula, inputs, outputs, registers)
@@ -159,10 +183,10 @@ class MaximumRows(Task):
     """``out[0, j] = max_i a[i, j]``."""
 
     def __init__(self, a: Array, out: Array) -> None:
-        self.reads, self.writes, self.length = (a,), (out,), out.shape[1]
+        self.reads, self.writes = (a,), (out,)
         self.work = a.size * 5e-4
 
-    def calls(self, part: slice, registers: Registers) -> Calls:
+    def calls(self, part: slice | None, registers: Registers) -> Calls:
         return [(np.maximum.reduce, (self.part(self.reads[0], part), 0, None, self.part(self.writes[0], part), True))]
 
 
@@ -172,13 +196,14 @@ class Gather(Task):
 
     def __init__(self, source: Array, order: Array, counter: Array, stride: int, out: Array) -> None:
         self.source, self.order, self.counter, self.stride = source, order, counter, stride
-        self.reads, self.writes, self.length = (source, order, counter), (out.T,), len(out)
+        self.reads, self.writes = (source, order, counter), (out.T,)
         self.work = out.size * 1e-3
 
     def cuts(self, array: Array) -> bool:
         return array is self.writes[0] and self.length > 1
 
-    def calls(self, part: slice, registers: Registers) -> Calls:
+    def calls(self, part: slice | None, registers: Registers) -> Calls:
+        part = part or slice(0, self.length)
         out = self.writes[0].T[part]
         return [(gather, (self.source, self.order, self.counter, self.stride, part.start, out))]
 
@@ -200,7 +225,7 @@ class Call(Task):
         self.call = (function, arguments)
         self.reads, self.writes, self.length, self.work = (), writes, 1, work
 
-    def calls(self, part: slice, registers: Registers) -> Calls:
+    def calls(self, part: slice | None, registers: Registers) -> Calls:
         return [self.call]
 
 

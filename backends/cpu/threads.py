@@ -40,7 +40,9 @@ class Blas:
         self._lock, self._turn = threading.RLock(), threading.RLock()
         self._ended = threading.Condition(self._lock)
         self._running: set[int] = set()
-        self._users = self._waiting = 0
+        self._waiting = 0
+        # As many as there are `with` blocks: lists grow and shrink without a lock.
+        self._users: list[None] = []
         self._before: int | None = None
         self._now: int | None = None
 
@@ -107,13 +109,16 @@ class Blas:
             self._now = number
 
     def __enter__(self) -> None:
-        with self._lock:
-            self._users += 1
+        self._users.append(None)
 
     def __exit__(self, *_: object) -> None:
+        self._users.pop()
+        if self._now is not None and not self._users:
+            self._restore()
+
+    def _restore(self) -> None:
         with self._lock:
-            self._users -= 1
-            if self._users == 0:
+            if not self._users:
                 if self._before is not None:
                     self._set(self._before)
                 self._before = self._now = None

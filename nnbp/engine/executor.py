@@ -39,6 +39,8 @@ class Executor:
         weight: Σw (1, 1), or m without weights.
         total: Σ w C (1, 1).
         dx: ∂J/∂x (n_in, m) if `want_dx`.
+        check: Σ x² of all samples (1, 1) if `check`, plus Σ h² if the loss decides classes; a finite sum has finite
+            terms alone.
 
     Args:
         model: the network.
@@ -46,6 +48,7 @@ class Executor:
         training: whether dropout is active.
         gradients: whether to record the backward pass, which needs targets.
         keep_z: whether every layer keeps z as well as a.
+        check: whether to compute what shows that x and h are finite.
         want_dx: whether the backward pass continues to the input.
 
     Raises:
@@ -60,6 +63,7 @@ class Executor:
         training: bool = False,
         gradients: bool = False,
         keep_z: bool = False,
+        check: bool = False,
         want_dx: bool = False,
     ) -> None:
         if not model.observed:
@@ -73,6 +77,8 @@ class Executor:
         assert isinstance(last, DenseNode), "a network ends in a Dense layer"
         self.h, self._last, self.output = last.a, last, Output(last.f, last.z, last.a, last.rows)
         self.dx: Array | None = None
+        if check:
+            self._record_check(op)
         if batch.y is not None:
             self._record_loss(op, batch.y)
         self.backward: list[Operation] = op.begin()
@@ -91,6 +97,15 @@ class Executor:
             node = layer.connect(op, x, arrays, gradient[k], model.streams[k], keep_z=keep)
             self.nodes.append(node)
             x = node.a
+
+    def _record_check(self, op: Builder) -> None:
+        squares = []
+        for array in (self.batch.x, self.h) if self.model.loss.classification else (self.batch.x,):
+            squares.append(op.empty(1, 1, array.dtype))
+            op.record(Gemm(array.reshape(1, -1), array.reshape(-1, 1), squares[-1]))
+        self.check, *others = squares
+        for other in others:
+            op.map(lambda x, h: x + h, [self.check], x=self.check, h=other)
 
     @cached_property
     def run_forward(self) -> Callable[[], None]:

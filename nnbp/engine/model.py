@@ -158,10 +158,12 @@ class Model:
         """A function that computes Σ vector², compiled once because every epoch needs it."""
         out = self.backend.empty((1, 1), self.dtype)
         run = self.backend.compile([Gemm(vector.reshape(1, -1), vector.reshape(-1, 1), out)])
+        # A function that held the model would keep it alive until the collector of cycles comes.
+        download = self.backend.download
 
         def square() -> float:
             run()
-            return float(self.backend.download(out)[0, 0])
+            return float(download(out)[0, 0])
 
         return square
 

@@ -6,6 +6,7 @@ in pieces of a fixed size. All arrays belong to the backend unless stated otherw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ class _Kind(NamedTuple):
     targets: int = 0
     weighted: bool = False
     trace: bool = False
+    checked: bool = False
     gradients: bool = False
     want_dx: bool = False
     wide: np.dtype[Any] | None = None
@@ -102,15 +104,23 @@ class Passes:
         return executor
 
     def _made(self, kind: _Kind, batch: Batch) -> Executor:
-        return Executor(self.model, batch, gradients=kind.gradients, keep_z=kind.trace, want_dx=kind.want_dx)
+        return Executor(
+            self.model, batch, gradients=kind.gradients, keep_z=kind.trace, check=kind.checked, want_dx=kind.want_dx
+        )
 
-    def outputs(self, X: Array | NDArray[Any]) -> Iterator[tuple[int, Array]]:
-        """Index of the first sample and h (k, n_out) of each piece in turn; X is on the device or on the host."""
+    def outputs(self, X: Array | NDArray[Any], *, checked: bool = False) -> Iterator[tuple[int, Array, bool]]:
+        """The index of the first sample, h (k, n_out), and whether all is known to be finite, of each piece in turn.
+
+        Args:
+            X: (m, n_in), on the device or on the host.
+            checked: whether to look at x, and at h if the loss decides classes; if not, nothing is known.
+        """
         for first in range(0, len(X), self.piece):
-            part = X[first : first + self.piece]
-            executor = self._loaded(_Kind(len(part)), part)
+            part = X if len(X) <= self.piece else X[first : first + self.piece]
+            executor = self._loaded(_Kind(len(part), 0, False, False, checked), part)
             executor.run_forward()
-            yield first, self._rows(executor.h)
+            sound = checked and math.isfinite(self.model.backend.download(executor.check).item())
+            yield first, self._rows(executor.h), sound
 
     def trace(self, X: Array, back: Callable[[Array], Any] = _as_it_is) -> Trace:
         """z and a of every dense layer; `back` converts each array."""

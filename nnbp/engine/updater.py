@@ -55,7 +55,7 @@ class Updater:
         for j, name in enumerate(self.names):
             self._host[:, j] = rates[name]
         # Unchanged rates are not sent again.
-        if self.names and not np.array_equal(self._host, self._sent):
+        if (self._host != self._sent).any():
             self.table[...] = self.model.backend.upload(self._host, self.model.dtype)
             self._sent[...] = self._host
         self.state.steps += len(eta)

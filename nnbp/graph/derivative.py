@@ -83,7 +83,7 @@ def derivative(function: Callable[..., Any], x: Any, *others: Any, result: Any =
             case Constant(number):
                 return number
             case _:
-                return values[operand.index]
+                return values[operand.position]
 
     def slope(operand: Operand) -> Any:
         """None stands for 0 everywhere."""
@@ -93,7 +93,7 @@ def derivative(function: Callable[..., Any], x: Any, *others: Any, result: Any =
             case Constant():
                 return None
             case _:
-                return slopes[operand.index]
+                return slopes[operand.position]
 
     for primitive, operands in formula.instructions:
         arguments = [value(operand) for operand in operands]

@@ -141,7 +141,7 @@ _RIGHT_NEUTRAL = {"add": 0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0}
 
 def _apply(primitive: Primitive, *arguments: Any) -> Symbol:
     """The result of a primitive; constants are folded, and operations without effect (``x * 1``, ``x + 0``) dropped."""
-    symbols = tuple(_symbol(argument) for argument in arguments)
+    symbols = tuple(map(_symbol, arguments))
     constants = [symbol.constant for symbol in symbols]
     if primitive.ufunc is not None and None not in constants:
         return Symbol(constant=float(primitive.ufunc(*constants)))
@@ -161,25 +161,29 @@ def _apply(primitive: Primitive, *arguments: Any) -> Symbol:
     return Symbol(primitive, symbols)
 
 
-@dataclass(frozen=True)
-class Input:
-    """An operand that is the formula's input with this index."""
-
-    index: int
+# Operands are compared and hashed all the time while formulas are traced and compiled, which tuples do in C. Their
+# last field makes them differ from those of another kind.
 
 
-@dataclass(frozen=True)
-class Constant:
-    """An operand that is a number."""
+class Input(NamedTuple):
+    """An operand that is the formula's input at this position."""
+
+    position: int
+    kind: str = "input"
+
+
+class Constant(NamedTuple):
+    """An operand that is a number; the sign, 1 or −1, tells −0.0 from 0.0, which are equal."""
 
     number: float
+    sign: float = 1.0
 
 
-@dataclass(frozen=True)
-class Value:
-    """An operand that is the result of the instruction with this index."""
+class Value(NamedTuple):
+    """An operand that is the result of the instruction at this position."""
 
-    index: int
+    position: int
+    kind: str = "value"
 
 
 Operand = Input | Constant | Value
@@ -207,7 +211,7 @@ class Formula:
     def uses(self, name: str) -> bool:
         """Whether the formula reads the input with this name."""
         wanted = Input(self.inputs.index(name))
-        return wanted in self.results or any(wanted in step.operands for step in self.instructions)
+        return wanted in self.results or wanted in self._last_uses
 
     def last_use(self, operand: Operand) -> int:
         """Index of the last instruction that reads the operand; -1 if none does."""
@@ -215,7 +219,6 @@ class Formula:
 
     @cached_property
     def _last_uses(self) -> dict[Operand, int]:
-        # Binding looks up every operand of every instruction; searching each time would be quadratic.
         return {operand: i for i, step in enumerate(self.instructions) for operand in step.operands}
 
     def c_source(self) -> tuple[list[str], list[str]]:
@@ -235,7 +238,7 @@ class Formula:
         return lines, [f"T({text(result)})" for result in self.results]
 
     def _is_boolean(self, operand: Operand) -> bool:
-        return isinstance(operand, Value) and self.instructions[operand.index].primitive.boolean
+        return isinstance(operand, Value) and self.instructions[operand.position].primitive.boolean
 
     def __str__(self) -> str:
         lines = [
@@ -270,28 +273,38 @@ def trace(function: Callable[..., Any], *inputs: str) -> Formula:
     Raises:
         TypeError: the function uses something that is not elementwise, or branches on a value.
     """
-    outcome = function(*(Symbol(name=name) for name in inputs))
+    outcome = function(*[Symbol(name=name) for name in inputs])
     results: Sequence[Any] = outcome if isinstance(outcome, tuple) else (outcome,)
-    instructions: list[Instruction] = []
-    known: dict[Instruction, Value] = {}
-    seen: dict[int, Operand] = {}
+    recording = _Recording(inputs)
+    # The symbols must stay alive until the end because the recording knows them by their identity.
+    symbols = [_symbol(result) for result in results]
+    operands = tuple(map(recording.operand, symbols))
+    return Formula(inputs, tuple(recording.instructions), operands)
 
-    def operand(symbol: Symbol) -> Operand:
-        if id(symbol) in seen:
-            return seen[id(symbol)]
-        found: Operand
-        if symbol.primitive is None:
-            found = Input(inputs.index(symbol.name)) if symbol.name is not None else Constant(symbol.constant or 0.0)
-        else:
-            step = Instruction(symbol.primitive, tuple(operand(argument) for argument in symbol.arguments))
-            if step not in known:
-                known[step] = Value(len(instructions))
-                instructions.append(step)
-            found = known[step]
-        seen[id(symbol)] = found
+
+class _Recording:
+    """The instructions that compute symbols, each once."""
+
+    def __init__(self, inputs: Sequence[str]) -> None:
+        self.instructions: list[Instruction] = []
+        self._inputs = inputs
+        self._known: dict[Instruction, Value] = {}
+        self._seen: dict[int, Operand] = {}
+
+    def operand(self, symbol: Symbol) -> Operand:
+        """What stands for a symbol, after the instructions that it needs."""
+        found = self._seen.get(id(symbol))
+        if found is None:
+            found = self._seen[id(symbol)] = self._found(symbol)
         return found
 
-    # The symbols must stay alive until the end because `seen` is keyed by their identity.
-    symbols = [_symbol(result) for result in results]
-    operands = tuple(operand(symbol) for symbol in symbols)
-    return Formula(tuple(inputs), tuple(instructions), operands)
+    def _found(self, symbol: Symbol) -> Operand:
+        if symbol.primitive is not None:
+            step = Instruction(symbol.primitive, tuple(map(self.operand, symbol.arguments)))
+            if step not in self._known:
+                self._known[step] = Value(len(self.instructions))
+                self.instructions.append(step)
+            return self._known[step]
+        if symbol.constant is not None:
+            return Constant(symbol.constant, math.copysign(1.0, symbol.constant))
+        return Input(self._inputs.index(symbol.name))

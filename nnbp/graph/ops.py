@@ -321,7 +321,7 @@ def overlap(x: Array, y: Array) -> bool:
     """Whether two arrays on one device may share memory, that is, whether their address ranges overlap."""
     if not (x.size and y.size):
         return False
-    (first, end), (other, other_end) = _span(x), _span(y)
+    (first, end), (other, other_end) = span(x), span(y)
     return first < other_end and other < end
 
 
@@ -330,7 +330,8 @@ def same(x: Array, y: Array) -> bool:
     return bool(x.shape == y.shape and x.strides == y.strides and x.dtype == y.dtype and address(x) == address(y))
 
 
-def _span(array: Array) -> tuple[int, int]:
+def span(array: Array) -> tuple[int, int]:
+    """The range of addresses in which an array's elements lie."""
     reach = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
     start = address(array)
     return start + sum(min(0, r) for r in reach), start + sum(max(0, r) for r in reach) + array.dtype.itemsize

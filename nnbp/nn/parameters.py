@@ -6,10 +6,10 @@ are one operation on ``theta[:decayed]``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from numpy.typing import DTypeLike
 
 from nnbp.graph.backend import Backend
@@ -26,7 +26,7 @@ class ParameterSpec(NamedTuple):
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 class Parameters:

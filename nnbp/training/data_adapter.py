@@ -19,7 +19,7 @@ from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
 from nnbp.nn.architecture import Architecture
-from nnbp.validation import class_weights, finite, host, matrix, real, sample_weights
+from nnbp.validation import class_weights, finite, host, matrix, sample_weights
 
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
 _SPLIT = 3
@@ -64,26 +64,28 @@ class DataAdapter:
 
     def matrix(self, X: Any) -> Array | NDArray[Any]:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
-        dtype = self.input_dtype(real(X, "X")) if self.backend.owns(X) else self.dtype
+        dtype = self.input_dtype(X) if self.backend.owns(X) else self.dtype
         return matrix(self.backend, X, dtype, self.n_in)
 
     def input_dtype(self, X: Array | NDArray[Any]) -> np.dtype[Any]:
         """The dtype in which the network reads X."""
         return self.architecture.first.input_dtype(X.dtype, self.dtype)
 
-    def finite(self, X: Array | NDArray[Any]) -> None:
-        """Raises DataError if a value of X is NaN or infinite in the network's dtype."""
-        finite(self.backend, X, "X", self.dtype)
+    def finite(self, X: Array | NDArray[Any], first: int = 0) -> None:
+        """Raises DataError if a value of X is NaN or infinite in the network's dtype; row 0 has the number `first`."""
+        finite(self.backend, X, "X", self.dtype, first=first)
 
     def read(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Self, Dataset]:
         """This adapter with unknown sizes taken from the data, and the checked data set; X stays where it was."""
         array = self.matrix(X)
         targets = self._targets(y, len(array))
-        n_out = self.architecture.outputs_of(targets) if self.n_out is None else self.n_out
-        data = _with_weights(
-            Dataset(array, self.architecture.loss.encode(targets, n_out), None, targets), sample_weight
-        )
-        return replace(self, n_in=array.shape[1], n_out=n_out), data
+        known = self
+        if self.n_in is None or self.n_out is None:
+            n_out = self.architecture.outputs_of(targets) if self.n_out is None else self.n_out
+            known = replace(self, n_in=array.shape[1], n_out=n_out)
+        assert known.n_out is not None, "targets have been seen"
+        y = self.architecture.loss.encode(targets, known.n_out)
+        return known, _with_weights(Dataset(array, y, None, targets), sample_weight)
 
     def _targets(self, y: Any, samples: int) -> NDArray[Any]:
         """The targets on the host, one per sample, finite in the network's dtype."""
@@ -104,7 +106,8 @@ class DataAdapter:
         """The data set on the device."""
         upload, dtype = self.backend.upload, self.dtype
         X = data.X if self.backend.owns(data.X) else upload(data.X, self.input_dtype(data.X))
-        return replace(data, X=X, y=upload(data.y, dtype), w=None if data.w is None else upload(data.w, dtype))
+        w = None if data.w is None else upload(data.w, dtype)
+        return Dataset(X, upload(data.y, dtype), w, data.targets, data.weights)
 
     def placed(self, data: Dataset, training: tuple[int | None, int] | None = None) -> Dataset:
         """The data set on the device, unless X is on the host and does not fit on the device.
@@ -177,6 +180,6 @@ class DataAdapter:
 
 
 def _with_weights(data: Dataset, sample_weight: Any) -> Dataset:
-    """The data set with these weights, or None for no weights; they are checked."""
+    """The data set with these weights, which are checked; as it is if they are None."""
     weights = sample_weights(sample_weight, len(data))
-    return replace(data, w=None if weights is None else weights.reshape(-1, 1), weights=weights)
+    return data if weights is None else replace(data, w=weights.reshape(-1, 1), weights=weights)

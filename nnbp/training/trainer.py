@@ -222,11 +222,12 @@ class Trainer:
                 history.seconds = time.perf_counter() - started
 
     def run_once(self) -> None:
-        """Runs one epoch from the current parameters."""
-        with self.model.backend.active():
-            self.last[...] = self.model.parameters.theta
+        """Runs the updates of one epoch from the current parameters; nothing is measured. For ``backend.active()``."""
+        self.last[...] = self.model.parameters.theta
         try:
-            self._epoch(0, TrainingState(None, 1, History(), greater_is_better=self._greater_is_better()))
+            loss, norm, rate = self._learn(0)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise self._divergence(1, loss, TrainingState(None, 1, History(), learning_rate=rate))
         except BaseException:
             self._restore(self.last)
             raise
@@ -240,9 +241,9 @@ class Trainer:
             return False
         for array, new in zip(own, arrays, strict=True):
             array[...] = new
-        # The host's weights are replaced as well, because J divides by their sum.
-        taken = replace(self.train.data, weights=data.weights)
-        self.train = replace(self.train, data=taken)
+        if data.weights is not None:
+            # The host's weights are replaced as well, because J divides by their sum.
+            self.train = replace(self.train, data=replace(self.train.data, weights=data.weights))
         return True
 
     def _epoch(self, number: int, status: TrainingState) -> None:

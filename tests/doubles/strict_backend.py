@@ -308,8 +308,8 @@ def _wide(formula: Any, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarr
 
     def operand(item: Any) -> Any:
         if isinstance(item, Input):
-            return read[item.index]
-        return values[item.index] if isinstance(item, Value) else wide(dtype.type(item.number))
+            return read[item.position]
+        return values[item.position] if isinstance(item, Value) else wide(dtype.type(item.number))
 
     for step in formula.instructions:
         function = np.where if step.primitive.ufunc is None else step.primitive.ufunc

@@ -43,7 +43,7 @@ def gradient_of(theta: NDArray[Any], X: Any, y: Any, w: Any, decay: float) -> ND
 
 def cost_of(model: Model, rows: Dataset) -> NDArray[Any]:
     """C of every sample, from the outputs: ½‖h − y‖²."""
-    h = np.concatenate([part for _, part in Passes(model).outputs(rows.X)])
+    h = np.concatenate([part for _, part, _ in Passes(model).outputs(rows.X)])
     return 0.5 * ((h - rows.y) ** 2).sum(axis=1)
 
 

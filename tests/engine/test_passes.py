@@ -32,8 +32,8 @@ def data(m: int, n_out: int = 2) -> tuple[Any, Any]:
 
 def forward(made: Passes, X: Any) -> Any:
     parts = list(made.outputs(X))
-    assert [first for first, _ in parts] == [rows.start for rows in pieces(len(X), made.piece)]
-    return np.concatenate([h for _, h in parts])
+    assert [first for first, _, _ in parts] == [rows.start for rows in pieces(len(X), made.piece)]
+    return np.concatenate([h for _, h, _ in parts])
 
 
 def costs(made: Passes, X: Any, y: Any) -> Any:

@@ -34,6 +34,21 @@ def lines(function: Callable[..., Any], *names: str) -> list[str]:
     return str(trace(function, *names)).splitlines()
 
 
+def test_the_sign_of_zero_counts() -> None:
+    both = trace(lambda z: (np.maximum(z * 0.0, -1.0), np.maximum(z * -0.0, -1.0)), "z")
+    positive, negative = (trace(lambda z, zero=zero: np.where(z > 0.0, z, zero), "z") for zero in (0.0, -0.0))
+    assert positive != negative
+    z = np.array([[-3.0, 2.0]])
+    first, second = np.empty_like(z), np.empty_like(z)
+    compute(both, [z], [first, second])
+    assert np.signbit(first).tolist() == [[True, False]]
+    assert np.signbit(second).tolist() == [[False, True]]
+    compute(positive, [z], [first])
+    compute(negative, [z], [second])
+    assert not np.signbit(first).any()
+    assert np.signbit(second).tolist() == [[True, False]]
+
+
 def test_equal_subexpressions_are_computed_once() -> None:
     formula = trace(lambda z, b: (np.tanh(z + b), 1.0 - np.tanh(z + b) ** 2), "z", "b")
     assert str(formula).splitlines() == [

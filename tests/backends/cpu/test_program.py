@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import re
@@ -207,6 +208,52 @@ def test_any_formula(drawn: tuple[int, Formula], data: st.DataObject) -> None:
     with mock.patch.object(chains, "TILE_IN_C", data.draw(st.sampled_from([1, 4, 30, 1000]))):
         calls = bound(formula, given, outputs)
     compare(calls, *memory, times=data.draw(st.integers(1, 3)), native="reversed" not in layouts)
+
+
+PLACES: dict[str, Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]] = {
+    "apart": lambda memory: (memory[:3, :7], memory[3:6, :7], memory[6:9, :7]),
+    "over the first": lambda memory: (memory[:3, :7], memory[3:6, :7], memory[:3, :7]),
+    "over the second": lambda memory: (memory[:3, :7], memory[3:6, :7], memory[3:6, :7]),
+    "both the same": lambda memory: (memory[:3, :7], memory[:3, :7], memory[3:6, :7]),
+    "the other way round": lambda memory: (memory[3:6, :7], memory[:3, :7], memory[6:9, :7]),
+    "between each other": lambda memory: (memory[0::3, :7], memory[1::3, :7], memory[2::3, :7]),
+    "one after the other": lambda memory: (memory[0::3, 1:8], memory[2::3, 1:8], memory[1::3, 1:8]),
+    "a row": lambda memory: (memory[:3, :7], memory[3:4, :7], memory[6:9, :7]),
+    "one number": lambda memory: (memory[:3, :7], memory[5:6, 2:3], memory[6:9, :7]),
+    "columns": lambda memory: (memory[:3, :1], memory[:3, 1:2], memory[3:6, :7]),
+}
+"""Where two inputs and an output lie in one array."""
+
+
+@compiled
+@DTYPES
+def test_arrays_of_one_formula_lie_anywhere(dtype: str) -> None:
+    """What is kept of one program serves another only if its arrays lie to each other as those of the first did."""
+    formula = trace(lambda x, y: np.where(x > y, 2.0 * np.exp(x) - y, y * (x + y) / 3.0), "x", "y")
+    for seed in range(3):
+        for place in PLACES.values():
+            memory = numbers(seed, (9, 8), dtype)
+            *inputs, output = place(memory)
+            compare(bound(formula, inputs, [output]), memory)
+            # Arrays that do not share memory, of the same shapes and strides.
+            apart = [memory.copy() for _ in range(3)]
+            *inputs, output = (place(own)[k] for k, own in enumerate(apart))
+            compare(bound(formula, inputs, [output]), *apart)
+
+
+@compiled
+def test_programs_live_on_when_their_like_are_gone() -> None:
+    formula = trace(lambda x, y: np.tanh(x) * 0.5 + np.where(x > y, y, 3.0), "x", "y")
+    rng = np.random.default_rng(0)
+    with mock.patch.object(program, "_MOST_LAYOUTS", 1):
+        made = []
+        for columns in (5, 5, 9, 5, 4000, 9):
+            x, y, out = rng.normal(size=(2, columns)), rng.normal(size=(1, columns)), np.empty((2, columns))
+            made.append((x, y, out, Program(bound(formula, [x, y], [out]), program.library())))
+    gc.collect()
+    for x, y, out, run in made:
+        run()
+        np.testing.assert_array_equal(out, np.tanh(x) * 0.5 + np.where(x > y, y, 3.0))
 
 
 # ---- Products
@@ -456,7 +503,7 @@ def test_steps_of_ordinary_networks_have_no_call_in_python(
     net.fit(rng.normal(size=(50, 5)), y, epochs=2, batch_size=batch, progress=False, **fit)
     net.predict(rng.normal(size=(50, 5)))
     assert made
-    assert all(one.is_native for one in made), [call for one in made if not one.is_native for call in one._calls]
+    assert all(one.is_native for one in made), [call for one in made if not one.is_native for call in one._parts]
 
 
 TRAININGS = """

@@ -101,8 +101,8 @@ def compute(formula: Formula, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
 
     def operand(item: Any) -> Any:
         if isinstance(item, Input):
-            return np.array(inputs[item.index])
-        return values[item.index] if isinstance(item, Value) else item.number
+            return np.array(inputs[item.position])
+        return values[item.position] if isinstance(item, Value) else item.number
 
     for step in formula.instructions:
         function = np.where if step.primitive.ufunc is None else step.primitive.ufunc
