@@ -49,6 +49,7 @@ _LAZY = {
     "nnbp.textbook": ["textbook"],
     "nnbp.training.callbacks": ["Callback", "EarlyStopping", "History", "TrainingState"],
     "nnbp.tabular.model": ["TableModel"],
+    "nnbp.training.checkpoint": ["Checkpoint"],
     "nnbp.training.parallel": ["fit_many"],
 }
 """Modules that few programs use, imported when one of these names is first used: `import nnbp` is to cost little more
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from nnbp.testing.gradients import check_gradients
     from nnbp.testing.parity import compare_devices
     from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
+    from nnbp.training.checkpoint import Checkpoint
     from nnbp.training.parallel import fit_many
 else:
     # Hidden from type checkers, which would take any name at all for one of this module.
@@ -93,7 +95,7 @@ __all__ = [  # noqa: RUF022 (grouped by what the names are for)
     "Loss", "AbsoluteError", "BinaryCrossEntropy", "CrossEntropy", "Huber", "Poisson", "Quantile", "SquaredError",
     # Training.
     "Optimizer", "Adam", "AdamW", "LBFGS", "RMSprop", "Rprop", "SGD", "schedules",
-    "Callback", "EarlyStopping", "Metric", "fit_many", "TableModel",
+    "Callback", "Checkpoint", "EarlyStopping", "Metric", "fit_many", "TableModel",
     # Devices and checks.
     "check_gradients", "compare_devices", "devices", "testing", "textbook",
     # Errors.

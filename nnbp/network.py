@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from os import PathLike
 from threading import RLock
@@ -25,6 +25,7 @@ from nnbp.nn.activations import Activation
 from nnbp.nn.architecture import Architecture
 from nnbp.nn.layers import Dense, Layer, named
 from nnbp.nn.losses import Loss
+from nnbp.registry import Named
 from nnbp.training.data_adapter import DataAdapter, sizes_unknown
 from nnbp.validation import (
     finite,
@@ -51,9 +52,10 @@ if TYPE_CHECKING:
     from nnbp.metrics import Metric
     from nnbp.optim.optimizers import Optimizer
     from nnbp.optim.schedules import Schedule
-    from nnbp.serialization.model_file import ModelFile
+    from nnbp.serialization.model_file import ModelFile, State
     from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
-    from nnbp.training.trainer import Evaluation, Trainer
+    from nnbp.training.checkpoint import Checkpoint
+    from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
 
 _TOO_LARGE = "X or the parameters are too large: standardise X, or use dtype='float64'."
 
@@ -465,8 +467,10 @@ class Network:
         metrics: Sequence[str | Metric | Callable[..., float]] | None = (),
         progress: bool | str = "auto",
         clip_norm: float | None = None,
+        checkpoint: Checkpoint | None = None,
+        resume: bool = False,
     ) -> History:
-        """Trains the network from its current parameters, with a new optimizer state.
+        """Trains the network from its current parameters, with a new optimizer state: fit(10) twice is not fit(20).
 
         Args:
             X: (m, n_in).
@@ -489,6 +493,8 @@ class Network:
                 None is those of `evaluate`.
             progress: "auto" (a bar in a terminal, else lines of text), "lines", False.
             clip_norm: bound on the Euclidean norm of the whole gradient.
+            checkpoint: where and how often to write what `resume` needs; see `Checkpoint`.
+            resume: go on from the newest checkpoint, if there is one. The network's own parameters are not used then.
 
         Returns:
             one value of "loss", "val_loss" and every metric per epoch.
@@ -496,12 +502,14 @@ class Network:
         Raises:
             ShapeError, DTypeError, DataError, ValueError: an argument does not fit; nothing is changed then.
             DivergenceError: a loss or a parameter becomes NaN or infinite; the network keeps the best parameters.
+            ModelFileError: none of the checkpoints can be read.
 
         Warns:
             ConvergenceWarning: the network is worse than before, or hardly better than a constant prediction.
         """
         from nnbp.optim import schedules
         from nnbp.training import callbacks as known_callbacks
+        from nnbp.training import checkpoint as checkpoints
         from nnbp.training.outcome import Outcome
         from nnbp.training.progress import reporter
         from nnbp.training.trainer import Trainer, TrainingOptions
@@ -526,20 +534,52 @@ class Network:
             validation = None if held_out is None else self._evaluation(adapter.placed(held_out, beside), measures)
             few = adapter.sample(data)
             sample = train.data if few is data else adapter.placed(few)
-        history = known_callbacks.History()
+        if checkpoint is not None:
+            instance("checkpoint", checkpoint, checkpoints.Checkpoint, "an nnbp.Checkpoint or None")
+        elif flag("resume", resume):
+            raise ValueError("resume=True goes on from a checkpoint; received checkpoint=None. Give one.")
+        history, found = known_callbacks.History(), None
         with self._in_training():
             with self._built(adapter, data) as passes:
                 objective = partial(self._objective, passes, sample)
                 trainer = Trainer(passes.model, train, validation, options, piece=passes.piece, objective=objective)
+                if checkpoint is not None:
+                    facts = self._facts(options, train, validation)
+                    trainer.keeper = checkpoints.Keeper(checkpoint, facts, passes.model, self._file)
+                    found = trainer.keeper.newest(self._classes()) if resume else None
                 trainer.begin(self, history)
             # All checks have passed: the network changes from here on.
             self._ongoing = self._prepared = None
             self.history = history
+            if found is not None:
+                file, state = found
+                self._take(file)
+                trainer.restore(state)
             trainer.run()
         if doubt := Outcome(self.loss_function, few, trainer).doubt():
             # Points to the caller, past the wrapper that takes the lock.
             warnings.warn(doubt, ConvergenceWarning, stacklevel=3)
         return history
+
+    def _facts(self, options: TrainingOptions, train: Evaluation, validation: Evaluation | None) -> dict[str, Any]:
+        """What the bits of a training depend on, by name, as JSON values."""
+        from nnbp.training.checkpoint import described, digest
+
+        chosen = {item.name: getattr(options, item.name) for item in fields(options)}
+        held_out = None if validation is None else validation.data
+        return {
+            "network": self._description(),
+            **{name: described(value) for name, value in chosen.items() if name not in ("epochs", "callbacks")},
+            "number of samples": len(train.data),
+            "data": digest(self.model, train.data),
+            "validation data": digest(self.model, held_out),
+            "metrics": [metric.name for metric in train.metrics],
+        }
+
+    def _classes(self) -> list[type]:
+        """The classes that a model file of this network names."""
+        parts = [part for layer in self.layers for part in vars(layer).values() if isinstance(part, Named)]
+        return [type(part) for part in (*parts, self.loss_function)]
 
     @contextmanager
     def _in_training(self) -> Iterator[None]:
@@ -663,25 +703,38 @@ class Network:
             ModelFileError: the file cannot be written.
             NnbpError: the network has not been fitted, and has statistics that are taken from the first fit.
         """
-        from nnbp.serialization.model_file import ModelFile, numbered, write
+        from nnbp.serialization.model_file import State, write
 
         extra = {} if extra is None else instance("extra", extra, Mapping, "a dictionary of JSON values or None")
         model = self.model
+        write(path, self._file(model.parameters.theta, State({"sequences": model.sequences()}), extra))
+
+    def _file(self, theta: Array, state: State, extra: Mapping[str, Any] | None = None) -> ModelFile:
+        """The model file of this network with these parameters."""
+        from nnbp.serialization.model_file import ModelFile, State, numbered
+
+        model, download = self.model, self._backend.download
         statistics = model.host_statistics()
-        architecture = {
-            "n_in": model.n_in,
-            "layers": [{"kind": layer.kind, "config": layer.config()} for layer in model.layers],
+        arrays: dict[str, NDArray[Any]] = {}
+        views = model.parameters.views(theta)
+        for k, index in enumerate(model.dense, start=1):
+            arrays |= {f"{name}{k}": download(views[index][name]) for name in ("W", "b")}
+        for (k, _, _), own in zip(numbered(model.layers, model.n_in), statistics, strict=True):
+            arrays |= {f"{name}{k}": array for name, array in own.items()}
+        owns = self._backend.owns
+        kept = {name: np.asarray(download(array) if owns(array) else array) for name, array in state.arrays.items()}
+        return ModelFile(self._description(), arrays, {} if extra is None else dict(extra), State(state.values, kept))
+
+    def _description(self) -> dict[str, Any]:
+        """The architecture, as a model file has it."""
+        return {
+            "n_in": self.model.n_in,
+            "layers": [{"kind": layer.kind, "config": layer.config()} for layer in self.model.layers],
             "loss": named(self.loss_function),
             "weight_decay": self._weight_decay,
             "dtype": self.dtype.name,
             "seed": self.seed,
         }
-        arrays: dict[str, NDArray[Any]] = {}
-        for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
-            arrays |= {f"W{k}": self._backend.download(W), f"b{k}": self._backend.download(b)}
-        for (k, _, _), own in zip(numbered(model.layers, model.n_in), statistics, strict=True):
-            arrays |= {f"{name}{k}": array for name, array in own.items()}
-        write(path, ModelFile(architecture, arrays, dict(extra)))
 
     @classmethod
     def load(
@@ -721,11 +774,17 @@ class Network:
             dtype=architecture["dtype"], seed=architecture["seed"],
             output_activation=last.activation if isinstance(last, Dense) else None, **placement,
         )  # fmt: skip
-        dense = range(1, len(net.weights) + 1)
-        net.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
+        net._take(file)
         with net._backend.active():
             net.model.set_statistics(statistics_in(file.arrays, layers, architecture["n_in"]))
+            if file.state is not None:
+                net.model.set_sequences(file.state.values.get("sequences", {}))
         return net
+
+    def _take(self, file: ModelFile) -> None:
+        """Takes the parameters of a model file."""
+        dense = range(1, len(self.weights) + 1)
+        self.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
 
     # Copies are made from a state on the host, which is restored on a backend. Attributes that users or subclasses
     # added are copied, too.
@@ -742,8 +801,7 @@ class Network:
                 "sizes": (model.n_in, model.n_out),
                 "theta": np.array(download(model.parameters.theta)),
                 "statistics": model.host_statistics() if model.observed else None,
-                "order": model.order_generator.bit_generator.state,
-                "masks": [None if stream is None else stream.position for stream in model.streams],
+                "sequences": model.sequences(),
             }
             if self._ongoing is not None:
                 rule, memory = self._ongoing
@@ -762,10 +820,7 @@ class Network:
             model.parameters.theta[...] = backend.upload(state["theta"], self._dtype)
             if state["statistics"] is not None:
                 model.set_statistics(state["statistics"])
-            model.order_generator.bit_generator.state = state["order"]
-            for stream, position in zip(model.streams, state["masks"], strict=True):
-                if stream is not None:
-                    stream.position = position
+            model.set_sequences(state["sequences"])
             if state["ongoing"] is not None:
                 from nnbp.engine.updater import OptimizerState
 

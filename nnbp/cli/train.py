@@ -175,9 +175,7 @@ class _End(NamedTuple):
     warning: str | None = None
 
 
-def _train(
-    network: Network, data: PreparedData, rows: MetricsFile, progress: bool | str, **settings: Any
-) -> _End:
+def _train(network: Network, data: PreparedData, rows: MetricsFile, progress: bool | str, **settings: Any) -> _End:
     """Trains, until the end or until a signal."""
     run_all = partial(train, network, data, callbacks=[rows], progress=progress, **settings)
     try:

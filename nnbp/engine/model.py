@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -129,6 +129,29 @@ class Model:
             for name, array in given.items():
                 own[name][...] = self.backend.upload(array, own[name].dtype)
         self.observed = True
+
+    def sequences(self) -> dict[str, Any]:
+        """Where the random sequences stand, as JSON values."""
+        masks = [None if stream is None else stream.position for stream in self.streams]
+        return {"order": dict(self.order_generator.bit_generator.state), "masks": masks}
+
+    def set_sequences(self, values: Mapping[str, Any]) -> None:
+        """Sets the random sequences to where `sequences` found them.
+
+        Raises:
+            ValueError: no sequence of this network can stand there.
+        """
+        try:
+            order, masks = values["order"], values["masks"]
+            positions = [None if stream is None else int(at) for stream, at in zip(self.streams, masks, strict=True)]
+            if any(at is not None and not 0 <= at < 2**63 for at in positions):
+                raise ValueError("a position is out of its range")
+            self.order_generator.bit_generator.state = order
+        except (KeyError, TypeError, OverflowError, AttributeError) as error:
+            raise ValueError(f"no random sequences of this network: {error}") from error
+        for stream, at in zip(self.streams, positions, strict=True):
+            if stream is not None:
+                stream.position = at or 0
 
     def builder(self, samples: int, *, training: bool) -> Builder:
         """A builder for batches of this many samples."""

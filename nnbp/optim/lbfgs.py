@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
@@ -56,6 +56,20 @@ class LBFGSMemory:
     t: float = 0.0
     h_diag: float = 1.0
     gradient: Array | None = None
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """All of it: JSON values, and arrays that never change."""
+        found = {"d": self.d, "gradient": self.gradient}
+        for k, (s, y, _) in enumerate(self.changes):
+            found |= {f"s{k}": s, f"y{k}": y}
+        values = {"n_iter": self.n_iter, "t": self.t, "h_diag": self.h_diag, "ro": [ro for _, _, ro in self.changes]}
+        return values, {name: array for name, array in found.items() if array is not None}
+
+    def restore(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        """Sets all of it to what `state` returned."""
+        self.n_iter, self.t, self.h_diag = values["n_iter"], values["t"], values["h_diag"]
+        self.d, self.gradient = arrays.get("d"), arrays.get("gradient")
+        self.changes.extend((arrays[f"s{k}"], arrays[f"y{k}"], ro) for k, ro in enumerate(values["ro"]))
 
     def advance(self, g: Array, xp: Any, read: Read) -> Array:
         """Learns from the last iteration, whose end has the gradient g, and returns the next direction, −H g."""
@@ -144,9 +158,9 @@ class LBFGS(Optimizer):
         return LBFGSMemory(deque(maxlen=self.history_size))
 
     def search(
-        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, read: Read
+        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: LBFGSMemory, read: Read
     ) -> Callable[[], float]:
-        return partial(self.step, theta, gradient, evaluate, xp, self.memory(), read)
+        return partial(self.step, theta, gradient, evaluate, xp, memory, read)
 
     def step(
         self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: LBFGSMemory, read: Read

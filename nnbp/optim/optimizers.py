@@ -73,9 +73,14 @@ class Optimizer(Named, kind="optimizer"):
         """The numbers of each step that `update` takes, by name, for the steps t = 1, 2, … with learning rates eta."""
         return {"eta": eta}
 
+    def memory(self) -> Any:
+        """What a rule that searches remembers between its steps, with `state` and `restore` for checkpoints."""
+        return None
+
     def search(
-        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, read: Callable[[Array], float]
-    ) -> Callable[[], float] | None:
+        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: Any,
+        read: Callable[[Array], float],
+    ) -> Callable[[], float] | None:  # fmt: skip
         """A function that makes one step by evaluating J at points of its own choice, and returns J before the step.
 
         None for the rules that are an `update`. The arguments are those of `nnbp.optim.lbfgs.LBFGS.step`.

@@ -2,7 +2,7 @@
 
 The arrays W1, b1, W2, … lie in the file as they are. Everything else is one JSON text under the metadata key ``nnbp``:
 
-    {"format_version": 1, "nnbp_version": "…", "architecture": {…}, "extra": {…}, "sha256": "…"}
+    {"format_version": 2, "nnbp_version": "…", "architecture": {…}, "extra": {…}, "state": {…}, "sha256": "…"}
 
 Reading runs nothing and follows no reference: a name stands for one of nnbp's own classes, or for one that the caller
 lists. The checksum covers every value in the file; it finds damage, and is no signature.
@@ -45,13 +45,26 @@ from nnbp.serialization.safetensors_file import (
 from nnbp.validation import file_path, not_negative, whole_number
 from nnbp.version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LAYERS_LIMIT = 4096
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _READ_FIX = "The file is damaged or was edited: take a fresh copy, or save the network again."
 _WRITE_FIX = "Nothing was written: correct this and save again."
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a network or a training has beside its parameters.
+
+    Args:
+        values: JSON values by name.
+        arrays: vectors by name, of dtype float32 or float64.
+    """
+
+    values: dict[str, Any]
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +77,14 @@ class ModelFile:
         arrays: W1 (n_out, n_in), b1 (n_out,), W2, … on the host, of that dtype; the number counts layers that learn.
             The mean0 (n_in,) and deviation0 (n_in,) of a Standardize layer, before the first of these, are float64.
         extra: JSON values of the caller's, under keys of its choice.
+        state: where random sequences stand, and in a checkpoint the rest of a training; None in files of version 1. Its
+            arrays lie in the file as state.NAME.
     """
 
     architecture: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
     extra: dict[str, Any] = field(default_factory=dict)
+    state: State | None = None
 
 
 def write(path: AnyPath, model_file: ModelFile) -> None:
@@ -138,13 +154,17 @@ def _encode(model_file: ModelFile) -> bytes:
     # What is defined here is what the user has; only a reader has to allow names.
     defined = [item for base in _OWN for item in base.registry.values()]
     layers, _ = _build(architecture, _Known(defined))
-    specs = _specs(layers, architecture)
+    state = model_file.state
+    described = None if state is None else _described(state)
+    specs = {**_specs(layers, architecture), **_state_specs(described)}
     _check_object(model_file.extra, "extra")
     check_json(model_file.extra, "extra")
-    check_names(model_file.arrays, specs)
+    check_json(described, "state")
+    given = {**model_file.arrays, **({} if state is None else _in_file(state.arrays))}
+    check_names(given, specs)
     arrays = {}
     for name, (shape, dtype) in specs.items():
-        array: Any = model_file.arrays[name]
+        array: Any = given[name]
         if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") != dtype:
             raise RefusedError(
                 f"{name} is a NumPy array of dtype {dtype}; received {type(array).__name__} of "
@@ -154,12 +174,13 @@ def _encode(model_file: ModelFile) -> bytes:
             raise RefusedError(f"the shape of {name} here is {list(shape)}; received {list(array.shape)}.")
         # safetensors writes the memory of an array as it lies, whatever its strides say.
         arrays[name] = np.ascontiguousarray(array, dtype=dtype)
-    _check_values(arrays, layers, architecture)
+    _check_values({name: arrays[name] for name in model_file.arrays}, layers, architecture)
     content = {
         "format_version": FORMAT_VERSION,
         "nnbp_version": __version__,
         "architecture": architecture,
         "extra": model_file.extra,
+        "state": described,
     }
     return pack(json.dumps({**content, "sha256": _digest(content, arrays)}), arrays)
 
@@ -173,18 +194,53 @@ def _decode(container: Container, known: _Known) -> ModelFile:
             f"{shown(content.get('nnbp_version'))} wrote it.",
             "Load it with that nnbp, or a later one",
         )
-    keys = ("format_version", "nnbp_version", "architecture", "extra", "sha256")
+    keys = ["format_version", "nnbp_version", "architecture", "extra", "sha256"]
+    if type(version) is bool or version != 1:
+        keys.append("state")
     content = keyed(content, keys, "the description of the network")
     whole_number("the format version", version, 1)
     _check_object(content["extra"], "extra")
     architecture = content["architecture"]
     layers, _ = _build(architecture, known)
-    arrays = container.arrays(_specs(layers, architecture))
+    own, kept = _specs(layers, architecture), _state_specs(content.get("state"))
+    arrays = container.arrays({**own, **kept})
     digest = content.pop("sha256")
     if digest != _digest(content, arrays):
         raise RefusedError(f"its checksum does not fit its content; received {shown(digest)}.")
+    state = content.get("state")
+    if state is not None:
+        # Of a history, NaN and infinity are values, too.
+        state = State(state["values"], {name.removeprefix(_STATE): arrays.pop(name) for name in kept})
     _check_values(arrays, layers, architecture)
-    return ModelFile(architecture, arrays, content["extra"])
+    return ModelFile(architecture, arrays, content["extra"], state)
+
+
+_STATE = "state."
+
+
+def _in_file(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a state under the names that they have in a file."""
+    return {f"{_STATE}{name}": array for name, array in arrays.items()}
+
+
+def _described(state: State) -> dict[str, Any]:
+    arrays = {name: [array.dtype.name, len(array)] for name, array in state.arrays.items()}
+    return {"values": state.values, "arrays": arrays}
+
+
+def _state_specs(described: object) -> dict[str, ArraySpec]:
+    """Shape and dtype of the arrays of a state, as a file describes it."""
+    if described is None:
+        return {}
+    parts = keyed(described, ("values", "arrays"), "the state")
+    _check_object(parts["values"], "the values of the state")
+    _check_object(parts["arrays"], "the arrays of the state")
+    specs = {}
+    for name, spec in parts["arrays"].items():
+        if not (isinstance(spec, list) and len(spec) == 2 and isinstance(spec[0], str) and spec[0] in DTYPES):
+            raise RefusedError(f"an array of the state is described by dtype and length; received {shown(spec)}.")
+        specs[name] = ArraySpec((whole_number(f"the length of state.{name}", spec[1], 1),), spec[0])
+    return _in_file(specs)
 
 
 def _digest(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:

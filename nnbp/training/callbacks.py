@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -36,6 +36,10 @@ class History(dict[str, list[float]]):
         """Adds an epoch."""
         for name, value in values.items():
             self.setdefault(name, []).append(value)
+
+    def logs(self) -> list[dict[str, float]]:
+        """The values of each epoch by name."""
+        return [dict(zip(self, values, strict=True)) for values in zip(*self.values(), strict=True)]
 
     @property
     def epochs(self) -> int:
@@ -82,6 +86,9 @@ class Callback:
     def on_train_begin(self, state: TrainingState) -> None:
         """Called before the first epoch; an error raised here ends training before anything has changed."""
 
+    def on_train_resume(self, state: TrainingState) -> None:
+        """Called after `on_train_begin` if training goes on from a checkpoint: the history has the epochs so far."""
+
     def on_epoch_end(self, state: TrainingState) -> None:
         """Called after every epoch, when its values are in `state.logs` and in the history."""
 
@@ -123,6 +130,12 @@ class EarlyStopping(Callback):
     def on_train_begin(self, state: TrainingState) -> None:
         self._watched(state)
         self.best, self.since = math.nan, 0
+
+    def on_train_resume(self, state: TrainingState) -> None:
+        for logs in state.history.logs():
+            past = replace(state, logs=logs)
+            self.on_epoch_end(past)
+            state.stop = past.stop
 
     def on_epoch_end(self, state: TrainingState) -> None:
         name = self._watched(state)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nnbp.device.host import cores
 from nnbp.optim import optimizers
 from nnbp.training.callbacks import Callback, History, TrainingState, early_stopping, listed
+from nnbp.training.checkpoint import Checkpoint
 from nnbp.training.progress import reporter
 from nnbp.validation import host, instance, items
 
@@ -55,7 +56,8 @@ def fit_many(networks: Sequence[Trainable], X: Any, y: Any, **options: Any) -> l
         X, y: the data, as for `Network.fit`.
         options: of `Network.fit`, the same for all networks. Every network gets copies of the optimizer, the schedule,
             the EarlyStopping and the Callback objects. Functions among callbacks and metrics are called from several
-            threads; `state.network` says whose epoch has ended. `progress` counts networks.
+            threads; `state.network` says whose epoch has ended. `progress` counts networks. Checkpoints of networks[0]
+            are in the folder 0 inside of that of the `checkpoint`, and so on.
 
     Returns:
         the history of each network, in the same order.
@@ -129,7 +131,7 @@ class _Run:
             if self.reason is not None:
                 return
             try:
-                history = self._fit(self.networks[index])
+                history = self._fit(index)
             except BaseException as error:
                 error.add_note(f"This happened in the training of networks[{index}] by fit_many.")
                 self.errors[index] = error
@@ -140,12 +142,15 @@ class _Run:
                 self.state.logs = {name: values[-1] for name, values in history.items()}
                 self.progress.on_epoch_end(self.state)
 
-    def _fit(self, network: Trainable) -> History:
+    def _fit(self, index: int) -> History:
+        network = self.networks[index]
         own: dict[str, Any] = {
             "callbacks": [*map(copy.copy, self.callbacks), self._end_early],
             "early_stopping": copy.copy(self.stopping),
             "progress": False,
         }
+        if isinstance(checkpoint := self.options.get("checkpoint"), Checkpoint):
+            own["checkpoint"] = checkpoint.inner(str(index))
         held_out = self.options.get("validation_data")
         if isinstance(held_out, tuple | list) and held_out:
             own["validation_data"] = (self._shared("validation", held_out[0], network), *held_out[1:])

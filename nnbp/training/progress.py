@@ -59,6 +59,9 @@ class _Bar(Callback):
 
         self._bar = tqdm(total=state.epochs, unit=self.unit, desc="training", dynamic_ncols=True)
 
+    def on_train_resume(self, state: TrainingState) -> None:
+        self._bar.update(state.epoch)
+
     def on_epoch_end(self, state: TrainingState) -> None:
         # Only the losses: with more values, a terminal of 80 columns would have no room for the bar.
         losses = {name: value for name, value in state.logs.items() if name in ("loss", "val_loss")}
@@ -77,6 +80,9 @@ class _Expendable(Callback):
 
     def on_train_begin(self, state: TrainingState) -> None:
         self._call("on_train_begin", state)
+
+    def on_train_resume(self, state: TrainingState) -> None:
+        self._call("on_train_resume", state)
 
     def on_epoch_end(self, state: TrainingState) -> None:
         self._call("on_epoch_end", state)

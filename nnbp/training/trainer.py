@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.engine.dataset import Dataset
@@ -23,6 +24,10 @@ from nnbp.optim.optimizers import Optimizer
 from nnbp.optim.schedules import Constant, Schedule
 from nnbp.training.callbacks import Callback, History, TrainingState, attending
 from nnbp.validation import not_negative
+
+if TYPE_CHECKING:
+    from nnbp.serialization.model_file import State
+    from nnbp.training.checkpoint import Keeper
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class Trainer:
 
     Attributes:
         before, after: J on these samples before and after `run`.
+        keeper: writes checkpoints, if it is set before `run`.
 
     Raises:
         DeviceMemoryError: the device does not have enough memory.
@@ -139,11 +145,14 @@ class Trainer:
         optimizer, samples = options.optimizer, len(train.data)
         size = samples if options.batch_size is None or optimizer.full_batch else min(options.batch_size, samples)
         theta, gradient, backend = model.parameters.theta, model.parameters.gradient, model.backend
+        self.memory = optimizer.memory()
         self.search = optimizer.search(
-            theta, gradient, self._evaluate, backend.xp, lambda x: float(backend.download(x))
+            theta, gradient, self._evaluate, backend.xp, self.memory, lambda x: float(backend.download(x))
         )
         self.updater = None
         self.best_loss, self.best_epoch = math.inf, 0
+        self.keeper: Keeper | None = None
+        self._warned = False
         with backend.active():
             if self.search is None:
                 self.updater = Updater(model, optimizer, -(-samples // size), options.clip_norm, self.state)
@@ -193,33 +202,95 @@ class Trainer:
         status, options = self._status, self.options
         history = status.history
         with self._attended:
-            started = time.perf_counter()
-            warned = False
+            self._started = time.perf_counter() - history.seconds
             try:
-                for number in range(options.epochs):
+                if status.epoch:
+                    for callback in options.callbacks:
+                        callback.on_train_resume(status)
+                for number in range(status.epoch, options.epochs):
+                    if status.stop:
+                        break
                     self._epoch(number, status)
                     self._keep(status)
-                    observed = status.logs.get("val_loss", status.logs["loss"])
-                    if not (warned or math.isfinite(observed)):
-                        warned = True
+                    observed = _observed(status.logs)
+                    if not (self._warned or math.isfinite(observed)):
+                        self._warned = True
                         # Points to the caller of `Network.fit`, past `fit` itself and the wrapper that takes its lock.
                         warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=4)
                     options.schedule.observe(observed)
                     for callback in options.callbacks:
                         callback.on_epoch_end(status)
-                    if status.stop:
-                        history.stopped = status.stop
-                        break
+                    if self.keeper is not None:
+                        self.keeper.note(status.epoch, *self._state(status))
+                history.stopped = status.stop
+                self._keep_checkpoint()
                 self._finish(status)
             except DivergenceError:
                 raise
             except BaseException as error:
+                self._keep_checkpoint()
                 # If the device is full, it is as if this epoch had not begun.
                 full = self._searches and isinstance(error, DeviceMemoryError)
                 self._restore(self.best if self._chosen and not full else self.last)
                 raise
             finally:
-                history.seconds = time.perf_counter() - started
+                history.seconds = time.perf_counter() - self._started
+
+    def _keep_checkpoint(self) -> None:
+        if self.keeper is not None:
+            self.keeper.flush()
+
+    def _state(self, status: TrainingState) -> tuple[Array, State]:
+        """Theta at the end of the last epoch, and all that training needs to go on from there."""
+        from nnbp.serialization.model_file import State
+
+        history, model = status.history, self.model
+        with model.backend.active():
+            theta, best = model.copied(self.last), model.copied(self.best)
+            vectors = {f"slot.{name}": model.copied(slot) for name, slot in self.state.slots.items()}
+            sequences = model.sequences()
+        memory, remembered = self.memory.state() if self.memory is not None else (None, {})
+        values = {
+            "epoch": status.epoch, "steps": self.state.steps, "learning_rate": status.learning_rate,
+            "before": _json(self.before), "best_loss": _json(self.best_loss), "best_epoch": self.best_epoch,
+            "restored": history.best_epoch, "stop": status.stop, "warned": self._warned,
+            "seconds": time.perf_counter() - self._started, "sequences": sequences, "memory": memory,
+        }  # fmt: skip
+        arrays = {
+            "initial": self.initial, "best": best, **vectors,
+            **{f"memory.{name}": array for name, array in remembered.items()},
+            **{f"history.{name}": np.array(past, np.float64) for name, past in history.items()},
+        }  # fmt: skip
+        return theta, State(values, arrays)
+
+    def restore(self, state: State) -> None:
+        """Goes on from a state of the same training, whose parameters the model has already; `run` must follow."""
+        values, status, model = state.values, self._status, self.model
+        history = status.history
+        for name in self._greater_is_better():
+            history[name] = state.arrays[f"history.{name}"].tolist()
+        with model.backend.active():
+            arrays = {
+                name: model.backend.upload(array, model.dtype)
+                for name, array in state.arrays.items()
+                if not name.startswith("history.")
+            }
+            self.last[...] = model.parameters.theta
+            self.initial[...], self.best[...] = arrays["initial"], arrays["best"]
+            for name, slot in self.state.slots.items():
+                slot[...] = arrays[f"slot.{name}"]
+            model.set_sequences(values["sequences"])
+        if self.memory is not None:
+            own = {name.removeprefix("memory."): array for name, array in arrays.items()}
+            self.memory.restore(values["memory"], own)
+        self.state.steps, self.best_epoch, self._warned = values["steps"], values["best_epoch"], values["warned"]
+        self.before, self.best_loss = (math.inf if x is None else x for x in (values["before"], values["best_loss"]))
+        history.best_epoch, history.seconds = values["restored"], values["seconds"]
+        past = history.logs()
+        status.epoch, status.logs, status.stop = values["epoch"], past[-1], values["stop"]
+        status.learning_rate = values["learning_rate"]
+        for logs in past:
+            self.options.schedule.observe(_observed(logs))
 
     def run_once(self) -> None:
         """Runs the updates of one epoch from the current parameters; nothing is measured. For ``backend.active()``."""
@@ -377,6 +448,16 @@ class Trainer:
         """Runs a pass over a data set and returns J of the current parameters."""
         one_pass.run()
         return self.model.objective(one_pass.total, data.weight)
+
+
+def _observed(logs: Mapping[str, float]) -> float:
+    """The loss that a schedule observes."""
+    return logs.get("val_loss", logs["loss"])
+
+
+def _json(number: float) -> float | None:
+    """A number as JSON has it; None if it is not finite."""
+    return number if math.isfinite(number) else None
 
 
 def _passed_over(epoch: int, loss: float) -> str:

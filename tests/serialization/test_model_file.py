@@ -139,7 +139,7 @@ def test_the_file_says_what_wrote_it(path: Path) -> None:
     header, content, _ = parts(path.read_bytes())
     assert set(header) == {"__metadata__", "W1", "b1", "W2", "b2"}
     assert set(header["__metadata__"]) == {"nnbp"}
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
     assert re.fullmatch(r"\d+\.\d+.*", content["nnbp_version"])
     first = path.read_bytes()
     write(path, small())

@@ -179,8 +179,8 @@ def test_parameters_that_are_not_finite_are_not_read(path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h, c: c.update(format_version=2, new=1), "its format has version 2, this nnbp reads up to 1; nnbp '0."),
-        (lambda h, c: c.update(format_version=2, new=1), "Load it with that nnbp, or a later one"),
+        (lambda h, c: c.update(format_version=3, new=1), "its format has version 3, this nnbp reads up to 2; nnbp '0."),
+        (lambda h, c: c.update(format_version=3, new=1), "Load it with that nnbp, or a later one"),
         (lambda h, c: c.update(format_version="1"), "the format version is a whole number, at least 1; received '1'"),
         (lambda h, c: c.update(format_version=0), "the format version is a whole number, at least 1; received 0"),
         (lambda h, c: c.update(format_version=True), "the format version is a whole number, at least 1; received True"),

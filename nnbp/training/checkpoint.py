@@ -1,0 +1,193 @@
+"""Checkpoints: what a training needs to go on after its process has ended, as model files in a folder.
+
+A checkpoint is a model file whose network has the parameters at the end of an epoch. Its `State` has the rest: the
+optimizer's vectors, the initial and the best parameters, the history, and where the random sequences stand. What
+follows from the history, such as the state of a schedule, is not stored: it observes the history again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from nnbp.device.host import blas, processor
+from nnbp.engine.dataset import Dataset
+from nnbp.engine.model import Model
+from nnbp.errors import DataError, ModelFileError
+from nnbp.formatting import shown
+from nnbp.serialization import model_file
+from nnbp.serialization.model_file import ModelFile, State
+from nnbp.validation import file_path, whole_number
+from nnbp.version import __version__
+
+_NAME = "checkpoint-{:08d}.safetensors"
+_NAMES = "checkpoint-*.safetensors"
+_NEEDED = {"epoch", "facts", "environment"}
+
+
+class Checkpoint:
+    """Where and how often `Network.fit` writes checkpoints.
+
+    Each is a model file, so `Network.load` opens it, too. ``fit(…, checkpoint=checkpoint, resume=True)`` goes on from
+    the newest one in the folder, or begins if there is none; with the same data and configuration it ends with the same
+    bits as training that nothing has disturbed. `epochs` may be larger than before. Objects among the callbacks are
+    told by `on_train_resume`.
+
+    Args:
+        folder: made if it is not there; of one training alone.
+        every: a number of epochs, or seconds such as "30s": at the end of the first epoch after that time.
+        keep: how many of the newest checkpoints stay in the folder.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, folder: str | PathLike[str], every: int | str = 1, keep: int = 2) -> None:
+        self.folder = Path(file_path(folder))
+        seconds = re.fullmatch(r"(\d+(?:\.\d+)?)\s*s", every) if isinstance(every, str) else None
+        if isinstance(every, str) and seconds is None:
+            raise ValueError(
+                f"every of Checkpoint is a number of epochs, or seconds such as '30s'; received {shown(every)}."
+            )
+        self.every = every if seconds else whole_number("every of Checkpoint, a number of epochs,", every, 1)
+        self.seconds = float(seconds[1]) if seconds else None
+        self.keep = whole_number("keep of Checkpoint", keep, 1)
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.folder)!r}, every={self.every!r}, keep={self.keep})"
+
+    def inner(self, name: str) -> Self:
+        """The same in a folder inside of this one."""
+        return type(self)(self.folder / name, self.every, self.keep)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The checkpoints in the folder, the newest first."""
+        return sorted(self.folder.glob(_NAMES), reverse=True)
+
+    def newest(self, custom: Sequence[type] = ()) -> ModelFile | None:
+        """The newest checkpoint that can be read, or None; a warning names each that cannot.
+
+        Raises:
+            ModelFileError: there are some, and none can be read.
+        """
+        paths = self.paths
+        for path in paths:
+            try:
+                found = model_file.read(path, custom)
+                if found.state is None or not found.state.values.keys() >= _NEEDED:
+                    raise ModelFileError(f"{path} is a model file and no checkpoint. Move it out of the folder.")
+                return found
+            except ModelFileError as error:
+                if path == paths[-1]:
+                    raise
+                warnings.warn(f"{error} Training goes on from the checkpoint before.", UserWarning, stacklevel=2)
+        return None
+
+
+class Keeper:
+    """Writes the checkpoints of one training.
+
+    Args:
+        checkpoint: where, and how often.
+        facts: what training depends on, JSON values by name.
+        model: the network in training.
+        file: makes the model file of a vector theta and a state.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, facts: dict[str, Any], model: Model, file: Callable[[Any, State], ModelFile]
+    ) -> None:
+        self.checkpoint, self.facts, self.model, self._file = checkpoint, facts, model, file
+        self._latest: tuple[int, Any, State] | None = None
+        self._written, self._time = 0, time.monotonic()
+
+    def newest(self, custom: Sequence[type]) -> tuple[ModelFile, State] | None:
+        """The newest checkpoint and its state, or None.
+
+        Raises:
+            DataError: it is of other data or another configuration.
+            ModelFileError: there are some, and none can be read.
+
+        Warns:
+            UserWarning: it is of another machine or version, or a newer one cannot be read.
+        """
+        found = self.checkpoint.newest(custom)
+        if found is None or found.state is None:
+            return None
+        values = found.state.values
+        known, then, now = values["facts"], values["environment"], _environment(self.model)
+        for name, value in self.facts.items():
+            if known.get(name) != value:
+                raise DataError(
+                    "Training goes on from a checkpoint only with the same data and configuration; received another "
+                    f"{name}: {shown(known.get(name))} then, and {shown(value)} now. Use another folder to begin anew."
+                )
+        changes = [f"{name} {then.get(name)!r} then, {now[name]!r} now" for name in now if then.get(name) != now[name]]
+        if changes:
+            warnings.warn(
+                f"The last bits of this training may differ from those of an undisturbed one: {'; '.join(changes)}.",
+                UserWarning, stacklevel=4,
+            )  # fmt: skip
+        self._written = int(values["epoch"])
+        return found, found.state
+
+    def note(self, epoch: int, theta: Any, state: State) -> None:
+        """Keeps what a checkpoint of this epoch needs, copies on the device, and writes it if one is due."""
+        self._latest = epoch, theta, state
+        every, seconds = self.checkpoint.every, self.checkpoint.seconds
+        due = epoch % int(every) == 0 if seconds is None else time.monotonic() - self._time >= seconds
+        if due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the latest checkpoint unless it is written. A failure is a warning: training is worth more."""
+        if self._latest is None or self._latest[0] == self._written:
+            return
+        epoch, theta, state = self._latest
+        values = {**state.values, "facts": self.facts, "environment": _environment(self.model)}
+        folder = self.checkpoint.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            model_file.write(folder / _NAME.format(epoch), self._file(theta, State(values, state.arrays)))
+            for path in self.checkpoint.paths[self.checkpoint.keep :]:
+                path.unlink(missing_ok=True)
+        except (ModelFileError, OSError) as error:
+            warnings.warn(f"There is no checkpoint of epoch {epoch}: {error}", UserWarning, stacklevel=2)
+        self._written, self._time = epoch, time.monotonic()
+
+
+def digest(model: Model, data: Dataset | None) -> str | None:
+    """SHA-256 of a data set as the network reads it; None for none."""
+    if data is None:
+        return None
+    total = hashlib.sha256()
+    for array in data.arrays:
+        for first in range(0, len(array), 65_536):
+            block = array[first : first + 65_536]
+            host = model.backend.download(block) if model.backend.owns(block) else np.asarray(block)
+            total.update(np.ascontiguousarray(host).data)
+    return total.hexdigest()
+
+
+def described(item: object) -> str:
+    """An object in words that are the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(item))
+
+
+def _environment(model: Model) -> Mapping[str, Any]:
+    return {
+        "nnbp": __version__,
+        "numpy": np.__version__,
+        "backend": f"{model.backend.name} on {model.backend.device}",
+        "processor": processor(),
+        "threads": blas()["threads"],
+    }
