@@ -11,6 +11,7 @@ from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
 from nnbp.optim.optimizers import Optimizer
 from nnbp.optim.schedules import Schedule
+from nnbp.training.checkpoint import Checkpoint
 from nnbp.validation import not_negative, number, whole_number
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ whole = _argument(int, partial(whole_number, low=0))
 positive = _argument(float, partial(number, interval="(0, inf)"))
 fraction = _argument(float, partial(number, interval="[0, 1)"))
 decay = _argument(float, not_negative)
+interval = _argument(int, lambda _, every: Checkpoint(".", every).every)
 
 
 def name_of(base: type[Activation | Loss | Optimizer | Schedule]) -> Callable[[str], str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import platform
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +29,7 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.csv"
 MODEL = "model.safetensors"
 REPORT = "report.html"
+CHECKPOINTS = "checkpoints"
 
 _PACKAGES = ("nnbp", "numpy", "safetensors", "scikit-learn", "pandas", "pyarrow", "matplotlib", "tqdm")
 
@@ -70,6 +73,49 @@ def create(out: str | None, source: str, config: Mapping[str, Mapping[str, Any]]
         yield path
 
 
+@contextmanager
+def reopen(path: str) -> Iterator[Path]:
+    """Locks the folder of a run that has been interrupted until the block ends.
+
+    Raises:
+        UsageError: this is none, or the run is not over, or it has ended.
+    """
+    folder = Path(path)
+    if not (folder / CHECKPOINTS).is_dir() and (folder / REPORT).exists():
+        raise UsageError(f"the run {path} has ended, so there is nothing to resume. Train anew.")
+    with (folder / CONFIG).open("r+b") as file:
+        try:
+            lock(file)
+        except BlockingIOError:
+            raise UsageError(f"the run {path} is still running; only an interrupted run is resumed.") from None
+        except OSError:
+            pass  # There are no locks here.
+        sweep(path)
+        yield folder
+
+
+def command(path: str) -> list[str]:
+    """The words of the command that made a run folder.
+
+    Raises:
+        UsageError: this is no run folder.
+    """
+    try:
+        words = json.loads((Path(path) / ENVIRONMENT).read_text(encoding="utf-8"))["command"]
+        if words[:2] != ["nnbp", "train"] or not all(isinstance(word, str) for word in words):
+            raise ValueError("its command is another one")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no folder of a run that can be resumed: {ENVIRONMENT} cannot be read ({error}). Train anew."
+        ) from error
+    return list(words)
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Removes the checkpoints of a run that has ended."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
 def _next_free(source: str) -> Path:
     """Makes the first of the folders runs/<source>-1, -2, … that is not there."""
     stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
@@ -103,12 +149,18 @@ class MetricsFile(Callback):
     A disk that is full for the moment does not end the training; `complete` writes all rows once more.
 
     Args:
-        path: of the file, which is there from now on.
+        path: of the file, which is there from now on; if training goes on, its rows of the epochs so far stay.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._rows = path, io.StringIO()
+        self._before = path.read_text(encoding="utf-8") if path.exists() else ""
         path.write_text("", encoding="utf-8")
+
+    def on_train_resume(self, state: TrainingState) -> None:
+        self._rows.write("".join(self._before.splitlines(keepends=True)[: state.epoch + 1]))
+        with suppress(OSError):
+            self.complete()
 
     def on_epoch_end(self, state: TrainingState) -> None:
         begin = self._rows.tell()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnbp.cli import run_folder
-from nnbp.cli.common import Exit, arguments_checked, exit_code, noted, say, terminable, undisturbed
-from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, name_of, positive, whole
+from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted, say, terminable, undisturbed
+from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, interval, name_of, positive, whole
 from nnbp.cli.output import describe_layers, note, training_rows, two_columns
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import MetricsFile
@@ -26,20 +28,22 @@ from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import BUILTIN, load_source
 from nnbp.tabular.table import Reading
 from nnbp.training.callbacks import History
+from nnbp.training.checkpoint import Checkpoint
 
 HELP = "train a network on a table"
 DESCRIPTION = (
     "Trains a network on a table: numbers are standardised, texts one-hot encoded, missing cells imputed. Some rows "
     "are held out to tell how good it is. All it leaves is in one new run folder: config.toml, environment.json, "
-    "metrics.csv, model.safetensors, report.html. Ctrl-C ends it early and keeps the best weights so far."
+    "metrics.csv, model.safetensors, report.html. Ctrl-C ends it early and keeps the best weights so far. --resume "
+    "goes on from there, or from at most 30 seconds before the process was killed."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nnbp train`."""
-    parser.usage = "nnbp train SOURCE [--target COLUMN] [options]"
+    parser.usage = "nnbp train SOURCE [--target COLUMN] [options]\n       nnbp train --resume RUN"
     add = parser.add_argument
-    add("source", metavar="SOURCE", help=f"{', '.join(BUILTIN)}, or a CSV, TSV, Parquet, NPY or NPZ file")
+    add("source", nargs="?", metavar="SOURCE", help=f"{', '.join(BUILTIN)}, or a CSV, TSV, Parquet, NPY or NPZ file")
     add("--target", metavar="COLUMN", help="what to predict: a column's name; of NPY its index; of NPZ the key of y")
     add("--task", choices=("classification", "regression"), help="default: follows from the target")
     add = parser.add_argument_group("table").add_argument
@@ -73,12 +77,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=whole, default=0, metavar="N", help="of splits, weights, shuffles and masks (default 0)")
     add = parser.add_argument_group("output").add_argument
     add("--out", metavar="FOLDER", help="the run folder, new or empty (default runs/SOURCE-1, -2, …)")
+    every = "how often to write what --resume needs: a number of epochs, or seconds (default 30s)"
+    add("--checkpoint-every", type=interval, default="30s", metavar="N", help=every)
+    add("--resume", metavar="RUN", help="go on with a run that has been interrupted, by its run folder")
     add("--quiet", action="store_true", help="no progress on standard error")
     add_shared(parser, "--json")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, saves, prints the result; 0, 5 if it diverged, 129, 130 or 143 if a signal ended it."""
+    resumed = arguments.resume is not None
+    if resumed:
+        arguments = _repeated(arguments)
+    elif arguments.source is None:
+        raise UsageError(f"there is nothing to train on. Name a SOURCE: {', '.join(BUILTIN)}, or a file.")
     reading = Reading(
         tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()), tuple(arguments.drop or ())
     )
@@ -90,15 +102,42 @@ def run(arguments: argparse.Namespace) -> int:
         settings = choose_settings(options, data)
         settings["data"] = {"source": str(arguments.source), **settings["data"]}
         network, fallback = noted(DeviceFallbackWarning, lambda: build_network(data, **settings["network"]))
-    with run_folder.create(arguments.out, arguments.source, settings) as folder:
+    made = run_folder.reopen(arguments.out) if resumed else run_folder.create(arguments.out, arguments.source, settings)
+    with made as folder:
         facts = run_folder.environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
         run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
         rows = MetricsFile(folder / run_folder.METRICS)
         with undisturbed():
             # Whatever fills the disk meanwhile, there is room for the model and for the small files beside it.
             with run_folder.reserved(folder, network.parameters.nbytes + 2**20):
-                end = _train(network, data, rows, False if arguments.quiet else "auto", **settings["training"])
+                end = _train(
+                    network, data, rows, False if arguments.quiet else "auto", **settings["training"],
+                    checkpoint=Checkpoint(folder / run_folder.CHECKPOINTS, arguments.checkpoint_every), resume=resumed,
+                )  # fmt: skip
             return _finish(arguments, data, network, folder, settings, facts, rows, end)
+
+
+def _repeated(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of the run that is to be resumed, with the output that is asked for now."""
+
+    def parsed(words: Sequence[str]) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(add_help=False)
+        add_arguments(parser)
+        return parser.parse_args([word for word in words if word != "--debug"])
+
+    folder, own = arguments.resume, ("json", "quiet")
+    plain = parsed(["--resume", folder])
+    others = [name for name, value in vars(plain).items() if name not in own and getattr(arguments, name) != value]
+    if others:
+        raise UsageError(
+            f"--resume goes on with the options of its run; received others: {', '.join(others)}. Leave them out."
+        )
+    words = run_folder.command(folder)
+    again = parsed(words[2:])
+    again.words, again.out, again.debug = words[1:], folder, arguments.debug
+    for name in own:
+        setattr(again, name, getattr(arguments, name))
+    return again
 
 
 def _finish(
@@ -118,6 +157,8 @@ def _finish(
         if end.history.epochs:
             error.add_note(f"The model is saved: {folder / run_folder.MODEL}.")
         raise
+    if end.code in (Exit.DONE, Exit.DIVERGED):
+        run_folder.forget_checkpoints(folder)
     return end.code
 
 
@@ -197,4 +238,7 @@ def _explain(result: dict[str, Any]) -> None:
         kept = f"The weights of epoch {result['epochs']} are saved"
     else:
         kept = f"The best weights so far, those of epoch {result['best_epoch']} of {result['epochs']}, are saved"
-    say("nnbp train", f"{result['stopped'].rstrip('.')}. {kept}; the run folder is {result['run']}.")
+    text = f"{result['stopped'].rstrip('.')}. {kept}; the run folder is {result['run']}."
+    if result["status"] != "diverged":
+        text += f" To go on: nnbp train --resume {shlex.quote(result['run'])}"
+    say("nnbp train", text)

@@ -261,7 +261,7 @@ def build_network(
 def train(
     network: Network, data: PreparedData, *, patience: int | None, callbacks: Sequence[Any] = (), **options: Any
 ) -> History:
-    """Trains the network of the settings; with early stopping if there is a patience."""
+    """Trains the network of the settings; with early stopping if there is a patience. `options` are those of `fit`."""
     return network.fit(
         *data.train, **options, validation_data=data.validation, early_stopping=patience or None,
         metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=callbacks,

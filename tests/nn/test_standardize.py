@@ -313,3 +313,12 @@ def test_files_with_bad_statistics_are_refused(
 def test_the_summary_names_it() -> None:
     lines = [line.split() for line in fitted().summary().splitlines()]
     assert lines[2] == ["standardize", "4"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "strict"])
+def test_lists_are_standardised_before_they_are_rounded(device: str) -> None:
+    large = X + 1e8
+    nets = [network(dtype="float32", device="cpu" if device == "cpu" else StrictBackend()) for _ in range(2)]
+    for net, inputs in zip(nets, (large, large.tolist()), strict=True):
+        net.fit(inputs, y, epochs=2, progress=False)
+    np.testing.assert_array_equal(nets[0].forward(large), nets[1].forward(large.tolist()))

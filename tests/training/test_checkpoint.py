@@ -189,12 +189,12 @@ def test_other_data_or_another_network_are_refused(tmp_path: Path) -> None:
     other = X.copy()
     other[7, 1] += 1e-6
     for net, inputs in ((Network([3, 4, 2], device="cpu", seed=1), other), (Network([3, 5, 2], device="cpu"), X)):
-        with pytest.raises(DataError, match="received another (data|network)"):
+        with pytest.raises(DataError, match=r"received another (data|network)"):
             net.fit(inputs, VALUES, **OPTIONS, checkpoint=Checkpoint(tmp_path), resume=True)
 
 
 def test_another_machine_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted(tmp_path, callbacks=[]).parameters
+    fitted(tmp_path)
     monkeypatch.setattr(np, "__version__", "9.9")
     net = Network([3, 4, 2], device="cpu", seed=1)
     with pytest.warns(UserWarning, match=r"may differ .* numpy '.*' then, '9\.9' now\.$") as caught:
@@ -304,7 +304,7 @@ def test_odd_intervals_are_refused(every: Any, tmp_path: Path) -> None:
 
 def test_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     assert repr(Checkpoint("a", "2.5s", 3)) == "Checkpoint('a', every='2.5s', keep=3)"
-    with pytest.raises((TypeError, ValueError), match="checkpoint is an nnbp.Checkpoint or None"):
+    with pytest.raises((TypeError, ValueError), match=r"checkpoint is an nnbp\.Checkpoint or None"):
         Network([3, 2], device="cpu").fit(X, VALUES, checkpoint=tmp_path)  # type: ignore[arg-type]
 
 
