@@ -352,11 +352,11 @@ def items(name: str, value: Any, rule: str) -> list[Any]:
     raise ValueError(f"{name} is {rule}; received {shown(value)}.")
 
 
-def file_path(path: Any) -> str:
-    """The path of a file as text, or a TypeError."""
+def file_path(path: Any, name: str = "path", what: str = "a file") -> str:
+    """The path of a file, or of something else, as text, or a TypeError."""
     with suppress(TypeError):
         return os.fsdecode(path)
-    raise TypeError(f"path is the path of a file, as a string or a pathlib.Path; received {shown(path)}.")
+    raise TypeError(f"{name} is the path of {what}, as a string or a pathlib.Path; received {shown(path)}.")
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:

@@ -51,7 +51,7 @@ ARRAYS: dict[str, Any] = {
 RIGHT: dict[str, Any] = {
     "layers": [2, 3, 1], "sizes": [2, 3, 1], "units": 3, "samples": 6, "outputs": 1, "k": 2, "every": 2, "gamma": 0.5,
     "epochs": 2, "loss": "binary_cross_entropy", "device": "cpu", "devices": ("cpu", "cpu"), "progress": False,
-    "spec": "constant", "path": "abc", "steps": 2, "entries": 2, "net": network(),
+    "spec": "constant", "path": "abc", "folder": "abc", "steps": 2, "entries": 2, "net": network(),
 }  # fmt: skip
 """Right values of other parameters: of those without a default, or with one that does not suit a test."""
 

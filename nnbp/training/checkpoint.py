@@ -51,7 +51,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | PathLike[str], every: int | str = 1, keep: int = 2) -> None:
-        self.folder = Path(file_path(folder))
+        self.folder = Path(file_path(folder, "folder", "a folder"))
         seconds = re.fullmatch(r"(\d+(?:\.\d+)?)\s*s", every) if isinstance(every, str) else None
         if isinstance(every, str) and seconds is None:
             raise ValueError(

@@ -43,9 +43,9 @@ def networks(device: Any = "cpu", **options: Any) -> tuple[Network, Network]:
     return Network([6, OneHot(CATEGORIES), *rest], **options), Network([9, *rest], **options)
 
 
-@pytest.mark.parametrize("device", ["cpu", "strict"])
+@pytest.mark.parametrize("device", ["cpu", "strict", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_network_computes_what_it_does_on_a_column_for_each_category(device: str) -> None:
-    narrow, dense = networks("cpu" if device == "cpu" else StrictBackend())
+    narrow, dense = networks(StrictBackend() if device == "strict" else device)
     options: dict[str, Any] = {"epochs": 3, "batch_size": 16, "progress": False, "validation_split": 0.2}
     histories = narrow.fit(CODES, y, **options), dense.fit(wide(CODES, CATEGORIES), y, **options)
     np.testing.assert_allclose(histories[0]["val_loss"], histories[1]["val_loss"], 1e-12)

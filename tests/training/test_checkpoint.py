@@ -90,9 +90,9 @@ def result(net: Network, history: History) -> tuple[Any, ...]:
     return host.tobytes(), repr(dict(history)), history.best_epoch, history.stopped
 
 
-def check(seed: int, folder: Path) -> None:
+def check(seed: int, folder: Path, device: Any = None) -> None:
     rng = np.random.default_rng(seed)
-    device: Any = "cpu" if seed % 3 else StrictBackend()
+    device = device or ("cpu" if seed % 3 else StrictBackend())
     layers, arguments = network(rng, device=device)
     classes = arguments["loss"] == "cross_entropy"
     y, options = LABELS if classes else VALUES, training(rng, classes)
@@ -121,6 +121,12 @@ def check(seed: int, folder: Path) -> None:
 def test_resumed_training_ends_in_the_same_bytes(first: int, tmp_path: Path) -> None:
     for seed in range(first, first + 20):
         check(seed, tmp_path / str(seed))
+
+
+@pytest.mark.gpu
+def test_resumed_training_on_a_gpu_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    for seed in range(2000, 2020):
+        check(seed, tmp_path / str(seed), "cuda")
 
 
 def test_resumed_training_without_the_compiled_part(tmp_path: Path) -> None:
