@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from os import PathLike
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.engine.dataset import Dataset
-from nnbp.engine.exclusive import alone, exclusive
+from nnbp.engine.exclusive import alone, exclusive, lock
 from nnbp.errors import ConvergenceWarning, DataError, DeviceMemoryError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array, Precision
@@ -98,6 +97,8 @@ class Network:
     array([0, 1, 1, 0])
     """
 
+    _lock: Any
+
     def __init__(
         self,
         layers: Sequence[int | Layer] | None = None,
@@ -125,7 +126,7 @@ class Network:
 
     def _begin(self, architecture: Architecture, backend: Backend) -> None:
         """Initialises the state of a network that has no parameters yet."""
-        self._lock = RLock()
+        lock(self)
         self._architecture, self._backend = architecture, backend
         self._adapter = DataAdapter(backend, self._dtype, architecture, architecture.n_in, architecture.n_out)
         self._passes: Passes | None = None

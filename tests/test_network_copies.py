@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -287,3 +290,28 @@ def test_a_copy_goes_to_a_device_that_works_or_nowhere() -> None:
         net.copy(device="gpu")
     with pytest.raises(DTypeError, match="float32 or float64"):
         net.copy(dtype="int32")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_that_is_forked_during_training_uses_the_network() -> None:
+    net = Network([2, 3, 1], device="cpu", seed=0)
+    begun, over = threading.Event(), threading.Event()
+
+    def hold(state: Any) -> None:
+        begun.set()
+        over.wait(20)
+
+    X = np.eye(2)
+    thread = Thread(target=lambda: net.fit(X, [0, 1], epochs=1, progress=False, callbacks=[hold]))
+    thread.start()
+    assert begun.wait(20)
+    child = os.fork()
+    if not child:
+        # The thread that trains, and holds the network's lock, is not in this process.
+        signal.alarm(10)
+        net.predict(X)
+        os._exit(7)
+    over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

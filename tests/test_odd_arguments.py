@@ -146,7 +146,8 @@ def odd() -> dict[str, Any]:
 ODD = odd()
 
 ALSO_RIGHT = {
-    ("path", "abc"), ("path", "bytes"), ("folder", "abc"), ("folder", "bytes"), ("monitor", "abc"), ("extra", "{}"), ("class_weight", "{}"), ("custom", "[]"),
+    ("path", "abc"), ("path", "bytes"), ("folder", "abc"), ("folder", "bytes"), ("monitor", "abc"), ("extra", "{}"),
+    ("class_weight", "{}"), ("custom", "[]"),
     ("custom", "empty"), ("callbacks", "[]"), ("callbacks", "empty"), ("callbacks", "function"), ("metrics", "[]"),
     ("metrics", "empty"), ("spec", "function"), ("y_pred", "nans"),
     ("y_pred", "missing"), ("y_pred", "large"),

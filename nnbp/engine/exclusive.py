@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
+from threading import RLock
 from typing import Any, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from nnbp.errors import DeviceMemoryError
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 """A method of an object with the attributes `_lock` and `_backend` and the method `_release`."""
+
+
+_locked: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""All objects that `lock` has given a lock, by id: a user's subclass may have no hash."""
+
+
+def lock(holder: Any) -> None:
+    """Gives an object its `_lock`, and another one in a forked process, which has no thread that would release it."""
+    holder._lock = RLock()
+    _locked[id(holder)] = holder
+
+
+def _lock_anew() -> None:
+    for holder in _locked.values():
+        holder._lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lock_anew)
 
 
 def alone(method: Method) -> Method:
