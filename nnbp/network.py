@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.exclusive import alone, exclusive, lock
-from nnbp.errors import ConvergenceWarning, DataError, DeviceMemoryError, NnbpError, ShapeError
+from nnbp.errors import ConvergenceWarning, DataError, DeviceMemoryError, ModelFileError, NnbpError, ShapeError
+from nnbp.formatting import brief
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array, Precision
 from nnbp.nn.activations import Activation
@@ -552,15 +553,22 @@ class Network:
             # All checks have passed: the network changes from here on.
             self._ongoing = self._prepared = None
             self.history = history
-            if found is not None:
-                file, state = found
-                self._take(file)
-                trainer.restore(state)
-            trainer.run()
+            trainer.run(None if found is None else partial(self._go_on, trainer, *found))
         if doubt := Outcome(self.loss_function, few, trainer).doubt():
             # Points to the caller, past the wrapper that takes the lock.
             warnings.warn(doubt, ConvergenceWarning, stacklevel=3)
         return history
+
+    def _go_on(self, trainer: Trainer, file: ModelFile, state: State) -> None:
+        """Sets the network and its training to a checkpoint."""
+        try:
+            self._take(file)
+            trainer.restore(state)
+        except (LookupError, TypeError, ValueError) as error:
+            raise ModelFileError(
+                f"The checkpoint lacks what this training needs ({brief(error)}). It was edited, or another nnbp wrote "
+                "it: remove it, or begin in another folder."
+            ) from error
 
     def _facts(self, options: TrainingOptions, train: Evaluation, validation: Evaluation | None) -> dict[str, Any]:
         """What the bits of a training depend on, by name, as JSON values."""

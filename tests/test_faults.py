@@ -226,3 +226,33 @@ def test_a_run_that_is_killed_goes_on_or_is_begun_anew(
         assert code in (0, 2), said
         assert model(run) == expected
         assert not strays(run)
+
+
+def test_two_writers_and_a_reader(path: Path, tmp_path: Path) -> None:
+    nets = [network(1), network(2)]
+    files = []
+    for net in nets:
+        net.save(tmp_path / "whole")
+        files.append((tmp_path / "whole").read_bytes())
+    nets[0].save(path)
+    children = []
+    for net in nets:
+        child = os.fork()
+        if not child:
+            try:
+                for _ in range(100):
+                    net.save(path)
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        children.append(child)
+    seen = set()
+    while children:
+        seen.add(path.read_bytes())
+        Network.load(path, device="cpu")
+        ended, status = os.waitpid(-1, os.WNOHANG)
+        if ended in children:
+            assert os.waitstatus_to_exitcode(status) == 0
+            children.remove(ended)
+    assert seen <= set(files)
+    assert not strays(tmp_path)

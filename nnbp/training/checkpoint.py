@@ -25,6 +25,7 @@ from nnbp.errors import DataError, ModelFileError
 from nnbp.formatting import shown
 from nnbp.serialization import model_file
 from nnbp.serialization.model_file import ModelFile, State
+from nnbp.training.callbacks import History
 from nnbp.validation import file_path, whole_number
 from nnbp.version import __version__
 
@@ -32,9 +33,15 @@ _NAME = "checkpoint-{:08d}.safetensors"
 _NAMES = "checkpoint-*.safetensors"
 _NEEDED = {"epoch", "facts", "environment"}
 
+_SHARE = 200
+"""The time between two states that are kept, as a multiple of what keeping one takes."""
+
 
 class Checkpoint:
     """Where and how often `Network.fit` writes checkpoints.
+
+    If training is interrupted, by Ctrl-C or an error, it writes one of the last epoch, or of one a moment before it if
+    epochs take less than about a millisecond.
 
     Each is a model file, so `Network.load` opens it, too. ``fit(…, checkpoint=checkpoint, resume=True)`` goes on from
     the newest one in the folder, or begins if there is none; with the same data and configuration it ends with the same
@@ -107,8 +114,12 @@ class Keeper:
         self, checkpoint: Checkpoint, facts: dict[str, Any], model: Model, file: Callable[[Any, State], ModelFile]
     ) -> None:
         self.checkpoint, self.facts, self.model, self._file = checkpoint, facts, model, file
-        self._latest: tuple[int, Any, State] | None = None
-        self._written, self._time = 0, time.monotonic()
+        self._latest: tuple[Any, State] | None = None
+        self._written = 0
+        self._environment = _environment(model)
+        # When a checkpoint was written, when a state was kept, and what that took.
+        self._time = self._kept = time.monotonic()
+        self._cost = 0.0
 
     def newest(self, custom: Sequence[type]) -> tuple[ModelFile, State] | None:
         """The newest checkpoint and its state, or None.
@@ -124,7 +135,7 @@ class Keeper:
         if found is None or found.state is None:
             return None
         values = found.state.values
-        known, then, now = values["facts"], values["environment"], _environment(self.model)
+        known, then, now = values["facts"], values["environment"], self._environment
         for name, value in self.facts.items():
             if known.get(name) != value:
                 raise DataError(
@@ -140,24 +151,33 @@ class Keeper:
         self._written = int(values["epoch"])
         return found, found.state
 
-    def note(self, epoch: int, theta: Any, state: State) -> None:
-        """Keeps what a checkpoint of this epoch needs, copies on the device, and writes it if one is due."""
-        self._latest = epoch, theta, state
-        every, seconds = self.checkpoint.every, self.checkpoint.seconds
-        due = epoch % int(every) == 0 if seconds is None else time.monotonic() - self._time >= seconds
-        if due:
-            self.flush()
+    def note(self, state: Callable[[], tuple[Any, State]], history: History) -> None:
+        """Keeps the state at the end of an epoch, for an interrupt, and writes it if a checkpoint is due.
 
-    def flush(self) -> None:
+        If epochs are so short that keeping the state would take a share of the time, it is kept less often.
+        """
+        now, every, seconds = time.monotonic(), self.checkpoint.every, self.checkpoint.seconds
+        due = history.epochs % int(every) == 0 if seconds is None else now - self._time >= seconds
+        if due or now - self._kept >= _SHARE * self._cost:
+            self._latest = state()
+            self._kept = time.monotonic()
+            self._cost = self._kept - now
+        if due:
+            self.flush(history)
+
+    def flush(self, history: History) -> None:
         """Writes the latest checkpoint unless it is written. A failure is a warning: training is worth more."""
-        if self._latest is None or self._latest[0] == self._written:
+        if self._latest is None or self._latest[1].values["epoch"] == self._written:
             return
-        epoch, theta, state = self._latest
-        values = {**state.values, "facts": self.facts, "environment": _environment(self.model)}
-        folder = self.checkpoint.folder
+        theta, state = self._latest
+        epoch, folder = state.values["epoch"], self.checkpoint.folder
+        values = {**state.values, "facts": self.facts, "environment": self._environment}
+        # An epoch that has not ended may have added to the history.
+        past = {f"history.{name}": np.array(known[:epoch], np.float64) for name, known in history.items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            model_file.write(folder / _NAME.format(epoch), self._file(theta, State(values, state.arrays)))
+            file = self._file(theta, State(values, state.arrays | past))
+            model_file.write(folder / _NAME.format(epoch), file)
             for path in self.checkpoint.paths[self.checkpoint.keep :]:
                 path.unlink(missing_ok=True)
         except (ModelFileError, OSError) as error:

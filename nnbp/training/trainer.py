@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.engine.dataset import Dataset
@@ -189,8 +189,8 @@ class Trainer:
         self._attended = ExitStack()
         self._attended.enter_context(attending(self.options.callbacks, self._status))
 
-    def run(self) -> None:
-        """Trains the model.
+    def run(self, go_on: Callable[[], None] | None = None) -> None:
+        """Trains the model, from a checkpoint if `go_on` calls `restore`.
 
         Whatever ends training (even Ctrl-C, or an error in a metric or a callback), the network keeps the parameters of
         the best epoch if there is validation, the best that an optimizer that searches has met, or else those of the
@@ -202,9 +202,11 @@ class Trainer:
         status, options = self._status, self.options
         history = status.history
         with self._attended:
-            self._started = time.perf_counter() - history.seconds
+            self._started = time.perf_counter()
             try:
-                if status.epoch:
+                if go_on is not None:
+                    go_on()
+                    self._started -= history.seconds
                     for callback in options.callbacks:
                         callback.on_train_resume(status)
                 for number in range(status.epoch, options.epochs):
@@ -221,14 +223,14 @@ class Trainer:
                     for callback in options.callbacks:
                         callback.on_epoch_end(status)
                     if self.keeper is not None:
-                        self.keeper.note(status.epoch, *self._state(status))
+                        self.keeper.note(partial(self._state, status), history)
                 history.stopped = status.stop
-                self._keep_checkpoint()
                 self._finish(status)
             except DivergenceError:
                 raise
             except BaseException as error:
-                self._keep_checkpoint()
+                if self.keeper is not None:
+                    self.keeper.flush(history)
                 # If the device is full, it is as if this epoch had not begun.
                 full = self._searches and isinstance(error, DeviceMemoryError)
                 self._restore(self.best if self._chosen and not full else self.last)
@@ -236,12 +238,11 @@ class Trainer:
             finally:
                 history.seconds = time.perf_counter() - self._started
 
-    def _keep_checkpoint(self) -> None:
-        if self.keeper is not None:
-            self.keeper.flush()
-
     def _state(self, status: TrainingState) -> tuple[Array, State]:
-        """Theta at the end of the last epoch, and all that training needs to go on from there."""
+        """Theta at the end of the last epoch, and all that training needs to go on from there, but for the history.
+
+        All arrays are copies on the device, or are never changed.
+        """
         from nnbp.serialization.model_file import State
 
         history, model = status.history, self.model
@@ -256,15 +257,11 @@ class Trainer:
             "restored": history.best_epoch, "stop": status.stop, "warned": self._warned,
             "seconds": time.perf_counter() - self._started, "sequences": sequences, "memory": memory,
         }  # fmt: skip
-        arrays = {
-            "initial": self.initial, "best": best, **vectors,
-            **{f"memory.{name}": array for name, array in remembered.items()},
-            **{f"history.{name}": np.array(past, np.float64) for name, past in history.items()},
-        }  # fmt: skip
-        return theta, State(values, arrays)
+        arrays = {"initial": self.initial, "best": best, **vectors}
+        return theta, State(values, arrays | {f"memory.{name}": array for name, array in remembered.items()})
 
     def restore(self, state: State) -> None:
-        """Goes on from a state of the same training, whose parameters the model has already; `run` must follow."""
+        """Goes on from a state of the same training, whose parameters the model has already."""
         values, status, model = state.values, self._status, self.model
         history = status.history
         for name in self._greater_is_better():
@@ -275,7 +272,6 @@ class Trainer:
                 for name, array in state.arrays.items()
                 if not name.startswith("history.")
             }
-            self.last[...] = model.parameters.theta
             self.initial[...], self.best[...] = arrays["initial"], arrays["best"]
             for name, slot in self.state.slots.items():
                 slot[...] = arrays[f"slot.{name}"]
@@ -291,6 +287,8 @@ class Trainer:
         status.learning_rate = values["learning_rate"]
         for logs in past:
             self.options.schedule.observe(_observed(logs))
+        with model.backend.active():
+            self.last[...] = model.parameters.theta
 
     def run_once(self) -> None:
         """Runs the updates of one epoch from the current parameters; nothing is measured. For ``backend.active()``."""
