@@ -64,6 +64,7 @@ def create(out: str | None, source: str, config: Mapping[str, Mapping[str, Any]]
         ) from None
     for other in path.parent.glob(f"*/{CONFIG}"):
         sweep(str(other.parent))
+        sweep(str(other.parent / CHECKPOINTS))
     with file:
         with suppress(OSError):
             lock(file)
@@ -154,8 +155,8 @@ class MetricsFile(Callback):
 
     def __init__(self, path: Path) -> None:
         self._path, self._rows = path, io.StringIO()
-        self._before = path.read_text(encoding="utf-8") if path.exists() else ""
-        path.write_text("", encoding="utf-8")
+        path.touch()
+        self._before = path.read_text(encoding="utf-8")
 
     def on_train_resume(self, state: TrainingState) -> None:
         self._rows.write("".join(self._before.splitlines(keepends=True)[: state.epoch + 1]))
@@ -168,7 +169,8 @@ class MetricsFile(Callback):
         if state.epoch == 1:
             rows.writerow(["epoch", *state.logs, "learning_rate"])
         rows.writerow([state.epoch, *(float(value) for value in (*state.logs.values(), state.learning_rate))])
-        with suppress(OSError), self._path.open("a", encoding="utf-8", newline="") as file:
+        mode = "w" if state.epoch == 1 else "a"
+        with suppress(OSError), self._path.open(mode, encoding="utf-8", newline="") as file:
             self._rows.seek(begin)
             file.write(self._rows.read())
 
