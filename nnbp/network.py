@@ -548,6 +548,11 @@ class Network:
                 if checkpoint is not None:
                     facts = self._facts(options, train, validation)
                     trainer.keeper = checkpoints.Keeper(checkpoint, facts, passes.model, self._file)
+                    if not resume and checkpoint.paths:
+                        raise ValueError(
+                            f"The folder {str(checkpoint.folder)!r} has checkpoints of another training; received "
+                            "resume=False. Give resume=True to go on with it, or another folder."
+                        )
                     found = trainer.keeper.newest(self._classes()) if resume else None
                 trainer.begin(self, history)
             # All checks have passed: the network changes from here on.

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from nnbp import errors
 from nnbp.formatting import printable
@@ -96,18 +96,26 @@ def arguments_checked() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def noted(category: type[Warning], make: Callable[[], T]) -> tuple[T, str | None]:
+def noted(wanted: type[Warning], make: Callable[[], T]) -> tuple[T, str | None]:
     """What `make` makes, and the text of the warning of this category that it gave, if it did."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", category)
+    texts: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", wanted)
+        show = warnings.showwarning
+
+        def showwarning(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:  # fmt: skip
+            if category is wanted:
+                texts.append(str(message))
+            else:
+                # At once: `make` may take hours, or fail.
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = showwarning
         made = make()
-    text = None
-    for item in caught:
-        if item.category is category:
-            text = str(item.message)
-        else:
-            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-    return made, text
+    return made, texts[-1] if texts else None
 
 
 _ENDINGS: dict[int, type[KeyboardInterrupt]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}

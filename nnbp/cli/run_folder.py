@@ -84,6 +84,8 @@ def reopen(path: str) -> Iterator[Path]:
     folder = Path(path)
     if not (folder / CHECKPOINTS).is_dir() and (folder / REPORT).exists():
         raise UsageError(f"the run {path} has ended, so there is nothing to resume. Train anew.")
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{path} is no folder of a run: it has no {CONFIG}. Train anew.")
     with (folder / CONFIG).open("r+b") as file:
         try:
             lock(file)
@@ -95,21 +97,22 @@ def reopen(path: str) -> Iterator[Path]:
         yield folder
 
 
-def command(path: str) -> list[str]:
-    """The words of the command that made a run folder.
+def command(path: str) -> tuple[list[str], str]:
+    """The words of the command that made a run folder, and the folder that it was given in.
 
     Raises:
         UsageError: this is no run folder.
     """
     try:
-        words = json.loads((Path(path) / ENVIRONMENT).read_text(encoding="utf-8"))["command"]
+        facts = json.loads((Path(path) / ENVIRONMENT).read_text(encoding="utf-8"))
+        words, folder = facts["command"], str(facts["folder"])
         if words[:2] != ["nnbp", "train"] or not all(isinstance(word, str) for word in words):
             raise ValueError("its command is another one")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is no folder of a run that can be resumed: {ENVIRONMENT} cannot be read ({error}). Train anew."
         ) from error
-    return list(words)
+    return list(words), folder
 
 
 def forget_checkpoints(folder: Path) -> None:
@@ -159,7 +162,11 @@ class MetricsFile(Callback):
         self._before = path.read_text(encoding="utf-8")
 
     def on_train_resume(self, state: TrainingState) -> None:
-        self._rows.write("".join(self._before.splitlines(keepends=True)[: state.epoch + 1]))
+        lines = self._before.splitlines(keepends=True)
+        # A crash of the machine may have cut a line off, which the next one follows.
+        names = ["epoch", *map(str, range(1, state.epoch + 1))]
+        whole = {line.partition(",")[0]: line for line in lines if line.endswith("\n")}
+        self._rows.write("".join(whole[name] for name in names if name in whole))
         with suppress(OSError):
             self.complete()
 
@@ -208,6 +215,7 @@ def environment(device: str, words: Sequence[str], **more: Any) -> dict[str, Any
     """What a run depended on beside its configuration: versions, machine, BLAS and its threads, device, command."""
     return {
         "command": ["nnbp", *words],
+        "folder": os.getcwd(),
         "device": device,
         **more,
         "python": platform.python_version(),

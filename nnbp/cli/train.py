@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -35,7 +36,7 @@ DESCRIPTION = (
     "Trains a network on a table: numbers are standardised, texts one-hot encoded, missing cells imputed. Some rows "
     "are held out to tell how good it is. All it leaves is in one new run folder: config.toml, environment.json, "
     "metrics.csv, model.safetensors, report.html. Ctrl-C ends it early and keeps the best weights so far. --resume "
-    "goes on from there, or from at most 30 seconds before the process was killed."
+    "continues from there; after a kill, it repeats at most the time between two checkpoints and one epoch."
 )
 
 
@@ -105,7 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
     made = run_folder.reopen(arguments.out) if resumed else run_folder.create(arguments.out, arguments.source, settings)
     with made as folder:
         facts = run_folder.environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
-        run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
+        if not resumed:
+            run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
         rows = MetricsFile(folder / run_folder.METRICS)
         with undisturbed():
             # Whatever fills the disk meanwhile, there is room for the model and for the small files beside it.
@@ -132,8 +134,10 @@ def _repeated(arguments: argparse.Namespace) -> argparse.Namespace:
         raise UsageError(
             f"--resume goes on with the options of its run; received others: {', '.join(others)}. Leave them out."
         )
-    words = run_folder.command(folder)
+    words, begun_in = run_folder.command(folder)
     again = parsed(words[2:])
+    if again.source not in BUILTIN:
+        again.source = os.path.join(begun_in, again.source)
     again.words, again.out, again.debug = words[1:], folder, arguments.debug
     for name in own:
         setattr(again, name, getattr(arguments, name))
@@ -151,14 +155,14 @@ def _finish(
     try:
         rows.complete()
         result = _reported(arguments, data, model, folder, settings, facts, end)
+        if end.code in (Exit.DONE, Exit.DIVERGED):
+            run_folder.forget_checkpoints(folder)
         text = json_text(result) if arguments.json else two_columns(training_rows(result, arguments.device))
         print(text, flush=True)
     except BaseException as error:
         if end.history.epochs:
             error.add_note(f"The model is saved: {folder / run_folder.MODEL}.")
         raise
-    if end.code in (Exit.DONE, Exit.DIVERGED):
-        run_folder.forget_checkpoints(folder)
     return end.code
 
 

@@ -134,7 +134,12 @@ def prepare(source: Source, options: Options, reading: Reading) -> PreparedData:
         if loss is not None and loss.name == "poisson":
             # Counts are at least 0 and stay what they are; eᶻ finds their scale by itself.
             target = replace(target, mean=0.0, scale=1.0)
+    for name in source.columns:
+        # A cell of a held-out row is to be found now, not after the training.
+        source.kind(name)
     preprocessor, one_unit = _preprocessor(rest, reading)
+    if test is not None:
+        preprocessor.transform(test)
     X, _ = preprocessor.transform(rest)
     y = target.encode(rest)
     train, validation = (X, y), None

@@ -21,6 +21,7 @@ from nnbp.tabular.defaults import Options, build_network, choose_settings, prepa
 from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
 from nnbp.tabular.readers import frame_source
 from nnbp.tabular.table import PLAIN, Reading, Source
+from nnbp.validation import items
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ class TableModel:
             ValueError, TypeError: an option cannot be used.
             DivergenceError: a loss or a parameter becomes NaN or infinite.
         """
-        reading = Reading(tuple(missing), decimal, tuple(text), tuple(drop))
+        lists = {"missing": missing, "text": text, "drop": drop}
+        given = {name: tuple(items(name, value, "a list of strings")) for name, value in lists.items()}
+        reading = Reading(decimal=decimal, **given)
         source = frame_source(frame, target=target, reading=reading)
         chosen = Options(**options)
         data = prepare(source, chosen, reading)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from nnbp.errors import DataError
 from nnbp.registry import suggest
+from nnbp.validation import one_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -40,6 +41,9 @@ _NUMBER_LIKE = re.compile(
     re.IGNORECASE,
 )
 """A number with a currency, thousands separators, a decimal comma, a percent sign or a unit."""
+
+_GROUPED = re.compile(r"[-+]?\d{1,3}(\.\d{3})+")
+"""A whole number with points between its thousands."""
 
 _SINGLE = ("decimal", "target", "task")
 """Options that take one value."""
@@ -68,6 +72,9 @@ class Reading:
     decimal: str = "."
     text: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        one_of("decimal, the decimal mark,", self.decimal, ".", ",")
 
     @cached_property
     def _marks(self) -> frozenset[str]:
@@ -100,9 +107,14 @@ class Reading:
     def _numbers(self, cells: list[str]) -> npt.NDArray[Any]:
         """The cells as numbers, nan if missing; ValueError if one is neither a finite number nor missing."""
         marks, nan = self._marks, float("nan")
+        if self.missing:
+            # Such a mark may be a number, which may have blanks around it.
+            cells = [cell.strip() for cell in cells]
         values = np.array([nan if cell in marks else float(cell) for cell in cells], np.float64)
         unknown = len(cells) - np.count_nonzero(np.isfinite(values))
-        if "_" in "".join(cells) or (unknown and unknown != sum(cell in marks for cell in cells)):
+        text = "".join(cells)
+        points = self.decimal == "," and "." in text
+        if "_" in text or points or (unknown and unknown != sum(cell in marks for cell in cells)):
             raise ValueError
         return _narrow(values)
 
@@ -111,7 +123,8 @@ class Reading:
         text = text.strip()
         if text in self._marks:
             return ""
-        comma = self.decimal == "," and not keep_text and _DECIMAL_COMMA.fullmatch(text)
+        written = _DECIMAL_COMMA.fullmatch(text) or _GROUPED.fullmatch(text)
+        comma = self.decimal == "," and not keep_text and written
         return re.sub(r"[.\s'’]", "", text).replace(",", ".") if comma else text
 
 

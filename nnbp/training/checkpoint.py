@@ -21,7 +21,7 @@ import numpy as np
 from nnbp.device.host import blas, processor
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.model import Model
-from nnbp.errors import DataError, ModelFileError
+from nnbp.errors import DataError, DeviceMemoryError, ModelFileError
 from nnbp.formatting import shown
 from nnbp.serialization import model_file
 from nnbp.serialization.model_file import ModelFile, State
@@ -31,7 +31,10 @@ from nnbp.version import __version__
 
 _NAME = "checkpoint-{:08d}.safetensors"
 _NAMES = "checkpoint-*.safetensors"
-_NEEDED = {"epoch", "facts", "environment"}
+_NEEDED = {"epoch": int, "facts": dict, "environment": dict}
+
+_BLOCK = 2**20
+"""Elements of the data that are hashed at once."""
 
 _SHARE = 200
 """The time between two states that are kept, as a multiple of what keeping one takes."""
@@ -40,12 +43,13 @@ _SHARE = 200
 class Checkpoint:
     """Where and how often `Network.fit` writes checkpoints.
 
-    If training is interrupted, by Ctrl-C or an error, it writes one of the last epoch, or of one a moment before it if
-    epochs take less than about a millisecond.
+    If training is interrupted by Ctrl-C or an error, the latest state that was kept is written. It is that of the last
+    epoch, or an earlier one if copying the state after every epoch would take more than 0.5 % of the time.
 
     Each is a model file, so `Network.load` opens it, too. ``fit(…, checkpoint=checkpoint, resume=True)`` goes on from
     the newest one in the folder, or begins if there is none; with the same data and configuration it ends with the same
-    bits as training that nothing has disturbed. `epochs` may be larger than before. Objects among the callbacks are
+    bits as training that nothing has disturbed. `epochs` may be larger than before, unless a schedule given by name
+    depends on it. Objects among the callbacks are
     told by `on_train_resume`.
 
     Args:
@@ -90,7 +94,8 @@ class Checkpoint:
         for path in paths:
             try:
                 found = model_file.read(path, custom)
-                if found.state is None or not found.state.values.keys() >= _NEEDED:
+                values = {} if found.state is None else found.state.values
+                if any(type(values.get(name)) is not kind for name, kind in _NEEDED.items()):
                     raise ModelFileError(f"{path} is a model file and no checkpoint. Move it out of the folder.")
                 return found
             except ModelFileError as error:
@@ -159,7 +164,11 @@ class Keeper:
         now, every, seconds = time.monotonic(), self.checkpoint.every, self.checkpoint.seconds
         due = history.epochs % int(every) == 0 if seconds is None else now - self._time >= seconds
         if due or now - self._kept >= _SHARE * self._cost:
-            self._latest = state()
+            try:
+                self._latest = state()
+            except DeviceMemoryError as error:
+                self._latest = None
+                warnings.warn(f"There is no checkpoint of epoch {history.epochs}: {error}", UserWarning, stacklevel=2)
             self._kept = time.monotonic()
             self._cost = self._kept - now
         if due:
@@ -178,8 +187,12 @@ class Keeper:
             folder.mkdir(parents=True, exist_ok=True)
             file = self._file(theta, State(values, state.arrays | past))
             model_file.write(folder / _NAME.format(epoch), file)
-            for path in self.checkpoint.paths[self.checkpoint.keep :]:
-                path.unlink(missing_ok=True)
+            # Later ones could not be read, or training would have gone on from them.
+            own, paths = folder / _NAME.format(epoch), self.checkpoint.paths
+            kept = [path for path in paths if path <= own][: self.checkpoint.keep]
+            for path in paths:
+                if path not in kept:
+                    path.unlink(missing_ok=True)
         except (ModelFileError, OSError) as error:
             warnings.warn(f"There is no checkpoint of epoch {epoch}: {error}", UserWarning, stacklevel=2)
         self._written, self._time = epoch, time.monotonic()
@@ -191,10 +204,13 @@ def digest(model: Model, data: Dataset | None) -> str | None:
         return None
     total = hashlib.sha256()
     for array in data.arrays:
-        for first in range(0, len(array), 65_536):
-            block = array[first : first + 65_536]
+        # The dtype of what the device reads, whether the data fit there or stay on the host.
+        dtype = model.input_dtype(array) if array is data.X else model.dtype
+        rows = max(1, _BLOCK // max(1, array.shape[1]))
+        for first in range(0, len(array), rows):
+            block = array[first : first + rows]
             host = model.backend.download(block) if model.backend.owns(block) else np.asarray(block)
-            total.update(np.ascontiguousarray(host).data)
+            total.update(np.ascontiguousarray(host, dtype).data)
     return total.hexdigest()
 
 

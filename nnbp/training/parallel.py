@@ -87,6 +87,10 @@ def fit_many(networks: Sequence[Trainable], X: Any, y: Any, **options: Any) -> l
     return _Run(networks, X, y, options)()
 
 
+class _EndedEarly(Exception):  # noqa: N818
+    """Ends the training of a network because of another one's; a `stop` would be kept in its checkpoints."""
+
+
 class _Run:
     """One call of `fit_many`."""
 
@@ -132,10 +136,15 @@ class _Run:
                 return
             try:
                 history = self._fit(index)
+            except _EndedEarly:
+                known = self.networks[index].history
+                assert known is not None, "it has trained"
+                known.stopped = self.reason
+                return
             except BaseException as error:
                 error.add_note(f"This happened in the training of networks[{index}] by fit_many.")
                 self.errors[index] = error
-                self.reason = f"the training of networks[{index}] failed"
+                self._end(f"the training of networks[{index}] failed")
                 return
             with self._lock:
                 self.state.epoch += 1
@@ -156,8 +165,13 @@ class _Run:
             own["validation_data"] = (self._shared("validation", held_out[0], network), *held_out[1:])
         return network.fit(self._shared("training", self.X, network), self.y, **{**self.options, **own})
 
+    def _end(self, reason: str) -> None:
+        """Ends all trainings, for the first reason that there is."""
+        self.reason = self.reason or reason
+
     def _end_early(self, state: TrainingState) -> None:
-        state.stop = state.stop or self.reason
+        if self.reason is not None and not state.stop and state.epoch < state.epochs:
+            raise _EndedEarly(self.reason)
 
     def _shared(self, purpose: str, X: Any, network: Trainable) -> Any:
         """X in the dtype in which a network on the CPU reads it, the same array for all networks of this dtype."""

@@ -229,11 +229,11 @@ class Trainer:
             except DivergenceError:
                 raise
             except BaseException as error:
-                if self.keeper is not None:
-                    self.keeper.flush(history)
                 # If the device is full, it is as if this epoch had not begun.
                 full = self._searches and isinstance(error, DeviceMemoryError)
                 self._restore(self.best if self._chosen and not full else self.last)
+                if self.keeper is not None:
+                    self.keeper.flush(history)
                 raise
             finally:
                 history.seconds = time.perf_counter() - self._started
@@ -263,9 +263,9 @@ class Trainer:
     def restore(self, state: State) -> None:
         """Goes on from a state of the same training, whose parameters the model has already."""
         values, status, model = state.values, self._status, self.model
-        history = status.history
+        past = History()
         for name in self._greater_is_better():
-            history[name] = state.arrays[f"history.{name}"].tolist()
+            past[name] = state.arrays[f"history.{name}"].tolist()
         with model.backend.active():
             arrays = {
                 name: model.backend.upload(array, model.dtype)
@@ -280,15 +280,17 @@ class Trainer:
             own = {name.removeprefix("memory."): array for name, array in arrays.items()}
             self.memory.restore(values["memory"], own)
         self.state.steps, self.best_epoch, self._warned = values["steps"], values["best_epoch"], values["warned"]
-        self.before, self.best_loss = (math.inf if x is None else x for x in (values["before"], values["best_loss"]))
-        history.best_epoch, history.seconds = values["restored"], values["seconds"]
-        past = history.logs()
-        status.epoch, status.logs, status.stop = values["epoch"], past[-1], values["stop"]
-        status.learning_rate = values["learning_rate"]
-        for logs in past:
+        self.before, best = (math.inf if x is None else x for x in (values["before"], values["best_loss"]))
+        status.learning_rate, seconds, restored = values["learning_rate"], values["seconds"], values["restored"]
+        for logs in past.logs():
             self.options.schedule.observe(_observed(logs))
+        status.epoch, status.logs, status.stop = values["epoch"], past.logs()[-1], values["stop"]
         with model.backend.active():
             self.last[...] = model.parameters.theta
+        # If anything fails before, the network and its history are as they were.
+        self.best_loss = best
+        status.history.update(past)
+        status.history.best_epoch, status.history.seconds = restored, seconds
 
     def run_once(self) -> None:
         """Runs the updates of one epoch from the current parameters; nothing is measured. For ``backend.active()``."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnbp.cli.common import Terminated
+from nnbp import ConvergenceWarning
+from nnbp.cli.common import Terminated, noted
 from nnbp.cli.main import main
 from nnbp.cli.run_folder import MetricsFile
 from nnbp.training.callbacks import Callback, TrainingState
@@ -121,3 +123,28 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     ):
         assert main(given) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_from_any_folder(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(table.parent)
+    given = ["train", table.name, *words(table, "run", "--epochs", "4")[2:]]
+    with interrupted(KeyboardInterrupt, 2):
+        assert main(given) == 130
+    before = (table.parent / "run" / "environment.json").read_bytes()
+    (table.parent / "inner").mkdir()
+    monkeypatch.chdir(table.parent / "inner")
+    assert main(["train", "--resume", str(table.parent / "run")]) == 0
+    assert (table.parent / "run" / "environment.json").read_bytes() == before
+
+
+def test_warnings_of_a_training_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def make() -> None:
+        warnings.warn("there is no checkpoint", UserWarning, stacklevel=1)
+        raise KeyboardInterrupt
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *rest, **more: print(message, file=sys.stderr)
+        with pytest.raises(KeyboardInterrupt):
+            noted(ConvergenceWarning, make)
+    assert capsys.readouterr().err == "there is no checkpoint\n"

@@ -149,7 +149,14 @@ def test_what_is_no_table_is_refused(frame: Any, error: type[Exception], message
 
 
 def test_options_are_checked() -> None:
-    for wrong in ({"loss": "cross_entropy"}, {"hidden": [0]}, {"optimizer": "x"}, {"epoch": 3}, {"patience": -1}):
+    for wrong in (
+        {"loss": "cross_entropy"},
+        {"hidden": [0]},
+        {"optimizer": "x"},
+        {"epoch": 3},
+        {"patience": -1},
+        {"drop": "town"},
+    ):
         with pytest.raises((ValueError, TypeError)):
             TableModel.fit(FRAME, "price", **{**OPTIONS, **wrong})
 

@@ -201,3 +201,31 @@ def test_the_case_of_a_table_with_missing_values_is_learnt(tmp_path: Path) -> No
     assert model.preprocessor is not None
     assert model.preprocessor.feature_names == ("a",)
     assert model.compare(load_source(path, target="y")).metrics["accuracy"] > 0.85
+
+
+def test_marks_that_are_numbers_may_have_blanks_around_them(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", ["a,y", "5,1.5", " -999,2.5", "-999 ,1.0"])
+    found = load_source(path, target="y", reading=Reading(missing=("-999",)))
+    np.testing.assert_array_equal(found.numbers("a"), [5, np.nan, np.nan])
+
+
+def test_points_between_thousands_are_no_decimal_marks(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", ["a;b;y", "1.234,5;1.234;1", "1.234;2.000;2", "7;3,5;1"])
+    found = load_source(path, target="y", reading=Reading(decimal=","))
+    np.testing.assert_array_equal(found.numbers("a"), [1234.5, 1234, 7])
+    np.testing.assert_array_equal(found.numbers("b"), [1234, 2000, 3.5])
+    with pytest.raises(ValueError, match="decimal"):
+        Reading(decimal=";")
+
+
+def test_a_stray_cell_is_found_before_training_wherever_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line in range(1, 60, 6):
+        rows = [f"{v},{v / 2}" if k != line else f"oops,{v}" for k, v in enumerate(VALUES[:60])]
+        words = ["train", str(written(tmp_path / "t.csv", ["a,y", *rows])), "--target", "y", "--device", "cpu"]
+        assert main([*words, "--out", str(tmp_path / "run")]) == 3
+        said = capsys.readouterr().err
+        assert f"line {line + 2}, column 'a'" in said
+        assert "--missing oops" in said
+        assert not (tmp_path / "run").exists()

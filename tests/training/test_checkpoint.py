@@ -257,10 +257,13 @@ def test_a_model_file_is_no_checkpoint(tmp_path: Path) -> None:
         fitted(tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("part", ["steps", "sequences", "initial", "slot.m", "history.loss"])
+@pytest.mark.parametrize(
+    "part", ["epoch", "facts", "environment", "steps", "sequences", "initial", "slot.m", "history.loss"]
+)
 def test_a_forged_checkpoint_is_refused(part: str, tmp_path: Path) -> None:
     fitted(tmp_path)
-    path = Checkpoint(tmp_path).paths[0]
+    path, older = Checkpoint(tmp_path).paths
+    older.unlink()
     file = model_file.read(path)
     assert file.state is not None
     for kept in (file.state.values, file.state.arrays):
@@ -268,10 +271,11 @@ def test_a_forged_checkpoint_is_refused(part: str, tmp_path: Path) -> None:
     model_file.write(path, file)
     net, told = Network([3, 4, 2], device="cpu", seed=1), Told()
     before = net.parameters.copy()
-    with pytest.raises(ModelFileError, match="lacks what this training needs"):
+    with pytest.raises(ModelFileError, match=r"lacks what this training needs|is a model file and no checkpoint"):
         net.fit(X, VALUES, **OPTIONS, checkpoint=Checkpoint(tmp_path), resume=True, callbacks=[told])
     np.testing.assert_array_equal(net.parameters, before)
-    assert [word for word, *_ in told.calls] == ["begin", "over"]
+    assert [word for word, *_ in told.calls] in ([], ["begin", "over"])
+    assert net.history is None or net.history.epochs == 0
 
 
 def test_an_interrupt_leaves_the_last_epoch(tmp_path: Path) -> None:
@@ -349,3 +353,50 @@ def test_early_stopping_remembers(tmp_path: Path) -> None:
     again = fitted(tmp_path, epochs=9, early_stopping=EarlyStopping(2, min_delta=10.0), resume=True)
     assert again.history is not None
     assert (again.history.epochs, again.history.stopped) == (3, net.history.stopped)
+
+
+def test_a_folder_with_checkpoints_of_another_training_is_refused(tmp_path: Path) -> None:
+    fitted(tmp_path)
+    with pytest.raises(ValueError, match="has checkpoints of another training; received resume=False"):
+        fitted(tmp_path)
+
+
+def test_networks_go_on_after_one_of_them_has_failed(tmp_path: Path) -> None:
+    def fail(state: TrainingState) -> None:
+        if state.network is networks[1] and state.epoch == 3:
+            raise StoppedError
+
+    options = {**OPTIONS, "epochs": 50, "checkpoint": Checkpoint(tmp_path), "resume": True}
+    networks = [Network([3, 4, 2], device="cpu", seed=seed) for seed in range(2)]
+    with pytest.raises(StoppedError):
+        nnbp.fit_many(networks, X, VALUES, **options, callbacks=[fail])
+    networks = [Network([3, 4, 2], device="cpu", seed=seed) for seed in range(2)]
+    histories = nnbp.fit_many(networks, X, VALUES, **options)
+    for seed, (net, history) in enumerate(zip(networks, histories, strict=True)):
+        whole = Network([3, 4, 2], device="cpu", seed=seed)
+        assert result(net, history) == result(whole, whole.fit(X, VALUES, **{**OPTIONS, "epochs": 50}))
+
+
+def test_an_interrupt_of_the_last_checkpoint_leaves_the_best_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+
+    def interrupt(state: TrainingState) -> None:
+        kept.append(state.network.parameters.copy())
+        if state.epoch == 3:
+            monkeypatch.setattr(model_file, "write", again)
+            raise KeyboardInterrupt
+
+    def again(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    net = Network([3, 4, 2], device="cpu", seed=1)
+    # Of a learning rate that is too high, the first epoch is the best.
+    options = {**OPTIONS, "optimizer": "sgd", "learning_rate": 0.05, "validation_data": (X[:5], -50 * VALUES[:5])}
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(X, VALUES, **options, checkpoint=Checkpoint(tmp_path, "900s"), callbacks=[interrupt])
+    assert net.history is not None
+    assert net.history.best_epoch is not None
+    np.testing.assert_array_equal(net.parameters, kept[net.history.best_epoch - 1])
+    assert net.history.best_epoch < 3
