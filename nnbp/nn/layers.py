@@ -361,7 +361,7 @@ class OneHot(Layer):
         return OneHotNode(op, x, self.categories)
 
     def config(self) -> dict[str, Any]:
-        return {"categories": self.categories}
+        return {"categories": [*self.categories]}
 
     def __repr__(self) -> str:
         return f"OneHot({self.categories})"

@@ -337,7 +337,7 @@ class Trainer:
         with self.model.backend.active():
             self.last[...] = self.model.parameters.theta
         # A search notes the best ones whenever it evaluates J.
-        better = not self._searches and self._note(status.logs.get("val_loss", status.logs["loss"]), status.epoch)
+        better = not self._searches and self._note(_observed(status.logs), status.epoch)
         if better and self.validation is not None:
             status.history.best_epoch = status.epoch
 
