@@ -792,7 +792,12 @@ class Network:
         with net._backend.active():
             net.model.set_statistics(statistics_in(file.arrays, layers, architecture["n_in"]))
             if file.state is not None:
-                net.model.set_sequences(file.state.values.get("sequences", {}))
+                try:
+                    net.model.set_sequences(file.state.values.get("sequences", {}))
+                except ValueError as error:
+                    raise ModelFileError(
+                        f"The model file is damaged or was edited: {error}. Take a fresh copy."
+                    ) from error
         return net
 
     def _take(self, file: ModelFile) -> None:

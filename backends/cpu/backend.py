@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from nnbp.graph.ops import Array, Operation
 
 from . import schedule
-from .program import library
+from .program import walker
 from .streams import PhiloxStream
 from .tasks import task
 from .threads import Workers, blas
@@ -32,7 +32,7 @@ class NumpyBackend:
     @staticmethod
     def compiled() -> str | None:
         """None if the compiled part is used, else the reason why steps run as Python's calls."""
-        found = library()
+        found = walker()
         return found if isinstance(found, str) else None
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:

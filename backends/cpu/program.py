@@ -163,7 +163,7 @@ def source_hash(path: Path) -> str:
 
 
 @cache
-def library() -> Library | str:
+def walker() -> Library | str:
     """The library, or the reason why there is none."""
     try:
         return Library()

@@ -22,7 +22,7 @@ from typing import final
 from nnbp.graph.ops import meetings, same
 
 from .chains import Calls, Registers
-from .program import Phases, Program, library
+from .program import Phases, Program, walker
 from .tasks import Place, Task, owner
 from .threads import Workers, blas
 
@@ -171,7 +171,7 @@ def _meet(before: Task, after: Task, cut: Cut) -> bool | None:
 def plan(tasks: Sequence[Task], workers: Workers, times: int) -> Callable[[], None]:
     """A function that runs the tasks `times` times, as is expected to be fastest: on one thread or on several."""
     most = min(blas().threads, MOST_THREADS)
-    found = library()
+    found = walker()
     costs = _IN_PYTHON if isinstance(found, str) else _IN_C
     largest = max((task.product for task in tasks), default=0.0)
     work = sum(_time(task, costs) for task in tasks)
@@ -209,11 +209,11 @@ def _whole(tasks: Sequence[Task]) -> Program:
 
 
 def _registers() -> Registers:
-    return Registers(native=not isinstance(library(), str))
+    return Registers(native=not isinstance(walker(), str))
 
 
 def _program(calls: Calls) -> Program:
-    found = library()
+    found = walker()
     return Program(calls, None if isinstance(found, str) else found)
 
 

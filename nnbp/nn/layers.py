@@ -275,8 +275,7 @@ class Standardize(Layer):
             square = square + (center - mean) ** 2 * (own * (total - own) / total)
             mean = mean + (center - mean) * (own / total)
         mean, deviation = first + mean, np.sqrt(square / total)
-        # Differences as small as rounding errors of the mean are no variation.
-        deviation[deviation <= 4 * np.spacing(np.abs(mean))] = 0.0
+        deviation[is_constant(mean, deviation)] = 0.0
         found = {"mean": mean, "deviation": deviation}
         self.check_statistics(found)
         return found
@@ -322,6 +321,11 @@ class StandardizeNode(Node):
         """∂C/∂x = ∂C/∂a / deviation."""
         op.map(lambda da, s: da * _inverse(s), [da], da=da, s=self.deviation.reshape(-1, 1))
         return da
+
+
+def is_constant(mean: Any, deviation: Any) -> Any:
+    """Whether numbers of this mean and deviation are all the same, but for rounding errors of the mean."""
+    return deviation <= 4 * np.spacing(np.abs(mean))
 
 
 def _inverse(deviation: Any) -> Any:
@@ -372,16 +376,15 @@ class OneHotNode(Node):
 
     def __init__(self, op: Builder, x: Array, categories: Sequence[int]) -> None:
         first = [0, *accumulate(max(1, count) for count in categories)]
-        self.a = op.empty(first[-1])
-        self.dx = op.constant(np.zeros(x.shape))
-        self.quantities: list[tuple[Array, slice]] = []
-        """∂C/∂x of some inputs, and the rows of a that are the same as these."""
+        self.a, self.shape = op.empty(first[-1]), x.shape
+        self.quantities: list[tuple[slice, slice]] = []
+        """Rows of x, and the rows of a that are the same."""
         for is_quantity, group in groupby(range(len(categories)), lambda row: not categories[row]):
             rows = list(group)
             if is_quantity:
                 own, of_a = slice(rows[0], rows[-1] + 1), slice(first[rows[0]], first[rows[-1] + 1])
                 op.map(lambda x: x, [self.a[of_a]], x=x[own])
-                self.quantities.append((self.dx[own], of_a))
+                self.quantities.append((own, of_a))
                 continue
             for row in rows:
                 known = op.constant(np.arange(categories[row])[:, None])
@@ -389,9 +392,12 @@ class OneHotNode(Node):
 
     def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
         """∂C/∂x = ∂C/∂a for a quantity, and 0 for a category."""
-        for dx, of_a in self.quantities:
-            op.map(lambda da: da, [dx], da=da[of_a])
-        return self.dx
+        if not want_dx:
+            return None
+        dx = op.constant(np.zeros(self.shape))
+        for own, of_a in self.quantities:
+            op.map(lambda da: da, [dx[own]], da=da[of_a])
+        return dx
 
 
 class IdentityNode(Node):

@@ -24,6 +24,7 @@ from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEn
 from nnbp.tabular.table import Reading, Source, train_test_split
 from nnbp.training.callbacks import History
 from nnbp.training.trainer import TrainingOptions
+from nnbp.validation import number, one_of, whole_number
 
 Samples = tuple[NDArray[np.float64], NDArray[Any]]
 
@@ -76,6 +77,14 @@ class Options:
     validation_fraction: float = 0.1
     test_fraction: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("task", self.task, "classification", "regression", None)
+        for name in ("validation_fraction", "test_fraction"):
+            number(f"{name}, a share of the rows,", getattr(self, name), "[0, 1)")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("seed", 0)):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), least)
 
 
 @dataclass(frozen=True)

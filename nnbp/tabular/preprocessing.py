@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from nnbp.errors import DataError, ModelFileError
 from nnbp.formatting import json_value, shown
+from nnbp.nn.layers import is_constant
 from nnbp.registry import suggest
 from nnbp.tabular.table import EXACT, PLAIN, Column, Floats, Reading, Source, Texts, codes_among, listed, whole
 
@@ -275,8 +276,7 @@ def _standard(source: Source, name: str, values: Floats) -> tuple[float, float]:
             f"{source.at(row, name)}: {float(values[row])} is so large that the variance of its column overflows. "
             "Check the cell, or express the column in a larger unit."
         )
-    # Differences as small as rounding errors of the mean are no variation.
-    return mean, deviation if deviation > 4 * np.spacing(abs(mean)) else 1.0
+    return mean, 1.0 if is_constant(mean, deviation) else deviation
 
 
 def _all_different(source: Source, name: str) -> bool:

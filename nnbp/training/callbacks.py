@@ -133,9 +133,7 @@ class EarlyStopping(Callback):
 
     def on_train_resume(self, state: TrainingState) -> None:
         for logs in state.history.logs():
-            past = replace(state, logs=logs)
-            self.on_epoch_end(past)
-            state.stop = past.stop
+            self.on_epoch_end(replace(state, logs=logs))
 
     def on_epoch_end(self, state: TrainingState) -> None:
         name = self._watched(state)

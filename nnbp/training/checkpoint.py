@@ -49,8 +49,7 @@ class Checkpoint:
     Each is a model file, so `Network.load` opens it, too. ``fit(…, checkpoint=checkpoint, resume=True)`` goes on from
     the newest one in the folder, or begins if there is none; with the same data and configuration it ends with the same
     bits as training that nothing has disturbed. `epochs` may be larger than before, unless a schedule given by name
-    depends on it. Objects among the callbacks are
-    told by `on_train_resume`.
+    depends on it. Objects among the callbacks are told by `on_train_resume`.
 
     Args:
         folder: made if it is not there; of one training alone.
@@ -84,26 +83,6 @@ class Checkpoint:
         """The checkpoints in the folder, the newest first."""
         return sorted(self.folder.glob(_NAMES), reverse=True)
 
-    def newest(self, custom: Sequence[type] = ()) -> ModelFile | None:
-        """The newest checkpoint that can be read, or None; a warning names each that cannot.
-
-        Raises:
-            ModelFileError: there are some, and none can be read.
-        """
-        paths = self.paths
-        for path in paths:
-            try:
-                found = model_file.read(path, custom)
-                values = {} if found.state is None else found.state.values
-                if any(type(values.get(name)) is not kind for name, kind in _NEEDED.items()):
-                    raise ModelFileError(f"{path} is a model file and no checkpoint. Move it out of the folder.")
-                return found
-            except ModelFileError as error:
-                if path == paths[-1]:
-                    raise
-                warnings.warn(f"{error} Training goes on from the checkpoint before.", UserWarning, stacklevel=2)
-        return None
-
 
 class Keeper:
     """Writes the checkpoints of one training.
@@ -136,10 +115,11 @@ class Keeper:
         Warns:
             UserWarning: it is of another machine or version, or a newer one cannot be read.
         """
-        found = self.checkpoint.newest(custom)
-        if found is None or found.state is None:
+        found = self._readable(custom)
+        if found is None:
             return None
-        values = found.state.values
+        file, state = found
+        values = state.values
         known, then, now = values["facts"], values["environment"], self._environment
         for name, value in self.facts.items():
             if known.get(name) != value:
@@ -153,8 +133,24 @@ class Keeper:
                 f"The last bits of this training may differ from those of an undisturbed one: {'; '.join(changes)}.",
                 UserWarning, stacklevel=4,
             )  # fmt: skip
-        self._written = int(values["epoch"])
-        return found, found.state
+        self._written = values["epoch"]
+        return file, state
+
+    def _readable(self, custom: Sequence[type]) -> tuple[ModelFile, State] | None:
+        """The newest checkpoint that can be read; a warning names each that cannot."""
+        paths = self.checkpoint.paths
+        for path in paths:
+            try:
+                file = model_file.read(path, custom)
+                state = State({}) if file.state is None else file.state
+                if any(type(state.values.get(name)) is not kind for name, kind in _NEEDED.items()):
+                    raise ModelFileError(f"{path} is a model file and no checkpoint. Move it out of the folder.")
+                return file, state
+            except ModelFileError as error:
+                if path == paths[-1]:
+                    raise
+                warnings.warn(f"{error} Training goes on from the checkpoint before.", UserWarning, stacklevel=5)
+        return None
 
     def note(self, state: Callable[[], tuple[Any, State]], history: History) -> None:
         """Keeps the state at the end of an epoch, for an interrupt, and writes it if a checkpoint is due.

@@ -105,6 +105,7 @@ class _Run:
         self.reason: str | None = None
         """Why training is to end early."""
         self._lock = Lock()
+        self._read: dict[str, NDArray[Any]] = {}
         self._converted: dict[tuple[str, np.dtype[Any]], NDArray[Any]] = {}
 
     def __call__(self) -> list[History]:
@@ -121,7 +122,7 @@ class _Run:
                     while wait(futures, _PAUSE).not_done:
                         pass
                 except BaseException as error:
-                    self.reason = f"fit_many was interrupted by {type(error).__name__}"
+                    self._end(f"fit_many was interrupted by {type(error).__name__}")
                     raise
         finally:
             self.progress.on_train_end(self.state)
@@ -178,7 +179,7 @@ class _Run:
         if network.device != "cpu":
             return X
         with self._lock, np.errstate(over="ignore"):
-            array = host(X, "X")
+            array = self._read[purpose] = self._read[purpose] if purpose in self._read else host(X, "X")
             key = purpose, network.input_dtype(array)
             if key not in self._converted:
                 self._converted[key] = np.ascontiguousarray(array, key[1])

@@ -8,6 +8,7 @@ import os
 import re
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from modelfile_samples import forged, same, small
 
 from nnbp.errors import ModelFileError
 from nnbp.serialization import model_file as model_file_module
-from nnbp.serialization.model_file import ModelFile, build_layers, read, write
+from nnbp.serialization.model_file import ModelFile, State, build_layers, read, write
 
 
 @pytest.fixture
@@ -211,6 +212,33 @@ def test_files_refused(path: Path, change: Callable[[dict[str, Any], dict[str, A
     with pytest.raises(ModelFileError) as caught:
         read(path)
     assert str(caught.value).startswith(f"Cannot read the model file {str(path)!r}: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["arrays"].update(best=["float32", 10**30]), "the shape of state.best here is [1000"),
+        (lambda state: state["arrays"].update(best=["float16", 5]), "is described by dtype and length; received"),
+        (lambda state: state["arrays"].update(best=["float32", -1]), "the length of state.best is a whole number"),
+        (lambda state: state["arrays"].update(best=5), "is described by dtype and length; received 5"),
+        (lambda state: state["arrays"].update(other=["float32", 1]), "missing: ['state.other']"),
+        (lambda state: state["arrays"].clear(), "unknown: ['state.best']"),
+        (lambda state: state.update(values=[1]), "the values of the state is an object; received [1]"),
+        (lambda state: state.update(arrays=[1]), "the arrays of the state is an object; received [1]"),
+        (lambda state: state.pop("values"), "the state has the keys values, arrays"),
+    ],
+)
+def test_states_refused(path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    state = State({"epoch": 3}, {"best": np.array([np.nan, 1, 2, 3, np.inf], np.float32)})
+    write(path, replace(small(), state=state))
+    again = read(path).state
+    assert again is not None
+    assert again.values == state.values
+    np.testing.assert_array_equal(again.arrays["best"], state.arrays["best"])
+    path.write_bytes(forged(path.read_bytes(), lambda h, c: change(c["state"])))
+    with pytest.raises(ModelFileError) as caught:
+        read(path)
     assert message in str(caught.value)
 
 

@@ -156,6 +156,11 @@ def test_options_are_checked() -> None:
         {"epoch": 3},
         {"patience": -1},
         {"drop": "town"},
+        {"missing": "-"},
+        {"decimal": ";"},
+        {"task": "regresion"},
+        {"epochs": 0},
+        {"validation_fraction": "half"},
     ):
         with pytest.raises((ValueError, TypeError)):
             TableModel.fit(FRAME, "price", **{**OPTIONS, **wrong})

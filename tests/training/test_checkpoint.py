@@ -333,6 +333,19 @@ def test_saved_and_loaded_networks_train_as_if_they_had_not_been(tmp_path: Path)
         np.testing.assert_array_equal(loaded.parameters, net.parameters)
 
 
+@pytest.mark.parametrize(
+    "sequences", [{}, {"order": {}, "masks": [None, None]}, {"order": {"bit_generator": "MT19937"}, "masks": []}, 3]
+)
+def test_a_model_file_whose_sequences_are_forged_is_refused(sequences: Any, tmp_path: Path) -> None:
+    Network([3, 4, 2], device="cpu").save(tmp_path / "m")
+    file = model_file.read(tmp_path / "m")
+    assert file.state is not None
+    file.state.values["sequences"] = sequences
+    model_file.write(tmp_path / "m", file)
+    with pytest.raises(ModelFileError, match="damaged or was edited"):
+        Network.load(tmp_path / "m", device="cpu")
+
+
 @pytest.mark.parametrize("every", [0, -1, 1.5, "x", "30", "30 m", None, True])
 def test_odd_intervals_are_refused(every: Any, tmp_path: Path) -> None:
     with pytest.raises((ValueError, TypeError), match="every of Checkpoint"):

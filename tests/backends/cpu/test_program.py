@@ -41,7 +41,7 @@ streams = importlib.import_module("nnbp.backends.cpu.streams")
 tasks = importlib.import_module("nnbp.backends.cpu.tasks")
 Program = program.Program
 
-reason = program.library()
+reason = program.walker()
 compiled = pytest.mark.skipif(isinstance(reason, str), reason=f"the compiled part is not used: {reason}")
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -55,7 +55,7 @@ def compare(calls: Any, *memory: NDArray[Any], times: int = 1, native: bool = Tr
         times: how often the calls run.
         native: whether every call must have a record; if False, some may run as Python.
     """
-    walked = Program(calls, program.library())
+    walked = Program(calls, program.walker())
     assert walked.is_native or not native, calls
     before = [array.copy() for array in memory]
     with np.errstate(all="ignore"):
@@ -249,7 +249,7 @@ def test_programs_live_on_when_their_like_are_gone() -> None:
         made = []
         for columns in (5, 5, 9, 5, 4000, 9):
             x, y, out = rng.normal(size=(2, columns)), rng.normal(size=(1, columns)), np.empty((2, columns))
-            made.append((x, y, out, Program(bound(formula, [x, y], [out]), program.library())))
+            made.append((x, y, out, Program(bound(formula, [x, y], [out]), program.walker())))
     gc.collect()
     for x, y, out, run in made:
         run()
@@ -509,7 +509,7 @@ def test_steps_of_ordinary_networks_have_no_call_in_python(
 TRAININGS = """
 import hashlib, importlib, warnings, numpy as np
 from nnbp import ConvergenceWarning, SGD, Adam, Dense, Dropout, Network, RMSprop
-library = importlib.import_module("nnbp.backends.cpu.program").library()
+library = importlib.import_module("nnbp.backends.cpu.program").walker()
 print("python" if isinstance(library, str) else "native")
 warnings.simplefilter("ignore", ConvergenceWarning)
 rng = np.random.default_rng(0)
@@ -662,7 +662,7 @@ def test_a_forked_process_goes_on_with_programs_and_makes_new_ones() -> None:
 def test_threads_run_programs_side_by_side() -> None:
     expected = [trained(seed) for seed in range(4)]
     # Nothing is known about loops yet, so that all threads ask for them at the same time.
-    program.library.cache_clear()
+    program.walker.cache_clear()
     found: dict[int, bytes] = {}
     threads = [threading.Thread(target=lambda seed=seed: found.update({seed: trained(seed)})) for seed in range(4)]
     for thread in threads:
@@ -766,15 +766,15 @@ def test_phases_end_soon_after_ctrl_c() -> None:
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The library is looked for anew, in the test and after it."""
     monkeypatch.delenv("NNBP_NATIVE", raising=False)
-    program.library.cache_clear()
+    program.walker.cache_clear()
     yield
-    program.library.cache_clear()
+    program.walker.cache_clear()
 
 
 def without(matching: str) -> None:
     """Checks that the reason is given, that `doctor` could show it, and that networks train as ever."""
-    assert re.search(matching, program.library())
-    assert backend.compiled() == program.library()
+    assert re.search(matching, program.walker())
+    assert backend.compiled() == program.walker()
     assert trained(1) == trained(1)
 
 
@@ -797,11 +797,11 @@ def test_an_outdated_or_broken_library_is_not_used(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(program, "__file__", str(tmp_path / "program.py"))
     shutil.copy(built, tmp_path)
     assert backend.compiled() is None, "without its source, as in a wheel, it is taken as it is"
-    program.library.cache_clear()
+    program.walker.cache_clear()
     (tmp_path / "native").mkdir()
     (tmp_path / "native" / "walker.c").write_text("int changed;\n")
     without("older than its source: repeat the installation")
-    program.library.cache_clear()
+    program.walker.cache_clear()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / built.name).write_text("no library")
     monkeypatch.setattr(program, "__file__", str(tmp_path / "broken" / "program.py"))
@@ -831,5 +831,5 @@ def test_an_unknown_numpy_is_left_alone(loops: dict[str, Any], matching: str, mo
     unknown = SimpleNamespace(**names | {"multiply": Ufunc(), "ufunc": Ufunc, "__version__": "9.0"})
     with monkeypatch.context() as patch:
         patch.setattr(program, "np", unknown)
-        assert "NumPy 9.0 " in str(program.library())
+        assert "NumPy 9.0 " in str(program.walker())
     without(matching)
