@@ -114,6 +114,22 @@ def test_a_checkpoint_that_fails_ends_no_training(tmp_path: Path) -> None:
         assert trained(folder) == expected
 
 
+def test_a_limit_of_the_size_of_files_ends_no_training(tmp_path: Path) -> None:
+    """Beyond the limit the system sends SIGXFSZ, which Python ignores, and write fails in the middle of a file."""
+    expected = trained()
+
+    def training() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        with pytest.warns(UserWarning, match=r"There is no checkpoint of epoch \d: .*File too large"):
+            assert trained(tmp_path) == expected
+        assert not list(tmp_path.iterdir())
+
+    assert in_child(training) == 0
+    assert trained(tmp_path) == expected
+
+
 def test_training_that_is_killed_at_a_checkpoint_goes_on(tmp_path: Path) -> None:
     expected = trained()
     for at in range(operations(lambda: trained(tmp_path / "count"))):

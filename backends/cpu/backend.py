@@ -15,7 +15,7 @@ from . import schedule
 from .program import walker
 from .streams import PhiloxStream
 from .tasks import task
-from .threads import Workers, blas
+from .threads import Workers
 
 
 @final
@@ -59,20 +59,5 @@ class NumpyBackend:
         """Does nothing: on the CPU all work is done when a call returns."""
 
     def active(self) -> AbstractContextManager[object]:
-        return _Active()
-
-
-@final
-class _Active:
-    """Turns floating-point warnings off and restores BLAS's number of threads. A class because it is entered often."""
-
-    __slots__ = ("_blas", "_errors")
-
-    def __enter__(self) -> None:
-        self._errors, self._blas = np.errstate(all="ignore"), blas()
-        self._errors.__enter__()
-        self._blas.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._blas.__exit__()
-        self._errors.__exit__(*error)
+        """Turns NumPy's floating-point warnings off."""
+        return np.errstate(all="ignore")

@@ -1,4 +1,4 @@
-"""Threads: the number of BLAS threads, which is set for the duration of a step, and our own workers."""
+"""Threads: the number of BLAS threads, which is set for the duration of a job, and our own workers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
-from typing import Any, TypeAlias, final
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias, final
 
 import numpy as np
 
@@ -19,7 +21,7 @@ Job: TypeAlias = Callable[[], None]
 class Blas:
     """The number of threads that NumPy's BLAS uses.
 
-    The number is global to the process: `run` sets it, and the end of the last `with blas():` block restores it. Jobs
+    The number is global to the process: `run` sets it for a job, and restores it when no job is running any more. Jobs
     that need one thread run at the same time in any number of threads; a job that needs more runs alone.
     """
 
@@ -31,6 +33,7 @@ class Blas:
             # Created once: it searches all libraries of the process, which takes milliseconds.
             found = ThreadpoolController().select(user_api="blas").lib_controllers
             self._libraries = [library for library in found if "numpy" in library.filepath] or found
+        self._numbers = [_number_of(library) for library in self._libraries]
         self._start_anew()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._start_anew)
@@ -40,9 +43,7 @@ class Blas:
         self._lock, self._turn = threading.RLock(), threading.RLock()
         self._ended = threading.Condition(self._lock)
         self._running: set[int] = set()
-        self._waiting = 0
-        # As many as there are `with` blocks: lists grow and shrink without a lock.
-        self._users: list[None] = []
+        self._waiting: set[int] = set()
         self._before: int | None = None
         self._now: int | None = None
 
@@ -53,7 +54,7 @@ class Blas:
 
     @property
     def threads(self) -> int:
-        """The number of threads that BLAS uses outside a step; 1 if it is unknown."""
+        """The number of threads that BLAS uses outside a job; 1 if it is unknown."""
         with self._lock:
             return self._before or self._read()
 
@@ -63,85 +64,98 @@ class Blas:
         return len(self._running) <= 1
 
     def run(self, number: int, job: Job) -> None:
-        """Runs a job with this number of threads, limited to the number outside of the `with` block.
+        """Runs a job with this number of threads, limited to the number outside of jobs.
 
-        It waits until no job is running that needs another number, or that needs several threads.
+        It waits until no job is running that needs another number, or that needs several threads. An interrupt, at
+        whatever line, leaves the number as it was before the job.
         """
-        me, running = threading.get_ident(), self._running
-        if me in running:
+        me = threading.get_ident()
+        if me in self._running:
             # A signal handler, or a user's layer, has interrupted a job of this thread.
             job()
             return
         try:
-            with self._lock:
-                free = not self._waiting and (not running or number == self._now == 1)
-                if free:
-                    self._admit(number, me)
-            if not free:
-                self._wait(number, me)
-            job()
+            try:
+                self._enter(number, me)
+                job()
+            finally:
+                self._leave(me)
         finally:
-            with self._lock:
-                running.discard(me)
-                if self._waiting and not running:
-                    self._ended.notify_all()
+            if me in self._running or me in self._waiting:
+                # An interrupt has ended the first call before it was done.
+                self._leave(me)
 
-    def _wait(self, number: int, me: int) -> None:
-        """Waits in a queue, which jobs that come later do not pass."""
+    def _enter(self, number: int, me: int) -> None:
+        """Waits, if necessary, in a queue, which jobs that come later do not pass."""
         with self._lock:
-            self._waiting += 1
-        try:
-            with self._turn, self._lock:
-                while self._running and not number == self._now == 1:
-                    self._ended.wait()
+            if not self._waiting and self._admits(number):
                 self._admit(number, me)
-        finally:
-            with self._lock:
-                self._waiting -= 1
+                return
+            self._waiting.add(me)
+        with self._turn, self._lock:
+            while not self._admits(number):
+                self._ended.wait()
+            self._admit(number, me)
+            self._waiting.discard(me)
+
+    def _admits(self, number: int) -> bool:
+        return not self._running or number == self._now == 1
 
     def _admit(self, number: int, me: int) -> None:
         self._running.add(me)
-        if number != self._now and self._users:
+        if number != self._now:
             before = self._before or self._read()
             if min(number, before) != before or self._before is not None:
                 self._before = before
                 self._set(min(number, before))
             self._now = number
 
-    def __enter__(self) -> None:
-        self._users.append(None)
-
-    def __exit__(self, *_: object) -> None:
-        self._users.pop()
-        if self._now is not None and not self._users:
-            self._restore()
-
-    def _restore(self) -> None:
+    def _leave(self, me: int) -> None:
+        """Ends a job. `run` repeats it if an interrupt ends it: what it looks at is changed last."""
         with self._lock:
-            if not self._users:
+            if self._running <= {me}:
                 if self._before is not None:
                     self._set(self._before)
                 self._before = self._now = None
+                self._ended.notify_all()
+            self._waiting.discard(me)
+            self._running.discard(me)
 
     def _read(self) -> int:
-        return max((int(library.get_num_threads()) for library in self._libraries), default=1)
+        return max((int(number.get()) for number in self._numbers), default=1)
 
-    def _set(self, number: int) -> None:
-        for library in self._libraries:
-            library.set_num_threads(number)
-            if library.get_num_threads() != number:
-                _release(library)
-                library.set_num_threads(number)
-            _release(library)
+    def _set(self, value: int) -> None:
+        for number in self._numbers:
+            number.set(value)
 
 
-def _release(library: Any) -> None:
-    """Lets any thread set the number.
+class _Number(NamedTuple):
+    """How to read and to set the number of threads of one library."""
+
+    get: Callable[[], int]
+    set: Callable[[int], object]
+
+
+def _number_of(library: Any) -> _Number:
+    """OpenBLAS's own functions, which take a tenth of the time of threadpoolctl's; the latter for other libraries."""
+    for prefix, suffix in product(("scipy_", ""), ("64_", "_64", "")):
+        names = (f"{prefix}openblas_{word}_num_threads{suffix}" for word in ("get", "set"))
+        get, set_ = (getattr(library.dynlib, name, None) for name in names)
+        if get and set_:
+            return _Number(get, set_)
+    return _Number(library.get_num_threads, partial(_set_through, library))
+
+
+def _set_through(library: Any, number: int) -> None:
+    """Sets the number, and lets any thread set it afterwards.
 
     Newer versions of threadpoolctl accept a number only from the first thread that sets one and silently ignore others.
     Here the lock of `Blas` prevents races, and other code can still set the number afterwards.
     """
+    library.set_num_threads(number)
     if hasattr(library, "clear_controlling_thread"):
+        library.clear_controlling_thread(force=True)
+        library.set_num_threads(number)
         library.clear_controlling_thread(force=True)
 
 
@@ -176,12 +190,16 @@ class _Worker:
         threading.Thread(target=self._loop, name="nnbp worker", daemon=True).start()
 
     def start(self, job: Job) -> None:
-        """Starts the job."""
+        """Starts the job, or does nothing if an interrupt comes before."""
         self._job = job
         try:
             self._asked += 1
-        finally:
             self._go.release()
+        except BaseException:
+            # The thread may have been asked and not woken. If it was woken already, it wakes once more for nothing.
+            if self._go.locked():
+                self._go.release()
+            raise
 
     def finish(self) -> BaseException | None:
         """Waits until the job is done, even if interrupted; returns the error that was raised meanwhile, if any."""
@@ -206,6 +224,8 @@ class _Worker:
                 self._go.acquire()
                 if self._ending:
                     return
+                if self._did == self._asked:
+                    continue
                 asked, job = self._asked, self._job
                 # An idle worker must not keep arrays alive.
                 self._job = None
@@ -239,23 +259,30 @@ class Workers:
             # Neither the threads nor the holder of the lock exist in a forked process.
             self._workers.clear()
             self._busy, self._process = threading.Lock(), os.getpid()
-        if not self._busy.acquire(blocking=False):
+        if self._busy.locked():
             for job in jobs:
                 job()
             return
-        try:
+        with self._busy:
             while len(self._workers) < len(jobs) - 1:
                 self._workers.append(_Worker())
+            failed: list[BaseException] = []
             try:
-                for worker, job in zip(self._workers, jobs[1:], strict=False):
-                    worker.start(job)
-                jobs[0]()
+                try:
+                    for worker, job in zip(self._workers, jobs[1:], strict=False):
+                        worker.start(job)
+                    jobs[0]()
+                finally:
+                    failed = self._finished()
             finally:
-                failed = [error for worker in self._workers if (error := worker.finish()) is not None]
+                # An interrupt may have ended the first call before all were done.
+                failed = self._finished() or failed
             if failed:
                 raise failed[0]
-        finally:
-            self._busy.release()
+
+    def _finished(self) -> list[BaseException]:
+        """Waits for all workers; returns the errors of their jobs."""
+        return [error for worker in self._workers if (error := worker.finish()) is not None]
 
 
 def _end(workers: list[_Worker]) -> None:

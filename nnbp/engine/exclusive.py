@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import wraps
+from contextvars import copy_context
+from functools import partial, wraps
 from threading import RLock
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from nnbp.errors import DeviceMemoryError
+from nnbp.graph.backend import Backend
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 """A method of an object with the attributes `_lock` and `_backend` and the method `_release`."""
@@ -50,17 +53,30 @@ def exclusive(method: Method) -> Method:
 
 
 def _excluding(method: Method, *, on_device: bool) -> Method:
+    """What both decorators do.
+
+    NumPy's error state is a context variable. Even if an interrupt ends a backend's ``with`` statement between setting
+    the state and restoring it, the caller's is as before: it belongs to another context, or is restored here.
+    """
+
     @wraps(method)
     def waiting(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             try:
-                with self._backend.active() if on_device else nullcontext():
+                if on_device:
+                    return copy_context().run(_on_device, self._backend, partial(method, self, *args, **kwargs))
+                with np.errstate():
                     return method(self, *args, **kwargs)
             except DeviceMemoryError as error:
                 self._release()
                 raise _bare(error) from None
 
     return cast(Method, waiting)
+
+
+def _on_device(backend: Backend, call: Callable[[], Any]) -> Any:
+    with backend.active():
+        return call()
 
 
 def _bare(error: DeviceMemoryError) -> DeviceMemoryError:

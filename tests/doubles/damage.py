@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+from collections.abc import Callable
+
+from hypothesis import strategies as st
 
 _TOKENS = (
     b"\xff" * 8,
@@ -20,36 +21,44 @@ _TOKENS = (
     b"O",
 )
 
+Edit = Callable[[bytes], bytes]
 
-def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
-    """Copies of a file with bits flipped, parts cut out, put in, copied or overwritten; mostly near its ends, where
-    formats keep their headers."""
-    rng = random.Random(seed)
-    for _ in range(count):
-        near_the_ends = rng.random() < 0.6
-        size = len(data)
-        places = (
-            [rng.choice((rng.randrange(min(size, 200)), size - 1 - rng.randrange(min(size, 400)))) for _ in range(8)]
-            if near_the_ends
-            else [rng.randrange(size) for _ in range(8)]
-        )
-        at, other = places[:2]
-        length = rng.randrange(1, 20)
-        changed = bytearray(data)
-        match rng.randrange(7):
-            case 0:
-                changed[at] ^= 1 << rng.randrange(8)
-            case 1:
-                for place in places:
-                    changed[place] = rng.randrange(256)
-            case 2:
-                del changed[at:]
-            case 3:
-                del changed[at : at + length]
-            case 4:
-                changed[at:at] = rng.randbytes(length)
-            case 5:
-                changed[at : at + length] = rng.choice(_TOKENS)
-            case 6:
-                changed[at : at + length] = changed[other : other + length]
-        yield bytes(changed)
+
+def damaged(data: bytes) -> st.SearchStrategy[bytes]:
+    """Copies of a file with parts cut out, put in, copied or overwritten.
+
+    Mostly near its ends, where formats keep their headers.
+    """
+    size = len(data)
+    places = st.one_of(st.integers(0, min(size, 200)), st.integers(max(0, size - 400), size), st.integers(0, size))
+    parts = st.one_of(st.binary(min_size=1, max_size=20), st.sampled_from(_TOKENS))
+    edits = st.one_of(
+        st.builds(_replaced, places, st.integers(0, 20), parts),
+        st.builds(_replaced, places, st.integers(1, 20), st.just(b"")),
+        st.builds(_overwritten, places, parts),
+        st.builds(_copied, places, places, st.integers(1, 20)),
+        st.builds(_cut, places),
+    )
+    return st.lists(edits, min_size=1, max_size=3).map(lambda found: _edited(data, found))
+
+
+def _replaced(at: int, length: int, part: bytes) -> Edit:
+    return lambda data: data[:at] + part + data[at + length :]
+
+
+def _overwritten(at: int, part: bytes) -> Edit:
+    return _replaced(at, len(part), part)
+
+
+def _copied(at: int, other: int, length: int) -> Edit:
+    return lambda data: data[:at] + data[other : other + length] + data[at + length :]
+
+
+def _cut(at: int) -> Edit:
+    return lambda data: data[:at]
+
+
+def _edited(data: bytes, edits: list[Edit]) -> bytes:
+    for edit in edits:
+        data = edit(data)
+    return data

@@ -4,6 +4,7 @@ import io
 import sys
 import tracemalloc
 import zipfile
+from functools import cache
 
 import numpy as np
 import pytest
@@ -410,35 +411,37 @@ def test_a_parquet_file_that_expands_without_measure(tmp_path):
     assert len(load_source(tmp_path / "u.parquet", target="y")) == 2**21 + 1
 
 
+@cache
 def samples(suffix):
-    file, cells = io.BytesIO(), np.arange(12.0).reshape(4, 3)
+    """Small files, as bytes."""
+    cells = np.arange(12.0).reshape(4, 3)
     if suffix == "npy":
-        yield npy(cells)
-        yield npy(np.array([["a", "é"], ["b", "c"]]))
-    elif suffix == "npz":
+        return npy(cells), npy(np.array([["a", "é"], ["b", "c"]]))
+    file, found = io.BytesIO(), []
+    if suffix == "npz":
         for save in (np.savez, np.savez_compressed):
             save(file, X=cells, y=np.array(["a", "b", "b", "a"]))
-            yield file.getvalue()
+            found.append(file.getvalue())
     else:
         pd = pytest.importorskip("pandas")
         frame = pd.DataFrame({"y": cells[:, 0], "t": ["x", "yé", None, "z"], "b": [True, False] * 2})
         for compression in ("gzip", None):
             frame.to_parquet(file, compression=compression)
-            yield file.getvalue()
+            found.append(file.getvalue())
+    return found
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "parquet"])
-def test_damage_is_told_as_damage(tmp_path, suffix):
-    path, messages = tmp_path / f"t.{suffix}", []
-    for sample in samples(suffix):
-        for data in damaged(sample, 200):
-            path.write_bytes(data)
-            try:
-                load_source(path, target="y" if suffix == "parquet" else None)
-            except DataError as error:
-                messages.append(str(error))
-    assert len(messages) > 100
-    assert all(message.startswith("t.") and len(message) < 900 for message in messages)
+@given(data=st.data())
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_is_told_as_damage(tmp_path, suffix, data):
+    path = write(tmp_path, data.draw(st.sampled_from(samples(suffix)).flatmap(damaged)), f"t.{suffix}")
+    try:
+        load_source(path, target="y" if suffix == "parquet" else None)
+    except DataError as error:
+        message = str(error)
+        assert message.startswith("t.")
+        assert len(message) < 900
 
 
 def loaded(path, monkeypatch, *, arrow):

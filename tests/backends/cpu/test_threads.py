@@ -178,16 +178,14 @@ def threads_in_a_job(one: Any, number: int) -> int:
 
 
 @settable
-def test_what_is_used_is_put_back_at_the_end_of_the_outermost_block(three: Any) -> None:
-    with three:
-        assert threads_in_a_job(three, 2) == 2
-        with three:
-            assert threads_in_a_job(three, 1) == 1
-            assert three.threads == 3, "what BLAS may use by itself, not what it was told for now"
-        assert three._read() == 1
-        assert threads_in_a_job(three, 4) == 3, "nobody gets more than what is allowed"
+def test_the_number_is_restored_after_a_job(three: Any) -> None:
+    assert threads_in_a_job(three, 2) == 2
     assert three._read() == 3
-    assert threads_in_a_job(three, 1) == 3, "outside of a block nothing is changed"
+    allowed: list[int] = []
+    three.run(1, lambda: allowed.append(three.threads))
+    assert allowed == [3], "what BLAS may use by itself, not what it was told for now"
+    assert threads_in_a_job(three, 4) == 3, "nobody gets more than what is allowed"
+    assert three._read() == 3
 
 
 @settable
@@ -195,8 +193,7 @@ def test_any_thread_can_use_a_number(three: Any) -> None:
     found: list[int] = []
 
     def use(number: int) -> None:
-        with three:
-            found.append(threads_in_a_job(three, number))
+        found.append(threads_in_a_job(three, number))
 
     for number in (1, 2):
         use(number)
@@ -221,9 +218,8 @@ def test_jobs_of_one_thread_run_together_and_those_of_several_alone(three: Any) 
         now.remove(number)
 
     def work(numbers: Sequence[int]) -> None:
-        with three:
-            for number in numbers:
-                three.run(number, partial(job, number))
+        for number in numbers:
+            three.run(number, partial(job, number))
 
     orders = [[1, 1, 2, 1], [2, 1, 1, 3], [1, 3, 1, 1], [1, 1, 1, 1]]
     threads = [threading.Thread(target=work, args=(order * 10,)) for order in orders]
@@ -242,15 +238,13 @@ def test_a_job_of_several_threads_is_not_passed_for_ever(three: Any) -> None:
     done = threading.Event()
 
     def short_ones() -> None:
-        with three:
-            while not done.is_set():
-                three.run(1, partial(time.sleep, 0.002))
+        while not done.is_set():
+            three.run(1, partial(time.sleep, 0.002))
 
     others = [threading.Thread(target=short_ones) for _ in range(3)]
     for thread in others:
         thread.start()
-    with three:
-        three.run(2, done.set)
+    three.run(2, done.set)
     assert done.is_set()
     for thread in others:
         thread.join(20)
@@ -260,18 +254,17 @@ def test_a_job_of_several_threads_is_not_passed_for_ever(three: Any) -> None:
 @settable
 def test_a_job_inside_of_a_job_does_not_wait_for_it(three: Any) -> None:
     found: list[int] = []
-    with three:
-        three.run(1, lambda: found.append(threads_in_a_job(three, 2)))
-        with pytest.raises(KeyError):
-            three.run(2, partial({}.pop, "missing"))
-        assert threads_in_a_job(three, 3) == 3
+    three.run(1, lambda: found.append(threads_in_a_job(three, 2)))
+    with pytest.raises(KeyError):
+        three.run(2, partial({}.pop, "missing"))
+    assert threads_in_a_job(three, 3) == 3
     assert found == [1]
 
 
 def test_without_threadpoolctl_nothing_is_known_and_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     one, before = module.Blas(), blas()._read()
+    found: list[int] = []
     assert one.threads == 1
-    with one:
-        one.run(3, in_order())
-        assert blas()._read() == before
+    one.run(3, lambda: found.append(blas()._read()))
+    assert found == [before]
