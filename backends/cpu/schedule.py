@@ -22,7 +22,7 @@ from typing import final
 from nnbp.graph.ops import meetings, same
 
 from .chains import Calls, Registers
-from .program import Phases, Program, walker
+from .program import Library, Phases, Program, walker
 from .tasks import Place, Task, owner
 from .threads import Workers, blas
 
@@ -39,7 +39,7 @@ class Costs:
 
     Attributes:
         call: a call apart from the work that it does.
-        wake: waking the threads, once per run.
+        wake: waking the threads, once per run; they stay awake between phases.
         phase: beginning a phase together, waiting for the last thread, reading what another core has written.
         least: steps of less work stay on one thread.
         share: of the time on one thread that phases may be expected to take: cores may share more than is known here.
@@ -52,9 +52,7 @@ class Costs:
     share: float
 
 
-_IN_C = Costs(call=0.03, wake=100.0, phase=60.0, least=200.0, share=0.7)
-_IN_PYTHON = Costs(call=1.0, wake=0.0, phase=120.0, least=1500.0, share=1.0)
-"""In C threads stay awake between phases. In Python waking them takes 70 to 200 µs."""
+_COSTS = Costs(call=0.03, wake=100.0, phase=60.0, least=200.0, share=0.7)
 
 _LARGE = 250.0
 """Minimum time in microseconds of a product that gains from BLAS's own threads. They wait for each other in busy loops:
@@ -115,12 +113,12 @@ class Phase:
 
     tasks: list[Task] = field(default_factory=list)
 
-    def load(self, cut: Cut, costs: Costs) -> float:
+    def load(self, cut: Cut) -> float:
         """Microseconds of work for the busiest thread."""
         loads = [0.0] * cut.threads
         for task in self.tasks:
             for k, part in enumerate(cut.parts(task)):
-                loads[k] += _time(task, costs) * (part.stop - part.start) / task.length
+                loads[k] += _time(task) * (part.stop - part.start) / task.length
         return max(loads)
 
 
@@ -169,38 +167,47 @@ def _meet(before: Task, after: Task, cut: Cut) -> bool | None:
 
 
 def plan(tasks: Sequence[Task], workers: Workers, times: int) -> Callable[[], None]:
-    """A function that runs the tasks `times` times, as is expected to be fastest: on one thread or on several."""
+    """A function that runs the tasks `times` times, as is expected to be fastest: on one thread or on several.
+
+    Without the compiled part only BLAS uses several threads: waking Python's takes longer than they save.
+    """
     most = min(blas().threads, MOST_THREADS)
-    found = walker()
-    costs = _IN_PYTHON if isinstance(found, str) else _IN_C
     largest = max((task.product for task in tasks), default=0.0)
-    work = sum(_time(task, costs) for task in tasks)
-    if most == 1 or (not largest and work < costs.least):
-        return _whole(tasks).repeated(times)
+    work = sum(_time(task) for task in tasks)
     number, expected = 1, work
     if largest >= _LARGE:
         speedup = 1 + _BLAS_SHARE * (most - 1)
         number, expected = most, work - (1 - 1 / speedup) * sum(task.product for task in tasks)
+    library = walker()
+    if most > 1 and work >= _COSTS.least and not isinstance(library, str):
+        phases = _phases(tasks, most, library, _COSTS.share * expected - _COSTS.wake / times)
+        if phases is not None:
+            return partial(_run_together, most, phases, workers, times)
+    run = _whole(tasks).repeated(times)
+    return partial(blas().run, number, run) if most > 1 and largest else run
+
+
+def _phases(tasks: Sequence[Task], threads: int, library: Library, limit: float) -> Phases | None:
+    """The tasks on several threads, if a step takes fewer microseconds than the limit and calls nothing of Python."""
     # At best, all the work is shared equally in one phase.
-    bound = work / most + costs.phase + costs.wake / times
-    if work >= costs.least and bound < costs.share * expected:
-        cut, whole = Cut(tasks, most), Cut(tasks, 1)
-        groups = phases(tasks, cut)
-        together, alone = ([group.load(own, costs) for group in groups] for own in (cut, whole))
-        cuts = [cut if a + costs.phase < b else whole for a, b in zip(together, alone, strict=True)]
-        needed = sum(min(a + costs.phase, b) for a, b in zip(together, alone, strict=True)) + costs.wake / times
-        if needed < costs.share * expected:
-            registers = [_registers() for _ in range(most)]
-            programs = [_programs(group, own, registers) for group, own in zip(groups, cuts, strict=True)]
-            if isinstance(found, str) or not all(program.is_native for group in programs for program in group):
-                return partial(_run_phases, most, programs, workers, times)
-            return partial(_run_together, most, Phases(programs, found), workers, times)
-    return partial(blas().run, number, _whole(tasks).repeated(times))
+    if sum(_time(task) for task in tasks) / threads + _COSTS.phase >= limit:
+        return None
+    cut, whole = Cut(tasks, threads), Cut(tasks, 1)
+    groups = phases(tasks, cut)
+    together, alone = ([group.load(own) for group in groups] for own in (cut, whole))
+    if sum(min(a + _COSTS.phase, b) for a, b in zip(together, alone, strict=True)) >= limit:
+        return None
+    cuts = [cut if a + _COSTS.phase < b else whole for a, b in zip(together, alone, strict=True)]
+    registers = [_registers() for _ in range(threads)]
+    programs = [_programs(group, own, registers) for group, own in zip(groups, cuts, strict=True)]
+    if not all(program.is_native for group in programs for program in group):
+        return None
+    return Phases(programs, library)
 
 
-def _time(task: Task, costs: Costs) -> float:
+def _time(task: Task) -> float:
     """Estimated microseconds of a task on one thread."""
-    return task.work + task.steps * costs.call
+    return task.work + task.steps * _COSTS.call
 
 
 def _whole(tasks: Sequence[Task]) -> Program:
@@ -232,20 +239,6 @@ def _run_together(threads: int, phases: Phases, workers: Workers, times: int) ->
             workers.run([partial(phases, times), *[phases.help] * (threads - 1)])
         else:
             phases(times)
-
-    blas().run(1, job)
-
-
-def _run_phases(threads: int, phases: Sequence[Sequence[Program]], workers: Workers, times: int) -> None:
-    def job() -> None:
-        together = _may_use(threads)
-        for _ in range(times):
-            for programs in phases:
-                if together and len(programs) > 1:
-                    workers.run(programs)
-                else:
-                    for program in programs:
-                        program()
 
     blas().run(1, job)
 

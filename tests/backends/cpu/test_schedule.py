@@ -45,8 +45,8 @@ def several(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], FakeBlas]:
     def make(number: int) -> FakeBlas:
         blas = FakeBlas(number)
         monkeypatch.setattr(schedule, "blas", lambda: blas)
-        for name in ("_IN_C", "_IN_PYTHON"):
-            monkeypatch.setattr(schedule, name, schedule.Costs(call=1.0, wake=0.0, phase=-1.0, least=-1.0, share=9.0))
+        costs = schedule.Costs(call=1.0, wake=0.0, phase=-1.0, least=-1.0, share=9.0)
+        monkeypatch.setattr(schedule, "_COSTS", costs)
         monkeypatch.setattr(schedule, "_NARROWEST", 16)
         return blas
 
@@ -95,6 +95,7 @@ def test_samples_are_one_phase_and_sums_over_them_the_next_with_the_update() -> 
     assert [kinds(phase) for phase in rest] == [["Call"]], "the step counter, of which nothing is known, stays last"
 
 
+@pytest.mark.skipif(isinstance(schedule.walker(), str), reason="the compiled part is not used")
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_training_on_several_threads_is_training_on_one(
