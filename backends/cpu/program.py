@@ -84,6 +84,9 @@ class Library:
             raise OSError("it is older than its source: repeat the installation")
         self.run: Callable[..., int] = library.nnbp_run
         library.nnbp_run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        # The same function, for walks so short that another thread had better not take Python's lock meanwhile.
+        self.run_briefly: Callable[..., int] = ctypes.PyDLL(str(path)).nnbp_run
+        self.run_briefly.argtypes = library.nnbp_run.argtypes
         self.help: Callable[..., None] = library.nnbp_help
         library.nnbp_help.argtypes, library.nnbp_help.restype = [ctypes.c_void_p], None
         prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
@@ -202,8 +205,11 @@ class Program:
         assert self.is_native, "calls of Python have no records"
         return b"".join(part.records for part in self._parts if isinstance(part, _Walk))
 
-    def repeated(self, times: int) -> Callable[[], None]:
-        """A function that runs the calls in order, all of them `times` times."""
+    def repeated(self, times: int, *, briefly: bool = False) -> Callable[[], None]:
+        """A function that runs the calls in order, all of them `times` times; `briefly` with Python's lock held."""
+        for part in self._parts:
+            if briefly and isinstance(part, _Walk):
+                part.hold_lock()
         return partial(self._parts[0] if len(self._parts) == 1 else self._run_parts, times)
 
     def __call__(self, times: int = 1) -> None:
@@ -255,7 +261,8 @@ class _Walk:
     _FIELDS, _CLAIM = 25, 14
 
     def __init__(self, library: Any, phases: Sequence[Sequence[bytes]], keeps: object) -> None:
-        self._library, self._keeps = library, keeps
+        self._run, self._help, self._keeps = library.run, library.help, keeps
+        self._library = library
         self._records = [np.frombuffer(records, np.int64).copy() for part in phases for records in part]
         sizes = [len(records) // _RECORD.size for part in phases for records in part]
         self._parts = np.array([(address(array), size, 0) for array, size in zip(self._records, sizes, strict=True)])
@@ -277,15 +284,18 @@ class _Walk:
             arguments = ctypes.c_int64(times), ctypes.c_int64(BUDGET)
             self._anew, self._on = ((self._at, *arguments, ctypes.c_int(anew)) for anew in (1, 0))
             self._times = times
-        result = self._library.run(*self._anew)
+        result = self._run(*self._anew)
         # Between two walks Python handles signals.
         while result:
             if result == _FAILED:
                 raise IndexError("A batch lies outside of the order of the samples: a counter was not reset.")
-            result = self._library.run(*self._on)
+            result = self._run(*self._on)
+
+    def hold_lock(self) -> None:
+        self._run = self._library.run_briefly
 
     def help(self) -> None:
-        self._library.help(self._at)
+        self._help(self._at)
 
     def invite(self, wanted: bool) -> None:
         # No phase has 255 parts.

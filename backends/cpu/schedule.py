@@ -54,6 +54,9 @@ class Costs:
 
 _COSTS = Costs(call=0.03, wake=100.0, phase=60.0, least=200.0, share=0.7)
 
+_BRIEF = 20.0
+"""Maximum time in microseconds of a run that keeps Python's lock: to get it back from another thread takes longer."""
+
 _LARGE = 250.0
 """Minimum time in microseconds of a product that gains from BLAS's own threads. They wait for each other in busy loops:
 if another program uses the core, a step takes longer with them than without, above all if its products are small."""
@@ -183,7 +186,7 @@ def plan(tasks: Sequence[Task], workers: Workers, times: int) -> Callable[[], No
         phases = _phases(tasks, most, library, _COSTS.share * expected - _COSTS.wake / times)
         if phases is not None:
             return partial(_run_together, most, phases, workers, times)
-    run = _whole(tasks).repeated(times)
+    run = _whole(tasks).repeated(times, briefly=times * work < _BRIEF)
     return partial(blas().run, number, run) if most > 1 and largest else run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import weakref
@@ -138,9 +139,11 @@ class _Number(NamedTuple):
 
 def _number_of(library: Any) -> _Number:
     """OpenBLAS's own functions, which take a tenth of the time of threadpoolctl's; the latter for other libraries."""
+    # They keep Python's lock: to get it back from another thread would take far longer than they do.
+    functions = ctypes.PyDLL(library.filepath)
     for prefix, suffix in product(("scipy_", ""), ("64_", "_64", "")):
         names = (f"{prefix}openblas_{word}_num_threads{suffix}" for word in ("get", "set"))
-        get, set_ = (getattr(library.dynlib, name, None) for name in names)
+        get, set_ = (getattr(functions, name, None) for name in names)
         if get and set_:
             return _Number(get, set_)
     return _Number(library.get_num_threads, partial(_set_through, library))
