@@ -261,8 +261,7 @@ class _Walk:
     _FIELDS, _CLAIM = 25, 14
 
     def __init__(self, library: Any, phases: Sequence[Sequence[bytes]], keeps: object) -> None:
-        self._run, self._help, self._keeps = library.run, library.help, keeps
-        self._library = library
+        self._library, self._run, self._keeps = library, library.run, keeps
         self._records = [np.frombuffer(records, np.int64).copy() for part in phases for records in part]
         sizes = [len(records) // _RECORD.size for part in phases for records in part]
         self._parts = np.array([(address(array), size, 0) for array, size in zip(self._records, sizes, strict=True)])
@@ -295,7 +294,7 @@ class _Walk:
         self._run = self._library.run_briefly
 
     def help(self) -> None:
-        self._help(self._at)
+        self._library.help(self._at)
 
     def invite(self, wanted: bool) -> None:
         # No phase has 255 parts.
