@@ -34,6 +34,7 @@ from nnbp.nn.activations import (
 )
 from nnbp.nn.layers import Dense, Dropout, Layer, Standardize
 from nnbp.nn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, Poisson, Quantile, SquaredError
+from nnbp.nn.normalization import BatchNorm, LayerNorm
 from nnbp.version import __version__
 
 _LAZY = {
@@ -89,7 +90,7 @@ def __dir__() -> list[str]:
 __all__ = [  # noqa: RUF022 (grouped by what the names are for)
     "Network", "Gradients", "History", "Trace", "TrainingState", "__version__",
     # Layers, activations, losses.
-    "Layer", "Dense", "Dropout", "Standardize",
+    "Layer", "BatchNorm", "Dense", "Dropout", "LayerNorm", "Standardize",
     "Activation", "ELU", "Exponential", "GELU", "Identity", "LeakyReLU", "ReLU", "Sigmoid", "SiLU", "Softmax",
     "Softplus", "Tanh",
     "Loss", "AbsoluteError", "BinaryCrossEntropy", "CrossEntropy", "Huber", "Poisson", "Quantile", "SquaredError",

@@ -285,7 +285,7 @@ class Network:
             ShapeError: a shape or the number of arrays is wrong; nothing is changed then.
             DataError: a number is NaN, or infinite in the network's dtype; nothing is changed then.
         """
-        flat = np.empty(self.model.parameters.size, self.dtype)
+        flat = np.array(self._backend.download(self.parameters))
         for name, arrays in (("W", weights), ("b", biases)):
             views = self._views(flat, name)
             argument = "weights" if name == "W" else "biases"
@@ -315,7 +315,7 @@ class Network:
         rows.append(("input", str(sizes[0]), "", ""))
         for layer, n_in, n_out in zip(self.layers, sizes, sizes[1:], strict=False):
             count = sum(spec.size for spec in layer.parameters(n_in))
-            f = layer.f.name if isinstance(layer, Dense) else ""
+            f = "" if layer.activation is None else layer.activation.name
             rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
         lines = table(rows, left=(0, 2))
         total = self.model.parameters.size
@@ -721,20 +721,19 @@ class Network:
 
         extra = {} if extra is None else instance("extra", extra, Mapping, "a dictionary of JSON values or None")
         model = self.model
-        write(path, self._file(model.parameters.theta, State({"sequences": model.sequences()}), extra))
+        write(path, self._file(model.parameters.values, State({"sequences": model.sequences()}), extra))
 
-    def _file(self, theta: Array, state: State, extra: Mapping[str, Any] | None = None) -> ModelFile:
-        """The model file of this network with these parameters."""
+    def _file(self, parameters: Array, state: State, extra: Mapping[str, Any] | None = None) -> ModelFile:
+        """The model file of this network with these values of its parameters."""
         from nnbp.serialization.model_file import ModelFile, State, numbered
 
         model, download = self.model, self._backend.download
         statistics = model.host_statistics()
         arrays: dict[str, NDArray[Any]] = {}
-        views = model.parameters.views(theta)
-        for k, index in enumerate(model.dense, start=1):
-            arrays |= {f"{name}{k}": download(views[index][name]) for name in ("W", "b")}
-        for (k, _, _), own in zip(numbered(model.layers, model.n_in), statistics, strict=True):
-            arrays |= {f"{name}{k}": array for name, array in own.items()}
+        views = model.parameters.views(parameters)
+        for (k, _, _), own, more in zip(numbered(model.layers, model.n_in), views, statistics, strict=True):
+            arrays |= {f"{name}{k}": np.asarray(download(array)) for name, array in own.items()}
+            arrays |= {f"{name}{k}": array for name, array in more.items()}
         owns = self._backend.owns
         kept = {name: np.asarray(download(array) if owns(array) else array) for name, array in state.arrays.items()}
         return ModelFile(self._description(), arrays, {} if extra is None else dict(extra), State(state.values, kept))
@@ -802,8 +801,15 @@ class Network:
 
     def _take(self, file: ModelFile) -> None:
         """Takes the parameters of a model file."""
-        dense = range(1, len(self.weights) + 1)
-        self.set_parameters([file.arrays[f"W{k}"] for k in dense], [file.arrays[f"b{k}"] for k in dense])
+        from nnbp.serialization.model_file import numbered
+
+        model = self.model
+        flat = np.empty(len(model.parameters.values), self._dtype)
+        for (k, _, _), own in zip(numbered(model.layers, model.n_in), model.parameters.views(flat), strict=True):
+            for name, view in own.items():
+                view[...] = file.arrays[f"{name}{k}"]
+        with self._lock, self._backend.active():
+            model.parameters.values[...] = self._backend.upload(flat, self._dtype)
 
     # Copies are made from a state on the host, which is restored on a backend. Attributes that users or subclasses
     # added are copied, too.
@@ -818,7 +824,7 @@ class Network:
             model, download = self.model, self._backend.download
             state |= {
                 "sizes": (model.n_in, model.n_out),
-                "theta": np.array(download(model.parameters.theta)),
+                "values": np.array(download(model.parameters.values)),
                 "statistics": model.host_statistics() if model.observed else None,
                 "sequences": model.sequences(),
             }
@@ -836,7 +842,7 @@ class Network:
         n_in, n_out = state["sizes"]
         model = self._build(replace(self._adapter, n_in=n_in, n_out=n_out)).model
         with backend.active():
-            model.parameters.theta[...] = backend.upload(state["theta"], self._dtype)
+            model.parameters.values[...] = backend.upload(state["values"], self._dtype)
             if state["statistics"] is not None:
                 model.set_statistics(state["statistics"])
             model.set_sequences(state["sequences"])

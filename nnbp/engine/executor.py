@@ -87,7 +87,7 @@ class Executor:
 
     def _record_layers(self, op: Builder, *, keep_z: bool) -> None:
         model = self.model
-        theta = model.parameters.views(model.parameters.theta)
+        theta = model.parameters.views(model.parameters.values)
         gradient = model.parameters.views(model.parameters.gradient)
         x = self.batch.x.T
         for k, layer in enumerate(model.layers):

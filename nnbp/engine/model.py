@@ -86,11 +86,11 @@ class Model:
         self.streams = [layer.stream(backend, _key(seed, k)) for k, layer in enumerate(self.layers)]
         self.order_generator = np.random.default_rng(np.random.SeedSequence((seed, _ORDER)))
         generator = np.random.default_rng(np.random.SeedSequence((seed, _WEIGHTS)))
-        flat = np.empty(self.parameters.size, self.dtype)
+        flat = np.empty(len(self.parameters.values), self.dtype)
         for views, (layer, n) in zip(self.parameters.views(flat), fan_ins, strict=True):
             for name, values in layer.initial(generator, n).items():
                 views[name][...] = values
-        self.parameters.theta[...] = backend.upload(flat, self.dtype)
+        self.parameters.values[...] = backend.upload(flat, self.dtype)
 
     @property
     def dense(self) -> list[int]:
@@ -166,16 +166,16 @@ class Model:
         return 0.5 * self.weight_decay * self._square_of_weights() if self.weight_decay else 0.0
 
     def norm(self) -> float:
-        """Euclidean norm of all parameters; not finite if one of them, or Σθ² in their dtype, is not finite."""
-        return math.sqrt(self._square_of_theta())
+        """Euclidean norm of all parameters and running statistics; not finite if one of them, or a square, is not."""
+        return math.sqrt(self._square_of_values())
 
     @cached_property
     def _square_of_weights(self) -> Callable[[], float]:
         return self._square(self.parameters.theta[: self.parameters.decayed])
 
     @cached_property
-    def _square_of_theta(self) -> Callable[[], float]:
-        return self._square(self.parameters.theta)
+    def _square_of_values(self) -> Callable[[], float]:
+        return self._square(self.parameters.values)
 
     def _square(self, vector: Array) -> Callable[[], float]:
         """A function that computes Σ vector², compiled once because every epoch needs it."""

@@ -164,17 +164,15 @@ class Passes:
         return Gradients(loss, dW, db, delta, back(self._rows(executor.dx)), flat)
 
     def per_sample_gradients(self, data: Dataset) -> Array:
-        """(m, P): row n is the gradient of C for sample n, made of delta xᵀ and delta of every layer."""
+        """(m, P): row n is the gradient of C for sample n."""
         model = self.model
         out = model.backend.empty((len(data), model.parameters.size), model.dtype)
         views = model.parameters.views(out)
         executor = self._loaded(_Kind(len(data), data.y.shape[1], gradients=True), data.X, data.y)
         executor.run_forward()
         self._one_share_each(executor)
-        for k, node in zip(model.dense, _dense_nodes(executor), strict=True):
-            delta = self._rows(node.delta)
-            model.backend.xp.multiply(delta[:, :, None], self._rows(node.x)[:, None, :], out=views[k]["W"])
-            views[k]["b"][...] = delta
+        for node, own in zip(executor.nodes, views, strict=True):
+            node.per_sample(model.backend.xp, own)
         return out
 
     def _one_share_each(self, executor: Executor) -> None:

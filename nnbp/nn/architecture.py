@@ -80,10 +80,13 @@ class Architecture:
                     f"{layer!r} is for the inputs of a network, so it is the first layer; received it after "
                     f"{self._decided[k - 1]!r}. Move it to the front."
                 )
-        *hidden, last = (layer for layer in self.layers(outputs=2) if isinstance(layer, Dense))
-        for layer in (*hidden, last):
-            check_activation(layer.f)
-        if any(isinstance(layer.f, Softmax) for layer in hidden):
+        layers = self.layers(outputs=2)
+        used = [layer.activation for layer in layers if layer.activation is not None]
+        for activation in used:
+            check_activation(activation)
+        last = layers[-1]
+        assert isinstance(last, Dense), "a network ends in a Dense layer"
+        if any(isinstance(activation, Softmax) for activation in used[:-1]):
             raise ValueError("softmax is for the output layer; received it for a hidden layer. Use tanh or relu there.")
         f, loss = last.f, self.loss
         if loss.requires is not None and type(f) is not Activation.registry.get(loss.requires):

@@ -38,11 +38,27 @@ class Node(ABC):
     def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
         """Records the backward pass; da may be overwritten."""
 
+    def per_sample(self, xp: Any, out: Views) -> None:  # noqa: B027
+        """Writes what each sample contributes to the gradient, (m, *shape) by name, after the backward pass."""
+
+
+class ActivatedNode(Node):
+    """A node that ends in a = f(z), and has delta = ∂C/∂z, or ∂C/∂(z + b), after the backward pass."""
+
+    f: Activation
+    z: Array
+    delta: Array | None
+
 
 class Layer(Named, ABC, kind="layer", attribute="kind"):
     """What all layers have: a closed set of subclasses, by `kind`, that model files may hold."""
 
     kind: ClassVar[str]
+
+    activation: Activation | None = None
+
+    least_batch: ClassVar[int] = 1
+    """The least batch size that training the layer makes sense with."""
 
     observes_inputs: ClassVar[bool] = False
     """Whether the layer takes statistics from the inputs at the first fit; only the first layer of a network can."""
@@ -72,7 +88,7 @@ class Layer(Named, ABC, kind="layer", attribute="kind"):
         return {}
 
     def check_statistics(self, statistics: Statistics) -> None:
-        """Raises DataError if these cannot be statistics of the layer."""
+        """Raises DataError if these cannot be the arrays of the layer that are not learnt."""
 
     def input_dtype(self, given: np.dtype[Any], dtype: np.dtype[Any]) -> np.dtype[Any]:
         """The dtype in which the layer, if it is the first one, reads X of a given dtype; `dtype` is the network's."""
@@ -162,7 +178,7 @@ class Dense(Layer):
         return f"Dense({', '.join([str(self.units), *chosen])})"
 
 
-class DenseNode(Node):
+class DenseNode(ActivatedNode):
     """A Dense layer in one executor, in the letters of docs/notes.md: z, a, delta = ∂C/∂z.
 
     `rows` are those that `Activation.forward` returned.
@@ -172,7 +188,7 @@ class DenseNode(Node):
         self.f, self.x, self.W, self.gradient = layer.f, x, theta["W"], gradient
         self.a = op.empty(layer.units)
         self.z = op.empty(layer.units) if keep_z or self.f.needs_z else self.a
-        self.delta: Array | None = None
+        self.delta = None
         op.gemm(self.W, x, self.z)
         self.rows = self.f.forward(op, self.z, theta["b"].reshape(-1, 1), self.a)
 
@@ -186,6 +202,12 @@ class DenseNode(Node):
         op.gemm(delta, self.x.T, self.gradient["W"])
         op.record(Reduce("sum", delta, 1, self.gradient["b"].reshape(-1, 1)))
         return op.gemm(self.W.T, delta, op.empty(self.W.shape[1])) if want_dx else None
+
+    def per_sample(self, xp: Any, out: Views) -> None:
+        """delta xᵀ and delta of each sample."""
+        assert self.delta is not None, "the backward pass has run"
+        xp.multiply(self.delta.T[:, :, None], self.x.T[:, None, :], out=out["W"])
+        out["b"][...] = self.delta.T
 
 
 @final

@@ -355,6 +355,11 @@ def _build(architecture: dict[str, Any], known: _Known) -> tuple[list[Layer], Lo
     return built, loss
 
 
+def _names(layer: Layer, n_in: int) -> list[str]:
+    """The names of a layer's arrays."""
+    return [*(spec.name for spec in layer.parameters(n_in)), *layer.statistics(n_in)]
+
+
 def _specs(layers: list[Layer], architecture: dict[str, Any]) -> dict[str, ArraySpec]:
     """Shape and dtype of every array by its name: W1, b1, W2, …"""
     specs: dict[str, ArraySpec] = {}
@@ -380,5 +385,6 @@ def _check_values(arrays: Mapping[str, NDArray[Any]], layers: list[Layer], archi
                     f"parameters are finite; {name}{place} is {value}.",
                     "Take a network whose training did not diverge.",
                 )
-    for layer, statistics in zip(layers, statistics_in(arrays, layers, architecture["n_in"]), strict=True):
-        layer.check_statistics(statistics)
+    for number, layer, n_in in numbered(layers, architecture["n_in"]):
+        learnt = {spec.name for spec in layer.parameters(n_in) if spec.learnt}
+        layer.check_statistics({name: arrays[f"{name}{number}"] for name in _names(layer, n_in) if name not in learnt})

@@ -24,7 +24,7 @@ from nnbp.engine.dataset import Dataset
 from nnbp.engine.executor import Batch, Executor
 from nnbp.formatting import json_value, table
 from nnbp.network import Network
-from nnbp.nn.layers import DenseNode
+from nnbp.nn.layers import ActivatedNode
 from nnbp.validation import instance, number, whole_number
 
 Floats = NDArray[np.float64]
@@ -155,7 +155,7 @@ class _Probe:
         self.run = model.backend.compile(self.executor.forward)
         self.run()
         self.share: Floats = np.broadcast_to(self.executor.share[0], len(X))
-        self.nodes = [node for node in self.executor.nodes if isinstance(node, DenseNode)]
+        self.nodes = [node for node in self.executor.nodes if isinstance(node, ActivatedNode)]
         self.kinks: dict[str, None] = {}
 
     def _sides(self) -> Iterator[tuple[str, NDArray[np.int8]]]:
@@ -339,6 +339,6 @@ def _arrays(parameters: Any) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
     """Name, slice of the flat vector and shape of every parameter array; the k-th W, counted from 1, is named "Wk"."""
     counts: dict[str, int] = {}
     for specs, slices in zip(parameters.specs, parameters.slices, strict=True):
-        for spec in specs:
+        for spec in (spec for spec in specs if spec.learnt):
             counts[spec.name] = counts.get(spec.name, 0) + 1
             yield f"{spec.name}{counts[spec.name]}", slices[spec.name], spec.shape

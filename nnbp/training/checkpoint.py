@@ -91,7 +91,7 @@ class Keeper:
         checkpoint: where, and how often.
         facts: what training depends on, JSON values by name.
         model: the network in training.
-        file: makes the model file of a vector theta and a state.
+        file: makes the model file of parameters and a state.
     """
 
     def __init__(
@@ -174,14 +174,14 @@ class Keeper:
         """Writes the latest checkpoint unless it is written. A failure is a warning: training is worth more."""
         if self._latest is None or self._latest[1].values["epoch"] == self._written:
             return
-        theta, state = self._latest
+        parameters, state = self._latest
         epoch, folder = state.values["epoch"], self.checkpoint.folder
         values = {**state.values, "facts": self.facts, "environment": self._environment}
         # An epoch that has not ended may have added to the history.
         past = {f"history.{name}": np.array(known[:epoch], np.float64) for name, known in history.items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = self._file(theta, State(values, state.arrays | past))
+            file = self._file(parameters, State(values, state.arrays | past))
             model_file.write(folder / _NAME.format(epoch), file)
             # Later ones could not be read, or training would have gone on from them.
             own, paths = folder / _NAME.format(epoch), self.checkpoint.paths

@@ -144,6 +144,12 @@ class Trainer:
         self.state = OptimizerState() if state is None else state
         optimizer, samples = options.optimizer, len(train.data)
         size = samples if options.batch_size is None or optimizer.full_batch else min(options.batch_size, samples)
+        for layer in model.layers:
+            if size < layer.least_batch:
+                raise ValueError(
+                    f"{layer!r} learns from how the samples of a batch differ, so a batch has at least "
+                    f"{layer.least_batch}; received batches of {size}. Give more samples, or batch_size=32."
+                )
         theta, gradient, backend = model.parameters.theta, model.parameters.gradient, model.backend
         self.memory = optimizer.memory()
         self.search = optimizer.search(
@@ -160,7 +166,7 @@ class Trainer:
             self.training_pass = Epoch(model, train.data, size, training=True, update=self.updater, runs=runs)
             self.check = None if validation is None else Epoch(model, validation.data, piece, runs=runs)
             # The parameters at the end of the last epoch. Those before training and the best follow in `begin`.
-            self.last = self.initial = self.best = model.copied(theta)
+            self.last = self.initial = self.best = model.copied(model.parameters.values)
             # Both are needed after every epoch. Their first call allocates memory, in cuBLAS too, so it is made here.
             model.norm(), model.decay()
         self._measured()
@@ -239,7 +245,7 @@ class Trainer:
                 history.seconds = time.perf_counter() - self._started
 
     def _state(self, status: TrainingState) -> tuple[Array, State]:
-        """Theta at the end of the last epoch, and all that training needs to go on from there, but for the history.
+        """The parameters at the end of the last epoch, and all that training needs to resume, but for the history.
 
         All arrays are copies on the device, or are never changed.
         """
@@ -247,7 +253,7 @@ class Trainer:
 
         history, model = status.history, self.model
         with model.backend.active():
-            theta, best = model.copied(self.last), model.copied(self.best)
+            last, best = model.copied(self.last), model.copied(self.best)
             vectors = {f"slot.{name}": model.copied(slot) for name, slot in self.state.slots.items()}
             sequences = model.sequences()
         memory, remembered = self.memory.state() if self.memory is not None else (None, {})
@@ -258,7 +264,7 @@ class Trainer:
             "seconds": time.perf_counter() - self._started, "sequences": sequences, "memory": memory,
         }  # fmt: skip
         arrays = {"initial": self.initial, "best": best, **vectors}
-        return theta, State(values, arrays | {f"memory.{name}": array for name, array in remembered.items()})
+        return last, State(values, arrays | {f"memory.{name}": array for name, array in remembered.items()})
 
     def restore(self, state: State) -> None:
         """Goes on from a state of the same training, whose parameters the model has already."""
@@ -286,7 +292,7 @@ class Trainer:
             self.options.schedule.observe(_observed(logs))
         status.epoch, status.logs, status.stop = values["epoch"], past.logs()[-1], values["stop"]
         with model.backend.active():
-            self.last[...] = model.parameters.theta
+            self.last[...] = model.parameters.values
         # If anything fails before, the network and its history are as they were.
         self.best_loss = best
         status.history.update(past)
@@ -294,7 +300,7 @@ class Trainer:
 
     def run_once(self) -> None:
         """Runs the updates of one epoch from the current parameters; nothing is measured. For ``backend.active()``."""
-        self.last[...] = self.model.parameters.theta
+        self.last[...] = self.model.parameters.values
         try:
             loss, norm, rate = self._learn(0)
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -335,7 +341,7 @@ class Trainer:
     def _keep(self, status: TrainingState) -> None:
         """Keeps the parameters at the end of an epoch."""
         with self.model.backend.active():
-            self.last[...] = self.model.parameters.theta
+            self.last[...] = self.model.parameters.values
         # A search notes the best ones whenever it evaluates J.
         better = not self._searches and self._note(_observed(status.logs), status.epoch)
         if better and self.validation is not None:
@@ -356,13 +362,13 @@ class Trainer:
         if not -math.inf < loss < self.best_loss:
             return False
         with self.model.backend.active():
-            self.best[...] = self.model.parameters.theta
+            self.best[...] = self.model.parameters.values
         self.best_loss, self.best_epoch = loss, epoch
         return True
 
     def _restore(self, kept: Array) -> None:
         with self.model.backend.active():
-            self.model.parameters.theta[...] = kept
+            self.model.parameters.values[...] = kept
 
     def _finish(self, status: TrainingState) -> None:
         """Leaves the best parameters or the last ones, and takes J."""

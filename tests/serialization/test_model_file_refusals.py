@@ -64,7 +64,7 @@ ARCHITECTURES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda a: a.update(layers=[]), "Add the output layer."),
     (lambda a: a["layers"].pop(), "A network ends in a Dense layer"),
     (lambda a: a["layers"].append(7), "a layer has the keys kind, config and no others; received 7"),
-    (lambda a: a["layers"][0].update(kind="dens"), "Unknown kind of layer: it is one of dense, dropout"),
+    (lambda a: a["layers"][0].update(kind="dens"), "Unknown kind of layer: it is one of batch_norm, dense, dropout"),
     (lambda a: a["layers"][0].update(kind="dens"), "received 'dens' (did you mean 'dense'?). "),
     (lambda a: a["layers"][0].update(kind=["dense"]), "Unknown kind of layer"),
     (

@@ -13,7 +13,7 @@ from compiled_kernels import ARCHITECTURES, kernels, nvrtc_compile
 from emulated_cupy import Device, Memory, RawKernel, emulated_backend_class
 from kernel_samples import bundle, needs_compiler
 
-from nnbp import Dense, Dropout, Network, Standardize
+from nnbp import BatchNorm, Dense, Dropout, LayerNorm, Network, Standardize
 from nnbp.errors import DeviceMemoryError, NnbpError
 from nnbp.graph.backend import Backend, backend_class
 from nnbp.graph.formula import trace
@@ -299,7 +299,7 @@ def test_random_streams_are_the_same_bits_as_on_the_cpu(backend, numpy_backend):
     compare()
 
 
-@pytest.mark.parametrize("first", [[], [Standardize()]])
+@pytest.mark.parametrize("first", [[], [Standardize()], [BatchNorm()], [LayerNorm("tanh")]])
 def test_a_network_trains_as_on_the_cpu(backend, numpy_backend, first):
     X = np.random.default_rng(5).normal(size=(50, 6))
     y = (X[:, :2] > 0).sum(axis=1)
@@ -310,7 +310,7 @@ def test_a_network_trains_as_on_the_cpu(backend, numpy_backend, first):
             loss="cross_entropy", weight_decay=1e-3, dtype="float64", seed=0, device=one,
         )  # fmt: skip
         history = net.fit(X, y, epochs=3, batch_size=16, progress=False, clip_norm=1.0)
-        trained.append((history["loss"], one.download(net.parameters), net.forward(X)))
+        trained.append((history["loss"], one.download(net.model.parameters.values), net.forward(X)))
     assert trained[0][0][-1] < trained[0][0][0]
     for got, expected in zip(*trained, strict=True):
         np.testing.assert_allclose(got, expected, 1e-9, 1e-11)
