@@ -496,7 +496,7 @@ class Network:
             progress: "auto" (a bar in a terminal, else lines of text), "lines", False.
             clip_norm: bound on the Euclidean norm of the whole gradient.
             checkpoint: where and how often to write what `resume` needs; see `Checkpoint`.
-            resume: go on from the newest checkpoint, if there is one. The network's own parameters are not used then.
+            resume: from the newest checkpoint, if there is one. The network's own parameters are not used then.
 
         Returns:
             one value of "loss", "val_loss" and every metric per epoch.
@@ -539,7 +539,7 @@ class Network:
         if checkpoint is not None:
             instance("checkpoint", checkpoint, checkpoints.Checkpoint, "an nnbp.Checkpoint or None")
         elif flag("resume", resume):
-            raise ValueError("resume=True goes on from a checkpoint; received checkpoint=None. Give one.")
+            raise ValueError("resume=True needs a checkpoint to resume from; received checkpoint=None. Give one.")
         history, found = known_callbacks.History(), None
         with self._in_training():
             with self._built(adapter, data) as passes:
@@ -547,13 +547,13 @@ class Network:
                 trainer = Trainer(passes.model, train, validation, options, piece=passes.piece, objective=objective)
                 if checkpoint is not None:
                     facts = self._facts(options, train, validation)
-                    trainer.keeper = checkpoints.Keeper(checkpoint, facts, passes.model, self._file)
+                    trainer.checkpoints = checkpoints.CheckpointWriter(checkpoint, facts, passes.model, self._file)
                     if not resume and checkpoint.paths:
                         raise ValueError(
                             f"The folder {str(checkpoint.folder)!r} has checkpoints of another training; received "
-                            "resume=False. Give resume=True to go on with it, or another folder."
+                            "resume=False. Give resume=True to resume it, or another folder."
                         )
-                    found = trainer.keeper.newest(self._classes()) if resume else None
+                    found = trainer.checkpoints.newest(self._classes()) if resume else None
                 trainer.begin(self, history)
             # All checks have passed: the network changes from here on.
             self._ongoing = self._prepared = None
@@ -576,7 +576,7 @@ class Network:
             ) from error
 
     def _facts(self, options: TrainingOptions, train: Evaluation, validation: Evaluation | None) -> dict[str, Any]:
-        """What the bits of a training depend on, by name, as JSON values."""
+        """What the bits of a training run depend on, by name, as JSON values."""
         from nnbp.training.checkpoint import described, digest
 
         chosen = {item.name: getattr(options, item.name) for item in fields(options)}

@@ -155,6 +155,6 @@ def terminable() -> AbstractContextManager[None]:
     return _handling(_end)
 
 
-def undisturbed() -> AbstractContextManager[None]:
+def uninterrupted() -> AbstractContextManager[None]:
     """No signal that asks to end is heard, but in blocks that are `terminable`: results are saved in peace."""
     return _handling(_continue)

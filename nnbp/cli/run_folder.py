@@ -1,4 +1,4 @@
-"""Run folders: where a training leaves what it did, so that it can be read, used and repeated."""
+"""Run folders: where a training run leaves its results, so that it can be read, used and repeated."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class MetricsFile(Callback):
     A disk that is full for the moment does not end the training; `complete` writes all rows once more.
 
     Args:
-        path: of the file, which is there from now on; if training goes on, its rows of the epochs so far stay.
+        path: of the file, which is there from now on; if training resumes, the rows of its past epochs stay.
     """
 
     def __init__(self, path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnbp.cli import run_folder
-from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted, say, terminable, undisturbed
+from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted, say, terminable, uninterrupted
 from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, interval, name_of, positive, whole
 from nnbp.cli.output import describe_layers, note, training_rows, two_columns
 from nnbp.cli.report.page import render
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="FOLDER", help="the run folder, new or empty (default runs/SOURCE-1, -2, …)")
     every = "how often to write what --resume needs: a number of epochs, or seconds (default 30s)"
     add("--checkpoint-every", type=interval, default="30s", metavar="N", help=every)
-    add("--resume", metavar="RUN", help="go on with a run that has been interrupted, by its run folder")
+    add("--resume", metavar="RUN", help="resume an interrupted run, given its run folder")
     add("--quiet", action="store_true", help="no progress on standard error")
     add_shared(parser, "--json")
 
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not resumed:
             run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
         rows = MetricsFile(folder / run_folder.METRICS)
-        with undisturbed():
+        with uninterrupted():
             # Whatever fills the disk meanwhile, there is room for the model and for the small files beside it.
             with run_folder.reserved(folder, network.parameters.nbytes + 2**20):
                 end = _train(
@@ -132,7 +132,7 @@ def _repeated(arguments: argparse.Namespace) -> argparse.Namespace:
     others = [name for name, value in vars(plain).items() if name not in own and getattr(arguments, name) != value]
     if others:
         raise UsageError(
-            f"--resume goes on with the options of its run; received others: {', '.join(others)}. Leave them out."
+            f"--resume takes the options of its run; received others: {', '.join(others)}. Leave them out."
         )
     words, begun_in = run_folder.command(folder)
     again = parsed(words[2:])
@@ -212,7 +212,7 @@ def _reported(
 
 
 class _End(NamedTuple):
-    """How a training ended: the reason if something interrupted it, and what there is to doubt in its result."""
+    """How training ended: the reason if something interrupted it, and what there is to doubt in its result."""
 
     history: History
     code: Exit = Exit.DONE
@@ -244,5 +244,5 @@ def _explain(result: dict[str, Any]) -> None:
         kept = f"The best weights so far, those of epoch {result['best_epoch']} of {result['epochs']}, are saved"
     text = f"{result['stopped'].rstrip('.')}. {kept}; the run folder is {result['run']}."
     if result["status"] != "diverged":
-        text += f" To go on: nnbp train --resume {shlex.quote(result['run'])}"
+        text += f" To resume: nnbp train --resume {shlex.quote(result['run'])}"
     say("nnbp train", text)

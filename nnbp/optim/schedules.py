@@ -36,7 +36,7 @@ class Schedule(Named, ABC, kind="schedule"):
 
     @classmethod
     def default(cls, epochs: int) -> Self:
-        """The schedule that its bare name stands for in a training of `epochs` epochs."""
+        """The schedule that its bare name stands for in a training run of `epochs` epochs."""
         return cls()
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Schedule(Named, ABC, kind="schedule"):
         """Take the loss of the epoch that has just ended; called once per epoch."""
 
     def fresh(self) -> Self:
-        """An independent schedule of the same settings that has observed nothing, for a training to use."""
+        """An independent schedule of the same settings that has observed nothing, for a training run to use."""
         return copy.deepcopy(self)
 
 

@@ -56,7 +56,7 @@ _WRITE_FIX = "Nothing was written: correct this and save again."
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What a network or a training has beside its parameters.
+    """What a network or a training run has beside its parameters.
 
     Args:
         values: JSON values by name.
@@ -77,7 +77,7 @@ class ModelFile:
         arrays: W1 (n_out, n_in), b1 (n_out,), W2, … on the host, of that dtype; the number counts layers that learn.
             The mean0 (n_in,) and deviation0 (n_in,) of a Standardize layer, before the first of these, are float64.
         extra: JSON values of the caller's, under keys of its choice.
-        state: where random sequences stand, and in a checkpoint the rest of a training; None in files of version 1. Its
+        state: where random sequences stand, and in a checkpoint the rest of training; None in files of version 1. Its
             arrays lie in the file as state.NAME.
     """
 

@@ -31,7 +31,7 @@ Samples = tuple[NDArray[np.float64], NDArray[Any]]
 _CLASS_LOSSES = ("binary_cross_entropy", "cross_entropy")
 
 _UPDATES = 2500
-"""Updates that a training by default may take; small tables need many epochs for as many."""
+"""Updates that training may take by default; small tables need many epochs for as many."""
 
 _COLUMNS_OF_ONE_UNIT = 16
 
@@ -190,7 +190,7 @@ def _in_one_unit(source: Source, columns: Sequence[NumberColumn]) -> bool:
 
 
 def choose_settings(options: Options, data: PreparedData) -> dict[str, dict[str, Any]]:
-    """All that a training depends on: "data", the arguments of `build_network` and of `train`.
+    """All that a training run depends on: "data", the arguments of `build_network` and of `train`.
 
     Raises:
         ValueError, TypeError: an option cannot be used.

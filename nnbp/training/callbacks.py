@@ -87,7 +87,7 @@ class Callback:
         """Called before the first epoch; an error raised here ends training before anything has changed."""
 
     def on_train_resume(self, state: TrainingState) -> None:
-        """Called after `on_train_begin` if training goes on from a checkpoint: the history has the epochs so far."""
+        """Called after `on_train_begin` if training resumes from a checkpoint: the history has the past epochs."""
 
     def on_epoch_end(self, state: TrainingState) -> None:
         """Called after every epoch, when its values are in `state.logs` and in the history."""

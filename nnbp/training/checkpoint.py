@@ -1,4 +1,4 @@
-"""Checkpoints: what a training needs to go on after its process has ended, as model files in a folder.
+"""Checkpoints: what training needs to resume after its process has ended, as model files in a folder.
 
 A checkpoint is a model file whose network has the parameters at the end of an epoch. Its `State` has the rest: the
 optimizer's vectors, the initial and the best parameters, the history, and where the random sequences stand. What
@@ -46,13 +46,13 @@ class Checkpoint:
     If training is interrupted by Ctrl-C or an error, the latest state that was kept is written. It is that of the last
     epoch, or an earlier one if copying the state after every epoch would take more than 0.5 % of the time.
 
-    Each is a model file, so `Network.load` opens it, too. ``fit(…, checkpoint=checkpoint, resume=True)`` goes on from
+    Each is a model file, so `Network.load` opens it, too. ``fit(…, checkpoint=checkpoint, resume=True)`` resumes from
     the newest one in the folder, or begins if there is none; with the same data and configuration it ends with the same
-    bits as training that nothing has disturbed. `epochs` may be larger than before, unless a schedule given by name
+    bits as uninterrupted training. `epochs` may be larger than before, unless a schedule given by name
     depends on it. Objects among the callbacks are told by `on_train_resume`.
 
     Args:
-        folder: made if it is not there; of one training alone.
+        folder: made if it is not there; of one training run alone.
         every: a number of epochs, or seconds such as "30s": at the end of the first epoch after that time.
         keep: how many of the newest checkpoints stay in the folder.
 
@@ -84,8 +84,8 @@ class Checkpoint:
         return sorted(self.folder.glob(_NAMES), reverse=True)
 
 
-class Keeper:
-    """Writes the checkpoints of one training.
+class CheckpointWriter:
+    """Writes the checkpoints of one training run.
 
     Args:
         checkpoint: where, and how often.
@@ -124,13 +124,13 @@ class Keeper:
         for name, value in self.facts.items():
             if known.get(name) != value:
                 raise DataError(
-                    "Training goes on from a checkpoint only with the same data and configuration; received another "
+                    "Training resumes from a checkpoint only with the same data and configuration; received another "
                     f"{name}: {shown(known.get(name))} then, and {shown(value)} now. Use another folder to begin anew."
                 )
         changes = [f"{name} {then.get(name)!r} then, {now[name]!r} now" for name in now if then.get(name) != now[name]]
         if changes:
             warnings.warn(
-                f"The last bits of this training may differ from those of an undisturbed one: {'; '.join(changes)}.",
+                f"The last bits may differ from those of uninterrupted training: {'; '.join(changes)}.",
                 UserWarning, stacklevel=4,
             )  # fmt: skip
         self._written = values["epoch"]
@@ -149,7 +149,7 @@ class Keeper:
             except ModelFileError as error:
                 if path == paths[-1]:
                     raise
-                warnings.warn(f"{error} Training goes on from the checkpoint before.", UserWarning, stacklevel=5)
+                warnings.warn(f"{error} Training resumes from the one before it.", UserWarning, stacklevel=5)
         return None
 
     def note(self, state: Callable[[], tuple[Any, State]], history: History) -> None:

@@ -167,7 +167,7 @@ class _Run:
         return network.fit(self._shared("training", self.X, network), self.y, **{**self.options, **own})
 
     def _end(self, reason: str) -> None:
-        """Ends all trainings, for the first reason that there is."""
+        """Ends all training, for the first reason that there is."""
         self.reason = self.reason or reason
 
     def _end_early(self, state: TrainingState) -> None:

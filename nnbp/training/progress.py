@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar in a terminal, else lines of text. Its loss never ends a training."""
+"""Progress on standard error: a bar in a terminal, else lines of text. Its loss never ends training."""
 
 from __future__ import annotations
 

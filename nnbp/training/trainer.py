@@ -27,7 +27,7 @@ from nnbp.validation import not_negative
 
 if TYPE_CHECKING:
     from nnbp.serialization.model_file import State
-    from nnbp.training.checkpoint import Keeper
+    from nnbp.training.checkpoint import CheckpointWriter
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Trainer:
 
     Attributes:
         before, after: J on these samples before and after `run`.
-        keeper: writes checkpoints, if it is set before `run`.
+        checkpoints: writes checkpoints, if it is set before `run`.
 
     Raises:
         DeviceMemoryError: the device does not have enough memory.
@@ -157,7 +157,7 @@ class Trainer:
         )
         self.updater = None
         self.best_loss, self.best_epoch = math.inf, 0
-        self.keeper: Keeper | None = None
+        self.checkpoints: CheckpointWriter | None = None
         self._warned = False
         with backend.active():
             if self.search is None:
@@ -228,8 +228,8 @@ class Trainer:
                     options.schedule.observe(observed)
                     for callback in options.callbacks:
                         callback.on_epoch_end(status)
-                    if self.keeper is not None:
-                        self.keeper.note(partial(self._state, status), history)
+                    if self.checkpoints is not None:
+                        self.checkpoints.note(partial(self._state, status), history)
                 history.stopped = status.stop
                 self._finish(status)
             except DivergenceError:
@@ -238,8 +238,8 @@ class Trainer:
                 # If the device is full, it is as if this epoch had not begun.
                 full = self._searches and isinstance(error, DeviceMemoryError)
                 self._restore(self.best if self._chosen and not full else self.last)
-                if self.keeper is not None:
-                    self.keeper.flush(history)
+                if self.checkpoints is not None:
+                    self.checkpoints.flush(history)
                 raise
             finally:
                 history.seconds = time.perf_counter() - self._started

@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(table: Path, capsys: pyt
     with interrupted(Terminated, 3):
         assert main(words(table, "run", "--epochs", "6")) == 143
     run = table.parent / "run"
-    assert f"To go on: nnbp train --resume {run}" in capsys.readouterr().err
+    assert f"To resume: nnbp train --resume {run}" in capsys.readouterr().err
     assert len(list((run / "checkpoints").iterdir())) == 1
     assert main(["train", "--resume", str(run), "--json"]) == 0
     assert left(table, "run") == left(table, "whole")

@@ -241,7 +241,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     data = bytearray(newest.read_bytes())
     data[-5] ^= 1
     newest.write_bytes(data)
-    with pytest.warns(UserWarning, match="00000004.*Training goes on from the checkpoint before"):
+    with pytest.warns(UserWarning, match="00000004.*Training resumes from the one before it"):
         np.testing.assert_array_equal(fitted(tmp_path, resume=True).parameters, expected.parameters)
     for path in (newest, older):
         path.write_bytes(b"x" * 100)
