@@ -18,7 +18,7 @@ from nnbp.errors import DataError, ModelFileError
 from nnbp.formatting import json_value, shown
 from nnbp.nn.layers import is_constant
 from nnbp.registry import suggest
-from nnbp.tabular.table import EXACT, PLAIN, Column, Floats, Reading, Source, Texts, codes_among, listed, whole
+from nnbp.tabular.table import EXACT, PLAIN, TEXT, Column, Floats, Reading, Source, Texts, codes_among, listed, whole
 
 Task = Literal["classification", "regression"]
 T = TypeVar("T", bound="Spec | TargetEncoder | Reading")
@@ -66,12 +66,23 @@ class NumberColumn(_OneFeature):
         values[missing] = median
         return cls(name, median, *_standard(source, name, values))
 
+    def f(self, x: Any) -> Any:
+        """The feature of a cell, in code that `nnbp.graph.formula.trace` can read; nan, alone unequal to itself, is a
+        missing one."""
+        return (np.where(x != x, self.median, x) - self.mean) / self.scale
+
+    def cells(self, source: Source, name: str) -> Floats:
+        """Column `name` of the source (m,), nan if missing; DataError at the first cell that is no finite number."""
+        return source.numbers(name)
+
+    def example(self, rng: np.random.Generator, m: int) -> Column:
+        """A column of m cells such as the training table may have had."""
+        return np.where(rng.random(m) < 0.1, np.nan, rng.normal(self.mean, self.scale, m))
+
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
-        """Column `name` of the source (m,); DataError at the first cell that is no finite number."""
-        values = source.numbers(name)
-        values[np.isnan(values)] = self.median
+        """Column `name` of the source as a feature (m,); DataError as of `cells`."""
         with np.errstate(over="ignore"):
-            scaled = (values - self.mean) / self.scale
+            scaled = np.asarray(self.f(self.cells(source, name)))
         expected = f"a number that can be standardised by the {self.mean} ± {self.scale} of training"
         source.check(name, ~np.isfinite(scaled), expected, "Check the cell and its unit")
         return scaled
@@ -89,11 +100,21 @@ class BoolColumn(_OneFeature):
         """The column of this name."""
         return cls(name, bool(np.nanmean(source.booleans(name)) > 0.5))
 
+    def f(self, x: Any) -> Any:
+        """The feature of a cell; see `NumberColumn.f`."""
+        return np.where(x != x, float(self.fill), x)
+
+    def cells(self, source: Source, name: str) -> Floats:
+        """Column `name` of the source (m,), nan if missing; DataError at the first cell that is not true or false."""
+        return source.booleans(name)
+
+    def example(self, rng: np.random.Generator, m: int) -> Column:
+        """A column of m cells such as the training table may have had."""
+        return rng.choice([0.0, 1.0, np.nan], m)
+
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
-        """Column `name` of the source (m,); DataError at the first cell that is not true or false."""
-        values = source.booleans(name)
-        values[np.isnan(values)] = self.fill
-        return values
+        """Column `name` of the source as a feature (m,); DataError as of `cells`."""
+        return np.asarray(self.f(self.cells(source, name)))
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,15 @@ class TextColumn:
     def features(self) -> tuple[str, ...]:
         """The names of the features that it gives, one per category."""
         return tuple(f"{self.name}={category or '(missing)'}" for category in self.categories)
+
+    def cells(self, source: Source, name: str) -> npt.NDArray[np.object_]:
+        """Column `name` of the source (m,), "" if missing; DataError if it is no text."""
+        return np.array(source.texts(name).tolist(), dtype=object)
+
+    def example(self, rng: np.random.Generator, m: int) -> Column:
+        """A column of m cells such as the training table may have had, and some that it did not have."""
+        distinct = np.unique(np.array([*self.categories, "", "a text that training did not have"], dtype=TEXT))
+        return Texts(rng.integers(0, len(distinct), m, dtype=np.int32), distinct)
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
         """Indices of categories (m,), −1 for one that training did not have; one message tells of all of these."""
@@ -205,6 +235,14 @@ class TablePreprocessor:
         Raises DataError for missing columns, a wrong number of them, or a bad cell.
         """
         messages: list[str] = []
+        names = self.names_in(source, messages)
+        X = np.empty((len(source), len(names)))
+        for values, column, name in zip(X.T, self.columns, names, strict=True):
+            values[...] = column.encode(source, name, messages)
+        return X, messages
+
+    def names_in(self, source: Source, messages: list[str]) -> list[str]:
+        """The name of each column in a source; adds messages on what is ignored. DataError as of `transform`."""
         names = [column.name for column in self.columns]
         if self.named and source.named:
             self._match(names, source, messages)
@@ -215,10 +253,7 @@ class TablePreprocessor:
             )
         else:
             names = list(source.columns)
-        X = np.empty((len(source), len(names)))
-        for values, column, name in zip(X.T, self.columns, names, strict=True):
-            values[...] = column.encode(source, name, messages)
-        return X, messages
+        return names
 
     def _match(self, names: Sequence[str], source: Source, messages: list[str]) -> None:
         known = set(names)
@@ -357,7 +392,11 @@ class TargetEncoder:
         """Class indices → labels, or standardised values → values in the target's own unit; any shape."""
         if self.labels:
             return np.asarray(np.array(self.labels)[np.asarray(outputs)])
-        return np.asarray(outputs, dtype=np.float64) * self.scale + self.mean
+        return np.asarray(self.f(np.asarray(outputs, dtype=np.float64)))
+
+    def f(self, y: Any) -> Any:
+        """The value in the target's own unit of a standardised one; see `NumberColumn.f`."""
+        return y * self.scale + self.mean
 
     def to_json(self) -> dict[str, Any]:
         """The encoder in JSON's types."""

@@ -77,7 +77,8 @@ class Reading:
         one_of("decimal, the decimal mark,", self.decimal, ".", ",")
 
     @cached_property
-    def _marks(self) -> frozenset[str]:
+    def marks(self) -> frozenset[str]:
+        """All texts that mean that a value is missing."""
         return frozenset((*MISSING, *self.missing))
 
     def column(self, parts: Sequence[Cells], *, keep_text: bool = False) -> Column:
@@ -106,7 +107,7 @@ class Reading:
 
     def _numbers(self, cells: list[str]) -> npt.NDArray[Any]:
         """The cells as numbers, nan if missing; ValueError if one is neither a finite number nor missing."""
-        marks, nan = self._marks, float("nan")
+        marks, nan = self.marks, float("nan")
         if self.missing:
             # Such a mark may be a number, which may have blanks around it.
             cells = [cell.strip() for cell in cells]
@@ -121,7 +122,7 @@ class Reading:
     def _clean(self, text: str, keep_text: bool) -> str:
         """A cell as it is kept: no blanks around, "" if it is missing, a decimal point."""
         text = text.strip()
-        if text in self._marks:
+        if text in self.marks:
             return ""
         written = _DECIMAL_COMMA.fullmatch(text) or _GROUPED.fullmatch(text)
         comma = self.decimal == "," and not keep_text and written
