@@ -41,6 +41,7 @@ _LAZY = {
     "nnbp.device.select": ["devices"],
     "nnbp.engine.results": ["Gradients", "Trace"],
     "nnbp.metrics": ["Metric", "metrics"],
+    "nnbp.onnx": ["onnx"],
     "nnbp.optim.lbfgs": ["LBFGS"],
     "nnbp.optim.optimizers": ["Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "SGD"],
     "nnbp.optim.schedules": ["schedules"],
@@ -59,6 +60,7 @@ than `import numpy`. Above are the network, the parts that describe it, and the 
 _MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 if TYPE_CHECKING:
+    from nnbp import onnx as onnx  # not in __all__: a star import must not hide the library of that name
     from nnbp import testing, textbook
     from nnbp.device.select import devices
     from nnbp.engine.results import Gradients, Trace

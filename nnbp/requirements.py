@@ -18,6 +18,8 @@ LIBRARIES = {
     "matplotlib": "matplotlib>=3.9",
     "tqdm": "tqdm>=4.66",
     "tomli_w": "tomli-w>=1",
+    "onnx": "onnx>=1.17",
+    "onnxruntime": "onnxruntime>=1.20",
 }
 """The requirement of each optional library, by the name under which Python imports it."""
 

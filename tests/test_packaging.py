@@ -19,8 +19,8 @@ import nnbp
 from nnbp.requirements import CUDA, LIBRARIES
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"cupy", "matplotlib", "pandas", "scipy", "sklearn", "torch", "tqdm"}
-EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "plot", "sklearn", "tables", "test"}
+OPTIONAL = {"cupy", "matplotlib", "onnx", "onnxruntime", "pandas", "scipy", "sklearn", "torch", "tqdm"}
+EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "onnx", "plot", "sklearn", "tables", "test"}
 LATER = {
     *("nnbp.device", "nnbp.engine.epoch", "nnbp.engine.model", "nnbp.engine.passes", "nnbp.engine.updater"),
     *("nnbp.metrics", "nnbp.optim", "nnbp.requirements", "nnbp.serialization", "nnbp.tabular"),
@@ -74,6 +74,13 @@ def test_every_public_name_is_found_and_listed(order: str, tmp_path: Path) -> No
         "print(nnbp.metrics.RMSE().name, nnbp.schedules.__name__, nnbp.testing.__name__, nnbp.LBFGS.__name__)"
     )
     assert run_python(code, tmp_path).split() == ["listed", "rmse", "nnbp.optim.schedules", "nnbp.testing", "LBFGS"]
+
+
+def test_onnx_is_found_and_hides_no_library(tmp_path: Path) -> None:
+    """`nnbp.onnx` is there without an import of its own, and is not what a star import calls `onnx`."""
+    code = "import nnbp; print(nnbp.onnx.export.__module__); from nnbp import *; print('onnx' in globals())"
+    assert run_python(code, tmp_path).split() == ["nnbp.onnx", "False"]
+    assert not OPTIONAL.intersection(loaded_by("import nnbp.onnx", tmp_path))
 
 
 def test_a_star_import_brings_every_public_name(tmp_path: Path) -> None:
@@ -219,7 +226,8 @@ def test_messages_name_the_requirements_of_the_extras() -> None:
     extras = {name: set(needed) for name, needed in tomllib.loads(text)["project"]["optional-dependencies"].items()}
     assert {12: extras["cuda12"], 13: extras["cuda13"]} == {version: set(names) for version, names in CUDA.items()}
     assert "cuda-core>=0.5" in extras["cuda12"] & extras["cuda13"], "nvmath-python cannot be imported without it"
-    assert set(LIBRARIES.values()) == extras["sklearn"] | extras["tables"] | extras["plot"] | extras["demo"]
+    named = ("sklearn", "tables", "plot", "demo", "onnx")
+    assert set(LIBRARIES.values()) == set().union(*(extras[name] for name in named))
 
 
 def test_no_command_installs_nnbp_from_a_package_index() -> None:
