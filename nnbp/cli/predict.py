@@ -42,17 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Predicts and prints; 0."""
     path, model = load("nnbp predict", arguments)
-    if arguments.output is not None and any(_same(arguments.output, other) for other in (path, arguments.source)):
+    if arguments.output is not None and any(same_file(arguments.output, other) for other in (path, arguments.source)):
         raise UsageError(f"--output would overwrite {arguments.output}, which the prediction reads. Name another file.")
     if arguments.proba and not model.target.labels:
         raise UsageError("--proba is for classes, and this model predicts a quantity. Leave it out.")
-    known = model.preprocessor
-    columns = len(known.columns) if known is not None else model.network.model.n_in
-    target = model.target.name if known is not None else None
-    source = load_source(
-        arguments.source, target=target, target_required=False, n_features=columns, reading=model.reading,
-        keep_text=model.texts,
-    )  # fmt: skip
+    source = read_rows(model, arguments.source)
     X, messages = model.features(source)
     values = model.decoded(model.network.predict(X))
     probabilities = model.network.predict_proba(X) if arguments.proba else None
@@ -91,7 +85,18 @@ def load(command: str, arguments: argparse.Namespace) -> tuple[Path, TableModel]
     return path, model
 
 
-def _same(path: str, other: str | Path) -> bool:
+def read_rows(model: TableModel, name: str) -> Source:
+    """The table of this name, read for a model; the target may be absent."""
+    known = model.preprocessor
+    columns = len(known.columns) if known is not None else model.network.model.n_in
+    target = model.target.name if known is not None else None
+    return load_source(
+        name, target=target, target_required=False, n_features=columns, reading=model.reading, keep_text=model.texts
+    )
+
+
+def same_file(path: str, other: str | Path) -> bool:
+    """Whether both are paths of one file that is there."""
     return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
