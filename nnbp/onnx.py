@@ -77,8 +77,8 @@ FORMULAS: dict[str, Callable[[Any], Any]] = {
 }
 """The primitives that ONNX has no operator for, by others."""
 
-FLOAT32_ONLY = {"arctan"}
-"""Primitives whose operators onnxruntime does not have in float64."""
+FLOAT32_ONLY = {"arctan", "cos"}
+"""Primitives whose operators onnxruntime does not have in float64: Atan (1.32), Cos (1.23; 1.32 has it)."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,7 @@ def export(
         onnx.helper.set_model_props(made, subject.metadata)
         onnx.checker.check_model(made, full_check=True)
         runtime, run = _runtime(onnx, made)
-        error = 0.0
-        # Of the first sample alone, too: the number of samples must not have entered the graph.
-        for rows in (slice(None), slice(1)):
-            found = run({name: cells[rows] for name, cells in feeds.items()})
-            wanted = {name: array[rows] for name, array in expected.items()}
-            error = max(error, _difference(wanted, found, subject.unit, allowed, runtime))
+        error = _difference(expected, run(feeds), subject.unit, allowed, runtime)
         replace(where, made.SerializeToString())
     return Export(where, tuple(feeds), tuple(outputs), runtime, len(X), error, allowed)
 
@@ -384,9 +379,10 @@ class _Graph:
             return self.apply(trace(FORMULAS[primitive.name], "x"), {"x": operands[0]}, dtype)[0]
         if primitive.name in FLOAT32_ONLY and dtype == np.float64:
             raise RefusedError(
-                f"np.{primitive.name} is {OPERATORS[primitive.name][0]} in ONNX, which onnxruntime does not have in "
-                "float64.", "Export a copy in float32: net.copy(dtype='float32').",
-            )  # fmt: skip
+                f"np.{primitive.name} is {OPERATORS[primitive.name][0]} in ONNX, which onnxruntime, or an older one, "
+                "does not have in float64.",
+                "Export a copy in float32: net.copy(dtype='float32').",
+            )
         # A comparison is a truth value in the condition of `where`, and a number elsewhere.
         conditions = 1 if primitive.ufunc is None else 0
         numbers = [value if k < conditions else self.cast(value, dtype) for k, value in enumerate(operands)]
@@ -477,10 +473,9 @@ class _Arrays:
         formula = operation.formula
         named = zip(formula.inputs, operation.inputs, strict=True)
         inputs = {name: self.read(array) for name, array in named if formula.uses(name)}
-        dtype = np.result_type(*(array.dtype for array in (*operation.reads, *operation.writes)))
-        results = self._graph.apply(formula, inputs, dtype)
+        results = self._graph.apply(formula, inputs, operation.outputs[0].dtype)
         for out, result in zip(operation.outputs, results, strict=True):
-            self.write(out, self._graph.cast(self._spread(result, out, operation.inputs), out.dtype).name)
+            self.write(out, self._spread(result, out, operation.inputs).name)
 
     def _spread(self, value: _Tensor, out: Array, inputs: Sequence[Array]) -> _Tensor:
         """The value in the shape of an output, which a formula that gives a constant does not have."""
