@@ -246,8 +246,29 @@ class Network:
 
     @property
     def weight_decay(self) -> float:
-        """λ."""
+        """λ. It can be set between two trainings; the state of the optimizer for `partial_fit` is kept.
+
+        Raises:
+            ValueError: λ is not a finite number of at least 0.
+            NnbpError: the network is being trained.
+        """
         return self._weight_decay
+
+    @weight_decay.setter
+    @exclusive
+    def weight_decay(self, weight_decay: float) -> None:
+        value = not_negative("weight_decay, λ,", weight_decay)
+        if self._training:
+            raise NnbpError(
+                "λ is constant while a network is being trained; received weight_decay from a callback. Set it when "
+                "fit has returned."
+            )
+        if value != self._weight_decay:
+            self._weight_decay = value
+            if self._passes is not None:
+                self._passes.model.weight_decay = value
+                # The steps that are recorded contain the former λ.
+                self._release()
 
     @property
     def layers(self) -> tuple[Layer, ...]:

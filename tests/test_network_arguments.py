@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from strict_backend import StrictBackend
 
-from nnbp import DataError, Dense, Dropout, DTypeError, Network, NnbpError, ShapeError
+from nnbp import DataError, Dense, Dropout, DTypeError, Network, NnbpError, ShapeError, TrainingState
 from nnbp.graph.ops import Gemm
 
 
@@ -65,7 +65,7 @@ def test_arguments_out_of_range(arguments: dict[str, Any], said: str) -> None:
         network(**arguments)
 
 
-@pytest.mark.parametrize(("name", "value"), [("weight_decay", 0.1), ("dtype", np.dtype("float64")), ("seed", 3)])
+@pytest.mark.parametrize(("name", "value"), [("dtype", np.dtype("float64")), ("seed", 3)])
 def test_arguments_that_are_built_in_stay_as_they_are(name: str, value: Any) -> None:
     net = network()
     before = getattr(net, name)
@@ -375,3 +375,42 @@ def test_gradients_are_right_after_an_interrupted_call(monkeypatch: pytest.Monke
         with pytest.raises(KeyboardInterrupt):
             net.gradients(X, y)
     np.testing.assert_array_equal(net.gradients(X, y).flat, expected.flat)
+
+
+def test_weight_decay_can_be_set_between_trainings() -> None:
+    """J, gradients and steps follow, and `partial_fit` goes on with the state of its optimizer."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    net = Network([3, 4, 1], weight_decay=0.5, dtype="float64", device="cpu", seed=0)
+    net.partial_fit(X, y, batch_size=None)
+    plain, decayed = net.copy(), net.copy()
+    # Everything that contains the former λ has been used before it changes.
+    before = plain.loss(X, y), plain.gradients(X, y), plain.predict(X)
+    plain.weight_decay = 0.0
+    squares = sum(np.square(W).sum() for W in net.weights)
+    assert before[0] - plain.loss(X, y) == pytest.approx(0.25 * squares, rel=1e-12)
+    for with_decay, without, W in zip(before[1].dW, plain.gradients(X, y).dW, net.weights, strict=True):
+        np.testing.assert_allclose(with_decay - without, 0.5 * W, atol=1e-12)
+    # A second step of Adam: m and v of the first one, whose gradients had the decay of 0.5, are still there.
+    m, v, theta = np.zeros_like(net.parameters), np.zeros_like(net.parameters), None
+    fresh = Network([3, 4, 1], weight_decay=0.5, dtype="float64", device="cpu", seed=0)
+    for t, weight_decay in ((1, 0.5), (2, 0.0)):
+        fresh.weight_decay = weight_decay
+        g = fresh.gradients(X, y).flat
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        theta = fresh.parameters - 1e-3 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        fresh.parameters[...] = theta
+    np.testing.assert_allclose(plain.partial_fit(X, y, batch_size=None).parameters, theta, rtol=1e-12)
+    assert not np.allclose(decayed.partial_fit(X, y, batch_size=None).parameters, theta, rtol=1e-9)
+    with pytest.raises(ValueError, match="at least 0"):
+        net.weight_decay = -1.0
+
+
+def test_weight_decay_stays_while_a_network_is_being_trained() -> None:
+    def change(state: TrainingState) -> None:
+        state.network.weight_decay = 1.0
+
+    net = Network([1, 1], device="cpu")
+    with pytest.raises(NnbpError, match="while a network is being trained"):
+        net.fit([[0.0], [1.0]], [0.0, 1.0], epochs=1, callbacks=[change], progress=False)
+    assert net.weight_decay == 0.0
