@@ -43,7 +43,7 @@ from nnbp.training.callbacks import Callback, History, TrainingState
 from nnbp.training.parallel import fit_many
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import accuracy_score, r2_score
     from sklearn.model_selection import train_test_split
@@ -83,6 +83,14 @@ _Parameters = tuple[list[Any], list[Any]]
 def _host(array: Any) -> Any:
     """The array on the host; an array of NumPy as it is."""
     return array.get() if hasattr(array, "__cuda_array_interface__") else array
+
+
+def _seen(array: Any) -> Any:
+    """A parameter for the estimator: an array of NumPy as it is, or else a copy that cannot be changed."""
+    host = _host(array)
+    if host is not array:
+        host.flags.writeable = False
+    return host
 
 
 def _float_dtype(X: Any) -> np.dtype[Any]:
@@ -175,19 +183,32 @@ class _Training(Callback):
             samples that are set aside: (X, y, weights), or None.
     """
 
-    def __init__(self, network: Network, *, early_stopping: bool) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
         self.factor, self.since, self.n_iter_, self.t_ = 1.0, 0, 0, 0
         self.loss_, self.loss_curve_ = math.inf, list[float]()
-        self.best_loss_ = None if early_stopping else math.inf
-        self.validation_scores_ = list[float]() if early_stopping else None
-        self.validation_loss_curve_ = list[float]() if early_stopping else None
-        self.best_validation_score_ = -math.inf if early_stopping else None
-        self.best: tuple[list[Any], list[Any]] | None = None
+        self.best_loss_: float | None = None
+        self.validation_scores_: list[float] | None = None
+        self.validation_loss_curve_: list[float] | None = None
+        self.best_validation_score_: float | None = None
+        self.best: _Parameters | None = None
         self.history: History | None = None
         self.owner: Any = None
         self.samples = 0
         self.held_out: _Data | None = None
+
+    def begin(self, owner: Any, samples: int, held_out: _Data | None) -> None:
+        """Takes what a training needs; what has been recorded is continued."""
+        self.owner, self.samples, self.held_out = owner, samples, held_out
+        if held_out is None:
+            self.best_loss_ = math.inf if self.best_loss_ is None else self.best_loss_
+        elif self.best_validation_score_ is None:
+            self.best_loss_, self.best_validation_score_ = None, -math.inf
+            self.validation_scores_, self.validation_loss_curve_ = [], []
+
+    def end(self) -> None:
+        """Leaves the estimator and its data."""
+        self.owner = self.held_out = None
 
     @property
     def device(self) -> str:
@@ -214,7 +235,7 @@ class _Training(Callback):
         try:
             return self.network.fit(X, y, callbacks=[*callbacks, self], **self.rule(), **options)
         except DivergenceError as error:
-            if self.validation_scores_ is None:
+            if self.held_out is None or self.validation_scores_ is None:
                 raise
             self.validation_scores_.append(math.nan)
             warnings.warn(str(error), ConvergenceWarning, stacklevel=2)
@@ -244,16 +265,16 @@ class _Training(Callback):
 
     def _learned(self) -> bool:
         """Whether the loss is better by `tol`."""
-        assert self.best_loss_ is not None, "no samples are set aside"
+        assert self.best_loss_ is not None, "`begin` has set it"
         best, tol = self.best_loss_, float(self.owner.tol)
         self.best_loss_ = min(best, self.loss_)
         return self.loss_ <= best - tol
 
     def _validated(self, state: TrainingState, held_out: _Data) -> bool:
         """Whether the validation score is better by `tol`; the parameters with the best one are kept."""
-        assert self.validation_scores_ is not None, "samples are set aside if early_stopping is set"
-        assert self.validation_loss_curve_ is not None, "samples are set aside if early_stopping is set"
-        assert self.best_validation_score_ is not None, "samples are set aside if early_stopping is set"
+        assert self.validation_scores_ is not None, "`begin` has set it"
+        assert self.validation_loss_curve_ is not None, "`begin` has set it"
+        assert self.best_validation_score_ is not None, "`begin` has set it"
         score, best = float(self.owner._score_of(self.network, *held_out)), self.best_validation_score_
         self.validation_scores_.append(score)
         self.validation_loss_curve_.append(state.logs["val_loss"])
@@ -297,7 +318,7 @@ class _Training(Callback):
         )
 
     def on_train_end(self, state: TrainingState) -> None:
-        if self.best is not None:
+        if self.held_out is not None and self.best is not None:
             self.network.set_parameters(*self.best)
 
     def tell(self, text: str, *values: Any) -> None:
@@ -333,7 +354,8 @@ class _Search(_Training):
             self.calls += 1
             loss = evaluate()
             self.point = theta.copy(), gradient.copy(), loss
-        gradient[...] = self.point[1]
+        else:
+            gradient[...] = self.point[1]
         return self.point[2]
 
     def reached(self, state: TrainingState) -> float:
@@ -471,7 +493,9 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         data, held_out = self._split(rng, X, y, weights)
         if drawn is not None:
             self._begin(drawn, rng)
-        trainings = self._current()
+        # After a change between lbfgs and another solver nothing of the former training is continued.
+        kind = self._kind()
+        trainings = self._trainings = [each if type(each) is kind else kind(each.network) for each in self._current()]
         try:
             self._train(trainings, rng, data, held_out, incremental=incremental)
         except KeyboardInterrupt:
@@ -483,7 +507,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             ) from error
         finally:
             for training in trainings:
-                training.owner = training.held_out = None
+                training.end()
             self._publish()
         return self
 
@@ -491,7 +515,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         """The samples to learn from, and those that are set aside."""
         if not self.early_stopping:
             return _rows((X, y, weights)), None
-        stratify = y if isinstance(self, ClassifierMixin) and self.n_outputs_ == 1 else None
+        stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
         parts = train_test_split(
             np.arange(X.shape[0]), random_state=rng, test_size=self.validation_fraction, stratify=stratify
         )
@@ -510,7 +534,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         batch, steps = self._batches(m)
         decay = self.alpha * steps / (m if weights is None else float(np.sum(weights)))
         for training in trainings:
-            training.owner, training.samples, training.held_out = self, m, held_out
+            training.begin(self, m, held_out)
             training.network.weight_decay = decay
         if incremental:
             order = rng.permutation(m) if self.shuffle and steps > 1 else slice(None)
@@ -574,19 +598,21 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
     def _begin(self, parameters: list[_Parameters], rng: Any) -> None:
         """Makes networks with these parameters."""
-        kind = _Search if self.solver == "lbfgs" else _Training
         self._trainings = []
         for self.coefs_, self.intercepts_ in parameters:
             network = from_estimator(self, device=self.device, seed=int(rng.randint(2**31 - 1)))
-            self._trainings.append(kind(network, early_stopping=self.early_stopping))
+            self._trainings.append(self._kind()(network))
         self._publish()
+
+    def _kind(self) -> type[_Training]:
+        return _Search if self.solver == "lbfgs" else _Training
 
     def _publish(self) -> None:
         """Sets the attributes of the estimator from the first network and its training."""
         network = self._trainings[0].network
         self.networks_ = [training.network for training in self._trainings]
-        self.coefs_ = [_host(W).T for W in network.weights]
-        self.intercepts_ = [_host(b) for b in network.biases]
+        self.coefs_ = [_seen(W).T for W in network.weights]
+        self.intercepts_ = [_seen(b) for b in network.biases]
         self._published = [*self.coefs_, *self.intercepts_]
         for name, value in vars(self._trainings[0]).items():
             if name[-1] == "_":

@@ -328,3 +328,13 @@ def test_ctrl_c_ends_the_training_and_keeps_what_there_is() -> None:
     with pytest.warns(UserWarning, match="interrupted by user"):
         mlp = MLPClassifier(callbacks=[interrupt], random_state=0).fit(IRIS, NAMES)
     assert mlp.predict(IRIS).shape == (150,)
+
+
+def test_the_solver_and_early_stopping_may_change_between_warm_starts() -> None:
+    mlp = MLPClassifier(warm_start=True, early_stopping=True, **QUICK).fit(IRIS, NAMES)
+    for options in ({"solver": "lbfgs"}, {"early_stopping": False}, {"solver": "sgd"}, {"early_stopping": True}):
+        before = mlp.set_params(**options).coefs_[0].copy()
+        mlp.fit(IRIS, NAMES)
+        assert not np.array_equal(mlp.coefs_[0], before)
+        assert (mlp.best_loss_ is None) == mlp.early_stopping
+    assert mlp.set_params(early_stopping=False).partial_fit(IRIS, NAMES).n_iter_ == 1
