@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from nnbp import errors
 from nnbp.errors import DataError, DivergenceError
 from nnbp.network import Network
-from nnbp.nn import losses
+from nnbp.nn import activations, losses
 from nnbp.nn.activations import Activation
 from nnbp.nn.layers import Dropout, Layer
 from nnbp.nn.losses import Loss
@@ -532,7 +532,9 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         X, y, weights = data
         m = len(X)
         batch, steps = self._batches(m)
-        decay = self.alpha * steps / (m if weights is None else float(np.sum(weights)))
+        total = m if weights is None else float(np.sum(weights))
+        # A network refuses weights whose sum is not positive.
+        decay = self.alpha * steps / total if total > 0 else 0.0
         for training in trainings:
             training.begin(self, m, held_out)
             training.network.weight_decay = decay
@@ -575,13 +577,15 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
     def _initialize(self, rng: Any, X: Any, y: Any) -> list[_Parameters]:
         """Draws the initial parameters of every network as scikit-learn does, and returns them."""
         hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
+        if any(size <= 0 for size in hidden):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
         sizes = [X.shape[1], *hidden, y.shape[1]]
         self.n_layers_, self.n_outputs_ = len(sizes), y.shape[1]
         output = self._loss().output_activation
         self.out_activation_ = {name: own for own, name in _OUTPUT.items()}.get(output, output)
-        names = _each("activation", self.activation, len(hidden))
-        # scikit-learn's factor is that of the hidden layers for the output layer, too.
-        factors = [2.0 if name == "logistic" else 6.0 for name in [*names, *names[-1:]] or [""]]
+        f = [activations.get(spec).name for spec in _each("activation", self.activation, len(hidden))]
+        # The output layer has the factor of the last hidden layer, as in scikit-learn.
+        factors = [2.0 if name == "sigmoid" else 6.0 for name in [*f, *f[-1:]] or ["identity"]]
         dtype = _float_dtype(X)
 
         def draw() -> _Parameters:
@@ -639,10 +643,11 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         """X and y, checked. X of CuPy stays on its device, where the network checks it."""
         if hasattr(X, "__cuda_array_interface__"):
             validate_data(self, X, skip_check_array=True, reset=reset)
-            return X, np.asarray(_host(y))
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", multi_output=True, dtype=(np.float64, np.float32), reset=reset, **rules
-        )
+            y = np.asarray(_host(y))
+        else:
+            X, y = validate_data(
+                self, X, y, accept_sparse="csr", multi_output=True, dtype=(np.float64, np.float32), reset=reset, **rules
+            )
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _outputs(self, X: Any) -> Any:
@@ -776,7 +781,13 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         softmax = self._label_binarizer.y_type_ == "multiclass"
         if self.loss == "log_loss":
             return losses.get("cross_entropy" if softmax else "binary_cross_entropy")
-        return losses.get(self.loss)
+        loss = losses.get(self.loss)
+        if not loss.classification:
+            raise ValueError(
+                f"The loss of a classifier is for classes; received {loss.name}, which is for values. Use log_loss, or "
+                "MLPRegressor."
+            )
+        return loss
 
     def _decided(self, h: Any) -> Any:
         """The labels of outputs (m, n_outputs)."""

@@ -338,3 +338,86 @@ def test_the_solver_and_early_stopping_may_change_between_warm_starts() -> None:
         assert not np.array_equal(mlp.coefs_[0], before)
         assert (mlp.best_loss_ is None) == mlp.early_stopping
     assert mlp.set_params(early_stopping=False).partial_fit(IRIS, NAMES).n_iter_ == 1
+
+
+class OnDevice:
+    """What all arrays of a GPU have in common; NumPy cannot take it for one of its own."""
+
+    __cuda_array_interface__: Any = {}  # noqa: RUF012
+    downloads = 0
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, key: Any) -> OnDevice:
+        return OnDevice(self.array[key])
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def get(self) -> Any:
+        OnDevice.downloads += 1
+        return self.array
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_arrays_of_a_device_reach_the_network_as_they_are(early_stopping: bool) -> None:
+    """A network on the CPU downloads them; the estimator itself does not."""
+    mlp = MLPClassifier(early_stopping=early_stopping, device="cpu", **QUICK)
+    expected = mlp.fit(IRIS, NAMES).predict_proba(IRIS)
+    X: Any = OnDevice(IRIS)
+    mlp.fit(X, NAMES)
+    OnDevice.downloads = 0
+    np.testing.assert_array_equal(mlp.predict_proba(X), expected)
+    assert OnDevice.downloads == 1
+    assert mlp.n_features_in_ == 4
+    with pytest.raises(ValueError, match="3 features"):
+        mlp.predict(X[:, :3])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"solver": "lbfgs"}, {"n_networks": 2}])
+def test_arrays_of_cupy_come_back_as_such(options: dict[str, Any]) -> None:
+    cupy = pytest.importorskip("cupy")
+    X = cupy.asarray(IRIS)
+    mlp = MLPClassifier(device="cuda", **QUICK, **options).fit(X, NAMES)
+    assert isinstance(mlp.predict_proba(X), cupy.ndarray)
+    on_cpu = MLPClassifier(device="cpu", **QUICK, **options).fit(IRIS, NAMES)
+    np.testing.assert_allclose(mlp.predict_proba(X).get(), on_cpu.predict_proba(IRIS), atol=1e-3)
+    assert mlp.predict(X).tolist() == mlp.predict(IRIS).tolist()
+    values = MLPRegressor(device="cuda", **QUICK, **options).fit(cupy.asarray(VALUES[0]), cupy.asarray(VALUES[1]))
+    assert isinstance(values.predict(cupy.asarray(VALUES[0])), cupy.ndarray)
+    assert pickle.loads(pickle.dumps(values)).coefs_[0].shape == (5, 8)
+    with pytest.raises(ValueError, match="read-only"):
+        values.coefs_[0][...] = 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_layer_sizes": (5, 0)}, "must be > 0"),
+        ({"activation": "rulu"}, "did you mean 'relu'"),
+        ({"activation": ["relu", "relu"]}, "one for each; there are 1 hidden layers, received 2"),
+        ({"solver": "adamax"}, "Unknown optimizer"),
+        ({"loss": "huber"}, "for classes; received huber"),
+        ({"alpha": -1.0}, "'alpha' parameter"),
+        ({"n_networks": 0}, "'n_networks' parameter"),
+        ({"dropout": 1.5}, "Dropout"),
+    ],
+)
+def test_wrong_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MLPClassifier(**options).fit(IRIS, NAMES)
+
+
+def test_verbose_prints_what_scikit_learn_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    options = {**QUICK, "verbose": True, "solver": "sgd", "learning_rate": "adaptive", "tol": 10.0, "batch_size": 135}
+    printed = []
+    for library in (reference, ours):
+        library.MLPClassifier(early_stopping=True, n_iter_no_change=2, **options).fit(IRIS, NAMES)
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "Setting learning rate to 0.000200" in printed[1]

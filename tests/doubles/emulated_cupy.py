@@ -29,6 +29,10 @@ class EmulatedArray(np.ndarray):
     """An array as CuPy has it: with an address, a device and ways to and from the host."""
 
     @property
+    def __cuda_array_interface__(self) -> Any:
+        return {**self.__array_interface__, "version": 3}
+
+    @property
     def data(self) -> Any:  # type: ignore[override]
         return SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
