@@ -421,3 +421,12 @@ def test_verbose_prints_what_scikit_learn_prints(capsys: pytest.CaptureFixture[s
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert "Setting learning rate to 0.000200" in printed[1]
+
+
+def test_a_callback_that_takes_gradients_does_not_disturb_lbfgs() -> None:
+    def look(state: nnbp.TrainingState) -> None:
+        state.network.gradients(IRIS[:3], np.eye(3)[[2, 2, 2]])
+
+    options = {**QUICK, "solver": "lbfgs", "activation": "tanh"}
+    disturbed, alone = (MLPClassifier(callbacks=each, **options).fit(IRIS, NAMES) for each in ([look], []))
+    np.testing.assert_array_equal(disturbed.coefs_[0], alone.coefs_[0])
