@@ -209,9 +209,9 @@ class _NetworkSubject:
     def record(self, graph: _Graph) -> list[str]:
         """Adds the model to the graph; the names of the values that are its outputs."""
         model, loss = self.network.model, self.network.loss_function
-        if model.parameters.theta.nbytes > _LARGEST:
+        if model.parameters.values.nbytes > _LARGEST:
             raise RefusedError(
-                f"an ONNX file has at most 2 GiB; the parameters have {model.parameters.theta.nbytes} B."
+                f"an ONNX file has at most 2 GiB; the parameters have {model.parameters.values.nbytes} B."
             )
         x = np.empty((model.n_in, _RECORDED), self.dtype)
         with model.backend.active():
@@ -289,7 +289,7 @@ class _TableSubject(_NetworkSubject):
 def _names(network: Network) -> dict[int, str]:
     """Names for the parameters and statistics of each layer, by their addresses."""
     model = network.model
-    views = model.parameters.views(model.parameters.theta)
+    views = model.parameters.views(model.parameters.values)
     return {
         address(array): f"{layer.kind}{k}.{name}"
         for k, (layer, *owned) in enumerate(zip(model.layers, views, model.statistics, strict=True), start=1)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnbp
-from nnbp import Activation, Dense, Dropout, Layer, Loss, Network, Standardize, TableModel
+from nnbp import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Loss, Network, Standardize, TableModel
 from nnbp.graph.formula import PRIMITIVES
 from nnbp.graph.ops import Foreign, Reduce
 from nnbp.nn.layers import OneHot
@@ -72,6 +72,17 @@ def test_every_activation_is_exported(name: str, dtype: str, tmp_path: Path) -> 
     assert done.runtime == f"onnxruntime {onnxruntime.__version__}"
     assert done.error < CLOSE[dtype]
     assert_same(net, tmp_path / "net.onnx", (3 * X).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("kind", [BatchNorm, LayerNorm])
+def test_normalization_is_exported_with_its_running_statistics(kind: Any, dtype: str, tmp_path: Path) -> None:
+    layers = [4, kind(), Dense(9, "identity"), kind("relu"), Dense(3)]
+    net = Network(layers, loss="cross_entropy", dtype=dtype, device="cpu", seed=0)
+    X, y = np.random.default_rng(0).normal(1, 3, size=(60, 4)), np.arange(60) % 3
+    net.fit(X, y, epochs=2, progress=False)
+    export(net, tmp_path / "net.onnx")
+    assert_same(net, tmp_path / "net.onnx", X.astype(dtype))
 
 
 @pytest.mark.parametrize("name", Loss.built_in())

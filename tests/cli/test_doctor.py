@@ -16,7 +16,7 @@ from nnbp.cli.main import main
 from nnbp.device.host import blas
 from nnbp.device.probe import refresh
 from nnbp.graph.backend import backend_class
-from nnbp.requirements import CUDA, pip_install
+from nnbp.requirements import CUDA, LIBRARIES, pip_install
 
 
 @pytest.fixture(autouse=True)
@@ -194,8 +194,9 @@ def test_missing_libraries_have_one_command(
     run()
     words = " ".join(capsys.readouterr().out.split())
     assert "optional matplotlib 3.9, tqdm 4.66 " in words
-    command = pip_install("scikit-learn>=1.6", "pyarrow>=17", "tomli-w>=1")
-    assert f"not installed scikit-learn, pyarrow, tomli-w; to add: `{command}`" in words
+    missing = [requirement for library, requirement in LIBRARIES.items() if library not in {"matplotlib", "tqdm"}]
+    names = ", ".join(requirement.partition(">=")[0] for requirement in missing)
+    assert f"not installed {names}; to add: `{pip_install(*missing)}`" in words
     assert "numpy not installed safetensors" in words
 
 
