@@ -219,10 +219,11 @@ def test_a_J_that_is_not_finite_after_the_last_step_is_divergence(counts: NDArra
 
 def test_lbfgs_without_a_line_search_leaves_its_best() -> None:
     features, labels = load_wine(return_X_y=True)
-    net = network(13, 30, 3, loss="cross_entropy", weight_decay=1e-4)
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    net = network(13, 30, 3, activation="tanh", loss="cross_entropy", weight_decay=1e-4, dtype="float64")
     losses = [net.loss(features, labels)]
     history = net.fit(
-        features, labels, epochs=10, optimizer=nnbp.LBFGS(line_search=None), progress=False,
+        features, labels, epochs=10, optimizer=nnbp.LBFGS(line_search=None), learning_rate=2.0, progress=False,
         callbacks=[lambda state: losses.append(state.network.loss(features, labels))],
     )  # fmt: skip
     assert max(losses) > 1e3 * losses[0], "it is the case that goes wrong"
