@@ -45,10 +45,12 @@ _LAZY = {
     "nnbp.optim.lbfgs": ["LBFGS"],
     "nnbp.optim.optimizers": ["Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "SGD"],
     "nnbp.optim.schedules": ["schedules"],
+    "nnbp.sklearn": ["sklearn"],
     "nnbp.testing": ["testing"],
     "nnbp.testing.gradients": ["check_gradients"],
     "nnbp.testing.parity": ["compare_devices"],
     "nnbp.textbook": ["textbook"],
+    "nnbp.torch": ["torch"],
     "nnbp.training.callbacks": ["Callback", "EarlyStopping", "History", "TrainingState"],
     "nnbp.tabular.model": ["TableModel"],
     "nnbp.training.checkpoint": ["Checkpoint"],
@@ -60,8 +62,11 @@ than `import numpy`. Above are the network, the parts that describe it, and the 
 _MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 if TYPE_CHECKING:
-    from nnbp import onnx as onnx  # not in __all__: a star import must not hide the library of that name
+    # Those that have the name of a library are not in __all__: a star import must not hide it.
+    from nnbp import onnx as onnx
+    from nnbp import sklearn as sklearn
     from nnbp import testing, textbook
+    from nnbp import torch as torch
     from nnbp.device.select import devices
     from nnbp.engine.results import Gradients, Trace
     from nnbp.metrics import Metric
