@@ -370,7 +370,7 @@ class Network:
                 self._adapter.finite(array[first : first + len(h)], first)
                 if self.loss_function.classification:
                     finite(backend, h, "h", self._dtype, _TOO_LARGE, first)
-            parts.append(decide(backend.xp, h) if backend.owns(X) else decide(np, backend.download(h)))
+            parts.append(decide(backend.xp, h) if backend.owns(array) else decide(np, backend.download(h)))
         return back(joined(parts))
 
     @exclusive

@@ -37,6 +37,37 @@ _FIXES = {
 _IMPUTE = "Impute or drop missing values; scale large ones."
 
 
+_HOST = 1
+"""DLPack's number for the memory of the host."""
+
+
+def on_device(backend: Backend, values: Any) -> Any:
+    """An array of another library in the memory of the backend's device as a view of the backend's; or the values.
+
+    Libraries offer their arrays through DLPack or the CUDA array interface.
+    """
+    if isinstance(values, np.ndarray) or backend.owns(values):
+        return values
+    view = None
+    # Whatever a backend cannot view goes by way of the host, which says what is wrong with it.
+    with suppress(AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+        if hasattr(values, "__dlpack_device__"):
+            if values.__dlpack_device__()[0] != _HOST:
+                view = backend.xp.from_dlpack(values)
+        elif hasattr(values, "__cuda_array_interface__"):
+            view = backend.xp.asarray(values)
+    return view if backend.owns(view) else values
+
+
+def _as_numpy(values: Any) -> NDArray[Any]:
+    """The values as an array of NumPy; those of a device are copied, those on the host are not if that is possible."""
+    if isinstance(values, np.ndarray) or not hasattr(values, "__dlpack_device__"):
+        return np.asanyarray(values)
+    if values.__dlpack_device__()[0] != _HOST:
+        return np.from_dlpack(values, device="cpu", copy=True)
+    return np.asanyarray(values) if hasattr(values, "__array__") else np.from_dlpack(values)
+
+
 def host(values: Any, name: str, *, classes: bool = False) -> NDArray[Any]:
     """Any array, frame or sequence of numbers as a NumPy array; a GPU array is downloaded.
 
@@ -55,8 +86,8 @@ def host(values: Any, name: str, *, classes: bool = False) -> NDArray[Any]:
     if hasattr(values, "toarray"):
         raise DTypeError(f"{name} is a dense array; received the sparse {kind}. Pass {name}.toarray().")
     try:
-        array = np.asanyarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
+        array = _as_numpy(values)
+    except (ValueError, TypeError, RuntimeError, BufferError) as error:
         if isinstance(values, list | tuple) and isinstance(error, ValueError):
             raise ShapeError(
                 f"{name} is an array in which all rows have the same length; received a {kind} in which they have not. "
@@ -186,8 +217,8 @@ def refuse(rule: str, array: NDArray[Any], wrong: NDArray[np.bool], fix: str) ->
 
 
 def like(X: Any, backend: Backend) -> Callable[[Array], Any]:
-    """What turns arrays of the device or the host into the kind that X is: NumPy for host data, CuPy for CuPy."""
-    if backend.owns(X):
+    """What turns arrays of the device or the host into the kind that X is: NumPy for host data, CuPy for a GPU's."""
+    if backend.owns(on_device(backend, X)):
         return lambda array: array
 
     def on_host(array: Array) -> Any:

@@ -331,3 +331,25 @@ def test_nothing_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         from_module(to_module(fitted([4, 5, 3])), loss="cross_entropy", device="cpu")
+
+
+# ---- tensors as data
+
+
+@pytest.mark.gpu
+def test_tensors_on_a_gpu_are_read_where_they_are() -> None:
+    """This runs on a GPU for which PyTorch and CuPy work."""
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no GPU")
+    net = Network([4, 6, 3], loss="cross_entropy", device="cuda", seed=0)
+    data, classes = torch.tensor(X, dtype=torch.float32, device="cuda"), torch.tensor(CLASSES, device="cuda")
+    net.fit(data, classes, epochs=2, progress=False)
+    expected = net.forward(X)
+    found = net.forward(data)
+    assert net.model.backend.owns(found)
+    np.testing.assert_allclose(torch.from_dlpack(found).cpu().numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(net.copy(device="cpu").forward(data), expected, rtol=1e-5, atol=1e-6)
+    module = to_module(net).cuda()
+    np.testing.assert_allclose(module(data).detach().cpu().numpy(), expected, rtol=1e-5, atol=1e-6)
+    again = from_module(module, loss="cross_entropy", device="cuda")
+    np.testing.assert_allclose(again.forward(X), expected, rtol=1e-5, atol=1e-6)

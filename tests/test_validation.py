@@ -7,14 +7,16 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnbp.backends.cpu.backend import NumpyBackend
+from strict_backend import StrictBackend
 
+import nnbp
 from nnbp import DataError, DTypeError, ShapeError, validation
 from nnbp.validation import (
     class_weights,
@@ -24,6 +26,7 @@ from nnbp.validation import (
     matrix,
     not_negative,
     number,
+    on_device,
     sample_weights,
     whole_number,
 )
@@ -215,6 +218,68 @@ def test_host_downloads_gpu_arrays() -> None:
             return np.arange(3)
 
     np.testing.assert_array_equal(host(Device(), "y"), [0, 1, 2])
+
+
+class Tensor:
+    """An array of a library that NumPy does not know, in some memory: DLPack's 1 is the host's, 2 CUDA's."""
+
+    def __init__(self, values: Any, memory: int) -> None:
+        self.values, self.memory = np.asarray(values), memory
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.memory, 0
+
+    def __dlpack__(self, *, dl_device: Any = None, **options: Any) -> Any:
+        if self.memory != 1 and (dl_device is None or dl_device[0] != 1):
+            raise BufferError("it lies on another device.")
+        return self.values.__dlpack__(dl_device=dl_device, **options)
+
+
+@pytest.mark.parametrize("memory", [1, 2])
+def test_host_takes_arrays_of_any_library(memory: int) -> None:
+    np.testing.assert_array_equal(host(Tensor([1.5, 2.5], memory), "y"), [1.5, 2.5])
+
+
+def test_host_says_why_an_array_cannot_be_read() -> None:
+    class Closed(Tensor):
+        def __dlpack__(self, **options: Any) -> Any:
+            raise BufferError("it needs a gradient.")
+
+    with pytest.raises(DTypeError, match=r"X is an array.*; received a Closed, which does not: it needs a gradient\."):
+        host(Closed([1.0], 1), "X")
+
+
+def test_an_array_of_another_library_on_the_device_stays_there() -> None:
+    """Through DLPack or the CUDA array interface, without a trip through the host; results are of the backend."""
+
+    class Viewed:
+        __cuda_array_interface__: ClassVar[Any] = {}
+
+    backend, cpu = StrictBackend(), NumpyBackend()
+    net = nnbp.Network([2, 3, 1], device=backend, seed=0)
+    with backend.active():
+        X = backend.upload(np.ones((4, 2)), np.float32)
+    tensor, viewed = Tensor(np.zeros((4, 2)), 2), Viewed()
+    backend.xp.from_dlpack = {tensor: X}.get
+    backend.xp.asarray = {viewed: X}.get
+    for values in (tensor, viewed, X):
+        assert on_device(backend, values) is X
+        assert backend.owns(net.predict(values))
+        assert backend.owns(net.gradients(values, np.ones(4)).dX)
+    assert on_device(cpu, tensor) is tensor, "to be copied to the host"
+    assert on_device(backend, cpu_tensor := Tensor(np.ones((4, 2)), 1)) is cpu_tensor
+    assert isinstance(net.predict(cpu_tensor), np.ndarray)
+    np.testing.assert_array_equal(nnbp.Network([2, 1], device="cpu").predict(tensor), np.zeros(4))
+
+
+def test_tensors_of_torch_are_data() -> None:
+    torch = pytest.importorskip("torch")
+    net = nnbp.Network([2, 3, 1], device="cpu", seed=0)
+    X, y = torch.ones(4, 2), torch.ones(4, requires_grad=True)
+    assert isinstance(net.predict(X), np.ndarray)
+    with pytest.raises(DTypeError, match=r"y is an array.*; received a Tensor, which does not: .*detach\(\)"):
+        net.fit(X, y, epochs=1, progress=False)
+    net.fit(X, y.detach(), epochs=1, progress=False)
 
 
 # Weights.

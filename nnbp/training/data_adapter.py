@@ -19,7 +19,7 @@ from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
 from nnbp.nn.architecture import Architecture
-from nnbp.validation import class_weights, finite, host, matrix, sample_weights
+from nnbp.validation import class_weights, finite, host, matrix, on_device, sample_weights
 
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
 _SPLIT = 3
@@ -64,6 +64,7 @@ class DataAdapter:
 
     def matrix(self, X: Any) -> Array | NDArray[Any]:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
+        X = on_device(self.backend, X)
         X = X if self.backend.owns(X) else host(X, "X")
         dtype = self.input_dtype(X) if self.backend.owns(X) else self.dtype
         return matrix(self.backend, X, dtype, self.n_in)
