@@ -244,3 +244,12 @@ def test_only_the_cuda_extras_bring_cupy_and_each_brings_one_wheel() -> None:
     wheels = {re.split(r"extra == ", text)[1].strip("\"'"): text.split("[")[0] for text in requirements}
     assert len(requirements) == len(wheels)
     assert wheels == {"cuda12": "cupy-cuda12x", "cuda13": "cupy-cuda13x"}
+
+
+def test_the_citation_is_that_of_this_version() -> None:
+    """Plain `key: value` lines, which every YAML reader takes the same way."""
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^([a-z-]+): (.+)$", text, re.MULTILINE))
+    assert found["version"] == nnbp.__version__
+    assert (found["cff-version"], found["title"], found["license"]) == ("1.2.0", "nnbp", "MIT")
+    assert "\nauthors:\n  - name: nnbp contributors\n" in text
