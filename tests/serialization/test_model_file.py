@@ -19,7 +19,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from modelfile_samples import described, parts, same, shapes_of, small
+from modelfile_samples import described, forged, parts, same, shapes_of, small
 
 from nnbp.errors import ModelFileError
 from nnbp.nn import activations, initializers, losses
@@ -144,6 +144,22 @@ def test_the_file_says_what_wrote_it(path: Path) -> None:
     first = path.read_bytes()
     write(path, small())
     assert path.read_bytes() == first
+
+
+def test_files_of_version_1_can_be_read(path: Path) -> None:
+    """They have no state."""
+
+    def aged(header: Any, content: Any) -> None:
+        for name in ("state", "sha256"):
+            del content[name]
+        content["format_version"] = 1
+        content["sha256"] = model_file._digest(content, small().arrays)
+
+    write(path, small())
+    path.write_bytes(forged(path.read_bytes(), aged))
+    found = read(path)
+    assert same(found, small())
+    assert found.state is None
 
 
 # ---- damage and attacks

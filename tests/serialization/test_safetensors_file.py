@@ -246,7 +246,7 @@ def test_open_regular_refuses(path: Path, make: Callable[[Path], object], messag
 
 
 def test_a_path_that_can_be_none() -> None:
-    with pytest.raises(RefusedError, match="this can be no path: embedded null byte"):
+    with pytest.raises(RefusedError, match=r"this can be no path: .*embedded null"):
         replace("a\0b", b"")
 
 

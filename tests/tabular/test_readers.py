@@ -339,7 +339,7 @@ def test_an_npy_header_that_claims_what_is_not_there(tmp_path, shape, descr, mes
     assert message in refusal_without_work(path)
 
 
-@pytest.mark.parametrize("header", [b"[" * 9000, b"-" * 9000 + b"1", b"{'shape': (" + b"1," * 4000, b"\x1b[31m" * 900])
+@pytest.mark.parametrize("header", [b"[" * 9000, b"-" * 9000 + b"1", b"{'shape': (" + b"1," * 900, b"\x1b[31m" * 900])
 def test_an_npy_header_that_is_none(tmp_path, header):
     data = np.lib.format.magic(1, 0) + len(header).to_bytes(2, "little") + header
     assert "no readable NumPy file" in refusal_without_work(write(tmp_path, data, "t.npy"))
