@@ -97,6 +97,11 @@ class Model:
         """Indices of the dense layers."""
         return [k for k, layer in enumerate(self.layers) if isinstance(layer, Dense)]
 
+    @property
+    def activated(self) -> list[int]:
+        """Indices of the layers that have an activation; their nodes have z, a and delta."""
+        return [k for k, layer in enumerate(self.layers) if layer.activation is not None]
+
     def observe(self, data: Dataset) -> None:
         """Takes the statistics of the first fit from its data."""
         self.set_statistics([self.layers[0].observed(self._blocks(data))])
