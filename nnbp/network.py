@@ -335,7 +335,7 @@ class Network:
         sizes = self.model.sizes
         rows.append(("input", str(sizes[0]), "", ""))
         for layer, n_in, n_out in zip(self.layers, sizes, sizes[1:], strict=False):
-            count = sum(spec.size for spec in layer.parameters(n_in))
+            count = sum(spec.size for spec in layer.parameters(n_in) if spec.learnt)
             f = "" if layer.activation is None else layer.activation.name
             rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
         lines = table(rows, left=(0, 2))

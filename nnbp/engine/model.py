@@ -158,9 +158,11 @@ class Model:
             if stream is not None:
                 stream.position = at or 0
 
-    def builder(self, samples: int, *, training: bool) -> Builder:
+    def builder(self, samples: int, *, training: bool, searching: bool = False) -> Builder:
         """A builder for batches of this many samples."""
-        return Builder(self.backend, self.dtype, samples, training=training, precision=self.precision)
+        return Builder(
+            self.backend, self.dtype, samples, training=training, searching=searching, precision=self.precision
+        )
 
     def objective(self, total: float, weight: float, decay: float | None = None) -> float:
         """J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW², from its sums; the decay is that of the current parameters unless given."""
