@@ -142,11 +142,12 @@ class Passes:
             total += float(self.model.backend.download(executor.total)[0, 0])
         return self.model.objective(total, data.weight)
 
-    def gradients(self, data: Dataset, back: Callable[[Array], Any] = _as_it_is) -> Gradients:
+    def gradients(self, data: Dataset, back: Callable[[Array], Any] = _as_it_is, *, own_cost: bool = True) -> Gradients:
         """∇J by backpropagation, and ∂C/∂z and ∂C/∂x of every sample; `back` converts each array.
 
         The backward pass runs twice: for the gradient of J with each sample's share of the mean, as in a training step,
-        and for the derivatives of each sample's own cost with share 1.
+        and for the derivatives of each sample's own cost with share 1. Without `own_cost` it runs once, and gives ∂J/∂z
+        and ∂J/∂x instead of the latter.
         """
         model = self.model
         kind = _Kind(len(data), data.y.shape[1], data.w is not None, gradients=True, want_dx=True)
@@ -157,7 +158,8 @@ class Passes:
         executor.run_backward()
         flat = back(model.copied(model.parameters.gradient))
         loss = model.objective(float(model.backend.download(executor.total)[0, 0]), data.weight)
-        self._one_share_each(executor)
+        if own_cost:
+            self._one_share_each(executor)
         delta = [back(self._rows(node.delta)) for node in self._activated(executor)]
         views = model.parameters.views(flat)
         dW, db = ([views[k][name] for k in model.dense] for name in ("W", "b"))
