@@ -225,8 +225,7 @@ def compare_devices(
     isolate = flag("isolate", isolate)
     backends = _open(devices)
     problem = Problem.of(
-        net, X, y, sample_weight, steps=steps, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
-        backend=backends[0],
+        net, X, y, sample_weight, steps=steps, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size
     )  # fmt: skip
     runs: list[Run] = []
     for backend, label in zip(backends, _labels(backends), strict=True):

@@ -17,11 +17,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.device.select import open_backend
 from nnbp.engine.executor import Batch, Executor
 from nnbp.engine.model import Model
 from nnbp.engine.passes import Passes
 from nnbp.errors import ConvergenceWarning, DivergenceError
-from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array, Foreign, Operation, overlap
 from nnbp.network import Network
 from nnbp.nn.activations import Activation
@@ -70,9 +70,8 @@ class Problem:
         optimizer: str | Optimizer,
         learning_rate: float | None,
         batch_size: int | None,
-        backend: Backend,
     ) -> Self:
-        """The problem of these arguments, which are those of `compare_devices`; they are checked for a backend."""
+        """The problem of these arguments, which are those of `compare_devices`; they are checked."""
         steps = whole_number("steps", steps, 1)
         rule = copy(optimizers.get(optimizer))
         if isinstance(rule, LBFGS):
@@ -80,7 +79,7 @@ class Problem:
             rule.max_iter = min(rule.max_iter, steps)
         X, y = host(X, "X"), host(y, "y", classes=net.loss_function.classification)
         with np.errstate(over="ignore"):
-            X = np.asarray(matrix(backend, X, net.dtype, None), net.dtype)
+            X = np.asarray(matrix(open_backend("cpu"), X, net.dtype, None), net.dtype)
             y = y.astype(net.dtype) if y.dtype.kind == "f" else y
         epochs, size = _epochs(len(X), steps, batch_size, rule)
         return cls(X, y, sample_weights(sample_weight, len(X)), rule, learning_rate, epochs, size)
