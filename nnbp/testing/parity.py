@@ -332,15 +332,21 @@ class Judge:
         self.exact = net.copy(device="cpu", dtype=np.float64)
         self.exact.prepare(problem.X, problem.y)
         self.model, self.first = self.exact.model, first if net.precision is None else None
-        self.own: list[Network] = []
-        if net.dtype == np.float32:
-            backends = [open_backend("cpu")] if net.precision is None else with_rounded_factors(net.precision)
-            self.own = [net.copy(device=backend) for backend in backends]
+        # As it is now; what runs are copies.
+        self._net = net.copy(device="cpu")
+
+    @cached_property
+    def own(self) -> list[Network]:
+        """Networks whose errors relative to float64 are the measure; none if the network is in float64."""
+        if self.dtype == np.float64:
+            return []
+        backends = [open_backend("cpu")] if self.precision is None else with_rounded_factors(self.precision)
+        return [self._net.copy(device=backend) for backend in backends]
 
     @cached_property
     def references(self) -> list[Run]:
         """The run in float64 and the own ones; none if the network is in float64."""
-        if not self.own:
+        if self.dtype == np.float64:
             return []
         exact = Run.of(self.exact, self.problem, "cpu", "float64")
         if self.first is not None:

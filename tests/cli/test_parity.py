@@ -20,8 +20,8 @@ from nnbp.optim.optimizers import Optimizer
 def second_device(monkeypatch):
     """A "cuda" that only rounds otherwise."""
 
-    def opened(name, *, fallback):
-        assert not fallback
+    def opened(name, *, fallback=True):
+        assert not fallback or name == "cpu"
         return OtherRoundingBackend() if name == "cuda" else select.open_backend(name)
 
     monkeypatch.setattr("nnbp.testing.parity.open_backend", opened)
@@ -80,7 +80,7 @@ def test_devices_that_disagree_are_exit_code_1(monkeypatch, second_device, capsy
     monkeypatch.setattr(OtherRoundingBackend, "lowered", careless)
     assert main(["parity", "--layers", "4,6,3", "--samples", "10", "--steps", "2", "--dtype", "float32"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert all(line.endswith("FAILED") for line in lines[2:-1])
+    assert all("FAILED: z1 on strict:0" in line for line in lines[2:-1])
     assert lines[-1].startswith("FAILED: ")
 
 
@@ -121,3 +121,55 @@ def test_wrong_arguments_are_exit_code_2(arguments, words, capsys):
 def test_the_gpu_itself(capsys):
     assert main(["parity"]) == 0
     assert "PASSED" in capsys.readouterr().out
+
+
+# Records.
+
+
+ONE = ["--activation", "gelu", "--loss", "huber", "--optimizer", "sgd", "--dtype", "float32", "--samples", "9"]
+
+
+def test_a_record_and_the_judgement_by_it(capsys, tmp_path):
+    path = str(tmp_path / "record")
+    assert main(["parity", *ONE, "--device", "cpu", "--record", path]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: 1 network on cpu, ")
+    assert main(["parity", "--against", path, "--device", "cpu"]) == 0
+    assert "PASSED: p on cpu (recorded), q on cpu; float32, 10 updates by SGD" in capsys.readouterr().out
+    assert main(["parity", "--against", path, "--device", "cpu", "--isolate", "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)["reports"]
+    assert report["isolate"] is True
+    assert report["devices"] == ["cpu (recorded)", "cpu"]
+
+
+def test_a_folder_of_records(capsys, tmp_path, monkeypatch):
+    folder = str(tmp_path / "records")
+    assert main(["parity", "--layers", "3,4,2", "--samples", "5", "--record", folder, "--json", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["networks"] == len(list((tmp_path / "records").iterdir())) > 30
+    assert found["bytes"] < 1_000_000
+    monkeypatch.setattr("nnbp.Tanh.f", lambda self, z: z / (1 + abs(z)))
+    monkeypatch.setattr("nnbp.Tanh.df", lambda self, z, a: (1 - abs(a)) ** 2)
+    assert main(["parity", "--against", folder, "--device", "cpu", "--isolate"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("FAILED: ")
+    assert all(("FAILED: a1 on cpu (recorded)" in line) == line.startswith("tanh") for line in lines[2:-1])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--record", "FILE/x"], 4, "are files in a folder"),
+        (["--against", "ABSENT"], 4, "no such file"),
+        (["--against", "FOLDER"], 4, "which has none"),
+        (["--against", "FILE"], 4, "Cannot read the model file"),
+        (["--against", "FILE", "--devices", "cpu,cuda"], 2, "give --device instead"),
+        (["--against", "FILE", "--record", "FILE"], 2, "not allowed with"),
+    ],
+)
+def test_what_goes_wrong_with_records(words, code, message, capsys, tmp_path):
+    (tmp_path / "file").write_text("no record")
+    places = {"FILE": tmp_path / "file", "FOLDER": tmp_path, "ABSENT": tmp_path / "absent"}
+    for name, place in places.items():
+        words = [word.replace(name, str(place)) for word in words]
+    assert main(["parity", *words]) == code
+    assert message in " ".join(capsys.readouterr().err.split())
