@@ -1,0 +1,141 @@
+"""Any two functions, of any libraries, on the same arrays: whether they compute the same, up to rounding.
+
+The bound on max |p − q| / max |p| is 8 √K ε + 8 ρ, as in `nnbp.testing.tolerances`: ε is the rounding error of the
+dtype, K the largest size of an axis, and ρ how much the first function amplifies rounding. That is found on the spot: it
+is how much its results differ from a run in float64, or change if its inputs change by one unit in the last place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.formatting import shown
+from nnbp.testing.rows import Pair, ParityRow, Report
+from nnbp.testing.tolerances import flushed, relative_error
+from nnbp.validation import host, number
+
+Found = dict[str, NDArray[Any]]
+
+_CHANGES = 4
+"""How often inputs are changed by one unit in the last place, up or down at random."""
+
+
+@dataclass(frozen=True)
+class Comparison(Report):
+    """What `compare` returns; print it to see a table.
+
+    Attributes:
+        names: of the two functions, or "p" and "q".
+        rows: one per array.
+    """
+
+    names: tuple[str, str]
+    rows: tuple[ParityRow, ...]
+
+    def __str__(self) -> str:
+        said = "PASSED" if self.passed else "FAILED"
+        end = (
+            f"{said}: p by {self.names[0]}, q by {self.names[1]}; largest relative error {self.max_relative_error:.2g}"
+        )
+        return "\n".join([*self.table(places=False), end])
+
+
+def compare(
+    f: Callable[..., Any] | Mapping[str, Any],
+    g: Callable[..., Any] | Mapping[str, Any],
+    *arrays: Any,
+    bound: float | None = None,
+) -> Comparison:
+    """Compares what two functions return for the same arrays, or two dictionaries of arrays.
+
+    Args:
+        f, g: functions of NumPy arrays that return an array, several, or a dictionary of arrays, of NumPy, CuPy,
+            PyTorch, JAX or another library; or such dictionaries themselves. f is also run in float64, and on inputs
+            that are changed by one unit in the last place, so it must compute in the dtype of its inputs.
+        arrays: what the functions take; only those of floating-point numbers are changed.
+        bound: on the relative error; None finds it by runs of f. Dictionaries need one.
+
+    Returns:
+        a report with `passed` and one row per array; `print` shows it as a table.
+
+    Raises:
+        ValueError: a dictionary without a bound, results with different names or shapes, or a bound that is not finite.
+
+    >>> def by_hand(x):
+    ...     return (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean())
+    >>> x = np.random.default_rng(0).normal(100, 1, 50).astype(np.float32)
+    >>> compare(by_hand, lambda x: (x - np.mean(x)) / np.std(x), x).passed
+    True
+    >>> compare(by_hand, lambda x: (x - np.mean(x)) / np.std(x, ddof=1), x).passed
+    False
+    """
+    given = [np.asarray(host(array, f"arrays[{k}]")) for k, array in enumerate(arrays)]
+    if bound is not None:
+        bound = number("bound, on the relative error,", bound, "[0, inf)")
+    elif isinstance(f, Mapping):
+        raise ValueError(
+            "The bound is found by runs of f in float64; received a dictionary. Give a bound, or the function whose "
+            "result it is."
+        )
+    p, q = (_results(item, given) for item in (f, g))
+    if list(p) != list(q) or any(p[name].shape != q[name].shape for name in p):
+        described = [{name: array.shape for name, array in found.items()} for found in (p, q)]
+        raise ValueError(
+            f"Both give arrays of the same names and shapes; received {shown(described[0])} and {shown(described[1])}."
+        )
+    changed = [] if bound is not None else _amplified(f, given)
+    terms = max((size for array in given for size in array.shape), default=1)
+    rows = []
+    for name, array in p.items():
+        other, limit, lost = q[name].astype(array.dtype), bound, 0.0
+        if limit is None:
+            eps = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
+            exact, *others = (found[name] for found in changed)
+            rho = max(relative_error(exact, found) for found in (array, *others))
+            limit = 8 * math.sqrt(terms) * eps + 8 * rho
+            lost = flushed(terms) if array.dtype == np.float32 else 0.0
+        rows.append(Pair(name, array, other, array, other).row("comparison", "", limit, lost, 0.0))
+    return Comparison((_name(f, "p"), _name(g, "q")), tuple(rows))
+
+
+def _results(function: Any, arrays: list[NDArray[Any]]) -> Found:
+    """What a function returns, as arrays by name on the host."""
+    # Copies, as a function may work in place.
+    found = function if isinstance(function, Mapping) else function(*(array.copy() for array in arrays))
+    if isinstance(found, tuple | list):
+        names = getattr(found, "_fields", None) or [f"[{k}]" for k in range(len(found))]
+        found = dict(zip(names, found, strict=True))
+    if not isinstance(found, Mapping):
+        found = {"result": found}
+    # A tensor of PyTorch may want to be detached.
+    return {
+        str(name): np.asarray(host(array.detach() if hasattr(array, "detach") else array, str(name)))
+        for name, array in found.items()
+    }
+
+
+def _amplified(f: Any, arrays: list[NDArray[Any]]) -> list[Found]:
+    """The results of f in float64, and for inputs that are changed by one unit in the last place."""
+    rng = np.random.default_rng(0)
+    floats = [array.dtype.kind == "f" for array in arrays]
+    exact = [array.astype(np.float64) if is_float else array for array, is_float in zip(arrays, floats, strict=True)]
+    found = [_results(f, exact)]
+    for _ in range(_CHANGES):
+        moved = [
+            np.nextafter(array, np.where(rng.random(array.shape) < 0.5, np.inf, -np.inf).astype(array.dtype))
+            if is_float
+            else array
+            for array, is_float in zip(arrays, floats, strict=True)
+        ]
+        found.append(_results(f, moved))
+    return found
+
+
+def _name(function: Any, default: str) -> str:
+    return default if isinstance(function, Mapping) else str(getattr(function, "__qualname__", default))

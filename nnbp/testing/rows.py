@@ -1,0 +1,140 @@
+"""How an array on one device compares with the same on another: its errors, and a verdict in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.formatting import json_value, table
+from nnbp.testing.tolerances import relative_error
+
+EQUAL, ROUNDING, KINK, UNSTEADY, FAULT = "equal", "rounding", "a kink", "nondeterministic", "fault"
+"""The verdicts on an array: the same bits; within the bound; within it without the samples at kinks; out of the bound,
+and as far apart in two runs on one device; out of the bound."""
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One array on two devices; if layers are isolated, p is what a float64 run makes of the inputs of the layer.
+
+    Attributes:
+        stage: "pass", forward and backward, or "training".
+        name: "z1", "a1", "J", "delta1" (∂J/∂z), "dW1", "db1", …, "dX" (∂J/∂x); after the updates "W1 trained", "b1
+            trained", …, and "J by epoch".
+        device: the device that is judged.
+        shape: of the array.
+        max_absolute_error: max |p − q|.
+        max_relative_error: max |p − q| / max |p|, which must be within the bound. In float32 an array also passes if
+            denormals explain its absolute error; see `nnbp.testing.tolerances`.
+        max_ulp_error: max |p − q| in units in the last place of the larger of the two.
+        cosine: of the angle between the arrays as vectors.
+        bound: on the relative error.
+        passed: whether the array is within its bound.
+        verdict: "equal", the same bits; "rounding", within the bound; "a kink", within it without the samples for which
+            the devices are on different sides of a kink; "nondeterministic", beyond it, as two runs on one device are;
+            or "fault".
+    """
+
+    stage: str
+    name: str
+    device: str
+    shape: tuple[int, ...]
+    max_absolute_error: float
+    max_relative_error: float
+    max_ulp_error: float
+    cosine: float
+    bound: float
+    passed: bool
+    verdict: str
+
+    @property
+    def ratio(self) -> float:
+        """The relative error in units of the bound."""
+        return self.max_relative_error / self.bound if self.max_relative_error else 0.0
+
+
+class Report:
+    """What all reports on rows have."""
+
+    rows: tuple[ParityRow, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row passed."""
+        return all(row.passed for row in self.rows)
+
+    @property
+    def max_relative_error(self) -> float:
+        """The largest relative error of all rows."""
+        return max(row.max_relative_error for row in self.rows)
+
+    @property
+    def culprit(self) -> ParityRow | None:
+        """The first array that failed, from which all others may follow unless layers were isolated."""
+        return next((row for row in self.rows if not row.passed), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report in JSON types; numbers that are not finite become None."""
+        culprit = None if self.culprit is None else self.culprit.name
+        summary = {"passed": self.passed, "max_relative_error": self.max_relative_error, "culprit": culprit}
+        report: dict[str, Any] = json_value({**summary, **asdict(cast(Any, self))})
+        return report
+
+    def table(self, *, places: bool) -> list[str]:
+        """The rows as lines of text; `places` adds the device of each."""
+        head = ("array", "shape", "max |p−q|", "relative", "ulp", "1 − cosine", "bound", "ratio", "verdict", "on")
+        cells = [head if places else head[:-1], *(_cells(row, places) for row in self.rows)]
+        return table(cells, left=(0, 1, 8, 9), ruled=True)
+
+
+def _cells(row: ParityRow, several: bool) -> tuple[str, ...]:
+    errors = (f"{row.max_absolute_error:.1e}", f"{row.max_relative_error:.1e}", f"{row.max_ulp_error:.3g}")
+    judged = (f"{row.bound:.1e}", f"{row.ratio:.2g}", row.verdict if row.passed else f"FAILED: {row.verdict}")
+    return (row.name, str(row.shape), *errors, f"{1 - row.cosine:.1e}", *judged, *[row.device] * several)
+
+
+def equal(p: NDArray[Any], q: NDArray[Any]) -> bool:
+    return np.array_equal(p, q, equal_nan=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An array on two devices, p and q, without the samples at kinks; and whole, with them."""
+
+    name: str
+    p: NDArray[Any]
+    q: NDArray[Any]
+    p_whole: NDArray[Any]
+    q_whole: NDArray[Any]
+
+    def row(self, stage: str, device: str, bound: float, lost: float, unsteady: float) -> ParityRow:
+        p, q = self.p, self.q
+        x, y = p.astype(np.float64).ravel(), q.astype(np.float64).ravel()
+        with np.errstate(all="ignore"):
+            difference = np.abs(x - y)
+            ulp = difference / np.spacing(np.maximum(np.abs(p), np.abs(q))).ravel()
+            lengths = np.linalg.norm(x) * np.linalg.norm(y)
+            cosine = min(1.0, float(x @ y / lengths)) if lengths > 0 else float(np.array_equal(x, y))
+        size = float(np.max(np.abs(self.p_whole), initial=0.0))
+        relative = relative_error(p, q, size)
+
+        def within(error: float, absolute: float) -> bool:
+            # A bound that is not finite is no bound: the run in float64 has failed.
+            return (error <= bound and math.isfinite(bound)) or absolute <= lost
+
+        passed = within(relative, float(difference.max(initial=0.0)))
+        if equal(self.p_whole, self.q_whole):
+            verdict = EQUAL
+        elif passed:
+            error = relative_error(self.p_whole, self.q_whole)
+            verdict = ROUNDING if self.p is self.p_whole or within(error, error * size) else KINK
+        else:
+            verdict = UNSTEADY if unsteady > bound * size else FAULT
+        return ParityRow(
+            stage, self.name, device, tuple(p.shape), float(difference.max(initial=0.0)), relative,
+            float(ulp.max(initial=0.0)), cosine, bound, passed, verdict,
+        )  # fmt: skip
