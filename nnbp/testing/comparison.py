@@ -1,8 +1,8 @@
 """Any two functions, of any libraries, on the same arrays: whether they compute the same, up to rounding.
 
 The bound on max |p − q| / max |p| is 8 √K ε + 8 ρ, as in `nnbp.testing.tolerances`: ε is the rounding error of the
-dtype, K the largest size of an axis, and ρ how much the first function amplifies rounding. That is found on the spot: it
-is how much its results differ from a run in float64, or change if its inputs change by one unit in the last place.
+dtype, K the largest size of an axis, and ρ how much the first function amplifies rounding. ρ is found on the spot: by
+how much results differ from those of a run in float64, or change if inputs change by one unit in the last place.
 """
 
 from __future__ import annotations
