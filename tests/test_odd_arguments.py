@@ -181,6 +181,7 @@ def may_be_taken(label: str, parameter: inspect.Parameter, kind: str) -> bool:
         or (kind == "True" and "bool" in takes)
         or (kind in ("0", "2**70", "10**5000") and re.search("int|float", takes) is not None)
         or (kind in ("1.5", "inf") and "float" in takes)
+        or (name == "X" and kind == "sparse")
         or (name == "X" and kind in ("nans", "large") and label in NOT_FINITE)
     )
 
