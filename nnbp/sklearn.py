@@ -49,7 +49,7 @@ try:
     from sklearn.model_selection import train_test_split
     from sklearn.neural_network import MLPClassifier as _Theirs
     from sklearn.preprocessing import LabelBinarizer
-    from sklearn.utils import check_random_state, gen_batches
+    from sklearn.utils import check_random_state
     from sklearn.utils._param_validation import Interval
     from sklearn.utils.class_weight import compute_sample_weight
     from sklearn.utils.metaestimators import available_if
@@ -68,10 +68,6 @@ _ROUNDING = 2.220446049250313e-09
 """SciPy's L-BFGS-B ends when an iteration lowers the loss by no more than this share of it."""
 
 _EXHAUSTED = "max_fun evaluations of the loss were made"
-
-_BLOCK = 2**22
-"""Elements of a sparse matrix that are dense at once in a prediction, about."""
-
 
 _Data = tuple[Any, Any, Any]
 """X, y (m, n_outputs), and the weights or None."""
@@ -93,22 +89,20 @@ def _seen(array: Any) -> Any:
     return host
 
 
-def _float_dtype(X: Any) -> np.dtype[Any]:
-    """The dtype of a network for X: float32 or float64."""
-    return np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
+def _flat(y: Any) -> Any:
+    """A single column of targets, (m, 1), as (m,), with scikit-learn's warning; other targets as they are."""
+    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
-def _rows(data: _Data, rows: Any = slice(None)) -> _Data:
-    """Some rows of X, y and the weights; a sparse X is made dense."""
+def _rows(data: _Data, rows: Any) -> _Data:
+    """Some rows of X, y and the weights."""
     X, y, weights = data
-    X = X[rows]
-    return X.toarray() if hasattr(X, "toarray") else X, y[rows], None if weights is None else weights[rows]
+    return X[rows], y[rows], None if weights is None else weights[rows]
 
 
-def _assign(estimator: Any, arguments: dict[str, Any]) -> None:
+def _assign(self: Any, **arguments: Any) -> None:
     """Keeps the arguments of `__init__` as they are, which scikit-learn asks of estimators."""
-    for name in estimator._get_param_names():
-        setattr(estimator, name, arguments[name])
+    vars(self).update(arguments)
 
 
 # The optimizers. Each begins a kind of its own, so that no name leads to it: it belongs to one training.
@@ -463,7 +457,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         """Trains on data from the start, or with `warm_start` from where the last training has ended.
 
         Args:
-            X: (m, n_features): an array, a frame, or a sparse matrix, which is made dense (m · n_features numbers).
+            X: (m, n_features): an array, a frame, or a sparse matrix, which is made dense batch by batch. `lbfgs` has
+                one batch, so X becomes dense as a whole.
             y: (m,) or (m, n_outputs).
             sample_weight: (m,), at least 0.
 
@@ -514,7 +509,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
     def _split(self, rng: Any, X: Any, y: Any, weights: Any) -> tuple[_Data, _Data | None]:
         """The samples to learn from, and those that are set aside."""
         if not self.early_stopping:
-            return _rows((X, y, weights)), None
+            return (X, y, weights), None
         stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
         parts = train_test_split(
             np.arange(X.shape[0]), random_state=rng, test_size=self.validation_fraction, stratify=stratify
@@ -530,7 +525,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         self, trainings: list[_Training], rng: Any, data: _Data, held_out: _Data | None, *, incremental: bool
     ) -> None:
         X, y, weights = data
-        m = len(X)
+        m = X.shape[0]
         batch, steps = self._batches(m)
         total = m if weights is None else float(np.sum(weights))
         # A network refuses weights whose sum is not positive.
@@ -586,7 +581,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         f = [activations.get(spec).name for spec in _each("activation", self.activation, len(hidden))]
         # The output layer has the factor of the last hidden layer, as in scikit-learn.
         factors = [2.0 if name == "sigmoid" else 6.0 for name in [*f, *f[-1:]] or ["identity"]]
-        dtype = _float_dtype(X)
+        dtype = np.float32 if X.dtype == np.float32 else np.float64
 
         def draw() -> _Parameters:
             coefs, intercepts = [], []
@@ -639,30 +634,19 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
     # Data.
 
-    def _read(self, X: Any, y: Any, *, reset: bool, **rules: Any) -> tuple[Any, Any]:
-        """X and y, checked. X of CuPy stays on its device, where the network checks it."""
+    def _valid(self, X: Any, *y: Any, **rules: Any) -> Any:
+        """X, and y if it is given, checked. X of CuPy stays on its device, where the network checks it."""
         if hasattr(X, "__cuda_array_interface__"):
-            validate_data(self, X, skip_check_array=True, reset=reset)
-            y = np.asarray(_host(y))
-        else:
-            X, y = validate_data(
-                self, X, y, accept_sparse="csr", multi_output=True, dtype=(np.float64, np.float32), reset=reset, **rules
-            )
-        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+            y = tuple(np.asarray(_host(each)) for each in y)
+            return validate_data(self, X, *y, skip_check_array=True, reset=rules["reset"])
+        return validate_data(self, X, *y, accept_sparse="csr", dtype=(np.float64, np.float32), **rules)
 
     def _outputs(self, X: Any) -> Any:
-        """The mean output of the networks, (m, n_outputs). A sparse matrix is made dense block by block."""
+        """The mean output of the networks, (m, n_outputs)."""
         check_is_fitted(self)
-        on_device = hasattr(X, "__cuda_array_interface__")
-        rules = {"skip_check_array": True} if on_device else {"accept_sparse": "csr", "dtype": (np.float64, np.float32)}
-        X = validate_data(self, X, reset=False, **rules)
+        X = self._valid(X, reset=False)
         networks = [training.network for training in self._current()]
-        blocks = [X]
-        if hasattr(X, "toarray"):
-            size = max(1, _BLOCK // X.shape[1])
-            blocks = [X[rows].toarray() for rows in gen_batches(X.shape[0], size)]
-        parts = [sum(network.forward(block) for network in networks) / len(networks) for block in blocks]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return sum(network.forward(X) for network in networks) / len(networks)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -737,7 +721,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         n_networks: int = 1,
         device: str = "auto",
     ) -> None:
-        _assign(self, locals())
+        _assign(**locals())
 
     @available_if(_can_step)  # type: ignore[untyped-decorator]
     def partial_fit(
@@ -759,7 +743,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _checked(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
-        X, y = self._read(X, y, reset=reset)
+        X, y = self._valid(X, y, multi_output=True, reset=reset)
+        y = _flat(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
@@ -870,7 +855,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         n_networks: int = 1,
         device: str = "auto",
     ) -> None:
-        _assign(self, locals())
+        _assign(**locals())
 
     @available_if(_can_step)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
@@ -878,8 +863,8 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _checked(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
-        X, y = self._read(X, y, reset=reset, y_numeric=True)
-        return X, y.reshape(len(y), -1), None
+        X, y = self._valid(X, y, multi_output=True, y_numeric=True, reset=reset)
+        return X, _flat(y).reshape(len(y), -1), None
 
     def _loss(self) -> Loss:
         return losses.get(self.loss)
