@@ -61,7 +61,10 @@ class _Adam(Adam, kind="optimizer"):
     name = "adam"
 
     def rates(self, t: NDArray[np.float64], eta: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        return super().rates(t, eta) | {"floor": np.full_like(t, self.epsilon / math.sqrt(1.0 - self.beta2))}
+        return {"step": super().rates(t, eta)["step"]}
+
+    def update(self, theta: Any, g: Any, m: Any, v: Any, step: Any) -> Any:  # type: ignore[override]
+        return super().update(theta, g, m, v, step, self.epsilon / math.sqrt(1.0 - self.beta2))
 
 
 class _LBFGS(Optimizer, kind="optimizer"):
