@@ -34,13 +34,13 @@ from nnbp.nn.activations import (
 )
 from nnbp.nn.layers import Dense, Dropout, Layer, Standardize
 from nnbp.nn.losses import AbsoluteError, BinaryCrossEntropy, CrossEntropy, Huber, Loss, Poisson, Quantile, SquaredError
-from nnbp.nn.normalization import BatchNorm, LayerNorm
 from nnbp.version import __version__
 
 _LAZY = {
     "nnbp.device.select": ["devices"],
     "nnbp.engine.results": ["Gradients", "Trace"],
     "nnbp.metrics": ["Metric", "metrics"],
+    "nnbp.nn.normalization": ["BatchNorm", "LayerNorm"],
     "nnbp.onnx": ["onnx"],
     "nnbp.optim.lbfgs": ["LBFGS"],
     "nnbp.optim.optimizers": ["Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "SGD"],
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from nnbp.device.select import devices
     from nnbp.engine.results import Gradients, Trace
     from nnbp.metrics import Metric
+    from nnbp.nn.normalization import BatchNorm, LayerNorm
     from nnbp.optim import schedules
     from nnbp.optim.lbfgs import LBFGS
     from nnbp.optim.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop

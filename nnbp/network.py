@@ -335,7 +335,7 @@ class Network:
         sizes = self.model.sizes
         rows.append(("input", str(sizes[0]), "", ""))
         for layer, n_in, n_out in zip(self.layers, sizes, sizes[1:], strict=False):
-            count = sum(spec.size for spec in layer.parameters(n_in))
+            count = sum(spec.size for spec in layer.parameters(n_in) if spec.learnt)
             f = "" if layer.activation is None else layer.activation.name
             rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
         lines = table(rows, left=(0, 2))
@@ -569,7 +569,7 @@ class Network:
                 trainer = Trainer(passes.model, train, validation, options, piece=passes.piece, objective=objective)
                 if checkpoint is not None:
                     facts = self._facts(options, train, validation)
-                    trainer.checkpoints = checkpoints.CheckpointWriter(checkpoint, facts, passes.model, self._file)
+                    trainer.checkpoints = checkpoints.CheckpointWriter(checkpoint, facts, passes.model, self.to_file)
                     if not resume and checkpoint.paths:
                         raise ValueError(
                             f"The folder {str(checkpoint.folder)!r} has checkpoints of another training; received "
@@ -743,9 +743,9 @@ class Network:
 
         extra = {} if extra is None else instance("extra", extra, Mapping, "a dictionary of JSON values or None")
         model = self.model
-        write(path, self._file(model.parameters.values, State({"sequences": model.sequences()}), extra))
+        write(path, self.to_file(model.parameters.values, State({"sequences": model.sequences()}), extra))
 
-    def _file(self, parameters: Array, state: State, extra: Mapping[str, Any] | None = None) -> ModelFile:
+    def to_file(self, parameters: Array, state: State, extra: Mapping[str, Any] | None = None) -> ModelFile:
         """The model file of this network with these values of its parameters."""
         from nnbp.serialization.model_file import ModelFile, State, numbered
 

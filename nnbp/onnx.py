@@ -90,8 +90,8 @@ class Export:
         inputs, outputs: their names.
         runtime: that computed the file: onnxruntime if it is installed, else the reference evaluator of onnx.
         samples: number of samples whose outputs were compared with those of nnbp.
-        error: the largest difference of a probability; or of a value, divided by the largest value, or by the deviation
-            of the target (1 for a network) if that is larger.
+        error: the largest difference of a probability; or of a value, less eight roundings of it, divided by the range
+            of this output over the samples, or by the deviation of a table's target if that is larger.
         tolerance: the largest error that was allowed.
     """
 
@@ -171,11 +171,11 @@ class _NetworkSubject:
 
     Attributes:
         network: a copy on the CPU.
-        unit: of its values, which errors are relative to.
+        unit: of its values; 0 if none is known.
         metadata: of the file, texts by name.
     """
 
-    unit = 1.0
+    unit = 0.0
 
     def __init__(self, network: Network) -> None:
         self.network = network.copy(device="cpu")
@@ -252,8 +252,8 @@ class _TableSubject(_NetworkSubject):
             data = frame_source(
                 data, target=table.target.name, target_required=False, reading=table.reading, keep_text=table.texts
             )
-        X, messages = table.features(data)
-        names = self.preprocessor.names_in(data, messages)
+        X, _ = table.features(data)
+        names = self.preprocessor.names_in(data, [])
         feeds = {c.name: c.cells(data, name)[:, None] for c, name in zip(columns, names, strict=True)}
         return feeds, X
 
@@ -481,7 +481,13 @@ class _Arrays:
         """The value in the shape of an output, which a formula that gives a constant does not have."""
         if value.shape == out.shape:
             return value
-        full = next(self.read(array).name for array in inputs if array.shape == out.shape)
+        # Something that has a column for each sample.
+        full = next((self.read(array).name for array in inputs if array.shape == out.shape), None)
+        if full is None:
+            raise RefusedError(
+                "an operation of a layer computes what is the same for all samples, which ONNX has no shape for.",
+                "Let its formula use an array with a column for each sample: x + 0.0 * z.",
+            )
         return value._replace(name=self._graph.node("Expand", value.name, self._graph.node("Shape", full)))
 
     def write(self, array: Array, name: str) -> None:
@@ -594,13 +600,25 @@ def _difference(
 
     A label may be another one if its probability is hardly less.
     """
-    numbers, theirs = list(expected.values())[-1].astype(np.float64), found[-1].astype(np.float64)
-    label = expected.get("label")
-    scale = max(unit, float(np.abs(numbers).max())) if label is None else 1.0
+    label, last = expected.get("label"), list(expected.values())[-1]
+    numbers, theirs, eps = last.astype(np.float64), found[-1].astype(np.float64), float(np.finfo(last.dtype).eps)
+    finite = np.isfinite(numbers)
+    if finite.mean() < 0.5:
+        raise RefusedError(
+            f"the outputs are compared for {len(numbers)} samples; received outputs that are not finite for most of "
+            "them.", "Give data that are like those of the training.",
+        )  # fmt: skip
+    scale, rounding = np.ones(1), np.zeros(1)
+    if label is None:
+        least, most = (np.where(finite, numbers, side).T for side in (np.inf, -np.inf))
+        scale = np.maximum(unit, np.atleast_1d(most.max(axis=-1) - least.min(axis=-1)))
+        scale, rounding = np.where(np.isfinite(scale) & (scale > 0.0), scale, 1.0), 8.0 * eps * np.abs(numbers)
     with np.errstate(all="ignore"):
-        error = float(np.where(numbers == theirs, 0.0, np.abs(numbers - theirs)).max()) / scale
-    # A NaN is not allowed either.
-    if not error <= allowed:
+        errors = np.maximum(np.abs(numbers - theirs) - rounding, 0.0) / scale
+    # The same infinity is no error; anything else beside a number that is not finite is one.
+    errors = np.where(numbers == theirs, 0.0, np.where(finite & np.isfinite(theirs), errors, np.inf))
+    error = float(errors.max())
+    if error > allowed:
         raise RefusedError(
             f"{runtime} and nnbp compute the same, up to {allowed:g}; received outputs that differ by "
             f"{number(error)}. Rounding alone may be to blame if the network is deep or its numbers are large.",

@@ -14,21 +14,23 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nnbp.errors import DataError, MissingDependencyError, ShapeError
-from nnbp.formatting import brief, shown
+from nnbp.formatting import brief, number, shown
 from nnbp.graph.backend import Backend
 from nnbp.network import Network
 from nnbp.nn import activations, layers, losses
 from nnbp.nn.activations import Activation
 from nnbp.nn.layers import Layer
 from nnbp.nn.losses import Loss
-from nnbp.nn.normalization import BatchNorm, LayerNorm, Normalization
+from nnbp.nn.normalization import BatchNorm, LayerNorm
 from nnbp.requirements import pip_install
+from nnbp.validation import instance
 
 try:
     import torch
@@ -52,20 +54,34 @@ class Exponential(nn.Module):  # type: ignore[misc]
 class Standardize(nn.Module):  # type: ignore[misc]
     """a = (x − mean) / deviation, feature by feature, in float64 and then rounded; 0 for a feature of deviation 0.
 
+    The buffers mean and deviation (n,) stay float64 if the module is cast, which changes the dtype of a.
+
     Args:
-        mean, deviation: (n,) float64.
+        num_features: n.
         dtype: of a.
     """
 
-    def __init__(self, mean: Any, deviation: Any, dtype: Any) -> None:
+    def __init__(self, num_features: int, dtype: Any = None) -> None:
         super().__init__()
-        self.dtype = dtype
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64))
-        self.register_buffer("deviation", torch.as_tensor(deviation, dtype=torch.float64))
+        self.mean: Any
+        self.deviation: Any
+        self.num_features = num_features
+        self.register_buffer("mean", torch.zeros(num_features, dtype=torch.float64))
+        self.register_buffer("deviation", torch.ones(num_features, dtype=torch.float64))
+        self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
 
     def forward(self, x: Any) -> Any:
         inverse = torch.where(self.deviation > 0, 1 / self.deviation, 0)
-        return ((x - self.mean) * inverse).to(self.dtype)
+        return ((x - self.mean) * inverse).to(self._like.dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        kept: tuple[Any, Any] = (self.mean, self.deviation)
+        super()._apply(fn, recurse)
+        self.mean, self.deviation = (array.to(self._like.device) for array in kept)
+        return self
+
+    def extra_repr(self) -> str:
+        return str(self.num_features)
 
 
 _KINDS: dict[Any, tuple[type[Layer] | type[Activation], dict[str, str]]] = {
@@ -104,7 +120,8 @@ _FUNCTIONS: dict[Any, Any] = {
     functional.softplus: nn.Softplus,
     functional.silu: nn.SiLU,
     functional.gelu: nn.GELU,
-    functional.dropout: nn.Dropout,
+    # With a constant training=True it drops in predictions, too, which the comparison of outputs finds.
+    functional.dropout: lambda p=0.5, training=True: nn.Dropout(p) if training else nn.Identity(),
 }
 """The module that is the same as a function, or as a method of tensors."""
 
@@ -115,12 +132,22 @@ _ARRAYS = {
 
 _IN_ARRAYS = {
     *("in_features", "num_features", "normalized_shape", "bias", "affine", "elementwise_affine", "device", "dtype"),
-    *("mean", "deviation"),
 }
 """Arguments of modules that follow from the arrays."""
 
-_WITHOUT_EFFECT = {"inplace", "training", "_stacklevel"}
-"""Arguments of modules and functions that change no result of the network."""
+_WITHOUT_EFFECT = {"inplace", "_stacklevel"}
+"""Arguments of modules and functions that change no result."""
+
+_CLOSE = {"float32": 1e-4, "float64": 1e-9}
+"""How far the outputs of a module and of its network may be apart, relative to the largest one."""
+
+_SAMPLES = 16
+"""Number of samples that they are compared for."""
+
+_REMEDY = (
+    f"nnbp has counterparts of {', '.join(kind.__name__ for kind in _KINDS)}, and of the functions of these names. "
+    "Replace the part, or remove it."
+)
 
 
 @dataclass
@@ -134,7 +161,7 @@ class _Part:
 
     @property
     def takes_activation(self) -> bool:
-        return self.kind is layers.Dense or issubclass(self.kind, Normalization)
+        return "activation" in inspect.signature(self.kind).parameters
 
 
 def from_module(
@@ -150,7 +177,7 @@ def from_module(
     The module is a chain of Linear, BatchNorm1d, LayerNorm, Dropout and activations: a Sequential, or a module of your
     own whose `forward` applies such modules, or functions, one after the other. If it ends in Linear, its outputs are z
     of the last layer, as PyTorch's losses want them. The network has the output activation of its loss behind it: for
-    loss="cross_entropy", `forward` gives probabilities.
+    loss="cross_entropy", `forward` gives probabilities. The outputs of both are compared in evaluation mode.
 
     Args:
         module: the module; its parameters have one dtype, float32 or float64.
@@ -160,16 +187,22 @@ def from_module(
         device, seed: of the network.
 
     Raises:
-        ValueError: a part of the module has no counterpart in nnbp; the message names it.
+        ValueError: a part of the module has no counterpart in nnbp, and the message names it; or the network computes
+            something else than the module.
+        ShapeError, DTypeError, DataError: a parameter has another shape, dtype or value than nnbp takes.
 
     Warns:
         UserWarning: training would change a parameter that the module lacks, as with bias=False, or has frozen.
     """
     loss = losses.get(loss)
+    instance("module", module, nn.Module, "a torch.nn.Module")
     parts: list[_Part] = []
-    for name, part in _chain(module):
+    logarithm = False
+    with _mode(module, training=True):
+        chain = list(_chain(module))
+    for name, part in chain:
         if isinstance(part, nn.LogSoftmax) and loss.requires == "softmax":
-            part = nn.Softmax(part.dim)  # the loss takes the logarithm
+            part, logarithm = nn.Softmax(part.dim), True  # the loss takes the logarithm
         kind, arguments = _counterpart(name, part)
         if issubclass(kind, Layer):
             parts.append(_Part(name, part, kind, arguments))
@@ -183,6 +216,7 @@ def from_module(
     if not parts or parts[-1].kind is not layers.Dense:
         received = _described(parts[-1].name, parts[-1].module) if parts else "no layer"
         raise ValueError(f"A network ends in a Linear, with or without an activation; received {received} at the end.")
+    decided = "activation" in parts[-1].arguments
     for part in parts:
         if part.takes_activation:
             default = loss.output_activation if part is parts[-1] else "identity"
@@ -192,6 +226,8 @@ def from_module(
         dtype=_dtype(parts), device=device, seed=seed,
     )  # fmt: skip
     unlike = _load(network, parts)
+    with _mode(module, training=False):
+        _compare(network, module, parts[0].module, decided=decided, logarithm=logarithm)
     if unlike:
         warnings.warn(
             f"nnbp learns every parameter, so training will change {', '.join(unlike)}. Predictions are not affected.",
@@ -207,27 +243,44 @@ def to_module(network: Network) -> Any:
     part: ``module[:-1]`` gives z, which `torch.nn.CrossEntropyLoss` takes.
 
     Raises:
+        TypeError: this is no network.
         ValueError: a layer or an activation has no counterpart in PyTorch; the message names it.
         NnbpError: the sizes of the network, or the statistics of its inputs, are not known yet.
     """
-    model = network.copy(device="cpu").model
+    model = instance("network", network, Network, "a Network").model
     dtype = getattr(torch, model.dtype.name)
-    arrays = model.parameters.views(model.parameters.values)
+    arrays = model.parameters.views(np.array(model.backend.download(model.parameters.values)))
     parts = []
-    for layer, n_in, own, statistics in zip(model.layers, model.sizes, arrays, model.host_statistics(), strict=False):
-        if isinstance(layer, layers.Standardize):
-            parts.append(Standardize(**statistics, dtype=dtype))
-            continue
-        part = _module(layer, *([n_in] if own else [])).to(dtype)
-        for name, values in own.items():
-            getattr(part, _ARRAYS[name]).data.copy_(torch.from_numpy(values))
-        parts.append(part)
-        if not isinstance(layer.activation, activations.Identity | None):
-            parts.append(_module(layer.activation))
+    # PyTorch draws parameters, on its default device.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        for layer, n_in, own, more in zip(model.layers, model.sizes, arrays, model.host_statistics(), strict=False):
+            part = _module(layer, *([n_in] if own or more else [])).to(dtype)
+            for name, values in (own | more).items():
+                _array(part, name).data.copy_(torch.from_numpy(values))
+            parts.append(part)
+            if not isinstance(layer.activation, activations.Identity | None):
+                parts.append(_module(layer.activation))
     return nn.Sequential(*parts).eval()
 
 
+def _array(module: Any, name: str) -> Any:
+    """The parameter or buffer that has this name in nnbp."""
+    return getattr(module, name if isinstance(module, Standardize) else _ARRAYS[name])
+
+
 # ---- from a module
+
+
+@contextmanager
+def _mode(module: Any, *, training: bool) -> Iterator[None]:
+    """The module in training or evaluation mode for a while."""
+    before = [(part, part.training) for part in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in before:
+            part.training = mode
 
 
 class _Tracer(fx.Tracer):  # type: ignore[misc]
@@ -239,43 +292,52 @@ class _Tracer(fx.Tracer):  # type: ignore[misc]
 
 def _chain(module: Any) -> Iterator[tuple[str, Any]]:
     """The names and modules that `forward` applies one after the other; for functions, the modules that do the same."""
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"from_module takes a torch.nn.Module; received {shown(module)}.")
     root = nn.Sequential(module) if type(module) in _KINDS else module
     try:
         graph = _Tracer().trace(root)
     except Exception as error:
         raise ValueError(
-            f"nnbp cannot follow `forward` of {type(module).__name__}: {brief(error)}. Give it a torch.nn.Sequential."
+            f"nnbp cannot follow `forward` of {type(module).__name__}: {brief(error)}. Give it the torch.nn.Sequential "
+            "in the module, or the module that a wrapper holds, such as `.module` or `._orig_mod`."
         ) from error
     last: Any = None
     for node in graph.nodes:
+        if node.op == "placeholder" and last is not None and not node.users:
+            continue  # an argument that is not used
         name = node.target if node.op in ("call_module", "get_attr") else node.name
-        if last is not None and (node.all_input_nodes != [last] or node.args[0] is not last):
+        if last is not None and (node.all_input_nodes != [last] or last not in (*node.args, *node.kwargs.values())):
+            taken = ", ".join(map(str, node.all_input_nodes)) or "nothing"
+            received = f"a part {name!r} that takes {taken}"
+            if node.op == "output":
+                received = f"a result of {type(module).__name__} that is not the one tensor of its last part"
+            if node.op == "get_attr":
+                received = f"{name}, which `forward` uses by itself"
             raise ValueError(
                 "The parts of a network form a chain: each takes the result of the one before it and nothing else; "
-                f"received {name}, which takes {', '.join(map(str, node.all_input_nodes)) or 'nothing'}."
+                f"received {received}. Let `forward` apply one module after the other."
             )
         if node.op == "call_module":
             yield name, root.get_submodule(name)
         elif node.op in ("call_function", "call_method"):
-            yield name, _as_module(node)
+            yield name, _as_module(node, last)
         last = node
 
 
-def _as_module(node: Any) -> Any:
+def _as_module(node: Any, last: Any) -> Any:
     """The module that does what a call of a function or method does."""
-    given = {name: value for name, value in node.kwargs.items() if name not in _WITHOUT_EFFECT and value is not None}
+    args, kwargs = ([item for item in node.args if item is not last], dict(node.kwargs))
+    given = {
+        name: value
+        for name, value in kwargs.items()
+        if value is not last and name not in _WITHOUT_EFFECT and value is not None
+    }
     try:
-        return _FUNCTIONS[node.target](*node.args[1:], **given)
+        return _FUNCTIONS[node.target](*args, **given)
     except (KeyError, TypeError):
-        raise ValueError(f"nnbp has no counterpart of the call {node.format_node()}. {_REMEDY}") from None
-
-
-_REMEDY = (
-    f"It has one of {', '.join(kind.__name__ for kind in _KINDS)}, and of the functions of these names. Replace or "
-    "remove it."
-)
+        listed = ", ".join([*map(str, args), *(f"{name}={value}" for name, value in given.items())])
+        called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        hint = " Flatten by torch.flatten(x, 1)." if called in ("view", "reshape", "size") else ""
+        raise ValueError(f"nnbp has no counterpart of {called}({listed}).{hint} {_REMEDY}") from None
 
 
 def _described(name: str, module: Any) -> str:
@@ -287,8 +349,6 @@ def _counterpart(name: str, module: Any) -> tuple[Any, dict[str, Any]]:
     # A subclass may compute something else.
     if type(module) not in _KINDS:
         raise ValueError(f"nnbp has no counterpart of {_described(name, module)}. {_REMEDY}")
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise ValueError(f"nnbp has no hooks; received one on {_described(name, module)}. Remove it.")
     kind, names = _KINDS[type(module)]
     arguments = {}
     for argument, parameter in inspect.signature(type(module)).parameters.items():
@@ -309,19 +369,20 @@ def _counterpart(name: str, module: Any) -> tuple[Any, dict[str, Any]]:
 def _inputs(parts: Sequence[_Part]) -> int:
     """The number of inputs of the first part that tells it."""
     for part in parts:
-        match part.module:
-            case nn.Linear(in_features=n) | nn.BatchNorm1d(num_features=n) | nn.LayerNorm(normalized_shape=(n,)):
-                return int(n)
-            case Standardize(mean=mean):
-                return len(mean)
+        for name in ("in_features", "num_features", "normalized_shape"):
+            if hasattr(part.module, name):
+                return int(np.prod(getattr(part.module, name)))
     raise AssertionError("the last part is Linear")
 
 
 def _dtype(parts: Sequence[_Part]) -> str:
     """The dtype of all parameters."""
     found = sorted({str(tensor.dtype).removeprefix("torch.") for part in parts for tensor in part.module.parameters()})
-    if len(found) > 1:
-        raise ValueError(f"A network has one dtype; received parameters of {', '.join(found)}. Use module.to(dtype).")
+    if len(found) > 1 or found[0] not in _CLOSE:
+        raise ValueError(
+            f"A network has one dtype, float32 or float64; received parameters of {', '.join(found)}. Cast the module: "
+            "module.float()."
+        )
     return found[0]
 
 
@@ -333,32 +394,87 @@ def _load(network: Network, parts: Sequence[_Part]) -> list[str]:
     """
     model, unlike, seen = network.model, [], set()
     flat = np.empty(len(model.parameters.values), model.dtype)
-    for part, specs, views in zip(parts, model.parameters.specs, model.parameters.views(flat), strict=True):
+    statistics: list[dict[str, Any]] = []
+    views = zip(parts, model.layers, model.parameters.specs, model.parameters.views(flat), strict=True)
+    for (part, layer, specs, own), more in zip(views, model.statistics, strict=True):
+        kept = {name: _values(part, name, array.shape) for name, array in more.items()}
+        statistics.append(kept)
         for spec in specs:
-            name = f"{part.name}.{_ARRAYS[spec.name]}"
-            tensor = getattr(part.module, _ARRAYS[spec.name])
+            name, tensor = _named(part, spec.name), _array(part.module, spec.name)
             if tensor is None:
-                views[spec.name][...] = spec.name == "gamma"
+                own[spec.name][...] = spec.name == "gamma"
                 unlike.append(f"{name}, which is missing")
                 continue
-            if tuple(tensor.shape) != spec.shape:
-                raise ShapeError(f"{name} has shape {spec.shape} here; received {tuple(tensor.shape)}.")
             if id(tensor) in seen:
-                raise ValueError(f"Layers of nnbp share no parameters; received {name}, which two of them have.")
+                raise ValueError(
+                    f"Layers of nnbp share no parameters; received {name}, which two of them have. Give each its own."
+                )
             seen.add(id(tensor))
-            values = tensor.detach().cpu().numpy()
-            if not np.isfinite(values).all():
-                raise DataError(f"Parameters are finite numbers; received {name} with NaN or infinity in it.")
-            views[spec.name][...] = values
-            if spec.learnt and not tensor.requires_grad:
+            own[spec.name][...] = _values(part, spec.name, spec.shape)
+            if not spec.learnt:
+                kept[spec.name] = own[spec.name]
+            elif not tensor.requires_grad:
                 unlike.append(f"{name}, which is frozen")
+        layer.check_statistics(kept)
     with model.backend.active():
         model.parameters.values[...] = model.backend.upload(flat, model.dtype)
-        for part in parts:
-            if part.kind is layers.Standardize:
-                own = {name: getattr(part.module, name).cpu().numpy() for name in ("mean", "deviation")}
-                model.set_statistics([own])
+        if not model.observed:
+            model.set_statistics(statistics)
     return unlike
+
+
+def _named(part: _Part, name: str) -> str:
+    return f"{part.name}.{name if isinstance(part.module, Standardize) else _ARRAYS[name]}"
+
+
+def _values(part: _Part, name: str, shape: tuple[int, ...]) -> Any:
+    """The values of a parameter or buffer of a module, by its name in nnbp."""
+    tensor, label = _array(part.module, name).detach(), _named(part, name)
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        raise DataError(
+            f"Parameters are dense arrays with values; received {label} of layout {tensor.layout} on the device "
+            f"{tensor.device}. Load its values first, or use to_dense()."
+        )
+    if tuple(tensor.shape) != shape:
+        raise ShapeError(f"{label} has shape {shape} here; received {tuple(tensor.shape)}.")
+    values = tensor.cpu().numpy()
+    if not np.isfinite(values).all():
+        raise DataError(f"Parameters are finite numbers; received {label} with NaN or infinity in it.")
+    return values
+
+
+def _compare(network: Network, module: Any, first: Any, *, decided: bool, logarithm: bool) -> None:
+    """Raises ValueError if the outputs of the network are not those of the module.
+
+    Args:
+        first: the first part, whose mean and deviation the inputs have if it is Standardize.
+        decided: whether the module ends in an activation, and so gives a of the last layer and not z.
+        logarithm: whether it gives ln a.
+    """
+    like = next(module.parameters())
+    X = np.random.default_rng(0).normal(size=(_SAMPLES, network.model.n_in))
+    if isinstance(first, Standardize):
+        X = first.mean.cpu().numpy() + first.deviation.cpu().numpy() * X
+    trace = network.trace(X)
+    expected = network.model.backend.download(trace.a[-1] if decided else trace.z[-1])
+    # Dropout that is always on draws random numbers.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), np.errstate(all="ignore"):
+        given = torch.tensor(
+            X, dtype=torch.float64 if isinstance(first, Standardize) else like.dtype, device=like.device
+        )
+        found = module(given).double().cpu().numpy()
+        expected = np.log(expected.astype(np.float64)) if logarithm else expected.astype(np.float64)
+        errors = np.where(found == expected, 0.0, np.abs(found - expected))
+        sound = np.isfinite(expected)
+        error = float(np.max(errors[sound], initial=0.0)) / max(
+            1.0, float(np.max(np.abs(expected[sound]), initial=0.0))
+        )
+    if not error <= _CLOSE[network.dtype.name]:
+        raise ValueError(
+            f"The network and the module in evaluation mode give the same outputs; received some that differ by "
+            f"{number(error)} of the largest. Something acts that is not among the parts: a hook, a `forward` that was "
+            "set on an object, or dropout that is always on. Remove it."
+        )
 
 
 # ---- to a module

@@ -61,6 +61,9 @@ def on_device(backend: Backend, values: Any) -> Any:
 
 def _as_numpy(values: Any) -> NDArray[Any]:
     """The values as an array of NumPy; those of a device are copied, those on the host are not if that is possible."""
+    # A tensor with a gradient raises an error when it is asked for the interface.
+    if hasattr(values, "get") and hasattr(values, "__cuda_array_interface__"):
+        values = values.get()
     if isinstance(values, np.ndarray) or not hasattr(values, "__dlpack_device__"):
         return np.asanyarray(values)
     if values.__dlpack_device__()[0] != _HOST:
@@ -80,8 +83,6 @@ def host(values: Any, name: str, *, classes: bool = False) -> NDArray[Any]:
         ShapeError: the rows of a sequence have different lengths.
         DTypeError: the values are not real numbers.
     """
-    if hasattr(values, "__cuda_array_interface__") and hasattr(values, "get"):
-        values = values.get()
     kind = type(values).__name__
     if hasattr(values, "toarray"):
         raise DTypeError(f"{name} is a dense array; received the sparse {kind}. Pass {name}.toarray().")
@@ -94,8 +95,8 @@ def host(values: Any, name: str, *, classes: bool = False) -> NDArray[Any]:
                 "Fill up the short rows."
             ) from error
         raise DTypeError(
-            f"{name} is an array, or converts to one of NumPy; received a {kind}, which does not: {error} Convert it "
-            "first."
+            f"{name} is an array, or converts to one of NumPy; received a {kind}, which does not: "
+            f"{str(error).rstrip('.')}. Convert it first, a tensor of PyTorch by .detach(), .float() or .to_dense()."
         ) from error
     return np.asarray(real(array, name, classes=classes))
 

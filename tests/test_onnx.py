@@ -398,6 +398,38 @@ def test_no_file_is_left_that_disagrees(tmp_path: Path, monkeypatch: pytest.Monk
     refused(tmp_path / "net.onnx", "received outputs that differ by", net)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_values_are_compared_by_how_much_they_vary(
+    offset: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large mean of the target hides no fault."""
+    pandas = pytest.importorskip("pandas")
+    x = np.random.default_rng(0).uniform(-3, 3, size=400)
+    frame = pandas.DataFrame({"x": x, "target": offset + 3 * np.sin(2 * x)})
+    model = TableModel.fit(frame, "target", seed=0, device="cpu", epochs=20, progress=False)
+    export(model, tmp_path / "net.onnx")
+    monkeypatch.setitem(OPERATORS, "maximum", ("Min",))
+    refused(tmp_path / "net.onnx", "received outputs that differ by", model)
+
+
+def test_infinite_outputs_hide_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Network([2, 1], loss="poisson", device="cpu", seed=0)
+    net.weights[0][...] = 40.0
+    assert np.isinf(net.predict([[3.0, 3.0]])).all()
+    X = np.vstack([np.random.default_rng(0).normal(size=(50, 2)), [[3.0, 3.0]]])
+    export(net, tmp_path / "net.onnx", data=X, tolerance=1e-4)
+    net.weights[0][...] = 60.0
+    X[:, 1] = np.random.default_rng(1).uniform(-1, 0.3, size=51)
+    monkeypatch.setitem(OPERATORS, "exp", ("Exp", "Sqrt"))
+    refused(tmp_path / "net.onnx", "received outputs that differ by", net, data=X, tolerance=1e-4)
+
+
+def test_outputs_that_are_not_finite_cannot_be_compared(tmp_path: Path) -> None:
+    net = Network([2, 1], loss="poisson", device="cpu", seed=0)
+    net.weights[0][...] = 60.0
+    refused(tmp_path / "net.onnx", "not finite for most of them", net, data=np.full((4, 2), 3.0))
+
+
 def test_labels_are_compared_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPERATORS, "greater_equal", ("Less",))
     net, _, _ = example_problem([3, 4, 1], loss="binary_cross_entropy", device="cpu")

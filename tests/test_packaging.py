@@ -23,7 +23,7 @@ OPTIONAL = {"cupy", "matplotlib", "onnx", "onnxruntime", "pandas", "scipy", "skl
 EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "onnx", "plot", "sklearn", "tables", "test"}
 LATER = {
     *("nnbp.device", "nnbp.engine.epoch", "nnbp.engine.model", "nnbp.engine.passes", "nnbp.engine.updater"),
-    *("nnbp.metrics", "nnbp.optim", "nnbp.requirements", "nnbp.serialization", "nnbp.tabular"),
+    *("nnbp.metrics", "nnbp.nn.normalization", "nnbp.optim", "nnbp.requirements", "nnbp.serialization", "nnbp.tabular"),
     *("nnbp.testing", "nnbp.training.callbacks", "nnbp.training.progress", "nnbp.training.trainer"),
     *("safetensors", "threadpoolctl"),
     *("difflib", "hashlib", "importlib.metadata", "json", "secrets"),

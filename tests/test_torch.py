@@ -227,12 +227,6 @@ class Broken(nn.Module):  # type: ignore[misc]
         return self.compute(self, x)
 
 
-def hooked() -> Any:
-    module = nn.Linear(4, 3)
-    module.register_forward_hook(lambda *_: None)
-    return module
-
-
 @pytest.mark.parametrize(
     ("module", "named"),
     [
@@ -251,12 +245,13 @@ def hooked() -> Any:
         (Chain(nn.Linear(4, 4), nn.LayerNorm((2, 2)), nn.Linear(4, 3)), r"1\.weight.*\(2, 2\)"),
         (Chain(nn.Linear(4, 3), nn.Linear(3, 3).double()), "float32, float64"),
         (nn.Linear(4, 3).half(), "float16"),
-        (hooked(), "hooks"),
+        (Broken(lambda self, x: self.linear(x.view(x.size(0), -1))), r"no counterpart of size\(0\)\. Flatten by"),
+        (Broken(lambda self, x: {"z": self.linear(x)}), "not the one tensor"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), "parametrizations"),
-        (Broken(lambda self, x: self.square(x) + x), "add, which takes square, x"),
-        (Broken(lambda self, x: self.square(x) * self.scale), "scale, which takes nothing"),
+        (Broken(lambda self, x: self.square(x) + x), "'add' that takes square, x"),
+        (Broken(lambda self, x: self.square(x) * self.scale), "scale, which `forward` uses by itself"),
         (Broken(lambda self, x: self.linear(self.square(self.square(x)))), r"square\.weight, which two"),
-        (Broken(lambda self, x: (self.linear(x), x)), "output"),
+        (Broken(lambda self, x: (self.linear(x), x)), "a result of Broken that is not the one tensor"),
         (Broken(lambda self, x: self.linear(x * 2)), "mul"),
         (Broken(lambda self, x: self.linear(x if x.sum() > 0 else -x)), "cannot follow `forward` of Broken"),
         (Broken(lambda self, x: functional.softmax(self.linear(x), dim=1, dtype=torch.float64)), "softmax"),
@@ -273,16 +268,88 @@ def test_a_subclass_may_compute_something_else() -> None:
         def forward(self, x: Any) -> Any:
             return super().forward(x) + 1
 
-    with pytest.raises(ValueError, match=r"0\.weight, which takes nothing"):
+    with pytest.raises(ValueError, match=r"0\.weight, which `forward` uses by itself"):
         from_module(Chain(Shifted(4, 3)), loss="squared_error", device="cpu")
 
 
 def test_what_is_no_module_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module; received \[4, 3\]"):
+    with pytest.raises(TypeError, match=r"module is a torch\.nn\.Module; received \[4, 3\]"):
         from_module([4, 3], loss="squared_error", device="cpu")
     module = nn.Linear(4, 3)
     module.weight.data[0, 0] = torch.nan
     with pytest.raises(nnbp.DataError, match=r"0\.weight"):
+        from_module(module, loss="squared_error", device="cpu")
+
+
+def patched(module: Any) -> Any:
+    module.forward = lambda x: nn.Linear.forward(module, x) * 2
+    return module
+
+
+def with_hook(module: Any, part: Any, register: str) -> Any:
+    getattr(part, register)(lambda *given: 2 * given[-1] if len(given) == 3 else (2 * given[-1][0],))
+    return module
+
+
+CHAIN = Chain(nn.Linear(4, 4), nn.LogSoftmax(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("module", "loss"),
+    [
+        (with_hook(part := nn.Linear(4, 3), part, "register_forward_hook"), "mse"),
+        (with_hook(chain := Chain(nn.Linear(4, 3)), chain, "register_forward_pre_hook"), "mse"),
+        (with_hook(CHAIN, CHAIN[1], "register_forward_hook"), "cross_entropy"),
+        (Chain(patched(nn.Linear(4, 3))), "mse"),
+        (Broken(lambda self, x: self.linear(functional.dropout(self.square(x), 0.5))), "mse"),
+        (Broken(lambda self, x: self.linear(x) if self.training else functional.softmax(self.linear(x), 1)), "mse"),
+    ],
+)
+def test_what_acts_beside_the_parts_is_found_by_the_outputs(module: Any, loss: str) -> None:
+    state = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match="Something acts that is not among the parts"):
+        from_module(module, loss=loss, device="cpu")
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert module.training
+
+
+def test_a_hook_that_changes_nothing_is_allowed() -> None:
+    seen: list[Any] = []
+    module = nn.Linear(4, 3)
+    module.register_forward_hook(lambda *_: seen.append(1))
+    from_module(module, loss="mse", device="cpu")
+    assert seen
+
+
+def test_inputs_by_name_and_arguments_that_are_not_used() -> None:
+    class Named(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Any, mask: Any = None) -> Any:
+            hidden = functional.dropout(self.linear(input=x), 0.5, training=False)
+            return self.out(functional.relu(input=hidden))
+
+    module = Named().double()
+    net = from_module(module.eval(), loss="squared_error", device="cpu")
+    assert [layer.kind for layer in net.layers] == ["dense", "dense"]
+    assert_close(net.forward(X), module(torch.tensor(X)), "float64")
+    assert not module.linear.training
+
+
+def test_arrays_that_a_network_cannot_have_are_named() -> None:
+    with pytest.raises(nnbp.DataError, match=r"0\.weight of layout .* on the device meta.*Load its values"):
+        from_module(nn.Linear(4, 3, device="meta"), loss="squared_error", device="cpu")
+    module = Chain(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    module[0].running_var[1] = -1
+    with pytest.raises(nnbp.DataError, match="running variance of BatchNorm is at least 0; received -1"):
+        from_module(module, loss="squared_error", device="cpu")
+    net = Network([4, Standardize(), Dense(3)], device="cpu", seed=0)
+    net.fit(X, X[:, :3], epochs=1, progress=False)
+    module = to_module(net)
+    module[0].mean[0] = torch.nan
+    with pytest.raises(nnbp.DataError, match=r"0\.mean with NaN"):
         from_module(module, loss="squared_error", device="cpu")
 
 
@@ -325,6 +392,32 @@ def test_a_module_is_ready_for_predictions_and_trains_further() -> None:
     ).backward()
     optimizer.step()
     assert net.forward(X).tobytes() == before.tobytes(), "the module has parameters of its own"
+
+
+def test_the_statistics_of_inputs_stay_float64_in_a_module_that_is_cast() -> None:
+    far = X + 1e6
+    net = Network([4, Standardize(), Dense(5, "tanh"), Dense(3)], dtype="float64", device="cpu", seed=0)
+    net.fit(far, X[:, :3], epochs=1, progress=False)
+    expected = net.forward(far)
+    for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12), (torch.float16, 1e-2)):
+        module = to_module(net).to(dtype)
+        assert module[0].mean.dtype == torch.float64
+        found = module(torch.tensor(far))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found.detach().numpy(), expected, rtol=bound, atol=bound)
+
+
+def test_making_a_module_leaves_the_state_of_pytorch() -> None:
+    net = fitted([4, 5, 3])
+    state = torch.random.get_rng_state()
+    with torch.device("meta"):
+        assert next(to_module(net).parameters()).device.type == "cpu"
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_what_is_no_network_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"network is a Network; received Linear"):
+        to_module(nn.Linear(4, 3))
 
 
 def test_nothing_warns() -> None:

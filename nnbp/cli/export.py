@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from typing import Any
 
 from nnbp import onnx
 from nnbp.cli.common import UsageError
 from nnbp.cli.options import add_shared, positive
-from nnbp.cli.output import two_columns
+from nnbp.cli.output import note, two_columns
 from nnbp.cli.predict import read_rows, same_file
 from nnbp.cli.run_folder import find_model
 from nnbp.formatting import counted, json_text, number
@@ -40,7 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"FILE would overwrite {arguments.file}, which the export reads. Name another file.")
     model = TableModel.load(path, device="cpu")
     source = None if arguments.data is None else read_rows(model, arguments.data)
-    data = model.features(source)[0] if source is not None and model.preprocessor is None else source
+    data: Any = source
+    if source is not None:
+        X, messages = model.features(source)
+        note("nnbp export", messages)
+        data = X if model.preprocessor is None else source
     done = onnx.export(model, arguments.file, data=data, tolerance=arguments.tolerance)
     if arguments.json:
         print(json_text({"model": str(path), "labels": model.labels, **asdict(done)}))

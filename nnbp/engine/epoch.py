@@ -106,7 +106,10 @@ class Epoch:
             for source, out in zip(sources, rows, strict=True):
                 op.record(Gather(source, order, counter, self._stride, out))
             batch = Batch(*rows)
-        executor = Executor(self.model, batch, training=self._training, gradients=self._training)
+        executor = Executor(
+            self.model, batch, training=self._training, searching=self._training and self._update is None,
+            gradients=self._training,
+        )  # fmt: skip
         tail = op.begin()
         op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=executor.total)
         if self._update is not None:

@@ -46,6 +46,7 @@ class Executor:
         model: the network.
         batch: the arrays to read.
         training: whether dropout is active.
+        searching: whether the pass is that of an optimizer that searches; see `Builder`.
         gradients: whether to record the backward pass, which needs targets.
         keep_z: whether every layer keeps z as well as a.
         check: whether to compute what shows that x and h are finite.
@@ -61,6 +62,7 @@ class Executor:
         batch: Batch,
         *,
         training: bool = False,
+        searching: bool = False,
         gradients: bool = False,
         keep_z: bool = False,
         check: bool = False,
@@ -69,7 +71,7 @@ class Executor:
         if not model.observed:
             raise statistics_unknown()
         self.model, self.batch = model, batch
-        op = model.builder(len(batch.x), training=training)
+        op = model.builder(len(batch.x), training=training, searching=searching)
         self.forward: list[Operation] = op.begin()
         self.nodes: list[Node] = []
         self._record_layers(op, keep_z=keep_z)

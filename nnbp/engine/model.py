@@ -97,6 +97,11 @@ class Model:
         """Indices of the dense layers."""
         return [k for k, layer in enumerate(self.layers) if isinstance(layer, Dense)]
 
+    @property
+    def activated(self) -> list[int]:
+        """Indices of the layers that have an activation; their nodes have z, a and delta."""
+        return [k for k, layer in enumerate(self.layers) if layer.activation is not None]
+
     def observe(self, data: Dataset) -> None:
         """Takes the statistics of the first fit from its data."""
         self.set_statistics([self.layers[0].observed(self._blocks(data))])
@@ -153,9 +158,11 @@ class Model:
             if stream is not None:
                 stream.position = at or 0
 
-    def builder(self, samples: int, *, training: bool) -> Builder:
+    def builder(self, samples: int, *, training: bool, searching: bool = False) -> Builder:
         """A builder for batches of this many samples."""
-        return Builder(self.backend, self.dtype, samples, training=training, precision=self.precision)
+        return Builder(
+            self.backend, self.dtype, samples, training=training, searching=searching, precision=self.precision
+        )
 
     def objective(self, total: float, weight: float, decay: float | None = None) -> float:
         """J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW², from its sums; the decay is that of the current parameters unless given."""

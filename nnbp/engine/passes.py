@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from nnbp.engine.executor import Batch, Executor
 from nnbp.engine.model import Model
 from nnbp.engine.results import Gradients, Trace
 from nnbp.graph.ops import Array
-from nnbp.nn.layers import DenseNode
+from nnbp.nn.layers import ActivatedNode
 
 PIECE = 2**22
 """Approximate number of elements in the layers of one executor; larger inputs are processed in pieces."""
@@ -123,10 +123,10 @@ class Passes:
             yield first, self._rows(executor.h), sound
 
     def trace(self, X: Array, back: Callable[[Array], Any] = _as_it_is) -> Trace:
-        """z and a of every dense layer; `back` converts each array."""
+        """z and a of every layer that has an activation; `back` converts each array."""
         executor = self._loaded(_Kind(len(X), trace=True), X)
         executor.run_forward()
-        nodes = _dense_nodes(executor)
+        nodes = self._activated(executor)
         z, a = (
             [back(self._rows(array)) for array in arrays] for arrays in zip(*((n.z, n.a) for n in nodes), strict=True)
         )
@@ -142,11 +142,12 @@ class Passes:
             total += float(self.model.backend.download(executor.total)[0, 0])
         return self.model.objective(total, data.weight)
 
-    def gradients(self, data: Dataset, back: Callable[[Array], Any] = _as_it_is) -> Gradients:
+    def gradients(self, data: Dataset, back: Callable[[Array], Any] = _as_it_is, *, own_cost: bool = True) -> Gradients:
         """∇J by backpropagation, and ∂C/∂z and ∂C/∂x of every sample; `back` converts each array.
 
         The backward pass runs twice: for the gradient of J with each sample's share of the mean, as in a training step,
-        and for the derivatives of each sample's own cost with share 1.
+        and for the derivatives of each sample's own cost with share 1. Without `own_cost` it runs once, and gives ∂J/∂z
+        and ∂J/∂x instead of the latter.
         """
         model = self.model
         kind = _Kind(len(data), data.y.shape[1], data.w is not None, gradients=True, want_dx=True)
@@ -157,8 +158,9 @@ class Passes:
         executor.run_backward()
         flat = back(model.copied(model.parameters.gradient))
         loss = model.objective(float(model.backend.download(executor.total)[0, 0]), data.weight)
-        self._one_share_each(executor)
-        delta = [back(self._rows(node.delta)) for node in _dense_nodes(executor)]
+        if own_cost:
+            self._one_share_each(executor)
+        delta = [back(self._rows(node.delta)) for node in self._activated(executor)]
         views = model.parameters.views(flat)
         dW, db = ([views[k][name] for k in model.dense] for name in ("W", "b"))
         return Gradients(loss, dW, db, delta, back(self._rows(executor.dx)), flat)
@@ -180,13 +182,12 @@ class Passes:
         executor.share[...] = 1.0
         executor.run_backward()
 
+    def _activated(self, executor: Executor) -> list[ActivatedNode]:
+        return [cast(ActivatedNode, executor.nodes[k]) for k in self.model.activated]
+
     def _rows(self, matrix: Array) -> Array:
         """A new (m, n) array from an (n, m) buffer."""
         return self.model.copied(matrix.T)
-
-
-def _dense_nodes(executor: Executor) -> list[DenseNode]:
-    return [node for node in executor.nodes if isinstance(node, DenseNode)]
 
 
 def pieces(samples: int, size: int) -> Iterator[slice]:

@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A forward pass: ``z[l]`` and ``a[l]`` (m, n_l) of dense layer l, counted from 1; ``a[0]`` is X, ``z[0]`` None."""
+    """A forward pass: ``z[l]`` and ``a[l]`` (m, n_l) of layer l, counted from 1; ``a[0]`` is X, ``z[0]`` None.
+
+    The layers are those that have an activation: Dense, BatchNorm and LayerNorm.
+    """
 
     z: list[Any]
     a: list[Any]
@@ -21,7 +24,7 @@ class Gradients:
     Attributes:
         loss: J.
         dW, db: ∂J/∂W and ∂J/∂b of each dense layer, views of `flat`.
-        delta: ∂C/∂z of every sample, (m, n_out) per dense layer.
+        delta: ∂C/∂z of every sample, (m, n_out) for each layer that has an activation.
         dX: ∂C/∂x of every sample, (m, n_in).
         flat: ∇J in the order of `Network.parameters`.
     """

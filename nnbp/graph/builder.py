@@ -24,13 +24,17 @@ class Builder:
         dtype: float32 or float64, of every buffer unless stated otherwise.
         samples: m, the width of a batch.
         training: whether layers that behave differently in training, such as dropout, do so.
+        searching: whether the batch is all data, for an optimizer that searches: running statistics are those of the
+            batch then, as it may be evaluated anywhere.
         precision: of the layers' products, if it is not that of the dtype.
     """
 
     def __init__(
-        self, backend: Backend, dtype: DTypeLike, samples: int, *, training: bool, precision: Precision | None = None
-    ) -> None:
+        self, backend: Backend, dtype: DTypeLike, samples: int, *, training: bool, searching: bool = False,
+        precision: Precision | None = None,
+    ) -> None:  # fmt: skip
         self.backend, self.dtype, self.samples, self.training = backend, np.dtype(dtype), samples, training
+        self.searching = searching
         self.precision = precision
         self.operations: list[Operation] = []
         self.buffers: list[Array] = []

@@ -89,8 +89,9 @@ class BatchNorm(Normalization):
     epoch, and are restored with them. Sample weights do not count in them.
 
     Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate shift",
-    2015; the definitions are those of `torch.nn.BatchNorm1d`. Deviation: of a batch of one sample, such as a rest of
-    the data, only beta learns, and the running ones stay. With LBFGS every evaluation of J moves them.
+    2015; the definitions are those of `torch.nn.BatchNorm1d`. Deviation: a batch of one sample, such as the last of an
+    epoch, leaves the running ones and gamma as they are, and the layer gives f(beta) for it. With LBFGS, whose batch is
+    all data, the running ones are those of the batch, so that J is the same in training and afterwards.
 
     Args:
         activation: f, by name or as an object; give it here, and "identity" to the Dense layer before, if the
@@ -127,8 +128,10 @@ class BatchNorm(Normalization):
             return node.apply(mean, variance)
         node.standardize(1)
         m, momentum = op.samples, self.momentum
-        if m > 1:
-            for running, total, count in ((mean, node.sum, m), (variance, node.squares, m - 1)):
+        for running, total, count in ((mean, node.sum, m), (variance, node.squares, m - 1)):
+            if op.searching:
+                op.map(lambda s: s * (1.0 / m), [running], s=total)
+            elif m > 1:
                 share = momentum / count
                 op.map(lambda r, s, share=share: (1.0 - momentum) * r + share * s, [running], r=running, s=total)
         return node

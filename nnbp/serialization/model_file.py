@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -254,6 +255,7 @@ def _digest(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> s
 # ---- names and classes
 
 
+import_module("nnbp.nn.normalization")  # layers that `import nnbp` leaves to the first use
 _LAYERS = Layer.built_in()
 _OWN: dict[type[Named], dict[str, Any]] = {base: base.built_in() for base in (Activation, Loss, Initializer)}
 """nnbp's own classes by name; not the registries, in which anyone can put any class under any name later on."""

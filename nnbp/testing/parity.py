@@ -6,48 +6,55 @@ bounds: 10⁻¹² and 10⁻¹⁰ in float64; in float32, TF32 and bfloat16, a fe
 network.
 
 If a z is so close to a kink of its activation that the devices are on different sides of it, both are right although
-they differ. Such samples are excluded from the comparison of deltas and gradients, and counted.
+they differ. Such samples are left out of deltas and gradients, and counted.
+
+A fault of one layer shows in all that follows. Isolated, each layer of each device is compared with a float64 run of
+that layer on the inputs that this device has found, so the faulty layer is named and no other.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
-from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.device.select import open_backend
-from nnbp.errors import ConvergenceWarning, DeviceUnavailableError, DivergenceError
+from nnbp.errors import DeviceUnavailableError
 from nnbp.formatting import json_value, shown, table
 from nnbp.graph.backend import Backend
 from nnbp.network import Network
-from nnbp.nn.layers import Dense
-from nnbp.optim import optimizers
-from nnbp.optim.lbfgs import LBFGS
 from nnbp.optim.optimizers import Optimizer
-from nnbp.testing.tolerances import PASS_BOUND, TRAINING_BOUND, bound, flushed, relative_error, with_rounded_factors
-from nnbp.validation import host, instance, items, matrix, sample_weights, whole_number
+from nnbp.testing.runs import BY_SAMPLE, Found, Problem, activated, isolated
+from nnbp.testing.tolerances import (
+    PASS_BOUND,
+    TRAINING_BOUND,
+    bound,
+    flushed,
+    relative_error,
+    rounded,
+    with_rounded_factors,
+)
+from nnbp.validation import flag, instance, items
 
-Found = dict[str, NDArray[Any]]
-
-_BY_SAMPLE = ("z", "a", "delta", "dX")
-"""Prefixes of the names of arrays that are not sums over the samples."""
+EQUAL, ROUNDING, KINK, UNSTEADY, FAULT = "equal", "rounding", "a kink", "nondeterministic", "fault"
+"""The verdicts on an array: the same bits; within the bound; within it without the samples at kinks; out of the bound,
+and as far apart in two runs on one device; out of the bound."""
 
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One array on two devices.
+    """One array on two devices; if layers are isolated, p is what a float64 run makes of the inputs of the layer.
 
     Attributes:
         stage: "pass", forward and backward, or "training".
-        name: "z1", "a1", "J", "delta1", "dW1", "db1", …, "dX"; after the updates "W1 trained", "b1 trained", …, and "J
-            by epoch".
-        device: the device that is compared with the first.
+        name: "z1", "a1", "J", "delta1" (∂J/∂z), "dW1", "db1", …, "dX" (∂J/∂x); after the updates "W1 trained", "b1
+            trained", …, and "J by epoch".
+        device: the device that is judged.
         shape: of the array.
         max_absolute_error: max |p − q|.
         max_relative_error: max |p − q| / max |p|, which must be within the bound. In float32 an array also passes if
@@ -56,6 +63,9 @@ class ParityRow:
         cosine: of the angle between the arrays as vectors.
         bound: on the relative error.
         passed: whether the array is within its bound.
+        verdict: "equal", the same bits; "rounding", within the bound; "a kink", within it without the samples for which
+            the devices are on different sides of a kink; "nondeterministic", beyond it, as two runs on one device are;
+            or "fault".
     """
 
     stage: str
@@ -68,11 +78,17 @@ class ParityRow:
     cosine: float
     bound: float
     passed: bool
+    verdict: str
+
+    @property
+    def ratio(self) -> float:
+        """The relative error in units of the bound."""
+        return self.max_relative_error / self.bound if self.max_relative_error else 0.0
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The result of `compare_devices`; print it to see a table.
+    """What `compare_devices` and `nnbp.testing.compare_with` return; print it to see a table.
 
     Attributes:
         devices: the devices; the first is compared with every other.
@@ -80,8 +96,9 @@ class ParityReport:
         precision: "tf32" or "bf16", of their products, or None if it is that of the dtype.
         optimizer: of the updates.
         updates: number of updates.
-        kinks: samples excluded from deltas and gradients because the devices were on different sides of a kink.
-        rows: one per array.
+        kinks: samples left out of deltas and gradients because the devices were on different sides of a kink.
+        rows: one per array, in the order of computation.
+        isolate: whether each layer of each device was judged by itself.
     """
 
     devices: tuple[str, ...]
@@ -91,6 +108,7 @@ class ParityReport:
     updates: int
     kinks: int
     rows: tuple[ParityRow, ...]
+    isolate: bool = False
 
     @property
     def arithmetic(self) -> str:
@@ -107,33 +125,52 @@ class ParityReport:
         """The largest relative error of all rows."""
         return max(row.max_relative_error for row in self.rows)
 
+    @property
+    def culprit(self) -> ParityRow | None:
+        """The first array that failed, from which all others may follow unless layers were isolated."""
+        return next((row for row in self.rows if not row.passed), None)
+
     def as_dict(self) -> dict[str, Any]:
         """The report in JSON types; numbers that are not finite become None."""
-        summary = {"passed": self.passed, "max_relative_error": self.max_relative_error}
+        culprit = None if self.culprit is None else self.culprit.name
+        summary = {"passed": self.passed, "max_relative_error": self.max_relative_error, "culprit": culprit}
         report: dict[str, Any] = json_value({**summary, **asdict(self)})
         return report
 
     def __str__(self) -> str:
-        head = ("array", "shape", "max |p−q|", "relative", "ulp", "1 − cosine", "bound", "on")
-        several = len(self.devices) > 2
-        cells = [head if several else (*head[:-1], ""), *(_cells(row, several) for row in self.rows)]
-        lines = table(cells, left=(0, 1, 7), ruled=True)
-        names = f"p on {self.devices[0]}, q on {', '.join(self.devices[1:])}"
+        head = ("array", "shape", "max |p−q|", "relative", "ulp", "1 − cosine", "bound", "ratio", "verdict", "on")
+        several = self.isolate or len(self.devices) > 2
+        cells = [head if several else head[:-1], *(_cells(row, several) for row in self.rows)]
+        lines = table(cells, left=(0, 1, 8, 9), ruled=True)
+        if self.isolate:
+            what = f"every layer of {', '.join(self.devices)} by itself, p in float64; {self.arithmetic}"
+        else:
+            what = (
+                f"p on {self.devices[0]}, q on {', '.join(self.devices[1:])}; {self.arithmetic}, {self.updates} "
+                f"updates by {self.optimizer.partition('(')[0]}"
+            )
         lines.append(
-            f"{'PASSED' if self.passed else 'FAILED'}: {names}; {self.arithmetic}, {self.updates} updates by "
-            f"{self.optimizer.partition('(')[0]}; largest relative error {self.max_relative_error:.2g}"
+            f"{'PASSED' if self.passed else 'FAILED'}: {what}; largest relative error {self.max_relative_error:.2g}"
         )
         if self.kinks:
             lines.append(
                 f"kinks: {self.kinks} samples left out of deltas and gradients, with the devices on both sides of one"
             )
+        if self.culprit is not None:
+            faults = ", ".join(f"{row.name} on {row.device}" for row in self.rows if not row.passed)
+            first = self.culprit
+            lines.append(
+                f"faulty: {faults}" if self.isolate else
+                f"first beyond its bound: {first.name} on {first.device}, {first.ratio:.2g} times; isolate=True says "
+                "whether the others follow from it"
+            )  # fmt: skip
         return "\n".join(lines)
 
 
 def _cells(row: ParityRow, several: bool) -> tuple[str, ...]:
     errors = (f"{row.max_absolute_error:.1e}", f"{row.max_relative_error:.1e}", f"{row.max_ulp_error:.3g}")
-    notes = " ".join([row.device] * several + ["FAILED"] * (not row.passed))
-    return (row.name, str(row.shape), *errors, f"{1 - row.cosine:.1e}", f"{row.bound:.1e}", notes)
+    judged = (f"{row.bound:.1e}", f"{row.ratio:.2g}", row.verdict if row.passed else f"FAILED: {row.verdict}")
+    return (row.name, str(row.shape), *errors, f"{1 - row.cosine:.1e}", *judged, *[row.device] * several)
 
 
 def compare_devices(
@@ -147,6 +184,7 @@ def compare_devices(
     optimizer: str | Optimizer = "adam",
     learning_rate: float | None = None,
     batch_size: int | None = None,
+    isolate: bool = False,
 ) -> ParityReport:
     """Runs copies of a network on several devices and compares all their results.
 
@@ -160,11 +198,14 @@ def compare_devices(
             all samples, and an update of L-BFGS is one of its iterations. Rprop uses only signs: if a derivative is 0
             except for rounding (a sum of signs, with absolute_error), devices may step in different directions, and
             neither is wrong. The same holds in float32 for derivatives below 2⁻⁶³: the product of two of them is 0 on a
-            GPU.
+            GPU; and for adam and a bias before a BatchNorm, whose derivative is 0 except for rounding: use sgd.
         optimizer: of the updates, by name or as an object.
         learning_rate: η; None is the optimizer's default.
         batch_size: samples per update; None chooses a size for which `steps` is a whole number of epochs. With any
             other size the last epoch is completed: see `ParityReport.updates`.
+        isolate: whether to judge each layer of each device by itself, instead of comparing devices: a float64 run
+            computes it from the inputs that this device has found. The faulty layer is then named, and not all that
+            follow from it. Updates are not compared.
 
     Returns:
         a report with `passed` and one row per array; `print` shows it as a table.
@@ -181,57 +222,25 @@ def compare_devices(
     (True, 0.0)
     """
     instance("net", net, Network, "a Network")
-    steps = whole_number("steps", steps, 1)
+    isolate = flag("isolate", isolate)
     backends = _open(devices)
-    rule = copy(optimizers.get(optimizer))
-    if isinstance(rule, LBFGS):
-        # One of its steps is many updates, and rounding errors grow with each of them.
-        rule.max_iter = min(rule.max_iter, steps)
-    X, y = host(X, "X"), host(y, "y", classes=net.loss_function.classification)
-    with np.errstate(over="ignore"):
-        X = np.asarray(matrix(backends[0], X, net.dtype, None), net.dtype)
-        y = y.astype(net.dtype) if y.dtype.kind == "f" else y
-    w = sample_weights(sample_weight, len(X))
-    epochs, size = _epochs(len(X), steps, batch_size, rule)
-    updates = epochs * (rule.max_iter if isinstance(rule, LBFGS) else -(-len(X) // size))
-    single = net.dtype == np.float32
-    runs = [net.copy(device=backend) for backend in backends]
-    # ρ, on which the float32 bounds are based, is the largest error of the judged runs relative to the last run. They
-    # run on the CPU: if a device's own errors widened its bound, it would pass whatever it computed.
-    judged = slice(1)
-    if net.precision is not None or (single and backends[0].device != "cpu"):
-        own = [open_backend("cpu")] if net.precision is None else with_rounded_factors(net.precision)
-        runs += [net.copy(device=backend) for backend in own]
-        judged = slice(len(backends), len(runs))
-    if single:
-        runs.append(net.copy(device="cpu", dtype=np.float64))
-    for twin in runs:
-        twin.prepare(X, y)
-    forward = [_forward(twin, X) for twin in runs]
-    crossed = _on_both_sides(runs[0], forward, y)
-    keep = slice(None) if crossed.all() or not crossed.any() else ~crossed
-    kept = (X[keep], y[keep], None if w is None else w[keep])
-    passes = [before | _backward(twin, *kept) for before, twin in zip(forward, runs, strict=True)]
-    options: dict[str, Any] = {"optimizer": rule, "learning_rate": learning_rate, "epochs": epochs, "batch_size": size}
-    trained = [_trained(runs[0], X, y, w, options)]
-    trained += [_trained(twin, X, y, w, options, trained[0]) for twin in runs[1:]]
-    labels, width = _labels(backends), max(runs[0].model.sizes)
-    rows = []
-    for stage, found, fixed, batch, count in (
-        ("pass", passes, PASS_BOUND, len(X), None),
-        ("training", trained, TRAINING_BOUND, size, updates),
-    ):
-        for name, p in found[0].items():
-            limit, lost = fixed, 0.0
-            if single:
-                terms = width if name.startswith(_BY_SAMPLE) else max(width, batch)
-                lost = flushed(terms)
-                rho = max(relative_error(found[-1][name], run[name]) for run in found[judged])
-                limit = bound(rho, terms=terms, updates=count, precision=net.precision)
-            for k, label in enumerate(labels[1:], 1):
-                rows.append(_row(stage, name, label, p, found[k][name], limit, lost))
-    kinks = int(crossed.sum()) if isinstance(keep, np.ndarray) else 0
-    return ParityReport(tuple(labels), net.dtype.name, net.precision, repr(rule), updates, kinks, tuple(rows))
+    problem = Problem.of(
+        net, X, y, sample_weight, steps=steps, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size
+    )  # fmt: skip
+    runs: list[Run] = []
+    for backend, label in zip(backends, _labels(backends), strict=True):
+        like = runs[0].trained if runs else None
+        runs.append(Run.of(net, problem, backend, label, like, train=not isolate))
+    judge = Judge(net, problem, runs[0] if backends[0].device == "cpu" else None)
+    report = judge(runs, isolate=isolate)
+    if report.passed:
+        return report
+    # Whether two runs of one device differ matters if something is wrong.
+    again = [
+        Run.of(net, problem, backend, run.label, run.trained, train=not isolate)
+        for backend, run in zip(backends, runs, strict=True)
+    ]
+    return judge([run.beside(other) for run, other in zip(runs, again, strict=True)], isolate=isolate)
 
 
 def _open(devices: Sequence[str | Backend]) -> list[Backend]:
@@ -258,83 +267,221 @@ def _labels(backends: Sequence[Backend]) -> list[str]:
     ]
 
 
-def _epochs(samples: int, steps: int, batch_size: int | None, rule: Optimizer) -> tuple[int, int]:
-    """Number of epochs, and samples per batch."""
-    size = samples if batch_size is None else min(whole_number("batch_size", batch_size, 1), samples)
-    if isinstance(rule, LBFGS):
-        return -(-steps // rule.max_iter), samples
-    if rule.full_batch:
-        return steps, samples
-    if batch_size is None:
-        # As many batches per epoch as possible, up to 5, with `steps` being a whole number of epochs.
-        counts = [count for count in range(min(5, samples), 0, -1) if steps % count == 0]
-        size = next(-(-samples // count) for count in counts if -(-samples // -(-samples // count)) == count)
-    return -(-steps // -(-samples // size)), size
+# ---- runs and their judge
 
 
-def _numbered(name: str, arrays: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    return ((f"{name}{k}", array) for k, array in enumerate(arrays, 1))
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a network computed on one device.
 
-
-def _forward(twin: Network, X: NDArray[Any]) -> Found:
-    """z and a of every layer, on the host."""
-    trace = twin.trace(X)
-    named = zip(_numbered("z", trace.z[1:]), _numbered("a", trace.a[1:]), strict=True)
-    return {name: np.asarray(array) for pair in named for name, array in pair}
-
-
-def _backward(twin: Network, X: NDArray[Any], y: NDArray[Any], w: NDArray[Any] | None) -> Found:
-    """J and all results of backpropagation, on the host."""
-    g = twin.gradients(X, y, w)
-    named = [*_numbered("delta", g.delta), *_numbered("dW", g.dW), *_numbered("db", g.db), ("dX", g.dX)]
-    return {"J": np.array([g.loss], twin.dtype), **{name: np.asarray(array) for name, array in named}}
-
-
-def _trained(
-    twin: Network, X: NDArray[Any], y: NDArray[Any], w: Any, options: dict[str, Any], first: Found | None = None
-) -> Found:
-    """Trains, and returns the final parameters and the loss of every epoch, on the host.
-
-    If training diverges, although it did not on the first device, all results are NaN.
+    Attributes:
+        label: of the device.
+        computed: the arrays of a forward and backward pass.
+        trained: those after the updates.
+        unsteady: the largest absolute difference between two such runs on the device, for arrays in which they differ;
+            empty if there was one run.
     """
-    try:
-        with warnings.catch_warnings():
-            # What matters here is whether devices agree, not whether the training is any good.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            history = twin.fit(X, y, sample_weight=w, progress=False, **options)
-    except DivergenceError:
-        if first is None:
-            raise
-        return {name: np.full_like(array, np.nan) for name, array in first.items()}
-    named = [*_numbered("W", twin.weights), *_numbered("b", twin.biases)]
-    found = {f"{name} trained": np.array(twin.model.backend.download(array)) for name, array in named}
-    return {**found, "J by epoch": np.array(history["loss"], twin.dtype)}
+
+    label: str
+    computed: Found
+    trained: Found
+    unsteady: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        net: Network,
+        problem: Problem,
+        device: str | Backend,
+        label: str,
+        like: Found | None = None,
+        *,
+        train: bool = True,
+    ) -> Run:
+        """Runs a copy of a network on a device; see `Problem.trained` for `like`."""
+        twin = net.copy(device=device)
+        return cls(label, problem.computed(twin), problem.trained(twin, like) if train else {})
+
+    def beside(self, other: Run) -> Run:
+        """This run with its differences from another one on the same device."""
+        pairs = [
+            (name, p, {**other.computed, **other.trained}[name])
+            for name, p in {**self.computed, **self.trained}.items()
+        ]
+        with np.errstate(all="ignore"):
+            unsteady = {
+                name: float(np.max(np.abs(p.astype(np.float64) - q))) for name, p, q in pairs if not _equal(p, q)
+            }
+        return Run(self.label, self.computed, self.trained, unsteady)
 
 
-def _on_both_sides(twin: Network, passes: Sequence[Found], y: NDArray[Any]) -> NDArray[np.bool]:
-    """For each sample, whether any z or h − y is on different sides of a kink in different runs."""
-    dense = [layer for layer in twin.layers if isinstance(layer, Dense)]
-    places = [(name, kink) for name, layer in _numbered("z", dense) for kink in layer.f.kinks]
-    # A loss with kinks is a regression loss: targets have the shape of the outputs, or are a single column.
-    target = y.reshape(len(y), -1)
-    places += [(f"a{len(dense)}", kink + target) for kink in twin.loss_function.kinks]
-    crossed = np.zeros(len(y), np.bool)
-    for name, kink in places:
-        first, *others = (np.sign(found[name] - kink) for found in passes)
-        crossed |= np.any([side != first for side in others], axis=(0, 2))
-    return crossed
+class Judge:
+    """Judges runs of a network by bounds that follow from runs on the CPU, one of them in float64.
+
+    ρ, on which the bounds of float32 are based, is the largest error of own runs relative to the one in float64. Own
+    runs are on the CPU: if a device's own errors widened its bound, it would pass whatever it computed.
+
+    Args:
+        net: the network; copies of it run.
+        problem: what was computed.
+        first: a run on the CPU, if there is one, which is then an own run.
+    """
+
+    def __init__(self, net: Network, problem: Problem, first: Run | None = None) -> None:
+        self.problem, self.dtype, self.precision = problem, net.dtype, net.precision
+        self.exact = net.copy(device="cpu", dtype=np.float64)
+        self.exact.prepare(problem.X, problem.y)
+        self.model, self.first = self.exact.model, first if net.precision is None else None
+        self.own: list[Network] = []
+        if net.dtype == np.float32:
+            backends = [open_backend("cpu")] if net.precision is None else with_rounded_factors(net.precision)
+            self.own = [net.copy(device=backend) for backend in backends]
+
+    @cached_property
+    def references(self) -> list[Run]:
+        """The run in float64 and the own ones; none if the network is in float64."""
+        if not self.own:
+            return []
+        exact = Run.of(self.exact, self.problem, "cpu", "float64")
+        if self.first is not None:
+            return [exact, self.first]
+        return [exact, *(Run.of(net, self.problem, net.model.backend, "own", exact.trained) for net in self.own)]
+
+    def __call__(self, runs: Sequence[Run], *, isolate: bool) -> ParityReport:
+        """The report on some runs, of which the first is compared with every other unless layers are isolated."""
+        problem, kinks = self.problem, 0
+        if isolate:
+            rows = [row for run in runs for row in self._isolated(run)]
+        else:
+            crossed = self._on_both_sides([run.computed for run in (*runs, *self.references)])
+            if crossed.all():
+                crossed[:] = False
+            kinks = int(crossed.sum())
+            rows = [*self._passes(runs, crossed), *self._trainings(runs)]
+        labels = tuple(run.label for run in runs)
+        updates = problem.updates
+        return ParityReport(
+            labels, self.dtype.name, self.precision, repr(problem.rule), updates, kinks, tuple(rows), isolate
+        )
+
+    def _passes(self, runs: Sequence[Run], crossed: NDArray[np.bool]) -> Iterator[ParityRow]:
+        whole = [run.computed for run in runs]
+        kept = [self._without(found, crossed) for found in whole]
+        references = [self._without(run.computed, crossed) for run in self.references]
+        for name, p in kept[0].items():
+            limit, lost = self._bound(name, [found[name] for found in references], len(self.problem.X), None)
+            for run, q, q_whole in zip(runs[1:], kept[1:], whole[1:], strict=True):
+                pair = _Pair(name, p, q[name], whole[0][name], q_whole[name])
+                yield pair.row("pass", run.label, limit, lost, _unsteady(name, runs[0], run))
+
+    def _trainings(self, runs: Sequence[Run]) -> Iterator[ParityRow]:
+        problem = self.problem
+        for name, p in runs[0].trained.items():
+            references = [run.trained[name] for run in self.references]
+            limit, lost = self._bound(name, references, problem.batch_size, problem.updates)
+            for run in runs[1:]:
+                pair = _Pair(name, p, run.trained[name], p, run.trained[name])
+                yield pair.row("training", run.label, limit, lost, _unsteady(name, runs[0], run))
+
+    def _isolated(self, run: Run) -> Iterator[ParityRow]:
+        found = run.computed
+        exact, *own = (isolated(net, self.problem, found) for net in (self.exact, *self.own))
+        for name, p in exact.items():
+            limit, lost = self._bound(name, [p, *(other[name] for other in own)], len(self.problem.X), None)
+            pair = _Pair(name, p.astype(self.dtype), found[name], p, found[name])
+            yield pair.row("pass", run.label, limit, lost, run.unsteady.get(name, 0.0))
+
+    def _bound(
+        self, name: str, references: Sequence[NDArray[Any]], batch: int, updates: int | None
+    ) -> tuple[float, float]:
+        """The bound on the relative error of an array, and the absolute error that is allowed in any case.
+
+        Args:
+            references: the array of the run in float64 and of the own runs.
+            batch: number of samples that gradients are sums over.
+            updates: number of updates; None for an array of a pass.
+        """
+        if self.dtype == np.float64:
+            largest = float(np.max(np.abs(self.model.parameters.values)))
+            return (PASS_BOUND, 0.0) if updates is None else (TRAINING_BOUND, rounded(largest, updates))
+        exact, *own = references
+        rho = max(relative_error(exact, other) for other in own)
+        width = max(self.model.sizes)
+        terms = width if name.startswith(BY_SAMPLE) else max(width, batch)
+        return bound(rho, terms=terms, updates=updates, precision=self.precision), flushed(terms)
+
+    def _on_both_sides(self, passes: Sequence[Found]) -> NDArray[np.bool]:
+        """For each sample, whether any z or h − y is on different sides of a kink in different runs."""
+        layers, y = activated(self.model), self.problem.y
+        places: list[tuple[str, Any]] = [(f"z{number}", kink) for number, f in layers for kink in f.kinks]
+        # A loss with kinks is a regression loss: targets have the shape of the outputs, or are a single column.
+        target = y.reshape(len(y), -1)
+        places += [(f"a{layers[-1][0]}", kink + target) for kink in self.exact.loss_function.kinks]
+        crossed = np.zeros(len(y), np.bool)
+        for name, kink in places:
+            first, *others = (np.sign(found[name] - kink) for found in passes)
+            crossed |= np.any([side != first for side in others], axis=(0, 2))
+        return crossed
+
+    def _without(self, found: Found, crossed: NDArray[np.bool]) -> Found:
+        """The arrays without what these samples have in deltas and gradients."""
+        if not crossed.any():
+            return found
+        counted = crossed.astype(np.float64)
+        part, none = (isolated(self.exact, self.problem, found, each) for each in (counted, 0 * counted))
+        kept: Found = {}
+        for name, array in found.items():
+            if name.startswith(("delta", "dX")):
+                kept[name] = array[~crossed]
+            elif name.startswith("d"):
+                kept[name] = (array - (part[name] - none[name])).astype(array.dtype)
+            else:
+                kept[name] = array
+        return kept
 
 
-def _row(stage: str, name: str, device: str, p: NDArray[Any], q: NDArray[Any], bound: float, lost: float) -> ParityRow:
-    x, y = p.astype(np.float64).ravel(), q.astype(np.float64).ravel()
-    with np.errstate(all="ignore"):
-        difference = np.abs(x - y)
-        ulp = difference / np.spacing(np.maximum(np.abs(p), np.abs(q))).ravel()
-        lengths = np.linalg.norm(x) * np.linalg.norm(y)
-        cosine = min(1.0, float(x @ y / lengths)) if lengths > 0 else float(np.array_equal(x, y))
-    relative = relative_error(p, q)
-    return ParityRow(
-        stage, name, device, tuple(p.shape), float(difference.max()), relative, float(ulp.max()), cosine, bound,
-        # A bound that is not finite is no bound: the run in float64 has failed.
-        passed=(relative <= bound and math.isfinite(bound)) or bool(difference.max() <= lost),
-    )  # fmt: skip
+def _unsteady(name: str, first: Run, other: Run) -> float:
+    return max(first.unsteady.get(name, 0.0), other.unsteady.get(name, 0.0))
+
+
+def _equal(p: NDArray[Any], q: NDArray[Any]) -> bool:
+    return np.array_equal(p, q, equal_nan=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """An array on two devices, p and q, without the samples at kinks; and whole, with them."""
+
+    name: str
+    p: NDArray[Any]
+    q: NDArray[Any]
+    p_whole: NDArray[Any]
+    q_whole: NDArray[Any]
+
+    def row(self, stage: str, device: str, bound: float, lost: float, unsteady: float) -> ParityRow:
+        p, q = self.p, self.q
+        x, y = p.astype(np.float64).ravel(), q.astype(np.float64).ravel()
+        with np.errstate(all="ignore"):
+            difference = np.abs(x - y)
+            ulp = difference / np.spacing(np.maximum(np.abs(p), np.abs(q))).ravel()
+            lengths = np.linalg.norm(x) * np.linalg.norm(y)
+            cosine = min(1.0, float(x @ y / lengths)) if lengths > 0 else float(np.array_equal(x, y))
+        size = float(np.max(np.abs(self.p_whole), initial=0.0))
+        relative = relative_error(p, q, size)
+
+        def within(error: float, absolute: float) -> bool:
+            # A bound that is not finite is no bound: the run in float64 has failed.
+            return (error <= bound and math.isfinite(bound)) or absolute <= lost
+
+        passed = within(relative, float(difference.max(initial=0.0)))
+        if _equal(self.p_whole, self.q_whole):
+            verdict = EQUAL
+        elif passed:
+            error = relative_error(self.p_whole, self.q_whole)
+            verdict = ROUNDING if self.p is self.p_whole or within(error, error * size) else KINK
+        else:
+            verdict = UNSTEADY if unsteady > bound * size else FAULT
+        return ParityRow(
+            stage, self.name, device, tuple(p.shape), float(difference.max(initial=0.0)), relative,
+            float(ulp.max(initial=0.0)), cosine, bound, passed, verdict,
+        )  # fmt: skip

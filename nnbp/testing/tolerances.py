@@ -2,7 +2,9 @@
 
 The bounds are on max |p − q| / max |p|, with p and q the same array on two devices:
 
-- float64: 10⁻¹² for a forward and backward pass, 10⁻¹⁰ for the results of training.
+- float64: 10⁻¹² for a forward and backward pass, 10⁻¹⁰ for the results of training, in which an absolute error of
+  8 √s ε max |θ| passes as well: a parameter whose derivative is 0 except for rounding (a bias before a BatchNorm) takes
+  s steps of rounding errors. Here ε = 2⁻⁵².
 - float32: 8 √K ε + 8 ρ, and 8 √(K s) ε + 32 ρ after s updates. ε = 2⁻²³ is the rounding error of float32. K is the
   number of terms of the longest sum, whose error is about √K ε (Higham and Mary, "A new approach to probabilistic
   rounding error analysis", 2019). ρ is the error of a run on the CPU relative to one in float64, which shows how much
@@ -52,6 +54,16 @@ def bound(rho: float, *, terms: int, updates: int | None, precision: Precision |
     return floor + 2.0 ** -_BITS[precision] + (2 if updates is None else 8) * rho
 
 
+def rounded(largest: float, updates: int) -> float:
+    """The absolute error in float64 that steps of rounding errors explain.
+
+    Args:
+        largest: max |θ|.
+        updates: s.
+    """
+    return 8 * math.sqrt(updates) * float(np.finfo(np.float64).eps) * largest
+
+
 def flushed(terms: int) -> float:
     """The absolute error in float32 that is explained by treating denormals as 0.
 
@@ -61,10 +73,11 @@ def flushed(terms: int) -> float:
     return 8 * terms * float(np.finfo(np.float32).tiny)
 
 
-def relative_error(p: NDArray[Any], q: NDArray[Any]) -> float:
-    """max |p − q| / max |p|, or infinity if that is NaN or infinite."""
+def relative_error(p: NDArray[Any], q: NDArray[Any], size: float | None = None) -> float:
+    """max |p − q| / max |p|, or infinity if that is NaN or infinite; `size` replaces max |p|."""
     with np.errstate(all="ignore"):
-        error, size = (float(np.max(np.abs(array))) for array in (p.astype(np.float64) - q, p))
+        error = float(np.max(np.abs(p.astype(np.float64) - q)))
+        size = float(np.max(np.abs(p))) if size is None else size
     if error == 0:
         return 0.0
     return error / size if size > 0 and math.isfinite(error) else math.inf

@@ -100,7 +100,7 @@ class CheckpointWriter:
         self.checkpoint, self.facts, self.model, self._file = checkpoint, facts, model, file
         self._latest: tuple[Any, State] | None = None
         self._written = 0
-        self._environment = _environment(model)
+        self._environment = environment(model)
         # When a checkpoint was written, when a state was kept, and what that took.
         self._time = self._kept = time.monotonic()
         self._cost = 0.0
@@ -215,7 +215,7 @@ def described(item: object) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(item))
 
 
-def _environment(model: Model) -> Mapping[str, Any]:
+def environment(model: Model) -> Mapping[str, Any]:
     return {
         "nnbp": __version__,
         "numpy": np.__version__,

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -104,7 +104,7 @@ class _Run:
         self.errors: dict[int, BaseException] = {}
         self.reason: str | None = None
         """Why training is to end early."""
-        self._lock = Lock()
+        self._lock, self._begun = Lock(), Event()
         self._read: dict[str, NDArray[Any] | Sparse] = {}
         self._converted: dict[tuple[str, np.dtype[Any]], NDArray[Any]] = {}
 
@@ -119,10 +119,12 @@ class _Run:
                 try:
                     # In the caller's context, NumPy's error state for example.
                     futures = [pool.submit(copy_context().run, self._train, queue) for queue in queues.values()]
+                    self._begun.set()
                     while wait(futures, _PAUSE).not_done:
                         pass
                 except BaseException as error:
                     self._end(f"fit_many was interrupted by {type(error).__name__}")
+                    self._begun.set()
                     raise
         finally:
             self.progress.on_train_end(self.state)
@@ -132,6 +134,8 @@ class _Run:
 
     def _train(self, queue: Sequence[int]) -> None:
         """Trains networks one after the other."""
+        # The pool does not wait for a thread that it was about to note when an interrupt came.
+        self._begun.wait()
         for index in queue:
             if self.reason is not None:
                 return

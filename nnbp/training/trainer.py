@@ -434,6 +434,9 @@ class Trainer:
                 one_pass.shuffle(model.order_generator)
             if self.search is not None:
                 loss = self.search()
+                if len(model.parameters.values) > len(model.parameters.theta):
+                    # The running statistics are those of the point that was evaluated last.
+                    one_pass.run()
             else:
                 assert self.updater is not None, "an optimizer that does not search works through an updater"
                 # J of the epoch consists of the costs before each update and the decay before the first one.

@@ -11,7 +11,6 @@ import pytest
 
 from nnbp import Network
 from nnbp.cli.main import main
-from nnbp.onnx import OPERATORS
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import load_source
 
@@ -91,8 +90,7 @@ def test_a_model_file_without_a_table_takes_x(capsys, tmp_path):
         (["RUN"], 2, "FILE"),
     ],
 )
-def test_what_goes_wrong_has_its_exit_code(words, code, message, run, capsys, tmp_path, monkeypatch):
-    monkeypatch.setitem(OPERATORS, "maximum", ("Min",) if "1e-30" in words else ("Max",))
+def test_what_goes_wrong_has_its_exit_code(words, code, message, run, capsys, tmp_path):
     assert main(["export", *(word.replace("RUN", str(run)) for word in words)]) == code
     assert message in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]

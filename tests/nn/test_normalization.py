@@ -59,33 +59,6 @@ def test_before_training_batch_norm_only_divides() -> None:
     np.testing.assert_allclose(net.forward(X), expected, rtol=1e-12)
 
 
-def torch_twin(net: Network) -> Any:
-    """A module of PyTorch with the layers and arrays of a network."""
-    torch = pytest.importorskip("torch")
-    modules: list[Any] = []
-    views = net.model.parameters.views(net.model.parameters.values)
-    n = net.model.n_in
-    for layer, arrays in zip(net.layers, views, strict=True):
-        own = {name: torch.tensor(np.array(array)) for name, array in arrays.items()}
-        match layer:
-            case Dense():
-                made = torch.nn.Linear(n, layer.units, dtype=torch.float64)
-                made.weight.data, made.bias.data = own["W"], own["b"]
-            case BatchNorm():
-                made = torch.nn.BatchNorm1d(n, layer.epsilon, layer.momentum, dtype=torch.float64)
-            case LayerNorm():
-                made = torch.nn.LayerNorm(n, layer.epsilon, dtype=torch.float64)
-            case _:
-                continue
-        if "gamma" in own:
-            made.weight.data, made.bias.data = own["gamma"], own["beta"]
-        modules.append(made)
-        if layer.activation is not None and layer.activation.name == "tanh":
-            modules.append(torch.nn.Tanh())
-        n = layer.outputs(n)
-    return torch.nn.Sequential(*modules)
-
-
 def arrays_of(module: Any) -> list[NDArray[Any]]:
     """W, b, gamma, beta, mean and variance of each module, in the order of a network's."""
     found = []
@@ -99,9 +72,11 @@ def arrays_of(module: Any) -> list[NDArray[Any]]:
 def test_training_is_that_of_pytorch(kind: Any) -> None:
     """Values, gradients and running statistics over steps of gradient descent, with a smaller last batch."""
     torch = pytest.importorskip("torch")
+    from nnbp.torch import to_module
+
     layers = [4, Dense(5, "identity"), kind("tanh"), Dense(6, "tanh"), kind(), Dense(3)]
     net = Network(layers, loss="cross_entropy", dtype="float64", device="cpu", seed=1)
-    twin = torch_twin(net)
+    twin = to_module(net).train()[:-1]
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
     net.fit(X, Y, epochs=5, batch_size=32, optimizer="sgd", learning_rate=0.1, shuffle=False, progress=False)
     for _ in range(5):
@@ -142,7 +117,6 @@ def test_the_gradient_in_training_is_that_of_differences() -> None:
     net = Network([4, BatchNorm(), Dense(2)], dtype="float64", device="cpu", seed=2)
     y = RNG.normal(size=(70, 2))
     before = np.array(net.parameters)
-    W, b, gamma, beta = (slice(0, 8), slice(12, 14), slice(8, 12), slice(14, 18))
     names = net.model.parameters.slices
     W, b = names[1]["W"], names[1]["b"]
     gamma, beta = names[0]["gamma"], names[0]["beta"]
@@ -263,5 +237,44 @@ def test_arguments_out_of_range(arguments: dict[str, float]) -> None:
         BatchNorm(**arguments)
 
 
-def test_a_summary_shows_them() -> None:
-    assert "batch_norm" in network(BatchNorm).summary()
+def test_a_summary_counts_what_is_learnt() -> None:
+    lines = Network([4, BatchNorm(), Dense(3)], device="cpu", seed=0).summary().splitlines()
+    assert [line.split()[-1] for line in lines[-3:-1]] == ["8", "15"]
+    assert lines[-1].startswith("23 parameters")
+
+
+# ---- searches
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("options", [{}, {"validation_split": 0.3}])
+def test_a_search_leaves_the_statistics_of_its_data_where_it_has_ended(seed: int, options: Any) -> None:
+    """Points that a line search has tried and left do not move them."""
+    layers = [4, Dense(5, "identity"), BatchNorm("tanh"), Dense(3)]
+    net = Network(layers, loss="cross_entropy", dtype="float64", device="cpu", seed=seed)
+    seen: list[NDArray[Any]] = []
+
+    def keep(state: nnbp.TrainingState) -> None:
+        seen.append(np.array(state.network.model.parameters.values))
+
+    history = net.fit(X, Y, optimizer="lbfgs", epochs=10, progress=False, callbacks=[keep], **options)
+    running = net.model.parameters.views(net.model.parameters.values)[1]
+    if not options:
+        z = X @ np.array(net.weights[0]).T + np.array(net.biases[0])
+        np.testing.assert_allclose(running["mean"], z.mean(axis=0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(running["variance"], z.var(axis=0), rtol=1e-9)
+        assert net.loss(X, Y) <= (1 + 1e-9) * min(history["loss"])
+    else:
+        assert net.history is not None
+        best = min(range(len(seen)), key=history["val_loss"].__getitem__)
+        assert everything(net) == seen[best].tobytes()
+
+
+# ---- files
+
+
+def test_a_file_with_a_negative_variance_is_refused(tmp_path: Path) -> None:
+    net = network(BatchNorm)
+    net.model.parameters.views(net.model.parameters.values)[1]["variance"][0] = -1.0
+    with pytest.raises(nnbp.ModelFileError, match=r"running variance of BatchNorm is at least 0; received -1"):
+        net.save(tmp_path / "model")

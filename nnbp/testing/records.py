@@ -1,0 +1,161 @@
+"""Records: what one device has computed, in a file by which another device or machine is judged without the first.
+
+A record is a model file of the network. Its `State` has the data, every array of a forward and backward pass, the
+parameters after some updates, and what differed between two such runs. Bounds are not recorded: whoever judges computes
+them anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from nnbp.device.select import open_backend
+from nnbp.errors import ModelFileError
+from nnbp.formatting import shown
+from nnbp.graph.backend import Backend
+from nnbp.network import Network
+from nnbp.nn.layers import named
+from nnbp.optim.optimizers import Optimizer
+from nnbp.serialization import model_file
+from nnbp.serialization.model_file import State
+from nnbp.testing.parity import Judge, ParityReport, Run
+from nnbp.testing.runs import Problem
+from nnbp.training.checkpoint import environment
+from nnbp.validation import flag, instance, items
+
+_VERSION = 1
+
+_GROUPS = "computed", "trained"
+
+
+def record(
+    net: Network,
+    X: Any,
+    y: Any,
+    path: str | PathLike[str],
+    sample_weight: Any = None,
+    *,
+    steps: int = 10,
+    optimizer: str | Optimizer = "adam",
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+) -> None:
+    """Writes what a network computes on its device into a file, for `compare_with`.
+
+    The pass and the updates run twice, and the file says in which arrays the two runs differ.
+
+    Args:
+        net: the network, on the device that is recorded; it is not changed.
+        X, y, sample_weight, steps, optimizer, learning_rate, batch_size: as for `nnbp.compare_devices`.
+        path: the file; an existing one is replaced. `Network.load` opens it, too.
+
+    Raises:
+        DivergenceError: training diverges.
+        ModelFileError: the file cannot be written.
+        ShapeError, DTypeError, DataError, ValueError: an argument does not fit.
+    """
+    twin = instance("net", net, Network, "a Network").copy()
+    problem = Problem.of(
+        twin, X, y, sample_weight, steps=steps, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size
+    )  # fmt: skip
+    twin.prepare(problem.X, problem.y)
+    model = twin.model
+    found, other = (Run.of(twin, problem, model.backend, net.device) for _ in range(2))
+    arrays = {"X": problem.X, "y": problem.y} | ({} if problem.w is None else {"w": problem.w})
+    for group in _GROUPS:
+        arrays |= {f"{group}.{name}": array for name, array in getattr(found, group).items()}
+    unsteady = found.beside(other).unsteady
+    values = {
+        "record": _VERSION,
+        "sequences": model.sequences(),
+        "device": net.device,
+        "precision": twin.precision,
+        "environment": dict(environment(model)),
+        "optimizer": named(problem.rule),
+        "learning_rate": problem.learning_rate,
+        "epochs": problem.epochs,
+        "batch_size": problem.batch_size,
+        "shapes": {name: list(array.shape) for name, array in arrays.items()},
+        "classes": problem.y.dtype.kind != "f",
+        "unsteady": {name: value if math.isfinite(value) else None for name, value in unsteady.items()},
+    }
+    vectors = {
+        name: (array if array.dtype.kind == "f" else array.astype(np.float64)).reshape(-1)
+        for name, array in arrays.items()
+    }
+    model_file.write(path, twin.to_file(model.parameters.values, State(values, vectors)))
+
+
+def compare_with(
+    path: str | PathLike[str],
+    *,
+    device: str | Backend = "auto",
+    isolate: bool = False,
+    custom: Sequence[type] = (),
+) -> ParityReport:
+    """Judges a device by what another one, maybe on another machine, has computed for the same network and data.
+
+    Args:
+        path: the file that `record` wrote.
+        device: the device, by name or as an opened backend; "auto" is a working GPU, else the CPU.
+        isolate: as for `nnbp.compare_devices`: every layer of the recorded device and of this one is judged by itself,
+            so the report names the faulty layer, and which device has it.
+        custom: your own activation, loss and optimizer classes that the network uses.
+
+    Returns:
+        a report in which p is the record.
+
+    Raises:
+        ModelFileError: the file is no record, or damaged.
+        DeviceUnavailableError: the device does not work on this machine.
+    """
+    isolate, own = flag("isolate", isolate), items("custom", custom, "a list of classes of your own")
+    backend = device if isinstance(device, Backend) else open_backend(device, fallback=device == "auto")
+    rules = [item for item in own if isinstance(item, type) and issubclass(item, Optimizer)]
+    others = [item for item in own if item not in rules]
+    file = model_file.read(path, others)
+    if file.state is None or "record" not in file.state.values:
+        raise ModelFileError(
+            f"{shown(str(path))} is a model file and no record. Records are written by nnbp.testing.record and by "
+            "nnbp parity --record."
+        )
+    try:
+        recorded, problem = _read(file.state, rules)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelFileError(
+            f"The record {shown(str(path))} has parts that nnbp.testing.record does not write: {error!r}. Record again "
+            "with this nnbp."
+        ) from error
+    net = Network.from_file(file, others, device=backend, precision=file.state.values["precision"])
+    run = Run.of(net, problem, backend, backend.device, recorded.trained, train=not isolate)
+    judge = Judge(net, problem, run if backend.device == "cpu" and not isolate else None)
+    report = judge([recorded, run], isolate=isolate)
+    if report.passed:
+        return report
+    other = Run.of(net, problem, backend, run.label, recorded.trained, train=not isolate)
+    return judge([recorded, run.beside(other)], isolate=isolate)
+
+
+def _read(state: State, rules: Sequence[type[Optimizer]]) -> tuple[Run, Problem]:
+    """The recorded run, and its problem."""
+    values = state.values
+    arrays = {name: state.arrays[name].reshape(shape) for name, shape in values["shapes"].items()}
+    groups: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
+    for name, array in arrays.items():
+        group, dot, rest = name.partition(".")
+        if dot:
+            groups[group][rest] = array
+    unsteady = {name: math.inf if value is None else float(value) for name, value in values["unsteady"].items()}
+    run = Run(f"{values['device']} (recorded)", groups["computed"], groups["trained"], unsteady)
+    arguments = dict(values["optimizer"])
+    name = arguments.pop("name")
+    rule = {**Optimizer.built_in(), **{item.name: item for item in rules}}[name](**arguments)
+    y = arrays["y"].astype(np.int64) if values["classes"] else arrays["y"]
+    return run, Problem(
+        arrays["X"], y, arrays.get("w"), rule, values["learning_rate"], values["epochs"], values["batch_size"]
+    )
