@@ -496,7 +496,8 @@ class Network:
         """Trains the network from its current parameters, with a new optimizer state: fit(10) twice is not fit(20).
 
         Args:
-            X: (m, n_in).
+            X: (m, n_in). A sparse matrix of SciPy is made dense batch by batch, as a whole for optimizers that use the
+                whole data set.
             y: (m,) or (m, n_out) values; (m,) class indices or (m, n_out) one-hot rows.
             epochs: passes through the data.
             batch_size: samples per step; None is the whole data set, which rprop and lbfgs always use.

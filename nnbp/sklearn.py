@@ -19,13 +19,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import pairwise
 from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nnbp import errors
 from nnbp.errors import DataError, DivergenceError
@@ -35,12 +34,13 @@ from nnbp.nn.activations import Activation
 from nnbp.nn.layers import Dropout, Layer
 from nnbp.nn.losses import Loss
 from nnbp.optim import optimizers
-from nnbp.optim.lbfgs import LBFGS
-from nnbp.optim.optimizers import Adam, Optimizer
+from nnbp.optim.optimizers import Optimizer
 from nnbp.optim.schedules import Schedule
 from nnbp.requirements import optional
-from nnbp.training.callbacks import Callback, History, TrainingState
+from nnbp.training.callbacks import Callback, TrainingState
 from nnbp.training.parallel import fit_many
+from nnbp.training.sklearn_rules import Data, Parameters, Search, Training
+from nnbp.validation import host
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
@@ -49,7 +49,7 @@ try:
     from sklearn.model_selection import train_test_split
     from sklearn.neural_network import MLPClassifier as _Theirs
     from sklearn.preprocessing import LabelBinarizer
-    from sklearn.utils import check_random_state, gen_batches
+    from sklearn.utils import check_random_state
     from sklearn.utils._param_validation import Interval
     from sklearn.utils.class_weight import compute_sample_weight
     from sklearn.utils.metaestimators import available_if
@@ -61,327 +61,32 @@ except ImportError:
 
 __all__ = ["MLPClassifier", "MLPRegressor", "from_estimator"]
 
-_OUTPUT = {"logistic": "sigmoid", "exp": "exponential"}
-"""Output activations of which scikit-learn's name is another than nnbp's."""
-
-_ROUNDING = 2.220446049250313e-09
-"""SciPy's L-BFGS-B ends when an iteration lowers the loss by no more than this share of it."""
-
-_EXHAUSTED = "max_fun evaluations of the loss were made"
-
-_BLOCK = 2**22
-"""Elements of a sparse matrix that are dense at once in a prediction, about."""
-
-
-_Data = tuple[Any, Any, Any]
-"""X, y (m, n_outputs), and the weights or None."""
-
-_Parameters = tuple[list[Any], list[Any]]
-"""W, (n_in, n_out), and b of every layer."""
-
-
-def _host(array: Any) -> Any:
-    """The array on the host; an array of NumPy as it is."""
-    return array.get() if hasattr(array, "__cuda_array_interface__") else array
+_OUTPUT = {"sigmoid": "logistic", "exponential": "exp"}
+"""scikit-learn's names of output activations, if they are not nnbp's. They are aliases in nnbp."""
 
 
 def _seen(array: Any) -> Any:
     """A parameter for the estimator: an array of NumPy as it is, or else a copy that cannot be changed."""
-    host = _host(array)
-    if host is not array:
-        host.flags.writeable = False
-    return host
+    seen = host(array, "parameters")
+    if seen is not array:
+        seen.flags.writeable = False
+    return seen
 
 
-def _float_dtype(X: Any) -> np.dtype[Any]:
-    """The dtype of a network for X: float32 or float64."""
-    return np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
+def _flat(y: Any) -> Any:
+    """A single column of targets, (m, 1), as (m,), with scikit-learn's warning; other targets as they are."""
+    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
-def _rows(data: _Data, rows: Any = slice(None)) -> _Data:
-    """Some rows of X, y and the weights; a sparse X is made dense."""
+def _rows(data: Data, rows: Any) -> Data:
+    """Some rows of X, y and the weights."""
     X, y, weights = data
-    X = X[rows]
-    return X.toarray() if hasattr(X, "toarray") else X, y[rows], None if weights is None else weights[rows]
+    return X[rows], y[rows], None if weights is None else weights[rows]
 
 
-def _assign(estimator: Any, arguments: dict[str, Any]) -> None:
+def _assign(self: Any, **arguments: Any) -> None:
     """Keeps the arguments of `__init__` as they are, which scikit-learn asks of estimators."""
-    for name in estimator._get_param_names():
-        setattr(estimator, name, arguments[name])
-
-
-# The optimizers. Each begins a kind of its own, so that no name leads to it: it belongs to one training.
-
-
-class _SGD(Optimizer, kind="optimizer"):
-    """scikit-learn's sgd: v ← μ v − η g; θ ← θ + v, with `nesterov` θ ← θ + μ v − η g. η is inside of v."""
-
-    name = "sgd"
-    default_rate = 1e-3
-    slots = ("v",)
-
-    def __init__(self, training: _Training, learning_rate: float, momentum: float, nesterov: bool) -> None:
-        super().__init__(learning_rate)
-        self.momentum, self.nesterov, self._training = momentum, nesterov, training
-
-    def rates(self, t: NDArray[np.float64], eta: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        return {"eta": eta * self._training.factor}
-
-    def update(self, theta: Any, g: Any, v: Any, eta: Any) -> Any:
-        v = self.momentum * v - eta * g
-        return theta + (self.momentum * v - eta * g if self.nesterov else v), v
-
-
-class _Adam(Adam, kind="optimizer"):
-    """scikit-learn's adam: ε is added to √v, before the bias of v is corrected."""
-
-    name = "adam"
-
-    def rates(self, t: NDArray[np.float64], eta: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        return super().rates(t, eta) | {"floor": np.full_like(t, self.epsilon / math.sqrt(1.0 - self.beta2))}
-
-
-class _LBFGS(Optimizer, kind="optimizer"):
-    """L-BFGS whose steps are single iterations. Its training evaluates J, to count and to end it."""
-
-    name = "lbfgs"
-    default_rate = 1.0
-    full_batch = searches = True
-    scheduled = clippable = False
-
-    def __init__(self, training: _Search, tol: float) -> None:
-        super().__init__()
-        self._training = training
-        # SciPy's line search makes 20 evaluations at most, and its history has 10 changes.
-        self._rule = LBFGS(max_iter=1, max_eval=20, tolerance_grad=tol, tolerance_change=0.0, history_size=10)
-
-    def memory(self) -> Any:
-        return self._rule.memory()
-
-    def search(self, theta: Any, gradient: Any, evaluate: Callable[[], float], *rest: Any) -> Callable[[], float]:
-        evaluated = partial(self._training.evaluated, theta, gradient, evaluate)
-        iterate = self._rule.search(theta, gradient, evaluated, *rest)
-
-        def step() -> float:
-            before = iterate()
-            evaluated()  # of the point that was chosen, if it is not the last one that was tried
-            return before
-
-        return step
-
-
-class _Training(Callback):
-    """A network and its training by scikit-learn's rules: what is recorded, when it ends, and the rate of sgd.
-
-    `fit_many` takes it in the place of the network. The attributes that end in an underscore are the estimator's.
-
-    Attributes:
-        factor: what the rate of sgd is multiplied by.
-        since: epochs since the loss or the score has improved by more than `tol`.
-        owner, samples, held_out: during a training, the estimator, the number of samples that it learns from, and the
-            samples that are set aside: (X, y, weights), or None.
-    """
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.factor, self.since, self.n_iter_, self.t_ = 1.0, 0, 0, 0
-        self.loss_, self.loss_curve_ = math.inf, list[float]()
-        self.best_loss_: float | None = None
-        self.validation_scores_: list[float] | None = None
-        self.validation_loss_curve_: list[float] | None = None
-        self.best_validation_score_: float | None = None
-        self.best: _Parameters | None = None
-        self.history: History | None = None
-        self.owner: Any = None
-        self.samples = 0
-        self.held_out: _Data | None = None
-
-    def begin(self, owner: Any, samples: int, held_out: _Data | None) -> None:
-        """Takes what a training needs; what has been recorded is continued."""
-        self.owner, self.samples, self.held_out = owner, samples, held_out
-        if held_out is None:
-            self.best_loss_ = math.inf if self.best_loss_ is None else self.best_loss_
-        elif self.best_validation_score_ is None:
-            self.best_loss_, self.best_validation_score_ = None, -math.inf
-            self.validation_scores_, self.validation_loss_curve_ = [], []
-
-    def end(self) -> None:
-        """Leaves the estimator and its data."""
-        self.owner = self.held_out = None
-
-    @property
-    def device(self) -> str:
-        """The device of the network."""
-        return self.network.device
-
-    def input_dtype(self, X: NDArray[Any]) -> np.dtype[Any]:
-        """The dtype in which the network reads X."""
-        return self.network.input_dtype(X)
-
-    def rule(self) -> dict[str, Any]:
-        """The optimizer, as arguments of the network's methods."""
-        owner = self.owner
-        solver, rate = owner.solver, owner.learning_rate_init
-        if solver == "sgd":
-            return {"optimizer": _SGD(self, rate, owner.momentum, owner.nesterovs_momentum)}
-        if solver == "adam":
-            return {"optimizer": _Adam(rate, owner.beta_1, owner.beta_2, owner.epsilon)}
-        return {"optimizer": solver, "learning_rate": rate if isinstance(solver, str) else None}
-
-    def fit(self, X: Any, y: Any, *, callbacks: Sequence[Callback] = (), **options: Any) -> History:
-        """Trains the network."""
-        self.factor = 1.0
-        try:
-            return self.network.fit(X, y, callbacks=[*callbacks, self], **self.rule(), **options)
-        except DivergenceError as error:
-            if self.held_out is None or self.validation_scores_ is None:
-                raise
-            self.validation_scores_.append(math.nan)
-            warnings.warn(str(error), ConvergenceWarning, stacklevel=2)
-            history: History = error.history
-            return history
-        finally:
-            self.history = self.network.history
-
-    def step(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> None:
-        """Trains the network for one epoch, in which the optimizer goes on."""
-        loss = self.network.loss(X, y, sample_weight)
-        self.network.partial_fit(X, y, sample_weight=sample_weight, **self.rule(), **options)
-        self.on_epoch_end(TrainingState(self.network, 1, History(), epoch=1, logs={"loss": loss}))
-
-    def on_epoch_end(self, state: TrainingState) -> None:
-        self.n_iter_ = state.epoch
-        self.loss_ = self.reached(state)
-        self.loss_curve_.append(self.loss_)
-        self.tell("Iteration %d, loss = %.8f", self.n_iter_, self.loss_)
-        improved = self._learned() if self.held_out is None else self._validated(state, self.held_out)
-        self.since = 0 if improved else self.since + 1
-        self.judge(state)
-
-    def reached(self, state: TrainingState) -> float:
-        """The loss of an epoch."""
-        return state.logs["loss"]
-
-    def _learned(self) -> bool:
-        """Whether the loss is better by `tol`."""
-        assert self.best_loss_ is not None, "`begin` has set it"
-        best, tol = self.best_loss_, float(self.owner.tol)
-        self.best_loss_ = min(best, self.loss_)
-        return self.loss_ <= best - tol
-
-    def _validated(self, state: TrainingState, held_out: _Data) -> bool:
-        """Whether the validation score is better by `tol`; the parameters with the best one are kept."""
-        assert self.validation_scores_ is not None, "`begin` has set it"
-        assert self.validation_loss_curve_ is not None, "`begin` has set it"
-        assert self.best_validation_score_ is not None, "`begin` has set it"
-        score, best = float(self.owner._score_of(self.network, *held_out)), self.best_validation_score_
-        self.validation_scores_.append(score)
-        self.validation_loss_curve_.append(state.logs["val_loss"])
-        self.tell("Validation score: %f", score)
-        if score > best:
-            self.best_validation_score_ = score
-            self.best = _parameters(self.network)
-        # As in scikit-learn a score that is NaN ends nothing.
-        return not score < best + float(self.owner.tol)
-
-    def judge(self, state: TrainingState) -> None:
-        """Ends the training, or lowers the rate, after an epoch."""
-        owner = self.owner
-        self.t_ += self.samples
-        if owner.solver == "sgd" and owner.learning_rate == "invscaling":
-            self.factor = (self.t_ + 1) ** -owner.power_t
-        if self.since <= owner.n_iter_no_change:
-            return
-        subject = "Training loss" if self.held_out is None else "Validation score"
-        message = (
-            f"{subject} did not improve more than tol={owner.tol:f} for {owner.n_iter_no_change} consecutive epochs."
-        )
-        if not (owner.solver == "sgd" and owner.learning_rate == "adaptive"):
-            state.stop = message
-            self.tell("%s Stopping.", message)
-        elif self.factor * owner.learning_rate_init <= 1e-6:
-            state.stop = f"{message} Learning rate too small."
-            self.tell("%s Stopping.", state.stop)
-        else:
-            self.factor /= 5.0
-            self.since = 0
-            self.tell("%s Setting learning rate to %f", message, self.factor * owner.learning_rate_init)
-
-    def doubt(self) -> str | None:
-        """Why the training may be too short."""
-        if self.history is None or self.history.stopped is not None:
-            return None
-        return (
-            f"Stochastic Optimizer: Maximum iterations ({self.owner.max_iter}) reached and the optimization hasn't "
-            "converged yet."
-        )
-
-    def on_train_end(self, state: TrainingState) -> None:
-        if self.held_out is not None and self.best is not None:
-            self.network.set_parameters(*self.best)
-
-    def tell(self, text: str, *values: Any) -> None:
-        """Prints a message if the estimator is verbose."""
-        if self.owner.verbose:
-            print(text % values)
-
-
-class _Search(_Training):
-    """A training by L-BFGS, which ends by the rules of SciPy's L-BFGS-B.
-
-    Attributes:
-        calls: evaluations of J.
-        point: theta, gradient and J of the last one.
-    """
-
-    calls = 0
-    point: tuple[Any, Any, float] | None = None
-
-    def rule(self) -> dict[str, Any]:
-        return {"optimizer": _LBFGS(self, self.owner.tol)}
-
-    def fit(self, X: Any, y: Any, **options: Any) -> History:
-        self.calls = 0
-        try:
-            return super().fit(X, y, **options)
-        finally:
-            self.point = None
-
-    def evaluated(self, theta: Any, gradient: Any, evaluate: Callable[[], float]) -> float:
-        """J, and its gradient. An iteration begins at the point where the one before has ended, which is known."""
-        if self.point is None or bool((theta != self.point[0]).any()):
-            self.calls += 1
-            loss = evaluate()
-            self.point = theta.copy(), gradient.copy(), loss
-        else:
-            gradient[...] = self.point[1]
-        return self.point[2]
-
-    def reached(self, state: TrainingState) -> float:
-        assert self.point is not None, "an iteration evaluates J"
-        return self.point[2]
-
-    def judge(self, state: TrainingState) -> None:
-        before, after = state.logs["loss"], self.loss_
-        if before - after <= _ROUNDING * max(abs(before), abs(after), 1.0):
-            state.stop = "the loss does not fall any more"
-        elif self.calls >= self.owner.max_fun:
-            state.stop = _EXHAUSTED
-
-    def doubt(self) -> str | None:
-        stopped = None if self.history is None else self.history.stopped
-        if stopped is not None and stopped != _EXHAUSTED:
-            return None
-        return (
-            f"lbfgs failed to converge after {self.n_iter_} iterations and {self.calls} evaluations of the loss. "
-            "Increase max_iter or max_fun, or scale the data."
-        )
-
-
-def _parameters(network: Network) -> tuple[list[Any], list[Any]]:
-    """Copies of W and b of every layer, on the host."""
-    return [np.array(_host(W)) for W in network.weights], [np.array(_host(b)) for b in network.biases]
+    vars(self).update(arguments)
 
 
 def _each(name: str, value: Any, count: int) -> list[Any]:
@@ -420,10 +125,16 @@ def from_estimator(mlp: Any, *, device: str = "auto", seed: int | None = None, w
     True
     """
     check_is_fitted(mlp, "coefs_")
-    units = [len(b) for b in mlp.intercepts_]
+    return _network(mlp, (mlp.coefs_, mlp.intercepts_), device=device, seed=seed, weight_decay=weight_decay)
+
+
+def _network(mlp: Any, parameters: Parameters, **options: Any) -> Network:
+    """A network with the layers of an estimator and these parameters."""
+    coefs, intercepts = parameters
+    units = [len(b) for b in intercepts]
     # scikit-learn's estimators have no dropout.
     rates = _each("dropout", getattr(mlp, "dropout", 0.0), len(units) - 1)
-    layers: list[int | Layer] = [len(mlp.coefs_[0])]
+    layers: list[int | Layer] = [len(coefs[0])]
     for size, rate in zip(units, rates, strict=False):
         layers += [size, Dropout(rate)] if rate else [size]
     output = mlp.out_activation_
@@ -432,10 +143,11 @@ def from_estimator(mlp: Any, *, device: str = "auto", seed: int | None = None, w
         [*layers, units[-1]],
         activation=_each("activation", mlp.activation, len(rates)),
         loss="binary_cross_entropy" if binary else mlp.loss,
-        output_activation=_OUTPUT.get(output, output),
-        weight_decay=weight_decay, dtype=mlp.coefs_[0].dtype, device=device, seed=seed,
-    )  # fmt: skip
-    network.set_parameters([W.T for W in mlp.coefs_], mlp.intercepts_)
+        output_activation=output,
+        dtype=coefs[0].dtype,
+        **options,
+    )
+    network.set_parameters([W.T for W in coefs], intercepts)
     return network
 
 
@@ -463,7 +175,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         """Trains on data from the start, or with `warm_start` from where the last training has ended.
 
         Args:
-            X: (m, n_features): an array, a frame, or a sparse matrix, which is made dense (m · n_features numbers).
+            X: (m, n_features): an array, a frame, or a sparse matrix, which is made dense batch by batch. `lbfgs` has
+                one batch, so X becomes dense as a whole.
             y: (m,) or (m, n_outputs).
             sample_weight: (m,), at least 0.
 
@@ -511,10 +224,10 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             self._publish()
         return self
 
-    def _split(self, rng: Any, X: Any, y: Any, weights: Any) -> tuple[_Data, _Data | None]:
+    def _split(self, rng: Any, X: Any, y: Any, weights: Any) -> tuple[Data, Data | None]:
         """The samples to learn from, and those that are set aside."""
         if not self.early_stopping:
-            return _rows((X, y, weights)), None
+            return (X, y, weights), None
         stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
         parts = train_test_split(
             np.arange(X.shape[0]), random_state=rng, test_size=self.validation_fraction, stratify=stratify
@@ -527,10 +240,10 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         return learnt, held_out
 
     def _train(
-        self, trainings: list[_Training], rng: Any, data: _Data, held_out: _Data | None, *, incremental: bool
+        self, trainings: list[Training], rng: Any, data: Data, held_out: Data | None, *, incremental: bool
     ) -> None:
         X, y, weights = data
-        m = len(X)
+        m = X.shape[0]
         batch, steps = self._batches(m)
         total = m if weights is None else float(np.sum(weights))
         # A network refuses weights whose sum is not positive.
@@ -574,7 +287,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
     # The networks. `coefs_` and `intercepts_` are those of the first one.
 
-    def _initialize(self, rng: Any, X: Any, y: Any) -> list[_Parameters]:
+    def _initialize(self, rng: Any, X: Any, y: Any) -> list[Parameters]:
         """Draws the initial parameters of every network as scikit-learn does, and returns them."""
         hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if any(size <= 0 for size in hidden):
@@ -582,13 +295,13 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         sizes = [X.shape[1], *hidden, y.shape[1]]
         self.n_layers_, self.n_outputs_ = len(sizes), y.shape[1]
         output = self._loss().output_activation
-        self.out_activation_ = {name: own for own, name in _OUTPUT.items()}.get(output, output)
+        self.out_activation_ = _OUTPUT.get(output, output)
         f = [activations.get(spec).name for spec in _each("activation", self.activation, len(hidden))]
         # The output layer has the factor of the last hidden layer, as in scikit-learn.
         factors = [2.0 if name == "sigmoid" else 6.0 for name in [*f, *f[-1:]] or ["identity"]]
-        dtype = _float_dtype(X)
+        dtype = np.float32 if X.dtype == np.float32 else np.float64
 
-        def draw() -> _Parameters:
+        def draw() -> Parameters:
             coefs, intercepts = [], []
             for (n_in, n_out), factor in zip(pairwise(sizes), factors, strict=True):
                 bound = math.sqrt(factor / (n_in + n_out))
@@ -596,20 +309,19 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
                 intercepts.append(rng.uniform(-bound, bound, n_out).astype(dtype, copy=False))
             return coefs, intercepts
 
-        drawn = [draw() for _ in range(self.n_networks)]
-        self.coefs_, self.intercepts_ = drawn[0]
-        return drawn
+        return [draw() for _ in range(self.n_networks)]
 
-    def _begin(self, parameters: list[_Parameters], rng: Any) -> None:
+    def _begin(self, parameters: list[Parameters], rng: Any) -> None:
         """Makes networks with these parameters."""
-        self._trainings = []
-        for self.coefs_, self.intercepts_ in parameters:
-            network = from_estimator(self, device=self.device, seed=int(rng.randint(2**31 - 1)))
-            self._trainings.append(self._kind()(network))
+        seeds = rng.randint(2**31 - 1, size=len(parameters)).tolist()
+        made = [
+            _network(self, each, device=self.device, seed=seed) for each, seed in zip(parameters, seeds, strict=True)
+        ]
+        self._trainings = [self._kind()(network) for network in made]
         self._publish()
 
-    def _kind(self) -> type[_Training]:
-        return _Search if self.solver == "lbfgs" else _Training
+    def _kind(self) -> type[Training]:
+        return Search if self.solver == "lbfgs" else Training
 
     def _publish(self) -> None:
         """Sets the attributes of the estimator from the first network and its training."""
@@ -622,7 +334,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             if name[-1] == "_":
                 setattr(self, name, value)
 
-    def _current(self) -> list[_Training]:
+    def _current(self) -> list[Training]:
         """The trainings, after parameters that a user has assigned have gone to the first network."""
         if not hasattr(self, "_trainings"):
             self._begin([(self.coefs_, self.intercepts_)], check_random_state(self.random_state))
@@ -639,30 +351,19 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
     # Data.
 
-    def _read(self, X: Any, y: Any, *, reset: bool, **rules: Any) -> tuple[Any, Any]:
-        """X and y, checked. X of CuPy stays on its device, where the network checks it."""
+    def _valid(self, X: Any, *y: Any, **rules: Any) -> Any:
+        """X, and y if it is given, checked. X of CuPy stays on its device, where the network checks it."""
         if hasattr(X, "__cuda_array_interface__"):
-            validate_data(self, X, skip_check_array=True, reset=reset)
-            y = np.asarray(_host(y))
-        else:
-            X, y = validate_data(
-                self, X, y, accept_sparse="csr", multi_output=True, dtype=(np.float64, np.float32), reset=reset, **rules
-            )
-        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+            y = tuple(host(each, "y") if hasattr(each, "__cuda_array_interface__") else np.asarray(each) for each in y)
+            return validate_data(self, X, *y, skip_check_array=True, reset=rules["reset"])
+        return validate_data(self, X, *y, accept_sparse="csr", dtype=(np.float64, np.float32), **rules)
 
     def _outputs(self, X: Any) -> Any:
-        """The mean output of the networks, (m, n_outputs). A sparse matrix is made dense block by block."""
+        """The mean output of the networks, (m, n_outputs)."""
         check_is_fitted(self)
-        on_device = hasattr(X, "__cuda_array_interface__")
-        rules = {"skip_check_array": True} if on_device else {"accept_sparse": "csr", "dtype": (np.float64, np.float32)}
-        X = validate_data(self, X, reset=False, **rules)
+        X = self._valid(X, reset=False)
         networks = [training.network for training in self._current()]
-        blocks = [X]
-        if hasattr(X, "toarray"):
-            size = max(1, _BLOCK // X.shape[1])
-            blocks = [X[rows].toarray() for rows in gen_batches(X.shape[0], size)]
-        parts = [sum(network.forward(block) for network in networks) / len(networks) for block in blocks]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return sum(network.forward(X) for network in networks) / len(networks)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -737,7 +438,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         n_networks: int = 1,
         device: str = "auto",
     ) -> None:
-        _assign(self, locals())
+        _assign(**locals())
 
     @available_if(_can_step)  # type: ignore[untyped-decorator]
     def partial_fit(
@@ -759,7 +460,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _checked(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
-        X, y = self._read(X, y, reset=reset)
+        X, y = self._valid(X, y, multi_output=True, reset=reset)
+        y = _flat(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
@@ -791,12 +493,12 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
     def _decided(self, h: Any) -> Any:
         """The labels of outputs (m, n_outputs)."""
-        h = _host(h)
+        h = host(h, "h")
         return self._label_binarizer.inverse_transform(h.ravel() if h.shape[1] == 1 else h)
 
     def _score_of(self, network: Network, X: Any, y: Any, weights: Any) -> float:
         """The validation score of a network."""
-        h = _host(network.forward(X))
+        h = host(network.forward(X), "h")
         if not np.isfinite(h).all():
             return math.nan
         truth = self._label_binarizer.inverse_transform(y.ravel() if y.shape[1] == 1 else y)
@@ -870,7 +572,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         n_networks: int = 1,
         device: str = "auto",
     ) -> None:
-        _assign(self, locals())
+        _assign(**locals())
 
     @available_if(_can_step)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
@@ -878,15 +580,15 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _checked(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
-        X, y = self._read(X, y, reset=reset, y_numeric=True)
-        return X, y.reshape(len(y), -1), None
+        X, y = self._valid(X, y, multi_output=True, y_numeric=True, reset=reset)
+        return X, _flat(y).reshape(len(y), -1), None
 
     def _loss(self) -> Loss:
         return losses.get(self.loss)
 
     def _score_of(self, network: Network, X: Any, y: Any, weights: Any) -> float:
         """The validation score of a network."""
-        h = _host(network.forward(X))
+        h = host(network.forward(X), "h")
         return float(r2_score(y, h, sample_weight=weights)) if np.isfinite(h).all() else math.nan
 
     def predict(self, X: Any) -> Any:

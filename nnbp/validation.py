@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from nnbp.errors import DataError, DTypeError, ShapeError
 from nnbp.formatting import shown
@@ -101,6 +101,47 @@ def host(values: Any, name: str, *, classes: bool = False) -> NDArray[Any]:
     return np.asarray(real(array, name, classes=classes))
 
 
+class Sparse:
+    """A sparse matrix on the host, (m, n). A part of its rows is one again; NumPy makes of it a dense array.
+
+    Args:
+        matrix: of SciPy.
+    """
+
+    ndim = 2
+
+    def __init__(self, matrix: Any) -> None:
+        self._matrix = matrix.tocsr()
+        self.shape, self.dtype = self._matrix.shape, self._matrix.dtype
+
+    @property
+    def size(self) -> int:
+        """The number of elements of the dense array."""
+        return int(math.prod(self.shape))
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Sparse:
+        return Sparse(self._matrix[rows])
+
+    def is_finite(self, dtype: np.dtype[Any]) -> bool:
+        """Whether all elements are finite in this dtype."""
+        return bool(np.isfinite(self._matrix.data.astype(dtype, copy=False)).all())
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self._matrix.toarray(), dtype)
+
+
+def samples_on_host(X: Any) -> NDArray[Any] | Sparse:
+    """X on the host: an array of NumPy, see `host`, or a sparse matrix, which stays sparse."""
+    if isinstance(X, Sparse):
+        return X
+    # A library that has not been imported has made no matrix.
+    scipy = sys.modules.get("scipy.sparse")
+    return Sparse(X) if scipy is not None and scipy.issparse(X) else host(X, "X")
+
+
 def real(array: Array, name: str, *, classes: bool = False) -> Array:
     """The array, on the device or the host; Python objects that are numbers or missing values become float64.
 
@@ -118,7 +159,7 @@ def real(array: Array, name: str, *, classes: bool = False) -> Array:
         return array
     received = f"dtype {array.dtype}"
     if array.dtype.kind == "O":
-        numbers, other = _numbers(array)
+        numbers, other = _numbers(np.asarray(array))
         if numbers is not None:
             return numbers
         received = f"{received} with {shown(other)} in it" if array.ndim else shown(other)
@@ -153,13 +194,13 @@ def _float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array | NDArray[Any]:
-    """X (m, n_in): a device array in the network's dtype, itself if it fits; a host array in its own dtype.
+def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array | NDArray[Any] | Sparse:
+    """X (m, n_in): a device array in the network's dtype, itself if it fits; host data in their own dtype.
 
     Raises:
         ShapeError, DTypeError: X is no matrix of real numbers with n_in columns.
     """
-    X = real(X, "X") if backend.owns(X) else host(X, "X")
+    X = real(X if backend.owns(X) else samples_on_host(X), "X")
     if X.ndim != 2 or 0 in X.shape or (n_in is not None and X.shape[1] != n_in):
         columns = "n_in" if n_in is None else str(n_in)
         hint = " For one sample, pass X.reshape(1, -1)." if X.ndim == 1 else ""
@@ -178,12 +219,14 @@ def finite(backend: Backend, array: Any, name: str, dtype: np.dtype[Any], fix: s
 
     Args:
         backend: of the network.
-        array: (m, n), on the device or on the host.
+        array: (m, n), on the device or on the host, maybe sparse.
         name: of the array.
         dtype: of the network.
         fix: what the error advises.
         first: the row of the caller's array that row 0 is.
     """
+    if isinstance(array, Sparse) and array.is_finite(dtype):
+        return
     owned = backend.owns(array)
     xp, read = (backend.xp, backend.download) if owned else (np, np.asarray)
     rows = max(1, (_BLOCK_ON_DEVICE if owned else _BLOCK_ON_HOST) // array.shape[1])

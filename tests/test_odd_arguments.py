@@ -68,11 +68,12 @@ def entry_points() -> dict[str, Callable[..., Any]]:
             found[name] = item
     found |= {f"schedules.{cls.__name__}": cls for cls in Schedule.built_in().values()}
     found |= {f"metrics.{name}": cls() for name, cls in metrics.Metric.built_in().items()}
-    found |= {f"testing.{name}": getattr(testing, name) for name in testing.__all__}
+    # Of compare, tests/testing/test_comparison.py has the arguments: functions, and any arrays.
+    found |= {f"testing.{name}": getattr(testing, name) for name in testing.__all__ if name != "compare"}
     found |= {"schedules.get": schedules.get, "metrics.confusion_matrix": metrics.confusion_matrix}
     found["fit_many"] = fit_many
-    # They take what nnbp itself has read.
-    inner = "from_file", "input_dtype"
+    # They take what nnbp itself has read or computed.
+    inner = "from_file", "to_file", "input_dtype"
     methods = [name for name in vars(Network) if name[0] != "_" and callable(getattr(Network, name))]
     return found | {f"Network.{name}": method(name) for name in methods if name not in inner}
 
@@ -113,7 +114,8 @@ def called(label: str, **changes: Any) -> Any:
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The file that `RIGHT["path"]` names."""
     with contextlib.chdir(tmp_path_factory.mktemp("files")):
-        network().save("abc")
+        # A record is a model file, too.
+        testing.record(network(), X, Y, "abc")
         yield
 
 
@@ -181,6 +183,7 @@ def may_be_taken(label: str, parameter: inspect.Parameter, kind: str) -> bool:
         or (kind == "True" and "bool" in takes)
         or (kind in ("0", "2**70", "10**5000") and re.search("int|float", takes) is not None)
         or (kind in ("1.5", "inf") and "float" in takes)
+        or (name == "X" and kind == "sparse")
         or (name == "X" and kind in ("nans", "large") and label in NOT_FINITE)
     )
 

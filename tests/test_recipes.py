@@ -1,4 +1,4 @@
-"""The code of the recipes runs as it stands, and prints what the page shows."""
+"""The code of the recipes, and of other pages, runs as it stands and prints what the page shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-PAGES = sorted((Path(__file__).parents[1] / "docs" / "recipes").glob("*.md"))
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [*sorted((DOCS / "recipes").glob("*.md")), DOCS / "sklearn.md"]
 
 
 @pytest.mark.slow

@@ -81,6 +81,7 @@ TYPED = {
     Activation: {
         "identity": "Identity linear", "sigmoid": "Sigmoid logistic", "tanh": "Tanh TANH", "relu": "ReLU Relu",
         "leaky_relu": "LeakyReLU leakyrelu leaky-relu", "elu": "ELU", "silu": "SiLU swish", "gelu": "GELU",
+        "exponential": "Exponential exp",
     },
     Loss: {
         "squared_error": "mse MSE MSELoss mean_squared_error MeanSquaredError l2 squared-error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
 from typing import Any
@@ -276,6 +277,27 @@ def test_sparse_matrices_are_as_dense_ones(kind: Any) -> None:
     dense = MLPClassifier(early_stopping=True, **QUICK).fit(X, NAMES)
     sparse = MLPClassifier(early_stopping=True, **QUICK).fit(kind(X), NAMES)
     np.testing.assert_array_equal(sparse.predict_proba(kind(X)), dense.predict_proba(X))
+
+
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"n_networks": 2}])
+def test_a_large_sparse_matrix_is_never_dense_as_a_whole(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m, n = 1500, 5000
+    X = scipy.sparse.random_array((m, n), density=1e-3, random_state=np.random.default_rng(0), format="csr")
+    y = X.sum(axis=1) > 2.5
+    mlp = MLPClassifier(4, max_iter=2, random_state=0, device="cpu", **options)
+    expected = clone(mlp).fit(X.toarray(), y).predict_proba(X.toarray())
+    toarray, largest = scipy.sparse.csr_array.toarray, []
+
+    def watched(matrix: Any, *args: Any, **kwargs: Any) -> Any:
+        largest.append(math.prod(matrix.shape))
+        return toarray(matrix, *args, **kwargs)
+
+    monkeypatch.setattr(scipy.sparse.csr_array, "toarray", watched)
+    np.testing.assert_array_equal(mlp.fit(X, y).predict_proba(X), expected)
+    mlp.set_params(early_stopping=False).partial_fit(X, y)
+    assert 0 < max(largest) < m * n
 
 
 def test_parameters_may_be_assigned_and_changed_in_place() -> None:

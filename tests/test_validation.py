@@ -147,8 +147,13 @@ def test_masked_arrays_and_sparse_matrices() -> None:
     masked.mask = False
     np.testing.assert_array_equal(matrix(BACKEND, masked, F32, 2), [[1, 2]])
     sparse = pytest.importorskip("scipy.sparse")
-    with pytest.raises(DTypeError, match=r"received the sparse csr_\w+\. Pass X\.toarray\(\)"):
-        matrix(BACKEND, sparse.csr_matrix(np.eye(2)), F32, 2)
+    with pytest.raises(DTypeError, match=r"received the sparse csr_\w+\. Pass y\.toarray\(\)"):
+        host(sparse.csr_matrix(np.eye(2)), "y")
+    kept = matrix(BACKEND, sparse.coo_array(np.eye(3)), F32, 3)
+    assert (kept.shape, len(kept), kept.dtype, kept.size) == ((3, 3), 3, np.float64, 9)
+    np.testing.assert_array_equal(kept[1:], np.eye(3)[1:])
+    with pytest.raises(ShapeError, match=r"received shape \(3, 3\)"):
+        matrix(BACKEND, sparse.coo_array(np.eye(3)), F32, 2)
 
 
 def test_frame_with_text() -> None:

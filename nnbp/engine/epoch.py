@@ -55,7 +55,7 @@ class Epoch:
         self._prefetch: Prefetch | None = None
         dtypes = [model.input_dtype(data.X), *[model.dtype] * (len(data.arrays) - 1)]
         if not backend.owns(data.X) and self.whole:
-            self.data = data = Dataset(*map(backend.upload, data.arrays, dtypes))
+            self.data = data = Dataset(*map(model.on_device, data.arrays, dtypes))
         if backend.owns(data.X):
             self.order = backend.upload(np.arange(samples), np.int64)
             self._rows = data.arrays, self.order, self.counter

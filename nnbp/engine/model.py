@@ -202,8 +202,8 @@ class Model:
         return self.layers[0].input_dtype(X.dtype, self.dtype)
 
     def on_device(self, array: Array | NDArray[Any], dtype: np.dtype[Any]) -> Array:
-        """The array on the device; one from the host in this dtype."""
-        return array if self.backend.owns(array) else self.backend.upload(array, dtype)
+        """The array on the device; one from the host in this dtype, and dense."""
+        return array if self.backend.owns(array) else self.backend.upload(np.asarray(array), dtype)
 
     def copied(self, array: Array) -> Array:
         """A new array with the same values."""

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nnbp.graph.backend import Backend, Streaming
+from nnbp.graph.backend import Backend, Streaming, Transfer
+from nnbp.graph.ops import Array
+from nnbp.validation import Sparse
 
 
 class Prefetch:
@@ -26,18 +28,22 @@ class Prefetch:
         order: of the samples, on the host.
 
     Args:
-        backend: receives the batches; it must be able to stream.
-        arrays: (m, columns) each, on the host, of any dtype.
+        backend: receives the batches.
+        arrays: (m, columns) each, on the host, of any dtype; a `Sparse` one becomes dense batch by batch.
         size: samples per batch; the last one may be smaller.
         dtypes: of the windows.
     """
 
     def __init__(
-        self, backend: Backend, arrays: Sequence[NDArray[Any]], size: int, dtypes: Sequence[DTypeLike]
+        self, backend: Backend, arrays: Sequence[NDArray[Any] | Sparse], size: int, dtypes: Sequence[DTypeLike]
     ) -> None:
-        assert isinstance(backend, Streaming), "data stay on the host only if the backend can stream them"
         self._arrays, self._size, self._sent = arrays, size, 0
-        self._transfer = backend.transfer(size, [array.shape[1] for array in arrays], dtypes)
+        columns = [array.shape[1] for array in arrays]
+        self._transfer: Transfer = (
+            backend.transfer(size, columns, dtypes)
+            if isinstance(backend, Streaming)
+            else _Upload(backend, size, columns, dtypes)
+        )
         self.sources = list(self._transfer.windows)
         self.rows = backend.upload(np.arange(2 * size), np.int64)
         self.half = backend.upload(np.zeros(1), np.int64)
@@ -65,10 +71,33 @@ class Prefetch:
         self._sent += len(rows)
 
 
-def _take(source: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> None:
+class _Upload:
+    """The transfer of a backend that has none of its own: a batch is uploaded before the step that needs it."""
+
+    def __init__(self, backend: Backend, rows: int, columns: Sequence[int], dtypes: Sequence[DTypeLike]) -> None:
+        arrays = list(zip(columns, dtypes, strict=True))
+        self._upload = backend.upload
+        self._host = [np.empty((rows, n), dtype) for n, dtype in arrays]
+        # The second half is not used.
+        self.windows: Sequence[Array] = [backend.empty((2 * rows, n), dtype) for n, dtype in arrays]
+
+    def rows(self) -> Sequence[NDArray[Any]]:
+        return self._host
+
+    def send(self, samples: int) -> int:
+        for window, host in zip(self.windows, self._host, strict=True):
+            window[:samples] = self._upload(host[:samples], host.dtype)
+        return 0
+
+
+def _take(source: NDArray[Any] | Sparse, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
     """``out = source[rows]``."""
-    flags = source.flags
-    if source.dtype == out.dtype and flags.c_contiguous and flags.aligned:
+    if (
+        isinstance(source, np.ndarray)
+        and source.dtype == out.dtype
+        and source.flags.c_contiguous
+        and source.flags.aligned
+    ):
         # Without an intermediate copy; "clip" because NumPy buffers the output if an index might be out of range.
         np.take(source, rows, 0, out, "clip")
     else:

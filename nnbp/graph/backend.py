@@ -99,7 +99,7 @@ class Transfer(Protocol):
 class Streaming(Protocol):
     """Optional members of a backend whose device has separate memory: data that do not fit there are streamed.
 
-    For a backend without these members, all data are uploaded at once.
+    For a backend without these members, all data but large sparse matrices are uploaded at once.
     """
 
     def memory(self) -> tuple[int, int]:

@@ -265,6 +265,7 @@ class Exponential(Activation):
     """f(z) = eᶻ, the inverse of the log link of the Poisson loss; f' = f."""
 
     name = "exponential"
+    aliases = ("exp",)
 
     def f(self, z: Any) -> Any:
         return np.exp(z)

@@ -19,7 +19,7 @@ from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
 from nnbp.nn.architecture import Architecture
-from nnbp.validation import class_weights, finite, host, matrix, on_device, sample_weights
+from nnbp.validation import Sparse, class_weights, finite, host, matrix, on_device, sample_weights, samples_on_host
 
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
 _SPLIT = 3
@@ -65,7 +65,7 @@ class DataAdapter:
     def matrix(self, X: Any) -> Array | NDArray[Any]:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
         X = on_device(self.backend, X)
-        X = X if self.backend.owns(X) else host(X, "X")
+        X = X if self.backend.owns(X) else samples_on_host(X)
         dtype = self.input_dtype(X) if self.backend.owns(X) else self.dtype
         return matrix(self.backend, X, dtype, self.n_in)
 
@@ -107,12 +107,12 @@ class DataAdapter:
     def resident(self, data: Dataset) -> Dataset:
         """The data set on the device."""
         upload, dtype = self.backend.upload, self.dtype
-        X = data.X if self.backend.owns(data.X) else upload(data.X, self.input_dtype(data.X))
+        X = data.X if self.backend.owns(data.X) else upload(np.asarray(data.X), self.input_dtype(data.X))
         w = None if data.w is None else upload(data.w, dtype)
         return Dataset(X, upload(data.y, dtype), w, data.targets, data.weights)
 
     def placed(self, data: Dataset, training: tuple[int | None, int] | None = None) -> Dataset:
-        """The data set on the device, unless X is on the host and does not fit on the device.
+        """The data set on the device, unless X is on the host and does not fit on the device, or is large and sparse.
 
         Args:
             data: a data set that `read` returned.
@@ -125,7 +125,11 @@ class DataAdapter:
         X, *others = data.arrays
         size: int = self.input_dtype(X).itemsize * X.size + 8 * len(data)
         size += self.dtype.itemsize * sum(array.size for array in others)
-        if size <= _SMALL or not isinstance(self.backend, Streaming):
+        if size <= _SMALL:
+            return True
+        if isinstance(X, Sparse):
+            return False
+        if not isinstance(self.backend, Streaming):
             return True
         if training is not None:
             size += self._beside(len(data), *training)

@@ -13,6 +13,7 @@ from nnbp.engine.dataset import Dataset
 from nnbp.formatting import shown
 from nnbp.nn.losses import Loss
 from nnbp.training.trainer import Trainer
+from nnbp.validation import Sparse
 
 _WORSE = 0.05
 """J may grow by this share of its size: training that goes on from good parameters moves around them."""
@@ -62,7 +63,8 @@ class Outcome:
     def _remedy(self, otherwise: str) -> str:
         remedies = []
         X, y, model = self.data.X, self.data.y, self.trainer.model
-        X = model.backend.download(X) if model.backend.owns(X) else np.asarray(X)
+        # Columns of sparse data are mostly 0.
+        X = np.zeros((1, 1)) if isinstance(X, Sparse) else model.backend.download(X) if model.backend.owns(X) else X
         sizes = _sizes(X)
         if not (sizes.max() <= _LARGE or model.layers[0].observes_inputs):
             k = int(np.argmax(sizes))

@@ -18,7 +18,7 @@ from nnbp.optim import optimizers
 from nnbp.training.callbacks import Callback, History, TrainingState, early_stopping, listed
 from nnbp.training.checkpoint import Checkpoint
 from nnbp.training.progress import reporter
-from nnbp.validation import host, instance, items
+from nnbp.validation import Sparse, instance, items, samples_on_host
 
 _PAUSE = 0.1
 """Seconds after which the main thread looks for signals: not every system interrupts a thread that waits."""
@@ -105,7 +105,7 @@ class _Run:
         self.reason: str | None = None
         """Why training is to end early."""
         self._lock, self._begun = Lock(), Event()
-        self._read: dict[str, NDArray[Any]] = {}
+        self._read: dict[str, NDArray[Any] | Sparse] = {}
         self._converted: dict[tuple[str, np.dtype[Any]], NDArray[Any]] = {}
 
     def __call__(self) -> list[History]:
@@ -183,7 +183,9 @@ class _Run:
         if network.device != "cpu":
             return X
         with self._lock, np.errstate(over="ignore"):
-            array = self._read[purpose] = self._read[purpose] if purpose in self._read else host(X, "X")
+            array = self._read[purpose] = self._read[purpose] if purpose in self._read else samples_on_host(X)
+            if isinstance(array, Sparse):
+                return array
             key = purpose, network.input_dtype(array)
             if key not in self._converted:
                 self._converted[key] = np.ascontiguousarray(array, key[1])

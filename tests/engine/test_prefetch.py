@@ -13,7 +13,7 @@ from kernel_samples import needs_compiler
 from numpy.typing import NDArray
 from strict_backend import StrictArray, StrictBackend
 
-from nnbp import DataError, Dense, Dropout, EarlyStopping, Network, Standardize, validation
+from nnbp import DataError, Dense, Dropout, DTypeError, EarlyStopping, Network, Standardize, fit_many, validation
 from nnbp.engine import passes
 from nnbp.graph.backend import Backend, Streaming, backend_class
 from nnbp.training import data_adapter
@@ -41,28 +41,37 @@ class Hidden:
         return half
 
 
-class Small(StrictBackend):
+class Watched(StrictBackend):
+    """A device without members for streaming.
+
+    Attributes:
+        largest: bytes of the largest array of numbers that was uploaded.
+    """
+
+    largest = 0
+
+    def upload(self, host: NDArray[Any], dtype: Any) -> StrictArray:
+        if np.dtype(dtype).kind == "f":
+            self.largest = max(self.largest, np.asarray(host, dtype).nbytes)
+        return super().upload(host, dtype)
+
+
+class Small(Watched):
     """A device of so many free bytes.
 
     Attributes:
         sent: batches that were streamed.
-        largest: bytes of the largest array of numbers that was uploaded.
     """
 
     def __init__(self, free: int = 0) -> None:
         super().__init__()
-        self.free, self.sent, self.largest = free, 0, 0
+        self.free, self.sent = free, 0
 
     def memory(self) -> tuple[int, int]:
         return self.free, 2**20
 
     def transfer(self, rows: int, columns: Sequence[int], dtypes: Sequence[Any]) -> Hidden:
         return Hidden(self, rows, columns, dtypes)
-
-    def upload(self, host: NDArray[Any], dtype: Any) -> StrictArray:
-        if np.dtype(dtype).kind == "f":
-            self.largest = max(self.largest, host.nbytes)
-        return super().upload(host, dtype)
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +131,43 @@ def test_training_is_that_of_data_on_the_device(name: str) -> None:
     if name not in WHOLE:
         assert small.sent
         assert small.largest < X.nbytes, "no data set was uploaded as a whole"
+
+
+@pytest.mark.filterwarnings("ignore::nnbp.ConvergenceWarning")
+@pytest.mark.parametrize("backend", [Watched, lambda: Small(2**20)], ids=["host", "device"])
+@pytest.mark.parametrize("name", FITS)
+def test_sparse_data_train_as_dense_data_and_are_dense_batch_by_batch(name: str, backend: Any) -> None:
+    scipy = pytest.importorskip("scipy.sparse")
+    dense = np.where(X > 0, X, 0)
+    options = {**FITS[name], "epochs": 3, "progress": False}
+    held_out = options.pop("validation_data", None)
+    watched, results = backend(), []
+    for device, form in ((watched, scipy.csc_array), (StrictBackend(), np.asarray)):
+        own = {} if held_out is None else {"validation_data": (form(held_out[0]), held_out[1])}
+        net = network(device)
+        history = net.fit(form(dense), y, **options, **own)
+        outputs = [net.forward(form(dense)), net.predict(form(dense)), net.evaluate(form(dense), y, sample_weight=W)]
+        if name not in WHOLE and device is watched:
+            assert watched.largest < X.nbytes, "no data set was made dense as a whole"
+        gradients = net.gradients(form(dense), y).flat
+        results.append([dict(history), net.parameters.get(), *outputs, gradients, net.trace(form(dense)).a[0]])
+    for sparse, expected in zip(*results, strict=True):
+        np.testing.assert_equal(sparse, expected)
+
+
+def test_sparse_data_of_many_networks_and_their_values() -> None:
+    scipy = pytest.importorskip("scipy.sparse")
+    pairs = [[network("cpu", seed=seed) for seed in (1, 2)] for _ in range(2)]
+    for networks, form in zip(pairs, (scipy.csr_matrix, np.asarray), strict=True):
+        fit_many(networks, form(X), y, epochs=2, batch_size=8, progress=False)
+    for sparse, dense in zip(*pairs, strict=True):
+        np.testing.assert_array_equal(sparse.parameters, dense.parameters)
+    spoiled = X.astype(np.float64)
+    spoiled[50, 4] = 1e300
+    with pytest.raises(DataError, match="in row 50, column 4"):
+        network("cpu").fit(scipy.csr_array(spoiled), y)
+    with pytest.raises(DTypeError, match="received dtype complex64"):
+        network("cpu").fit(scipy.csr_array(X * 1j), y)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
