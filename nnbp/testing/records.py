@@ -115,8 +115,8 @@ def compare_with(
         DeviceUnavailableError: the device does not work on this machine.
     """
     isolate, own = flag("isolate", isolate), items("custom", custom, "a list of classes of your own")
-    given = isinstance(device, Backend)
-    backend = device if given else open_backend(device, fallback=isinstance(device, str) and device == "auto")
+    automatic = isinstance(device, str) and device == "auto"
+    backend = device if isinstance(device, Backend) else open_backend(device, fallback=automatic)
     rules = [item for item in own if isinstance(item, type) and issubclass(item, Optimizer)]
     others = [item for item in own if item not in rules]
     file = model_file.read(path, others)
