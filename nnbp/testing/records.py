@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,11 +19,12 @@ from nnbp.device.select import open_backend
 from nnbp.errors import ModelFileError
 from nnbp.formatting import shown
 from nnbp.graph.backend import Backend
+from nnbp.graph.ops import Precision
 from nnbp.network import Network
 from nnbp.nn.layers import named
 from nnbp.optim.optimizers import Optimizer
 from nnbp.serialization import model_file
-from nnbp.serialization.model_file import State
+from nnbp.serialization.model_file import ModelFile, State
 from nnbp.testing.parity import Judge, ParityReport, Run
 from nnbp.testing.runs import Problem
 from nnbp.training.checkpoint import environment
@@ -117,22 +119,9 @@ def compare_with(
     isolate, own = flag("isolate", isolate), items("custom", custom, "a list of classes of your own")
     automatic = isinstance(device, str) and device == "auto"
     backend = device if isinstance(device, Backend) else open_backend(device, fallback=automatic)
-    rules = [item for item in own if isinstance(item, type) and issubclass(item, Optimizer)]
-    others = [item for item in own if item not in rules]
-    file = model_file.read(path, others)
-    if file.state is None or "record" not in file.state.values:
-        raise ModelFileError(
-            f"{shown(str(path))} is a model file and no record. Records are written by nnbp.testing.record and by "
-            "nnbp parity --record."
-        )
-    try:
-        recorded, problem = _read(file.state, rules)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(
-            f"The record {shown(str(path))} has parts that nnbp.testing.record does not write: {error!r}. Record again "
-            "with this nnbp."
-        ) from error
-    net = Network.from_file(file, others, device=backend, precision=file.state.values["precision"])
+    found = Record.read(path, own)
+    recorded, problem = found.run, found.problem
+    net = Network.from_file(found.file, _without_rules(own), device=backend, precision=found.precision)
     run = Run.of(net, problem, backend, backend.device, recorded.trained, train=not isolate)
     judge = Judge(net, problem, run if backend.device == "cpu" and not isolate else None)
     report = judge([recorded, run], isolate=isolate)
@@ -142,7 +131,52 @@ def compare_with(
     return judge([recorded, run.beside(other)], isolate=isolate)
 
 
-def _read(state: State, rules: Sequence[type[Optimizer]]) -> tuple[Run, Problem]:
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What a file that `record` wrote has.
+
+    Attributes:
+        file: the network, as a model file.
+        precision: of its products, if it is lower than that of its dtype.
+        problem: data and updates.
+        run: what was computed.
+    """
+
+    file: ModelFile
+    precision: Precision | None
+    problem: Problem
+    run: Run
+
+    @classmethod
+    def read(cls, path: str | PathLike[str], custom: Sequence[type] = ()) -> Self:
+        """Reads a record; `custom` as for `compare_with`.
+
+        Raises:
+            ModelFileError: the file is no record, or damaged.
+        """
+        others = _without_rules(custom)
+        file = model_file.read(path, others)
+        if file.state is None or "record" not in file.state.values:
+            raise ModelFileError(
+                f"{shown(str(path))} is a model file and no record. Records are written by nnbp.testing.record and by "
+                "nnbp parity --record."
+            )
+        try:
+            run, problem = _parsed(file.state, [item for item in custom if item not in others])
+            return cls(file, file.state.values["precision"], problem, run)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelFileError(
+                f"The record {shown(str(path))} has parts that nnbp.testing.record does not write: {error!r}. Record "
+                "again with this nnbp."
+            ) from error
+
+
+def _without_rules(custom: Sequence[object]) -> list[Any]:
+    """The classes that model files know."""
+    return [item for item in custom if not (isinstance(item, type) and issubclass(item, Optimizer))]
+
+
+def _parsed(state: State, rules: Sequence[type[Optimizer]]) -> tuple[Run, Problem]:
     """The recorded run, and its problem."""
     values = state.values
     arrays = {name: state.arrays[name].reshape(shape) for name, shape in values["shapes"].items()}

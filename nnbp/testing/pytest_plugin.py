@@ -1,0 +1,162 @@
+"""A plugin for pytest: tests on a GPU if one works, on the CPU everywhere, and against recorded references.
+
+It is switched on in the top conftest.py of a suite: ``pytest_plugins = ["nnbp.testing.pytest_plugin"]``.
+
+>>> def test_training(nnbp_device, nnbp_reference):  # doctest: +SKIP
+...     net = nnbp.Network([4, 8, 3], loss="cross_entropy", device=nnbp_device, seed=0)
+...     nnbp_reference(net, X, y)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnbp.device.select import gpu_required, open_backend
+from nnbp.errors import DeviceUnavailableError
+from nnbp.formatting import json_text, shown
+from nnbp.network import Network
+from nnbp.serialization.model_file import State
+from nnbp.testing.parity import ParityReport
+from nnbp.testing.records import Record, compare_with, record
+
+_PROPERTY = "nnbp"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the plugin's options."""
+    group = parser.getgroup("nnbp", "nnbp: devices and recorded references")
+    add = group.addoption
+    add("--nnbp-device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N; the CPU if it does not work")
+    add("--nnbp-record", action="store_true", help="write references instead of comparing with them")
+    where = "where they are (default: a folder 'references' beside each test module)"
+    add("--nnbp-references", metavar="FOLDER", help=where)
+    add("--nnbp-report", metavar="FILE", help="write what the comparisons found as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepares the report; the processes of pytest-xdist send what they find to the main one."""
+    path = config.getoption("--nnbp-report")
+    if path and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Findings(Path(path)), "nnbp report")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Says which device tests use, and why it is not the one that was asked for."""
+    device, reason = _device(config)
+    return f"nnbp: device {device}" + (f" in place of {config.getoption('--nnbp-device')}: {reason}" if reason else "")
+
+
+def _device(config: pytest.Config) -> tuple[str, str | None]:
+    """The device of the tests, and the reason if it is the CPU in place of another."""
+    name = config.getoption("--nnbp-device")
+    try:
+        return open_backend(name, fallback=False).device, None
+    except DeviceUnavailableError as error:
+        if gpu_required():
+            raise pytest.UsageError(str(error)) from error
+        return "cpu", str(error)
+    except ValueError as error:
+        raise pytest.UsageError(f"--nnbp-device: {error}") from error
+
+
+class _Findings:
+    """Collects what comparisons found in all processes, and writes it at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._found = path, list[dict[str, Any]]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            found = [value for name, value in report.user_properties if name.startswith(f"{_PROPERTY}.")]
+            self._found += [{"test": report.nodeid, **json.loads(str(text))} for text in found]
+
+    def pytest_sessionfinish(self) -> None:
+        self._path.write_text(json_text(self._found) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def nnbp_device(request: pytest.FixtureRequest) -> str:
+    """The device of --nnbp-device if it works, else "cpu"; with NNBP_REQUIRE_GPU=1 a missing GPU is an error."""
+    return _device(request.config)[0]
+
+
+@pytest.fixture
+def nnbp_reference(
+    request: pytest.FixtureRequest, nnbp_device: str, record_property: Callable[[str, object], None]
+) -> Callable[..., ParityReport | None]:
+    """A function of a network and data that compares what `nnbp_device` computes with a recorded reference.
+
+    ``nnbp_reference(net, X, y, sample_weight=None, *, isolate=False, custom=(), **options)``; the options are those of
+    `nnbp.testing.record`. It returns the report, or fails the test with it. With --nnbp-record it writes the reference
+    and returns None; without, a missing reference fails the test. Properties of the test, and so a JUnit report, have
+    the verdict.
+    """
+    numbers, config = count(1), request.config
+    folder = config.getoption("--nnbp-references")
+    place = (Path(folder) if folder else request.path.parent / "references") / request.path.stem
+
+    def check(
+        net: Network,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        isolate: bool = False,
+        custom: Sequence[type] = (),
+        **options: Any,
+    ) -> ParityReport | None:
+        number = next(numbers)
+        name = re.sub(r"[^\w.]+", "-", request.node.name).strip("-") + (f"-{number}" if number > 1 else "")
+        path = place / f"{name}.safetensors"
+        if config.getoption("--nnbp-record"):
+            place.mkdir(parents=True, exist_ok=True)
+            record(net.copy(device=nnbp_device), X, y, path, sample_weight, **options)
+            return None
+        if not path.exists():
+            pytest.fail(
+                f"There is no reference {shown(str(path))}. Write it by `pytest --nnbp-record` on a device that is to "
+                "be the reference.",
+                pytrace=False,
+            )
+        other = ", ".join(_differing(net, X, y, path, custom))
+        if other:
+            pytest.fail(
+                f"The reference {shown(str(path))} is of another {other} than the test has now. Record it again by "
+                "`pytest --nnbp-record`, if that is meant.",
+                pytrace=False,
+            )
+        report = compare_with(path, device=nnbp_device, isolate=isolate, custom=custom)
+        worst = max(report.rows, key=lambda row: row.ratio)
+        found = {
+            "reference": name, "passed": report.passed, "devices": report.devices, "arithmetic": report.arithmetic,
+            "largest ratio to the bound": worst.ratio, "of": worst.name,
+            "faults": [f"{row.name} on {row.device}: {row.verdict}" for row in report.rows if not row.passed],
+        }  # fmt: skip
+        record_property(f"{_PROPERTY}.{name}", json_text(found))
+        if not report.passed:
+            pytest.fail(str(report), pytrace=False)
+        return report
+
+    return check
+
+
+def _differing(net: Network, X: Any, y: Any, path: Path, custom: Sequence[type]) -> Iterator[str]:
+    """What the reference was recorded for and the test has otherwise."""
+    recorded = Record.read(path, custom)
+    problem = recorded.problem
+    own = net.copy(device="cpu")
+    own.prepare(X, y)
+    if own.to_file(own.model.parameters.values, State({})).architecture != recorded.file.architecture:
+        yield "network"
+    if not np.array_equal(np.asarray(X, problem.X.dtype), problem.X, equal_nan=True):
+        yield "X"
+    if not np.array_equal(np.asarray(y, problem.y.dtype), problem.y):
+        yield "y"
