@@ -249,7 +249,7 @@ def test_states_refused(path: Path, change: Callable[[dict[str, Any]], object], 
     [
         ("", "the description of the network is not JSON that can be read"),
         ("[1]", "the description of the network has the keys"),
-        ("[" * 10**5, "the description of the network is not JSON that can be read: maximum recursion depth"),
+        ("[" * 10**5, "the description of the network is not JSON that can be read: "),
         ("[" * 50 + "]" * 50, "JSON is nested at most 32 deep"),
         ('{"a": 1, "a": 1}', "a key stands once in its JSON object; the description of the network has one twice"),
         ('{"a": Infinity}', "numbers are finite; 'the description of the network.a' is inf"),
