@@ -3,6 +3,7 @@
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -30,8 +31,9 @@ accuracy = float(np.mean(net.predict(X) == y))
 assert history["loss"][-1] < history["loss"][0] / 2, history["loss"]
 assert accuracy > 0.9, accuracy
 
-net.save("xor.safetensors")
-again = nnbp.Network.load("xor.safetensors", device="cpu")
+with TemporaryDirectory() as folder:
+    net.save(Path(folder) / "xor.safetensors")
+    again = nnbp.Network.load(Path(folder) / "xor.safetensors", device="cpu")
 assert np.array_equal(again.forward(X), net.forward(X)), "a saved network computes something else"
 
 optional = {"cupy", "matplotlib", "pandas", "scipy", "sklearn", "torch", "tqdm"}
