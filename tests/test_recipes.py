@@ -12,7 +12,7 @@ import pytest
 import nnbp
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [*sorted((DOCS / "recipes").glob("*.md")), DOCS / "sklearn.md"]
+PAGES = [*sorted((DOCS / "recipes").glob("*.md")), DOCS / "sklearn.md", DOCS / "cross-device.md"]
 
 
 @pytest.mark.slow
