@@ -13,7 +13,7 @@ from nnbp.cli.options import add_shared, count, decay, layer_sizes, positive
 from nnbp.formatting import table
 from nnbp.nn.losses import Loss
 from nnbp.testing import example_problem
-from nnbp.testing.gradients import TOLERANCE, GradientReport, check_gradients
+from nnbp.testing.gradients import ALONG, FAULT, TOLERANCE, GradientReport, check_gradients
 
 HELP = "check backpropagation against central differences"
 DESCRIPTION = (
@@ -30,8 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layers", type=layer_sizes, default=[4, 8, 3], metavar="N,N,…", help="sizes of all layers (default 4,8,3)")
     add("--weight-decay", type=decay, default=0.1, metavar="λ", help="λ of J (default 0.1)")
     add("--samples", type=count, default=8, metavar="M", help="number of samples (default 8)")
-    error = f"largest relative error (default {TOLERANCE:g})"
-    add("--tolerance", type=positive, default=TOLERANCE, metavar="E", help=error)
+    error = f"largest relative error (default {TOLERANCE:g}, or {ALONG:g} with --chance)"
+    add("--tolerance", type=positive, metavar="E", help=error)
+    along = f"check along random directions, as many as leave this chance to miss an error of {FAULT:g} in an array"
+    add("--chance", type=positive, metavar="P", help=along)
     add_shared(parser, "--activation", "--loss", "--seed", "--json")
 
 
@@ -54,7 +56,7 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
             arguments.layers, activation=activation, loss=loss, samples=arguments.samples, seed=arguments.seed,
             weight_decay=arguments.weight_decay, dtype="float64", device="cpu",
         )  # fmt: skip
-        report = check_gradients(net, X, y, w, tolerance=arguments.tolerance)
+        report = check_gradients(net, X, y, w, tolerance=arguments.tolerance, chance=arguments.chance)
         cases.append(({"activation": activation, "loss": loss}, report))
     return cases
 

@@ -8,10 +8,16 @@ or no longer decreases (Ridders, "Accurate computation of F'(x) and F'(x)F''(x)"
 If a z crosses a kink of its activation between θᵢ − h and θᵢ + h, or h − y crosses a kink of the loss, a central
 difference is meaningless: the step shrinks until no kink is crossed. An entry that lies on a kink is reported but not
 judged.
+
+A large network is checked along random directions v with N(0, 1) entries, in one array at a time: g·v by
+backpropagation against the difference of J along v. An error e of the array shows as e·v, which is N(0, |e|²) whatever
+e is. So one of |e| = f |g| stays below t |g| with a probability of at most √(2/π) t / f in each direction, and these
+probabilities multiply.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,6 +41,15 @@ STEP = 2.0**-10
 LEVELS = 5
 SHRINK = 8.0
 TOLERANCE = 1e-6
+
+FAULT = 1e-3
+"""The error of an array, relative to its Euclidean norm, that directions are to find."""
+
+ALONG = 1e-5
+"""The relative error that passes along a direction."""
+
+_MOST = 100
+"""Directions in one array at most."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,8 @@ class GradientReport:
     Attributes:
         rows: one per parameter array, and one for ∂C/∂x.
         tolerance: largest relative error that passes.
+        chance: of missing an error of 1e-3 in one array, if derivatives were checked along random directions; 1 if
+            rounding hides such an error, or kinks the directions.
         kinks: descriptions of the kinks that were crossed: "relu at z = 0".
         loss: J.
     """
@@ -82,10 +99,11 @@ class GradientReport:
     tolerance: float
     kinks: tuple[str, ...]
     loss: float
+    chance: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every row passed and at least one entry was compared."""
+        """Whether every row passed and at least one derivative was compared."""
         return all(row.passed for row in self.rows) and any(row.checked for row in self.rows)
 
     @property
@@ -108,6 +126,11 @@ class GradientReport:
             f"central differences in float64, largest relative error {self.max_relative_error:.2g}, allowed "
             f"{self.tolerance:g}"
         )
+        if self.chance is not None:
+            lines.append(
+                f"along random directions: an error of {FAULT:g} in one array is missed with a chance of at most "
+                f"{self.chance:.1g}"
+            )
         if self.kinks:
             lines.append(
                 f"kinks: {', '.join(self.kinks)}; {sum(row.stepped_around for row in self.rows)} entries stepped "
@@ -167,23 +190,23 @@ class _Probe:
             where = "h = y" if kink == 0 else f"h − y = {kink:g}"
             yield f"{self.loss.name} at {where}", np.sign(self.executor.h - self.executor.y - kink).astype(np.int8)
 
-    def at_parameter(self, i: int, offset: Floats) -> _Point:
-        """J with θᵢ shifted by the offset (1,); samples of weight 0 are ignored."""
-        kept = self.theta[i]
-        self.theta[i] = kept + offset[0]
+    def at_parameters(self, where: slice, v: Floats, offset: Floats) -> _Point:
+        """J with a part of θ shifted by the offset (1,) along v; samples of weight 0 are ignored."""
+        kept = self.theta[where].copy()
+        self.theta[where] += offset[0] * v
         self.run()
         W = self.theta[: self.decayed]
         J = self.share @ self.executor.cost[0] + 0.5 * self.decay * (W @ W)
-        self.theta[i] = kept
+        self.theta[where] = kept
         counts = self.share != 0
         return _Point(np.array([J]), [(name, side[:, counts].reshape(-1, 1)) for name, side in self._sides()])
 
-    def at_input(self, i: int, offset: Floats) -> _Point:
-        """C of every sample with feature i shifted."""
-        kept = self.X[:, i].copy()
-        self.X[:, i] += offset
+    def at_inputs(self, features: slice, v: Floats, offset: Floats) -> _Point:
+        """C of every sample with some features shifted by the offset (m,) along v (m, features)."""
+        kept = self.X[:, features].copy()
+        self.X[:, features] += offset[:, None] * v
         self.run()
-        self.X[:, i] = kept
+        self.X[:, features] = kept
         return _Point(self.executor.cost[0].copy(), list(self._sides()))
 
     def differences(self, at: Callable[[Floats], _Point], step: Floats, scale: Floats) -> _Differences:
@@ -239,13 +262,22 @@ def _sizes_of_inputs(net: Network, X: Floats) -> Floats:
 
 
 def _row(
-    name: str, shape: tuple[int, ...], places: list[tuple[int, ...]], a: Floats, n: list[_Differences], tolerance: float
+    name: str,
+    shape: tuple[int, ...],
+    places: list[tuple[int, ...]],
+    a: Floats,
+    n: list[_Differences],
+    tolerance: float,
+    sizes: Floats | None = None,
 ) -> GradientRow:
     values, uncertainty, stepped_around, at_kink = map(np.concatenate, zip(*n, strict=True))
     judged = ~at_kink
     absolute = np.abs(a - values)
     with np.errstate(all="ignore"):
-        relative = absolute / np.maximum(np.abs(a) + np.abs(values), 1e6 * uncertainty)
+        if sizes is None:
+            relative = absolute / np.maximum(np.abs(a) + np.abs(values), 1e6 * uncertainty)
+        else:
+            relative = absolute / np.maximum(sizes, uncertainty / tolerance)
     relative[absolute == 0] = 0.0
     # Every comparison with NaN is False, so a NaN must be counted as wrong explicitly.
     absolute, relative = (np.where(judged, np.where(np.isfinite(e), e, np.inf), -1.0) for e in (absolute, relative))
@@ -258,6 +290,70 @@ def _row(
         name, shape, int(judged.sum()), float(absolute.max()), largest, places[worst], float(a[worst]),
         float(values[worst]), *counts, passed=largest <= tolerance,
     )  # fmt: skip
+
+
+class _Directions:
+    """Checks of derivatives along random directions.
+
+    Attributes:
+        missed: the largest chance, of all arrays so far, of missing an error of `FAULT`.
+
+    Args:
+        probe: the network.
+        rng: draws directions.
+        step: first step, relative to the size of what is moved.
+        tolerance: relative error that passes, t.
+        chance: that suffices.
+    """
+
+    def __init__(self, probe: _Probe, rng: np.random.Generator, step: float, tolerance: float, chance: float) -> None:
+        self.probe, self.rng, self.step, self.tolerance, self.chance = probe, rng, step, tolerance, chance
+        self.missed = 0.0
+
+    def of_parameters(self, name: str, shape: tuple[int, ...], where: slice, g: Floats, scale: Floats) -> GradientRow:
+        """The row of an array of parameters whose gradient is g."""
+        theta = self.probe.theta[where]
+        size = _step(max(1.0, float(np.linalg.norm(theta))) / math.sqrt(len(g)), self.step)
+
+        def along() -> tuple[Floats, _Differences]:
+            v = self.rng.normal(size=len(g))
+            return np.atleast_1d(g @ v), self.probe.differences(
+                partial(self.probe.at_parameters, where, v), size, scale
+            )
+
+        return self._row(name, shape, np.atleast_1d(np.linalg.norm(g)), along)
+
+    def of_inputs(self, dX: Floats, sizes: Floats, scale: Floats) -> GradientRow:
+        """The row of ∂C/∂x, each sample of which is judged by itself."""
+        size = _step(sizes.min(axis=1) / math.sqrt(dX.shape[1]), self.step)
+
+        def along() -> tuple[Floats, _Differences]:
+            v = self.rng.normal(size=dX.shape)
+            at = partial(self.probe.at_inputs, slice(None), v)
+            return np.sum(dX * v, axis=1), self.probe.differences(at, size, scale)
+
+        return self._row("dX", dX.shape, np.linalg.norm(dX, axis=1), along)
+
+    def _row(
+        self, name: str, shape: tuple[int, ...], norm: Floats, along: Callable[[], tuple[Floats, _Differences]]
+    ) -> GradientRow:
+        """Draws directions until the chance of a miss is small enough in each column."""
+        missed, values, found = np.ones(len(norm)), [], list[_Differences]()
+        while len(found) < _MOST and not (missed <= self.chance).all():
+            a, n = along()
+            values.append(a)
+            found.append(n)
+            with np.errstate(all="ignore"):
+                # Below its uncertainty a difference tells nothing.
+                t = np.maximum(self.tolerance, n.uncertainty / norm)
+                missed *= np.where(n.at_kink, 1.0, np.minimum(1.0, math.sqrt(2 / math.pi) * t / FAULT))
+            if len(found) > 2 and (missed == 1.0).all():
+                break
+        # Derivatives that are all 0 have no relative error.
+        self.missed = max(self.missed, float(np.max(missed[norm > 0], initial=0.0)))
+        places: list[tuple[int, ...]] = [(k,) for k in range(len(found)) for _ in norm]
+        sizes = np.tile(norm, len(found))
+        return _row(name, shape, places, np.concatenate(values), found, self.tolerance, sizes)
 
 
 def _sample(rng: np.random.Generator, count: int, entries: int | None) -> NDArray[np.int64]:
@@ -274,8 +370,9 @@ def check_gradients(
     sample_weight: Any = None,
     *,
     step: float | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     entries: int | None = 200,
+    chance: float | None = None,
 ) -> GradientReport:
     """Compares ∂J/∂W, ∂J/∂b and ∂C/∂x by backpropagation with central differences.
 
@@ -289,9 +386,12 @@ def check_gradients(
         y: targets, as for `fit`.
         sample_weight: (m,), at least 0, or None.
         step: first step h, relative to max(1, |θᵢ|), or to the deviation of a standardised feature; None is 2⁻¹⁰.
-        tolerance: largest relative error that passes.
+        tolerance: largest relative error that passes; None is 1e-6, and 1e-5 along directions.
         entries: number of entries of each array to check, drawn with a fixed seed; for ∂C/∂x, number of features. None
             is all.
+        chance: such as 1e-6, for large networks: derivatives are checked along random directions, as many as make the
+            chance of missing an error of 1e-3 in one array (of its norm) at most this. The relative error of a
+            direction is |a − n| / |g|, with g the derivatives of the array; 1e-5 passes unless `tolerance` is given.
 
     Returns:
         a report with `passed`, `max_relative_error` and one row per array; `print` shows it as a table.
@@ -304,14 +404,19 @@ def check_gradients(
     True
     """
     relative = STEP if step is None else number("step, relative to max(1, |θ|),", step, "(0, 1)")
-    tolerance = number("tolerance, a bound on the relative error,", tolerance, "(0, inf]")
+    if chance is not None:
+        chance = number("chance, of missing an error,", chance, "(0, 1)")
+    default = TOLERANCE if chance is None else ALONG
+    tolerance = (
+        default if tolerance is None else number("tolerance, a bound on the relative error,", tolerance, "(0, inf]")
+    )
     count = None if entries is None else whole_number("entries", entries, 1)
     twin = instance("net", net, Network, "a Network").copy(device="cpu", dtype=np.float64)
     data = twin.prepare(X, y, sample_weight)
     found = twin.gradients(X, y, sample_weight)
     parameters, rng, rows = twin.model.parameters, np.random.default_rng(0), []
     with twin.model.backend.active():
-        probe = _Probe(twin, data, np.array(data.X))
+        probe, one = _Probe(twin, data, np.array(data.X)), np.ones(1)
         # The rounding error of C scales with C itself, with the z that it is computed from, and with the products of
         # targets and outputs in it. (ln h has the rounding error of h, ε, even if ln h itself is close to 0.)
         executor = probe.executor
@@ -320,16 +425,28 @@ def check_gradients(
         )
         W = probe.theta[: probe.decayed]
         total = np.atleast_1d(probe.share @ scale + 0.5 * probe.decay * (W @ W))
+        if chance is not None:
+            directions = _Directions(probe, rng, relative, tolerance, chance)
+            for name, where, shape in _arrays(parameters):
+                rows.append(directions.of_parameters(name, shape, where, found.flat[where], total))
+            rows.append(directions.of_inputs(found.dX, _sizes_of_inputs(twin, data.X), scale))
+            kinks = tuple(probe.kinks)
+            return GradientReport(tuple(rows), tolerance, kinks, float(found.loss), directions.missed)
         for name, where, shape in _arrays(parameters):
             chosen = _sample(rng, where.stop - where.start, count)
             single = [
-                probe.differences(partial(probe.at_parameter, i), _step(_size(probe.theta[i]), relative), total)
+                probe.differences(
+                    partial(probe.at_parameters, slice(i, i + 1), one), _step(_size(probe.theta[i]), relative), total
+                )
                 for i in where.start + chosen
             ]
             places = list(zip(*(axis.tolist() for axis in np.unravel_index(chosen, shape)), strict=True))
             rows.append(_row(name, shape, places, found.flat[where][chosen], single, tolerance))
         features, sizes = _sample(rng, data.X.shape[1], count), _sizes_of_inputs(twin, data.X)
-        single = [probe.differences(partial(probe.at_input, i), _step(sizes[:, i], relative), scale) for i in features]
+        single = [
+            probe.differences(partial(probe.at_inputs, slice(i, i + 1), one), _step(sizes[:, i], relative), scale)
+            for i in features
+        ]
         places = [(n, int(i)) for i in features for n in range(len(data.X))]
         rows.append(_row("dX", tuple(data.X.shape), places, found.dX.T[features].ravel(), single, tolerance))
     return GradientReport(tuple(rows), tolerance, tuple(probe.kinks), float(found.loss))

@@ -248,3 +248,92 @@ def test_the_report_as_text_and_as_json():
     assert document["passed"] is True
     assert document["rows"][0]["name"] == "W1"
     assert document["rows"][0]["shape"] == [4, 3]
+
+
+# Along random directions.
+
+
+@pytest.mark.parametrize("weights", [None, np.linspace(0, 2, 8)])
+@pytest.mark.parametrize("loss", Loss.built_in())
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
+def test_right_gradients_pass_along_directions(activation, loss, weights):
+    net, X, y = example_problem([4, 9, 3], activation=activation, loss=loss, weight_decay=0.1, device="cpu")
+    report = check_gradients(net, X, y, weights, chance=1e-9)
+    assert report.passed, str(report)
+    assert report.chance <= 1e-9
+    assert [row.name for row in report.rows] == ["W1", "b1", "W2", "b2", "dX"]
+    assert {row.checked for row in report.rows[:-1]} <= {5, 6}, "five directions leave 3e-11 of a miss"
+    assert "is missed with a chance of at most" in str(report)
+    assert report.as_dict()["chance"] == report.chance
+
+
+def spoiled(monkeypatch, name, error):
+    """Makes backpropagation wrong in one array."""
+    right = nnbp.Network.gradients
+
+    def gradients(self, *arguments):
+        found = right(self, *arguments)
+        array = found.dX if name == "dX" else {"W1": found.dW[0], "b2": found.db[1], "W2": found.dW[1]}[name]
+        error(array)
+        return found
+
+    monkeypatch.setattr(nnbp.Network, "gradients", gradients)
+
+
+@pytest.mark.parametrize("kind", ["everywhere", "one entry", "two entries"])
+@pytest.mark.parametrize("name", ["W1", "W2", "b2"])
+def test_an_error_of_a_thousandth_of_one_array_is_found(name, kind, monkeypatch):
+    def error(array):
+        rng, size = np.random.default_rng(7), 1.01e-3 * np.linalg.norm(array)
+        e = np.zeros(array.size)
+        e[: {"everywhere": len(e), "one entry": 1, "two entries": 2}[kind]] = 1.0
+        e *= rng.choice([-1, 1], len(e))
+        array += (size * e / np.linalg.norm(e)).reshape(array.shape)
+
+    spoiled(monkeypatch, name, error)
+    for seed in range(30):
+        net, X, y = example_problem([5, 40, 3], activation="tanh", device="cpu", seed=seed)
+        report = check_gradients(net, X, y, chance=1e-6)
+        assert [row.name for row in report.rows if not row.passed] == [name]
+
+
+def test_the_derivatives_of_one_sample_are_judged_by_themselves(monkeypatch):
+    def error(array):
+        array[3] *= 1.002
+
+    spoiled(monkeypatch, "dX", error)
+    net, X, y = example_problem([5, 40, 3], activation="tanh", device="cpu")
+    report = check_gradients(net, 1.0 * X, y, chance=1e-6)
+    assert [row.name for row in report.rows if not row.passed] == ["dX"]
+
+
+def test_a_million_parameters():
+    net, X, y = example_problem(
+        [784, 1000, 200, 10], activation="relu", loss="cross_entropy", samples=20, device="cpu", weight_decay=1e-4
+    )
+    report = check_gradients(net, X, y, chance=1e-6)
+    assert net.parameters.size > 980_000
+    assert report.passed
+    assert report.chance <= 1e-6
+    assert max(row.max_relative_error for row in report.rows) < 1e-8
+
+
+def test_a_chance_that_cannot_be_reached_is_told():
+    """Rounding hides the error if J is large beside what an array contributes to it."""
+    net, X, y = example_problem([3, 4, 1], activation="tanh", device="cpu")
+    report = check_gradients(net, X, y + 1e9, chance=1e-6)
+    assert report.passed
+    assert report.chance <= 1e-6 or f"{report.chance:.1g}" in str(report)
+    net.weights[1][...] = 0.0
+    report = check_gradients(net, X, y, chance=1e-6)
+    assert report.passed, "derivatives of the first layer are all 0"
+    with pytest.raises(ValueError, match="chance, of missing an error,"):
+        check_gradients(net, X, y, chance=1.5)
+
+
+def test_normalization_is_checked_along_directions():
+    layers = [4, nnbp.Dense(6, "identity"), nnbp.LayerNorm("tanh"), nnbp.Dense(3)]
+    net = nnbp.Network(layers, loss="cross_entropy", device="cpu", seed=0)
+    report = check_gradients(net, np.random.default_rng(0).normal(size=(9, 4)), np.arange(9) % 3, chance=1e-6)
+    assert report.passed
+    assert {"gamma1", "beta1"} <= set(by_name(report))
