@@ -356,21 +356,20 @@ def test_arrays_that_a_network_cannot_have_are_named() -> None:
 # ---- to modules
 
 
-class Cube(Activation):
-    name = "cube"
+def test_a_layer_without_counterpart_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Activation, "registry", dict(Activation.registry))
 
-    def f(self, z: Any) -> Any:
-        return z * z * z
+    class Cube(Activation):
+        name = "cube of torch"
 
+        def f(self, z: Any) -> Any:
+            return z * z * z
 
-@pytest.mark.parametrize(
-    ("layers", "named"), [([4, Dense(3, Cube()), 1], "Cube"), ([OneHot([3, 0]), Dense(1)], "OneHot")]
-)
-def test_a_layer_without_counterpart_is_named(layers: list[Any], named: str) -> None:
-    net = Network(layers, device="cpu", seed=0)
-    if named == "OneHot":
-        net.fit([[0, 1.0], [2, 0.5]], [1.0, 2.0], epochs=1, progress=False)
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match="Cube"):
+        to_module(Network([4, Dense(3, Cube()), 1], device="cpu", seed=0))
+    net = Network([OneHot([3, 0]), Dense(1)], device="cpu", seed=0)
+    net.fit([[0, 1.0], [2, 0.5]], [1.0, 2.0], epochs=1, progress=False)
+    with pytest.raises(ValueError, match="OneHot"):
         to_module(net)
 
 

@@ -109,7 +109,9 @@ def test_without_a_gpu_the_cpu_is_used_or_required_to_be_enough(
     done.assert_outcomes(passed=1, deselected=1)
     done.stdout.fnmatch_lines(["nnbp: device cpu in place of cuda: *"])
     monkeypatch.setenv("NNBP_REQUIRE_GPU", "1")
-    assert run(suite, "--nnbp-device", "cuda").ret == pytest.ExitCode.USAGE_ERROR
+    done = run(suite, "--nnbp-device", "cuda")
+    done.assert_outcomes(errors=2)
+    done.stdout.fnmatch_lines(["NNBP_REQUIRE_GPU is set, and *"])
     done = run(suite, "--nnbp-device", "typewriter")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     done.stderr.fnmatch_lines(["*--nnbp-device: *typewriter*"])

@@ -102,22 +102,23 @@ def test_layers_with_statistics_and_kinds_of_targets(tmp_path: Path) -> None:
         assert {row.verdict for row in compare_with(tmp_path / "record", device="cpu").rows} == {"equal"}
 
 
-class Bounded(Activation):
-    name = "bounded of records"
+def test_classes_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for base in (Activation, Optimizer):
+        monkeypatch.setattr(base, "registry", dict(base.registry))
 
-    def f(self, z: Any) -> Any:
-        return z / (1 + abs(z))
+    class Bounded(Activation):
+        name = "bounded of records"
 
+        def f(self, z: Any) -> Any:
+            return z / (1 + abs(z))
 
-class Halving(Optimizer):
-    name = "halving of records"
-    default_rate = 0.5
+    class Halving(Optimizer):
+        name = "halving of records"
+        default_rate = 0.5
 
-    def update(self, theta: Any, g: Any, eta: Any) -> Any:
-        return theta * 0.9 - eta * g
+        def update(self, theta: Any, g: Any, eta: Any) -> Any:
+            return theta * 0.9 - eta * g
 
-
-def test_classes_of_ones_own(tmp_path: Path) -> None:
     net, X, y = problem("float64", activation=Bounded())
     record(net, X, y, tmp_path / "record", optimizer=Halving())
     report = compare_with(tmp_path / "record", device="cpu", custom=[Bounded, Halving])

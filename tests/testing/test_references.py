@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from nnbp import BatchNorm, Dense, LayerNorm, Network
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
 from nnbp.optim.optimizers import Optimizer
-from nnbp.testing import example_problem
+from nnbp.testing import compare_with, example_problem
 
+REFERENCES = sorted((Path(__file__).parent / "references").rglob("*.safetensors"))
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
@@ -54,3 +56,13 @@ def test_normalization(kind: Any, nnbp_device: str, nnbp_reference: Any) -> None
     net = Network(layers, loss="cross_entropy", device=nnbp_device, seed=0)
     X, y = np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 3
     nnbp_reference(net, X, y, steps=4, optimizer="sgd")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent / "references").rglob("*.safetensors")), ids=lambda p: p.stem
+)
+def test_a_gpu_is_judged_by_all_references(path: Path, isolate: bool) -> None:
+    report = compare_with(path, device="cuda", isolate=isolate)
+    assert report.passed, str(report)
