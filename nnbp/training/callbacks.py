@@ -10,6 +10,8 @@ from numbers import Integral
 from typing import Any
 
 from nnbp.formatting import counted, shown
+from nnbp.requirements import optional
+from nnbp.training.curve import curve
 from nnbp.validation import instance, items, not_negative, whole_number
 
 
@@ -45,6 +47,24 @@ class History(dict[str, list[float]]):
     def epochs(self) -> int:
         """Number of completed epochs."""
         return len(self.get("loss", ()))
+
+    def plot(self) -> list[Any]:
+        """Draws the loss and each metric by epoch, of training and validation; the best epoch is marked.
+
+        A notebook shows the picture; in a script, call `matplotlib.pyplot.show()` or
+        ``history.plot()[0].figure.savefig("curve.png")``.
+
+        Returns:
+            the axes, one for the loss and one for each metric.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+            ValueError: no epoch has ended.
+        """
+        if not self.epochs:
+            raise ValueError("A history has a curve after its first epoch; received one without epochs. Train first.")
+        figure = optional("matplotlib.pyplot", "drawing").figure()
+        return list(curve(self, self.best_epoch, figure).axes)
 
     def __missing__(self, name: str) -> list[float]:
         raise KeyError(f"The history holds {', '.join(self) or 'nothing yet'}; received {name!r}.")

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from nnbp.cli.report.curves import curve, inline_svg, scatter
+from nnbp.cli.report.curves import inline_svg, scatter
 from nnbp.cli.report.page import render
 from nnbp.formatting import metric_rows, number
 from nnbp.tabular.model import Evaluation
+from nnbp.training.curve import curve
 
 pytest.importorskip("matplotlib")
 

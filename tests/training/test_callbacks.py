@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nnbp import Callback, DivergenceError, EarlyStopping, Network, NnbpError
+from nnbp import Callback, DivergenceError, EarlyStopping, MissingDependencyError, Network, NnbpError
 from nnbp.training.callbacks import FunctionCallback, History, TrainingState, early_stopping, listed
 
 
@@ -369,3 +370,22 @@ def test_a_callback_that_refuses_to_begin_leaves_everything_as_it_was(how: str) 
     for each in (net, twin):
         each.partial_fit(X, y)
     np.testing.assert_array_equal(net.parameters, twin.parameters)
+
+
+def test_a_history_draws_its_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    history = History()
+    with pytest.raises(ValueError, match="after its first epoch; received one without epochs"):
+        history.plot()
+    for loss in (1.0, 0.5):
+        history.append({"loss": loss, "f1_macro": 0.1, "val_loss": loss, "val_f1_macro": 0.2})
+    history.best_epoch = 2
+    axes = history.plot()
+    assert [panel.get_title(loc="left") for panel in axes] == ["loss", "f1_macro"]
+    assert pyplot.get_fignums(), "pyplot shows it"
+    assert {line.get_label() for line in axes[0].lines} >= {"training", "validation", "best epoch: 2"}
+    pyplot.close("all")
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(MissingDependencyError, match="matplotlib"):
+        history.plot()
