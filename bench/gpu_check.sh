@@ -37,11 +37,12 @@ plan() {
     "$do" parity-float32.json 12 "${parity[@]}" --dtype float32
     "$do" parity-tf32.json 12 "${parity[@]}" --dtype float32 --precision tf32
     "$do" parity-bf16.json 12 "${parity[@]}" --dtype float32 --precision bf16
+    "$do" records.txt 10 "$python" -m nnbp parity --record "$evidence/records" --device cuda --samples 12
     "$do" tests.txt 90 "${gpu_tests[@]}" --junitxml="$evidence/tests.xml" tests \
         "${backend_tests[@]/#/--ignore=}" "${peer_tests[@]/#/--ignore=}"
     "$do" small.txt 110 "${bench[@]}" --cases "4-16-3@32,64-64-10@64,784-128-10@128" --out "$evidence/small"
     "$do" persistent.md 30 "$python" -m bench.persistent
-    "$do" large.txt 92 "${bench[@]}" --cases "4096-,64-64-64-16,784-512,1024-2048" --out "$evidence/large"
+    "$do" large.txt 82 "${bench[@]}" --cases "4096-,64-64-64-16,784-512,1024-2048" --out "$evidence/large"
     "$do" peers.txt 100 "${gpu_tests[@]}" --junitxml="$evidence/peers.xml" -k "not torch_compile" "${peer_tests[@]}"
 }
 
@@ -56,7 +57,8 @@ usage: bench/gpu_check.sh [--out FILE.tar.gz] [--only STEP,STEP] [--help]
 Collects evidence from a machine with an NVIDIA GPU, in nine minutes and without a network. It leaves one archive and
 replaces it after every step: if the run is interrupted or killed, the archive has all steps that had ended.
 
-The archive has summary.md, plan.txt, steps.tsv (exit code and seconds of each step), and for each step its output and,
+The archive has summary.md, plan.txt, steps.tsv (exit code and seconds of each step), records of what the GPU computes
+for every activation, loss and optimizer (`nnbp parity --against records`), and for each step its output and,
 if it wrote to standard error, a .log. Names of the host, its user and their folders are removed from all of it.
 
 options:
@@ -216,7 +218,7 @@ private_names() {
 
 # archive: packs the evidence so far. The file appears at once and whole, in place of the one before.
 archive() {
-    find "$evidence" -type f ! -name '*.png' -exec sed -i -E -f "$work/private.sed" {} +
+    find "$evidence" -type f ! -name '*.png' ! -name '*.safetensors' -exec sed -i -E -f "$work/private.sed" {} +
     find "$evidence" -name '*.log' -empty -delete
     "$python" bench/gpu_summary.py "$evidence" >/dev/null || failed=1
     if tar -C "$work" --owner=0 --group=0 --numeric-owner -czf "$out.part" "${evidence##*/}"; then

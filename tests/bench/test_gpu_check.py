@@ -26,7 +26,7 @@ from nnbp.device.select import devices
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT, SUMMARY = ROOT / "bench" / "gpu_check.sh", ROOT / "bench" / "gpu_summary.py"
 PARITY = ["parity-float64", "parity-float32", "parity-tf32", "parity-bf16"]
-STEPS = ["environment", "doctor", "backend", *PARITY, "tests", "small", "persistent", "large", "peers"]
+STEPS = ["environment", "doctor", "backend", *PARITY, "records", "tests", "small", "persistent", "large", "peers"]
 TOOLS = ("bash", "timeout", "sed", "find", "tar")
 
 pytestmark = pytest.mark.skipif(
@@ -156,7 +156,10 @@ def test_a_step_that_fails_stops_no_other(fake, out):
     failed = {"backend", "tests", "peers"} | ({"environment"} if shutil.which("nvidia-smi") is None else set())
     assert {name for name, code in found.items() if code != 0} == failed
     assert "**FAILED.** passed: doctor, parity-float64," in result.stdout
-    parity = [call[call.index("--dtype") + 1 :] for call in calls() if "parity" in call]
+    called = [call for call in calls() if "parity" in call]
+    parity = [call[call.index("--dtype") + 1 :] for call in called if "--dtype" in call]
+    (recorded,) = (call for call in called if "--record" in call)
+    assert recorded[recorded.index("--device") + 1] == "cuda"
     low = [["float32", "--precision", name] for name in ("tf32", "bf16")]
     assert parity == [["float64"], ["float32"], *low]
 
