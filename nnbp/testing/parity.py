@@ -301,6 +301,7 @@ class Judge:
         references = [self._without(run.computed, crossed) for run in self.references]
         for name, p in kept[0].items():
             limit, lost = self._bound(name, [found[name] for found in references], len(self.problem.X), None)
+            lost = max(lost, self._cancelled(name, whole[0]))
             for run, q, q_whole in zip(runs[1:], kept[1:], whole[1:], strict=True):
                 pair = Pair(name, p, q[name], whole[0][name], q_whole[name])
                 yield pair.row("pass", run.label, limit, lost, _unsteady(name, runs[0], run))
@@ -319,6 +320,7 @@ class Judge:
         exact, *own = (isolated(net, self.problem, found) for net in (self.exact, *self.own))
         for name, p in exact.items():
             limit, lost = self._bound(name, [p, *(other[name] for other in own)], len(self.problem.X), None)
+            lost = max(lost, self._cancelled(name, found))
             pair = Pair(name, p.astype(self.dtype), found[name], p, found[name])
             yield pair.row("pass", run.label, limit, lost, run.unsteady.get(name, 0.0))
 
@@ -332,14 +334,29 @@ class Judge:
             batch: number of samples that gradients are sums over.
             updates: number of updates; None for an array of a pass.
         """
+        steps = 0.0
+        if updates is not None:
+            steps = rounded(float(np.max(np.abs(self.model.parameters.values))), updates, self.dtype)
         if self.dtype == np.float64:
-            largest = float(np.max(np.abs(self.model.parameters.values)))
-            return (PASS_BOUND, 0.0) if updates is None else (TRAINING_BOUND, rounded(largest, updates))
+            return PASS_BOUND if updates is None else TRAINING_BOUND, steps
         exact, *own = references
+        if updates is not None and not all(array.any() for array in references):
+            # No relative error bounds the rounding of what is 0.
+            return TRAINING_BOUND, steps
         rho = max(relative_error(exact, other) for other in own)
         width = max(self.model.sizes)
         terms = width if name.startswith(BY_SAMPLE) else max(width, batch)
         return bound(rho, terms=terms, updates=updates, precision=self.precision), flushed(terms)
+
+    def _cancelled(self, name: str, found: Found) -> float:
+        """The absolute error that a sum of deltas may have if they cancel, so that no relative one bounds it."""
+        delta = found.get(name.replace("dbeta", "delta").replace("db", "delta"))
+        if delta is None or not name.startswith("db"):
+            return 0.0
+        largest = float(np.max(np.abs(delta), initial=0.0))
+        if self.dtype == np.float64:
+            return PASS_BOUND * largest
+        return largest * bound(0.0, terms=len(delta), updates=None, precision=self.precision)
 
     def _on_both_sides(self, passes: Sequence[Found]) -> NDArray[np.bool]:
         """For each sample, whether any z or h − y is on different sides of a kink in different runs."""

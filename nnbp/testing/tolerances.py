@@ -15,6 +15,9 @@ The bounds are on max |p − q| / max |p|, with p and q the same array on two de
   bfloat16 is rounded to nearest. η = 2⁻¹⁰ or 2⁻⁷, from the 10 or 7 bits after the point, is one unit in the last place
   of a factor; it allows for small arrays whose errors happen to cancel. Products with three bits less exceed the bound.
 
+A sum of deltas over the samples, db, may cancel to nearly 0: an absolute error of the bound for ρ = 0 times max |delta|
+passes as well. A trained array that is 0 in float64 may be off by 8 √s ε max |θ| in float32, too.
+
 In float32 an absolute error of at most 8 K · 2⁻¹²⁶ passes as well: every kernel on a GPU treats numbers below 2⁻¹²⁶
 (denormals) as 0, and each term of a sum can lose as much. Optimizers that divide by the size of the gradient, such as
 Adam, can amplify these errors beyond this bound.
@@ -54,14 +57,15 @@ def bound(rho: float, *, terms: int, updates: int | None, precision: Precision |
     return floor + 2.0 ** -_BITS[precision] + (2 if updates is None else 8) * rho
 
 
-def rounded(largest: float, updates: int) -> float:
-    """The absolute error in float64 that steps of rounding errors explain.
+def rounded(largest: float, updates: int, dtype: Any) -> float:
+    """The absolute error that steps of rounding errors explain, for a parameter whose derivative is 0 otherwise.
 
     Args:
         largest: max |θ|.
         updates: s.
+        dtype: of the parameters.
     """
-    return 8 * math.sqrt(updates) * float(np.finfo(np.float64).eps) * largest
+    return 8 * math.sqrt(updates) * float(np.finfo(dtype).eps) * largest
 
 
 def flushed(terms: int) -> float:

@@ -98,6 +98,22 @@ def test_sound_devices_have_no_faults(part: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", ["absolute_error", "quantile", "huber"])
+def test_sums_that_cancel_are_no_faults(loss: str, dtype: str) -> None:
+    """The deltas of as many samples above their targets as below them add up to 0, or to what rounding leaves."""
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        m, units = int(rng.choice([2, 4, 10, 20, 50])), int(rng.integers(1, 9))
+        net = Network([3, units, 1], loss=loss, activation="relu", dtype=dtype, device="cpu", seed=seed)
+        X = rng.normal(size=(m, 3))
+        y = net.forward(X)[:, 0] + np.where(np.arange(m) % 2, 1, -1) * rng.uniform(0.5, 2, m)
+        for isolate in (True, False):
+            devices = "cpu", OtherRoundingBackend()
+            report = compare_devices(net, X, y, devices=devices, isolate=isolate, steps=2, optimizer="sgd")
+            assert report.passed, f"seed {seed}\n{report}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", [BatchNorm, LayerNorm])
 def test_normalization_layers_are_judged_too(kind: Any, dtype: str) -> None:
     layers = [Standardize(), Dense(6, "identity"), kind("relu"), Dropout(0.2), Dense(5, "tanh"), kind(), Dense(3)]
