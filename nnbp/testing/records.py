@@ -28,11 +28,14 @@ from nnbp.serialization.model_file import ModelFile, State
 from nnbp.testing.parity import Judge, ParityReport, Run
 from nnbp.testing.runs import Problem
 from nnbp.training.checkpoint import environment
-from nnbp.validation import flag, instance, items
+from nnbp.validation import flag, instance, items, not_negative, reduced, whole_number
 
 _VERSION = 1
 
 _GROUPS = "computed", "trained"
+
+_MOST_UPDATES = 1_000_000
+"""Updates that a record may ask for: it may come from a stranger."""
 
 
 def record(
@@ -123,6 +126,7 @@ def compare_with(
     recorded, problem = found.run, found.problem
     net = Network.from_file(found.file, _without_rules(own), device=backend, precision=found.precision)
     run = Run.of(net, problem, backend, backend.device, recorded.trained, train=not isolate)
+    _check_names(recorded, run, path, trained=not isolate)
     judge = Judge(net, problem, run if backend.device == "cpu" and not isolate else None)
     report = judge([recorded, run], isolate=isolate)
     if report.passed:
@@ -191,6 +195,24 @@ def _parsed(state: State, rules: Sequence[type[Optimizer]]) -> tuple[Run, Proble
     name = arguments.pop("name")
     rule = {**Optimizer.built_in(), **{item.name: item for item in rules}}[name](**arguments)
     y = arrays["y"].astype(np.int64) if values["classes"] else arrays["y"]
-    return run, Problem(
-        arrays["X"], y, arrays.get("w"), rule, values["learning_rate"], values["epochs"], values["batch_size"]
-    )
+    rate = values["learning_rate"]
+    problem = Problem(
+        arrays["X"], y, arrays.get("w"), rule, None if rate is None else not_negative("learning_rate", rate),
+        whole_number("epochs", values["epochs"], 1, _MOST_UPDATES), whole_number("batch_size", values["batch_size"], 1),
+    )  # fmt: skip
+    whole_number("the number of updates", problem.updates, 1, _MOST_UPDATES)
+    if values["precision"] is not None:
+        reduced(values["precision"], arrays["X"].dtype)
+    return run, problem
+
+
+def _check_names(recorded: Run, run: Run, path: str | PathLike[str], *, trained: bool) -> None:
+    """Raises ModelFileError unless a record has the arrays that a run of its network has."""
+    for group in _GROUPS if trained else _GROUPS[:1]:
+        own, given = ({name: array.shape for name, array in getattr(each, group).items()} for each in (run, recorded))
+        if own != given:
+            wrong = sorted(name for name in {**own, **given} if own.get(name) != given.get(name))
+            raise ModelFileError(
+                f"The record {shown(str(path))} has every array that its network computes, in its shape; received "
+                f"others, or none, of {', '.join(wrong[:5])}. Record again with this nnbp."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from strict_backend import OtherRoundingBackend, StrictBackend
 import nnbp
 from nnbp import Activation, BatchNorm, Dense, LayerNorm, ModelFileError, Network, Standardize
 from nnbp.optim.optimizers import Optimizer
+from nnbp.serialization.model_file import ModelFile, State, read, write
 from nnbp.testing import compare_with, example_problem, record
 from nnbp.testing.parity import compare_devices
 
@@ -163,3 +165,32 @@ def test_it_is_small(tmp_path: Path) -> None:
         for row in nnbp.compare_devices(net, X, y, devices=("cpu", "cpu")).rows
     )
     assert (tmp_path / "record").stat().st_size < 8 * (arrays + X.size + y.size + net.parameters.size) + 20_000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": -1}, {"epochs": "a"}, {"epochs": 10**12}, {"batch_size": 0}, {"optimizer": {"name": "x"}},
+        {"optimizer": {"name": "adam", "foo": 1}}, {"optimizer": 3}, {"precision": "x"}, {"learning_rate": "a"},
+        {"learning_rate": -1.0}, {"unsteady": {"z1": "x"}}, {"unsteady": None}, {"sequences": None}, {"shapes": None},
+        {"shapes": {"X": [20, 6]}}, {"shapes": {"computed.z1": None}}, {"shapes": {"trained.W1 trained": None}},
+        {"shapes": {"computed.z1": [8, 20]}}, {"shapes": {"computed.more": [1]}}, {"shapes": {"y": [4, 5]}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_record_that_somebody_has_made_up_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    """With a right checksum."""
+    net, X, y = problem("float32")
+    record(net, X, y, tmp_path / "record")
+    file = read(tmp_path / "record")
+    assert file.state is not None
+    arrays = {**file.state.arrays, "computed.more": np.zeros(1)}
+    values = json.loads(json.dumps(file.state.values))
+    shapes = {**values["shapes"], **(changes.get("shapes") or {})}
+    changes = {**changes, "shapes": None if changes.get("shapes", 1) is None else shapes}
+    if changes["shapes"]:
+        changes["shapes"] = {name: shape for name, shape in shapes.items() if shape is not None}
+    state = State({**values, **changes}, arrays)
+    write(tmp_path / "record", ModelFile(file.architecture, file.arrays, file.extra, state))
+    with pytest.raises(nnbp.NnbpError, match=r"record|random sequences|one target per sample"):
+        compare_with(tmp_path / "record", device="cpu")
