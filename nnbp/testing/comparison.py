@@ -75,6 +75,9 @@ def compare(
     >>> compare(by_hand, lambda x: (x - np.mean(x)) / np.std(x, ddof=1), x).passed
     False
     """
+    for item in (f, g):
+        if not (callable(item) or isinstance(item, Mapping)):
+            raise TypeError(f"f and g are functions, or dictionaries of arrays; received {shown(item)}.")
     given = [np.asarray(host(array, f"arrays[{k}]")) for k, array in enumerate(arrays)]
     if bound is not None:
         bound = number("bound, on the relative error,", bound, "[0, inf)")
@@ -84,23 +87,25 @@ def compare(
             "result it is."
         )
     p, q = (_results(item, given) for item in (f, g))
-    if list(p) != list(q) or any(p[name].shape != q[name].shape for name in p):
+    if not p or set(p) != set(q) or any(p[name].shape != q[name].shape or not p[name].size for name in p):
         described = [{name: array.shape for name, array in found.items()} for found in (p, q)]
         raise ValueError(
-            f"Both give arrays of the same names and shapes; received {shown(described[0])} and {shown(described[1])}."
+            f"Both give arrays of the same names and shapes, none of them empty; received {shown(described[0])} and "
+            f"{shown(described[1])}."
         )
     changed = [] if bound is not None else _amplified(f, given)
     terms = max((size for array in given for size in array.shape), default=1)
     rows = []
     for name, array in p.items():
-        other, limit, lost = q[name].astype(array.dtype), bound, 0.0
+        limit, lost, wide = bound, 0.0, np.result_type(array, q[name])
         if limit is None:
             eps = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
             exact, *others = (found[name] for found in changed)
             rho = max(relative_error(exact, found) for found in (array, *others))
             limit = 8 * math.sqrt(terms) * eps + 8 * rho
             lost = flushed(terms) if array.dtype == np.float32 else 0.0
-        rows.append(Pair(name, array, other, array, other).row("comparison", "", limit, lost, 0.0))
+        one, other = array.astype(wide), q[name].astype(wide)
+        rows.append(Pair(name, one, other, one, other).row("comparison", "", limit, lost, 0.0))
     return Comparison((_name(f, "p"), _name(g, "q")), tuple(rows))
 
 

@@ -91,6 +91,7 @@ class GradientReport:
         tolerance: largest relative error that passes.
         chance: of missing an error of 1e-3 in one array, if derivatives were checked along random directions; 1 if
             rounding hides such an error, or kinks the directions.
+        asked: the chance that was asked for.
         kinks: descriptions of the kinks that were crossed: "relu at z = 0".
         loss: J.
     """
@@ -100,11 +101,13 @@ class GradientReport:
     kinks: tuple[str, ...]
     loss: float
     chance: float | None = None
+    asked: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every row passed and at least one derivative was compared."""
-        return all(row.passed for row in self.rows) and any(row.checked for row in self.rows)
+        """Whether every row passed, at least one derivative was compared, and the chance is as low as was asked."""
+        low = self.chance is None or self.asked is None or self.chance <= self.asked
+        return low and all(row.passed for row in self.rows) and any(row.checked for row in self.rows)
 
     @property
     def max_relative_error(self) -> float:
@@ -129,7 +132,7 @@ class GradientReport:
         if self.chance is not None:
             lines.append(
                 f"along random directions: an error of {FAULT:g} in one array is missed with a chance of at most "
-                f"{self.chance:.1g}"
+                f"{self.chance:.1g}; asked: {self.asked:g}"
             )
         if self.kinks:
             lines.append(
@@ -431,7 +434,7 @@ def check_gradients(
                 rows.append(directions.of_parameters(name, shape, where, found.flat[where], total))
             rows.append(directions.of_inputs(found.dX, _sizes_of_inputs(twin, data.X), scale))
             kinks = tuple(probe.kinks)
-            return GradientReport(tuple(rows), tolerance, kinks, float(found.loss), directions.missed)
+            return GradientReport(tuple(rows), tolerance, kinks, float(found.loss), directions.missed, chance)
         for name, where, shape in _arrays(parameters):
             chosen = _sample(rng, where.stop - where.start, count)
             single = [

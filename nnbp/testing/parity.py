@@ -14,6 +14,7 @@ that layer on the inputs that this device has found, so the faulty layer is name
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +29,7 @@ from nnbp.formatting import shown
 from nnbp.graph.backend import Backend
 from nnbp.network import Network
 from nnbp.optim.optimizers import Optimizer
-from nnbp.testing.rows import Pair, ParityRow, Report, equal
+from nnbp.testing.rows import UNDECIDABLE, UNDECIDED, Pair, ParityRow, Report, equal
 from nnbp.testing.runs import BY_SAMPLE, Found, Problem, activated, isolated
 from nnbp.testing.tolerances import (
     PASS_BOUND,
@@ -37,7 +38,7 @@ from nnbp.testing.tolerances import (
     flushed,
     relative_error,
     rounded,
-    with_rounded_factors,
+    with_rounding,
 )
 from nnbp.validation import flag, instance, items
 
@@ -87,6 +88,8 @@ class ParityReport(Report):
             lines.append(
                 f"kinks: {self.kinks} samples left out of deltas and gradients, with the devices on both sides of one"
             )
+        if open_ := [row.name for row in self.rows if row.verdict == UNDECIDED]:
+            lines.append(f"undecided: {', '.join(open_)}, whose rounding errors are as large as they are themselves")
         if self.culprit is not None:
             faults = ", ".join(f"{row.name} on {row.device}" for row in self.rows if not row.passed)
             first = self.culprit
@@ -156,7 +159,7 @@ def compare_devices(
     for backend, label in zip(backends, _labels(backends), strict=True):
         like = runs[0].trained if runs else None
         runs.append(Run.of(net, problem, backend, label, like, train=not isolate))
-    judge = Judge(net, problem, runs[0] if backends[0].device == "cpu" else None)
+    judge = Judge(net, problem)
     report = judge(runs, isolate=isolate)
     if report.passed:
         return report
@@ -234,49 +237,35 @@ class Run:
             for name, p in {**self.computed, **self.trained}.items()
         ]
         with np.errstate(all="ignore"):
-            unsteady = {
-                name: float(np.max(np.abs(p.astype(np.float64) - q))) for name, p, q in pairs if not equal(p, q)
-            }
+            changes = {name: float(np.max(np.abs(p.astype(np.float64) - q))) for name, p, q in pairs if not equal(p, q)}
+        unsteady = {name: change if math.isfinite(change) else math.inf for name, change in changes.items()}
         return Run(self.label, self.computed, self.trained, unsteady)
 
 
 class Judge:
-    """Judges runs of a network by bounds that follow from runs on the CPU, one of them in float64.
+    """Judges runs of a network by bounds that follow from runs in float64.
 
-    ρ, on which the bounds of float32 are based, is the largest error of own runs relative to the one in float64. Own
-    runs are on the CPU: if a device's own errors widened its bound, it would pass whatever it computed.
+    ρ, on which the bounds are based, is the largest error of runs in float64 to which the rounding errors of a lower
+    precision were added. So no device has a part in the bound that it is held to.
 
     Args:
         net: the network; copies of it run.
         problem: what was computed.
-        first: a run on the CPU, if there is one, which is then an own run.
     """
 
-    def __init__(self, net: Network, problem: Problem, first: Run | None = None) -> None:
+    def __init__(self, net: Network, problem: Problem) -> None:
         self.problem, self.dtype, self.precision = problem, net.dtype, net.precision
         self.exact = net.copy(device="cpu", dtype=np.float64)
         self.exact.prepare(problem.X, problem.y)
-        self.model, self.first = self.exact.model, first if net.precision is None else None
-        # As it is now; what runs are copies.
-        self._net = net.copy(device="cpu")
-
-    @cached_property
-    def own(self) -> list[Network]:
-        """Networks whose errors relative to float64 are the measure; none if the network is in float64."""
-        if self.dtype == np.float64:
-            return []
-        backends = [open_backend("cpu")] if self.precision is None else with_rounded_factors(self.precision)
-        return [self._net.copy(device=backend) for backend in backends]
+        self.model = self.exact.model
+        self.rounding = [self.exact.copy(device=backend) for backend in with_rounding(net.precision)]
 
     @cached_property
     def references(self) -> list[Run]:
-        """The run in float64 and the own ones; none if the network is in float64."""
-        if self.dtype == np.float64:
-            return []
+        """The run in float64 and those with rounding errors."""
         exact = Run.of(self.exact, self.problem, "cpu", "float64")
-        if self.first is not None:
-            return [exact, self.first]
-        return [exact, *(Run.of(net, self.problem, net.model.backend, "own", exact.trained) for net in self.own)]
+        rounded = (Run.of(net, self.problem, net.model.backend, "rounding", exact.trained) for net in self.rounding)
+        return [exact, *rounded]
 
     def __call__(self, runs: Sequence[Run], *, isolate: bool) -> ParityReport:
         """The report on some runs, of which the first is compared with every other unless layers are isolated."""
@@ -317,7 +306,7 @@ class Judge:
 
     def _isolated(self, run: Run) -> Iterator[ParityRow]:
         found = run.computed
-        exact, *own = (isolated(net, self.problem, found) for net in (self.exact, *self.own))
+        exact, *own = (isolated(net, self.problem, found) for net in (self.exact, *self.rounding))
         for name, p in exact.items():
             limit, lost = self._bound(name, [p, *(other[name] for other in own)], len(self.problem.X), None)
             lost = max(lost, self._cancelled(name, found))
@@ -334,19 +323,19 @@ class Judge:
             batch: number of samples that gradients are sums over.
             updates: number of updates; None for an array of a pass.
         """
+        exact, *others = references
+        rho = max(relative_error(exact, other) for other in others)
+        width = max(self.model.sizes)
+        terms = width if name.startswith(BY_SAMPLE) else max(width, batch)
         steps = 0.0
         if updates is not None:
             steps = rounded(float(np.max(np.abs(self.model.parameters.values))), updates, self.dtype)
         if self.dtype == np.float64:
-            return PASS_BOUND if updates is None else TRAINING_BOUND, steps
-        exact, *own = references
-        if updates is not None and not all(array.any() for array in references):
-            # No relative error bounds the rounding of what is 0.
-            return TRAINING_BOUND, steps
-        rho = max(relative_error(exact, other) for other in own)
-        width = max(self.model.sizes)
-        terms = width if name.startswith(BY_SAMPLE) else max(width, batch)
-        return bound(rho, terms=terms, updates=updates, precision=self.precision), flushed(terms)
+            least = PASS_BOUND if updates is None else TRAINING_BOUND
+            return max(least, (8 if updates is None else 32) * rho * 2.0**-29), steps
+        limit = bound(rho, terms=terms, updates=updates, precision=self.precision)
+        # No relative error bounds the rounding of what is 0 but for rounding.
+        return limit, flushed(terms) if limit < UNDECIDABLE else max(flushed(terms), steps)
 
     def _cancelled(self, name: str, found: Found) -> float:
         """The absolute error that a sum of deltas may have if they cancel, so that no relative one bounds it."""

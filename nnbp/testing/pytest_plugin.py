@@ -25,9 +25,13 @@ from nnbp.formatting import json_text, shown
 from nnbp.network import Network
 from nnbp.serialization.model_file import State
 from nnbp.testing.parity import ParityReport
-from nnbp.testing.records import Record, compare_with, record
+from nnbp.testing.records import DEFAULTS, Record, compare_with, record
+from nnbp.testing.runs import Problem
 
 _PROPERTY = "nnbp"
+
+_TAKEN = pytest.StashKey[dict[Path, tuple[str, int]]]()
+"""The test of each reference, and which of its references it is."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,8 +105,11 @@ def nnbp_reference(
     the verdict.
     """
     numbers, config = count(1), request.config
+    taken = config.stash.setdefault(_TAKEN, {})
     folder = config.getoption("--nnbp-references")
-    place = (Path(folder) if folder else request.path.parent / "references") / request.path.stem
+    beside = request.path.parent / "references" / request.path.stem
+    place = Path(folder) / _relative(request.path, config.rootpath) if folder else beside
+    test = request.node.nodeid.partition("::")[2]
 
     def check(
         net: Network,
@@ -115,8 +122,10 @@ def nnbp_reference(
         **options: Any,
     ) -> ParityReport | None:
         number = next(numbers)
-        name = re.sub(r"[^\w.]+", "-", request.node.name).strip("-") + (f"-{number}" if number > 1 else "")
+        name = re.sub(r"[^\w.]+", "-", test).strip("-") + (f"-{number}" if number > 1 else "")
         path = place / f"{name}.safetensors"
+        if taken.setdefault(path, (test, number)) != (test, number):
+            pytest.fail(f"{taken[path][0]} and {test} have the same reference, {name}. Rename one.", pytrace=False)
         if config.getoption("--nnbp-record"):
             place.mkdir(parents=True, exist_ok=True)
             record(net.copy(device=nnbp_device), X, y, path, sample_weight, **options)
@@ -127,11 +136,11 @@ def nnbp_reference(
                 "be the reference.",
                 pytrace=False,
             )
-        other = ", ".join(_differing(net, X, y, path, custom))
+        other = ", ".join(_differing(net, X, y, sample_weight, path, custom, options))
         if other:
             pytest.fail(
-                f"The reference {shown(str(path))} is of another {other} than the test has now. Record it again by "
-                "`pytest --nnbp-record`, if that is meant.",
+                f"The test and its reference {shown(str(path))} differ in {other}. Record it again by `pytest "
+                "--nnbp-record`, if that is meant.",
                 pytrace=False,
             )
         report = compare_with(path, device=nnbp_device, isolate=isolate, custom=custom)
@@ -149,15 +158,32 @@ def nnbp_reference(
     return check
 
 
-def _differing(net: Network, X: Any, y: Any, path: Path, custom: Sequence[type]) -> Iterator[str]:
+def _relative(path: Path, root: Path) -> Path:
+    """The path of a test module from the root of the suite, without its suffix."""
+    return (path.relative_to(root) if path.is_relative_to(root) else Path(path.name)).with_suffix("")
+
+
+def _differing(
+    net: Network, X: Any, y: Any, w: Any, path: Path, custom: Sequence[type], options: dict[str, Any]
+) -> Iterator[str]:
     """What the reference was recorded for and the test has otherwise."""
-    recorded = Record.read(path, custom)
-    problem = recorded.problem
-    own = net.copy(device="cpu")
+    recorded, own = Record.read(path, custom), net.copy(device="cpu")
     own.prepare(X, y)
-    if own.to_file(own.model.parameters.values, State({})).architecture != recorded.file.architecture:
+    now, then = Problem.of(own, X, y, w, **{**DEFAULTS, **options}), recorded.problem
+    file = own.to_file(own.model.parameters.values, State({}))
+    if file.architecture != recorded.file.architecture or net.precision != recorded.precision:
         yield "network"
-    if not np.array_equal(np.asarray(X, problem.X.dtype), problem.X, equal_nan=True):
-        yield "X"
-    if not np.array_equal(np.asarray(y, problem.y.dtype), problem.y):
-        yield "y"
+    elif any(not np.allclose(array, recorded.file.arrays[name], rtol=1e-5) for name, array in file.arrays.items()):
+        yield "parameters"
+    for name in ("X", "y", "w"):
+        pair = getattr(now, name), getattr(then, name)
+        if not (all(array is None for array in pair) or _same(*pair)):
+            yield "sample_weight" if name == "w" else name
+    if (repr(now.rule), now.learning_rate, now.epochs, now.batch_size) != (
+        repr(then.rule), then.learning_rate, then.epochs, then.batch_size,
+    ):  # fmt: skip
+        yield "training"
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is not None and other is not None and np.array_equal(one, other, equal_nan=True)

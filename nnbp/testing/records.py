@@ -16,8 +16,9 @@ from typing import Any, Self
 import numpy as np
 
 from nnbp.device.select import open_backend
+from nnbp.engine.model import Model
 from nnbp.errors import ModelFileError
-from nnbp.formatting import shown
+from nnbp.formatting import printable, shown
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Precision
 from nnbp.network import Network
@@ -26,13 +27,16 @@ from nnbp.optim.optimizers import Optimizer
 from nnbp.serialization import model_file
 from nnbp.serialization.model_file import ModelFile, State
 from nnbp.testing.parity import Judge, ParityReport, Run
-from nnbp.testing.runs import Problem
+from nnbp.testing.runs import Problem, expected_shapes
 from nnbp.training.checkpoint import environment
 from nnbp.validation import flag, instance, items, not_negative, reduced, whole_number
 
 _VERSION = 1
 
 _GROUPS = "computed", "trained"
+
+DEFAULTS: dict[str, Any] = {"steps": 10, "optimizer": "adam", "learning_rate": None, "batch_size": None}
+"""What `record` takes for its options."""
 
 _MOST_UPDATES = 1_000_000
 """Updates that a record may ask for: it may come from a stranger."""
@@ -125,9 +129,9 @@ def compare_with(
     found = Record.read(path, own)
     recorded, problem = found.run, found.problem
     net = Network.from_file(found.file, _without_rules(own), device=backend, precision=found.precision)
+    _check_arrays(found, net.model, path)
     run = Run.of(net, problem, backend, backend.device, recorded.trained, train=not isolate)
-    _check_names(recorded, run, path, trained=not isolate)
-    judge = Judge(net, problem, run if backend.device == "cpu" and not isolate else None)
+    judge = Judge(net, problem)
     report = judge([recorded, run], isolate=isolate)
     if report.passed:
         return report
@@ -165,6 +169,12 @@ class Record:
                 f"{shown(str(path))} is a model file and no record. Records are written by nnbp.testing.record and by "
                 "nnbp parity --record."
             )
+        version = file.state.values["record"]
+        if not isinstance(version, int) or version > _VERSION:
+            raise ModelFileError(
+                f"The record {shown(str(path))} has version {shown(version)}, this nnbp reads up to {_VERSION}. Use "
+                "the nnbp that wrote it, or a later one."
+            )
         try:
             run, problem = _parsed(file.state, [item for item in custom if item not in others])
             return cls(file, file.state.values["precision"], problem, run)
@@ -190,7 +200,7 @@ def _parsed(state: State, rules: Sequence[type[Optimizer]]) -> tuple[Run, Proble
         if dot:
             groups[group][rest] = array
     unsteady = {name: math.inf if value is None else float(value) for name, value in values["unsteady"].items()}
-    run = Run(f"{values['device']} (recorded)", groups["computed"], groups["trained"], unsteady)
+    run = Run(f"{printable(str(values['device']))[:40]} (recorded)", groups["computed"], groups["trained"], unsteady)
     arguments = dict(values["optimizer"])
     name = arguments.pop("name")
     rule = {**Optimizer.built_in(), **{item.name: item for item in rules}}[name](**arguments)
@@ -206,13 +216,19 @@ def _parsed(state: State, rules: Sequence[type[Optimizer]]) -> tuple[Run, Proble
     return run, problem
 
 
-def _check_names(recorded: Run, run: Run, path: str | PathLike[str], *, trained: bool) -> None:
-    """Raises ModelFileError unless a record has the arrays that a run of its network has."""
-    for group in _GROUPS if trained else _GROUPS[:1]:
-        own, given = ({name: array.shape for name, array in getattr(each, group).items()} for each in (run, recorded))
-        if own != given:
-            wrong = sorted(name for name in {**own, **given} if own.get(name) != given.get(name))
-            raise ModelFileError(
-                f"The record {shown(str(path))} has every array that its network computes, in its shape; received "
-                f"others, or none, of {', '.join(wrong[:5])}. Record again with this nnbp."
-            )
+def _check_arrays(record: Record, model: Model, path: str | PathLike[str]) -> None:
+    """Raises ModelFileError unless a record has exactly the arrays that its network computes, in their shapes."""
+    problem, run = record.problem, record.run
+    expected = expected_shapes(model, len(problem.X), problem.epochs)
+    given = [{name: array.shape for name, array in arrays.items()} for arrays in (run.computed, run.trained)]
+    wrong = [
+        name
+        for own, other in zip(expected, given, strict=True)
+        for name in sorted({*own, *other})
+        if own.get(name) != other.get(name)
+    ]
+    if wrong or problem.X.shape != (len(problem.X), model.n_in):
+        raise ModelFileError(
+            f"The record {shown(str(path))} has every array that its network computes, in its shape; received others, "
+            f"or none, of {', '.join(map(shown, wrong[:5])) or 'X'}. Record again with this nnbp."
+        )

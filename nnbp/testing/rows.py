@@ -13,8 +13,12 @@ from nnbp.formatting import json_value, table
 from nnbp.testing.tolerances import relative_error
 
 EQUAL, ROUNDING, KINK, UNSTEADY, FAULT = "equal", "rounding", "a kink", "nondeterministic", "fault"
+UNDECIDED = "undecided"
 """The verdicts on an array: the same bits; within the bound; within it without the samples at kinks; out of the bound,
-and as far apart in two runs on one device; out of the bound."""
+and as far apart in two runs on one device; out of the bound. "undecided" is within a bound that allows anything."""
+
+UNDECIDABLE = 0.1
+"""A bound on relative errors from which on it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class ParityRow:
         passed: whether the array is within its bound.
         verdict: "equal", the same bits; "rounding", within the bound; "a kink", within it without the samples for which
             the devices are on different sides of a kink; "nondeterministic", beyond it, as two runs on one device are;
-            or "fault".
+            or "fault". "undecided" is within a bound of 0.1 or more, which says nothing.
     """
 
     stage: str
@@ -54,7 +58,9 @@ class ParityRow:
     @property
     def ratio(self) -> float:
         """The relative error in units of the bound."""
-        return self.max_relative_error / self.bound if self.max_relative_error else 0.0
+        if not self.max_relative_error:
+            return 0.0
+        return self.max_relative_error / self.bound if self.bound else math.inf
 
 
 class Report:
@@ -116,7 +122,8 @@ class Pair:
         x, y = p.astype(np.float64).ravel(), q.astype(np.float64).ravel()
         with np.errstate(all="ignore"):
             difference = np.abs(x - y)
-            ulp = difference / np.spacing(np.maximum(np.abs(p), np.abs(q))).ravel()
+            larger = np.maximum(np.abs(p), np.abs(q))
+            ulp = difference / np.spacing(larger if larger.dtype.kind == "f" else larger.astype(np.float64)).ravel()
             lengths = np.linalg.norm(x) * np.linalg.norm(y)
             cosine = min(1.0, float(x @ y / lengths)) if lengths > 0 else float(np.array_equal(x, y))
         size = float(np.max(np.abs(self.p_whole), initial=0.0))
@@ -126,12 +133,17 @@ class Pair:
             # A bound that is not finite is no bound: the run in float64 has failed.
             return (error <= bound and math.isfinite(bound)) or absolute <= lost
 
-        passed = within(relative, float(difference.max(initial=0.0)))
+        passed = within(relative, float(np.max(difference, initial=0.0)))
         if equal(self.p_whole, self.q_whole):
-            verdict = EQUAL
+            # NaN and infinity at the same places, too.
+            passed, verdict = True, EQUAL
+        elif passed and unsteady > max(bound * size, lost):
+            passed, verdict = False, UNSTEADY
         elif passed:
             error = relative_error(self.p_whole, self.q_whole)
             verdict = ROUNDING if self.p is self.p_whole or within(error, error * size) else KINK
+            if bound >= UNDECIDABLE and not float(difference.max(initial=0.0)) <= lost:
+                verdict = UNDECIDED
         else:
             verdict = UNSTEADY if unsteady > bound * size else FAULT
         return ParityRow(

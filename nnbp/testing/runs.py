@@ -33,6 +33,8 @@ from nnbp.validation import host, matrix, sample_weights, whole_number
 Found = dict[str, NDArray[Any]]
 """Arrays on the host by name, by-sample arrays as (m, n)."""
 
+Shape = tuple[int, ...]
+
 BY_SAMPLE = ("z", "a", "delta", "dX")
 """Prefixes of the names of arrays that are not sums over the samples."""
 
@@ -160,6 +162,19 @@ def named(model: Model, vector: Array) -> Iterator[tuple[str, Array]]:
     found = [(f"{name}{number}", name, array) for number, own in views for name, array in own.items()]
     order = list(dict.fromkeys(name for _, name, _ in found))
     return ((label, array) for label, name, array in sorted(found, key=lambda item: order.index(item[1])))
+
+
+def expected_shapes(model: Model, samples: int, epochs: int) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """The shapes of the arrays that `Problem.computed` and `Problem.trained` give, in their order."""
+    counts = numbers(model)
+    layers = [(counts[k], (samples, model.sizes[k + 1])) for k in model.activated]
+    computed: dict[str, Shape] = {f"{name}{number}": shape for number, shape in layers for name in ("z", "a")}
+    computed["J"] = (1,)
+    computed |= {f"delta{number}": shape for number, shape in layers[::-1]}
+    vectors = np.empty(len(model.parameters.values), np.bool)
+    computed |= {f"d{name}": array.shape for name, array in named(model, vectors[: model.parameters.size])}
+    trained: dict[str, Shape] = {f"{name} trained": array.shape for name, array in named(model, vectors)}
+    return {**computed, "dX": (samples, model.n_in)}, {**trained, "J by epoch": (epochs,)}
 
 
 # ---- isolation

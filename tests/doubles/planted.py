@@ -73,3 +73,28 @@ class PlantedBackend:
                 return [k for k, item in enumerate(operations) if isinstance(item, Reduce)][from_last]
         # The operation before the product that makes dW of it.
         return gemms[2 * from_last] - 1
+
+
+class RoundedFactors:
+    """The CPU backend, with the factors of products that may be in TF32 or bfloat16 rounded to nearest."""
+
+    device = name = "rounded"
+
+    def __init__(self, precision: str) -> None:
+        self.backend, self.dropped = backend_class("numpy")(), 13 if precision == "tf32" else 16
+        own = [name for name in dir(Backend) if name[0] != "_" and name != "compile"]
+        vars(self).update({name: getattr(self.backend, name) for name in own})
+        vars(self).update(device="rounded", name="rounded", xp=self.backend.xp)
+
+    def compile(self, operations: Sequence[Operation], times: int = 1, runs: int = 1) -> Any:
+        return self.backend.compile([item for one in operations for item in self._rounded(one)], times, runs)
+
+    def _rounded(self, operation: Operation) -> list[Operation]:
+        if not isinstance(operation, Gemm) or operation.precision is None:
+            return [operation]
+        half, kept = np.uint32(1 << (self.dropped - 1)), np.uint32(2**32 - (1 << self.dropped))
+        found: list[Operation] = []
+        for x, into in ((operation.a, a := np.empty_like(operation.a)), (operation.b, b := np.empty_like(operation.b))):
+            bits = into.view(np.uint32)
+            found += [Foreign(np.add, (x.view(np.uint32), half, bits)), Foreign(np.bitwise_and, (bits, kept, bits))]
+        return [*found, Gemm(a, b, operation.out)]

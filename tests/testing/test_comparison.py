@@ -84,8 +84,14 @@ def test_dictionaries_need_a_bound() -> None:
 
 
 def test_what_cannot_be_compared() -> None:
-    with pytest.raises(ValueError, match=r"same names and shapes; received .*\(30, 40\).* and .*\(30,\)"):
+    with pytest.raises(
+        ValueError, match=r"same names and shapes, none of them empty; received .*\(30, 40\).* and .*\(30,\)"
+    ):
         compare(lambda x: x, lambda x: x[:, 0], A)
+    with pytest.raises(ValueError, match="none of them empty"):
+        compare({}, {}, bound=0.1)
+    with pytest.raises(TypeError, match="functions, or dictionaries of arrays; received array"):
+        compare(A, A)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="bound, on the relative error,"):
         compare(lambda x: x, lambda x: x, A, bound=-1)
 
@@ -101,6 +107,23 @@ def test_inputs_are_not_changed_and_integers_stay() -> None:
 
     assert compare(in_place, lambda x, k: (x + 1)[:, k], x, k).passed
     assert x.tobytes() == before.tobytes()
+
+
+def test_dtypes_are_compared_and_not_cast() -> None:
+    report = compare({"x": np.array([1, 2])}, {"x": np.array([1.9, 2.9])}, bound=0.1)
+    assert not report.passed
+    assert not compare({"x": np.array([1], np.uint8)}, {"x": np.array([257])}, bound=0.1).passed
+    assert "inf" in str(compare({"x": np.array([1])}, {"x": np.array([2])}, bound=0.0))
+
+
+def test_infinities_at_the_same_places_are_equal() -> None:
+    x = np.array([-1.0, 2.0])
+    assert compare(lambda x: np.where(x > 0, x, -np.inf), lambda x: np.where(x > 0, x, -np.inf), x).passed
+    assert not compare(lambda x: np.where(x > 0, x, -np.inf), lambda x: x, x).passed
+
+
+def test_the_order_of_names_does_not_matter() -> None:
+    assert compare(lambda x: {"z": x, "a": 2 * x}, lambda x: {"a": 2 * x, "z": x}, A).passed
 
 
 # ---- nnbp's networks and those of other libraries

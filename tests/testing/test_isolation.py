@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted import KINDS, PlantedBackend
+from planted import KINDS, PlantedBackend, RoundedFactors
 from strict_backend import OtherRoundingBackend
 
 import nnbp
 from nnbp import BatchNorm, Dense, Dropout, LayerNorm, Network, Standardize
+from nnbp.graph.backend import Backend, backend_class
+from nnbp.graph.ops import Foreign, Gemm
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
 from nnbp.testing import example_problem
 from nnbp.testing.parity import compare_devices
-from nnbp.testing.tolerances import with_rounded_factors
 
 SIZES = [6, 8, 9, 7, 8, 10, 6, 9, 8, 7, 3]
 LAYERS = len(SIZES) - 1
@@ -44,7 +45,7 @@ def test_a_fault_is_named_and_no_other(kind: str, arithmetic: str) -> None:
     """In every one of ten layers."""
     precision = arithmetic if arithmetic in ("tf32", "bf16") else None
     net, X, y = deep(precision, dtype="float64" if arithmetic == "float64" else "float32")
-    rounded = with_rounded_factors(precision)[0] if precision else None
+    rounded = RoundedFactors(precision) if precision else None
     for layer in range(1, LAYERS + 1):
         device = PlantedBackend(kind, layer, LAYERS, backend=rounded)
         report = compare_devices(net, X, y, devices=("cpu", device), isolate=True, steps=1)
@@ -130,7 +131,7 @@ def test_normalization_layers_are_judged_too(kind: Any, dtype: str) -> None:
         assert isolate or trained <= set(names)
 
 
-def test_a_fault_of_a_normalization_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_a_normalization_is_named() -> None:
     """One that multiplies gamma's gradient, by the name that its array has in a model file."""
     net = Network([4, Dense(5, "identity"), LayerNorm("tanh"), Dense(3)], loss="cross_entropy", device="cpu", seed=0)
     X, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
@@ -147,6 +148,48 @@ def test_a_fault_of_a_normalization_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
     report = compare_devices(net, X, y, devices=("cpu", Wrong()), isolate=True, steps=1)
     assert [row.name for row in report.rows if not row.passed] == ["dgamma2"], str(report)
+
+
+class Scaling:
+    """The CPU itself, with products in float32 that are wrong by a fifth."""
+
+    def __init__(self) -> None:
+        cpu = backend_class("numpy")()
+        vars(self).update({name: getattr(cpu, name) for name in dir(Backend) if name[0] != "_" and name != "compile"})
+        vars(self).update(cpu=cpu, name=cpu.name, device="cpu", xp=cpu.xp)
+
+    def compile(self, operations: Any, times: int = 1, runs: int = 1) -> Any:
+        found = []
+        for operation in operations:
+            found.append(operation)
+            if isinstance(operation, Gemm) and operation.out.dtype == np.float32:
+                found.append(Foreign(np.multiply, (operation.out, np.float32(1.2), operation.out)))
+        return self.cpu.compile(found, times, runs)
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("precision", [None, "tf32", "bf16"])
+def test_a_faulty_cpu_does_not_widen_its_own_bound(precision: Any, isolate: bool) -> None:
+    """Nor if it comes first, or is the only kind of device."""
+    net, X, y = deep(precision)
+    for devices in ((Scaling(), "cpu"), ("cpu", Scaling())):
+        assert not compare_devices(net, X, y, devices=devices, isolate=isolate).passed
+    if isolate:
+        assert not compare_devices(net, X, y, devices=(Scaling(), Scaling()), isolate=True).passed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("samples", [1, 2, 8])
+def test_networks_that_fit_their_data_are_sound(samples: int, dtype: str) -> None:
+    """h − y cancels."""
+    for seed in range(10):
+        X, y = np.random.default_rng(seed).normal(size=(samples, 3)), np.random.default_rng(seed).normal(size=samples)
+        net = Network([3, 20, 1], activation="tanh", dtype=dtype, device="cpu", seed=seed)
+        net.fit(X, y, optimizer="lbfgs", epochs=100, progress=False)
+        for isolate in (True, False):
+            devices = "cpu", OtherRoundingBackend()
+            report = compare_devices(net, X, y, devices=devices, isolate=isolate, steps=2, optimizer="sgd")
+            assert report.passed, f"seed {seed}\n{report}"
 
 
 # ---- verdicts

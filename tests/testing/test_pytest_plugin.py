@@ -28,6 +28,10 @@ def test_training(nnbp_device, nnbp_reference):
 """
 
 
+NETWORK = "network(nnbp_device)"
+REPORT = f"report = nnbp_reference({NETWORK}, X, y, steps"
+
+
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
@@ -88,14 +92,31 @@ def test_a_fault_fails_the_test_and_is_named(suite: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new", "what"),
-    [("units=6", "units=5", "network"), ("default_rng(0)", "default_rng(1)", "X"), ("% 3", "% 2", "y")],
-)
+    [
+        ("units=6", "units=5", "network"), ("default_rng(0)", "default_rng(1)", "X"), ("% 3", "% 2", "y"),
+        (REPORT, f"net = {NETWORK}; net.weights[0][...] = 7; {REPORT.replace(NETWORK, 'net')}", "parameters"),
+        ("steps=5", "steps=10", "training"), ('"sgd"', '"adam"', "training"),
+        ("X, y, steps=5", "X, y, np.arange(20), steps=5", "sample_weight"),
+    ],
+)  # fmt: skip
 def test_a_reference_of_something_else_is_not_used(suite: pytest.Pytester, old: str, new: str, what: str) -> None:
     run(suite, "--nnbp-record", "--nnbp-device", "cpu")
     (suite.path / "test_suite.py").write_text(SUITE.replace(old, new))
     done = run(suite, "--nnbp-device", "cpu")
     done.assert_outcomes(passed=1, failed=1)
-    done.stdout.fnmatch_lines([f"*test_training.safetensors' is of another {what} than the test has now.*"])
+    done.stdout.fnmatch_lines([f"*test_training.safetensors' differ in {what}. Record*"])
+
+
+def test_two_tests_have_two_references(suite: pytest.Pytester) -> None:
+    one = "    def test_same(self, nnbp_device, nnbp_reference):\n        nnbp_reference(network(nnbp_device), X, y)\n"
+    (suite.path / "test_suite.py").write_text(f"{SUITE}\nclass TestA:\n{one}\nclass TestB:\n{one}")
+    run(suite, "--nnbp-record", "--nnbp-device", "cpu").assert_outcomes(passed=4)
+    assert len(list(suite.path.rglob("*same*.safetensors"))) == 2
+    other = '@pytest.mark.parametrize("name", ["a/b", "a b"])\ndef test_it(name, nnbp_reference):\n    nnbp_reference('
+    (suite.path / "test_suite.py").write_text(f"import pytest\n{SUITE}\n{other}network('cpu'), X, y)\n")
+    done = run(suite, "--nnbp-record", "--nnbp-device", "cpu", "-k", "test_it")
+    done.assert_outcomes(passed=1, failed=1, deselected=2)
+    done.stdout.fnmatch_lines(["*have the same reference, test_it-a-b. Rename one."])
 
 
 def test_without_a_gpu_the_cpu_is_used_or_required_to_be_enough(
