@@ -62,6 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Compares and prints the reports; 0, or 1 if devices disagree. A device that does not work is an error: 6."""
     if arguments.devices is not None and (arguments.record or arguments.against):
         raise UsageError("--record and --against are for one device: give --device instead of --devices.")
+    if arguments.record and arguments.isolate:
+        raise UsageError("--isolate is for judgements: give it with --against, or with --devices.")
+    named = [
+        f"--{name}" for name in ("activation", "loss", "optimizer", "dtype", "precision") if getattr(arguments, name)
+    ]
+    if arguments.against and named:
+        raise UsageError(f"The networks are those of the records: leave out {', '.join(named)}, or name one record.")
     if arguments.record:
         return _record(arguments)
     with arguments_checked():

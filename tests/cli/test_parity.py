@@ -164,6 +164,8 @@ def test_a_folder_of_records(capsys, tmp_path, monkeypatch):
         (["--against", "FILE"], 4, "Cannot read the model file"),
         (["--against", "FILE", "--devices", "cpu,cuda"], 2, "give --device instead"),
         (["--against", "FILE", "--record", "FILE"], 2, "not allowed with"),
+        (["--against", "FILE", "--loss", "huber"], 2, "leave out --loss"),
+        (["--record", "FILE", "--isolate"], 2, "--isolate is for judgements"),
     ],
 )
 def test_what_goes_wrong_with_records(words, code, message, capsys, tmp_path):
