@@ -129,8 +129,8 @@ def compare_devices(
             GPU; and for adam and a bias before a BatchNorm, whose derivative is 0 except for rounding: use sgd.
         optimizer: of the updates, by name or as an object.
         learning_rate: η; None is the optimizer's default.
-        batch_size: samples per update; None chooses a size for which `steps` is a whole number of epochs. With any
-            other size the last epoch is completed: see `ParityReport.updates`.
+        batch_size: samples per update; None chooses a size for which `steps` is a whole number of epochs of several
+            batches, if there is one. With any other size the last epoch is completed: see `ParityReport.updates`.
         isolate: whether to judge each layer of each device by itself, instead of comparing devices: a float64 run
             computes it from the inputs that this device has found. The faulty layer is then named, and not all that
             follow from it. Updates are not compared.

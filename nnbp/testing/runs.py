@@ -138,9 +138,12 @@ def _epochs(samples: int, steps: int, batch_size: int | None, rule: Optimizer) -
     if rule.full_batch:
         return steps, samples
     if batch_size is None:
-        # As many batches per epoch as possible, up to 5, with `steps` being a whole number of epochs.
-        counts = [count for count in range(min(5, samples), 0, -1) if steps % count == 0]
-        size = next(-(-samples // count) for count in counts if -(-samples // -(-samples // count)) == count)
+        # Up to 5 batches per epoch, so that `steps` is a whole number of epochs if it can be; never one, which would
+        # show no shuffle.
+        most = min(5, samples, steps)
+        counts = [count for count in range(most, 1, -1) if steps % count == 0]
+        whole = (-(-samples // count) for count in counts if -(-samples // -(-samples // count)) == count)
+        size = next(whole, -(-samples // most))
     return -(-steps // -(-samples // size)), size
 
 
