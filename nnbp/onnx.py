@@ -1,11 +1,11 @@
-"""Networks and table models as ONNX files, which other runtimes and languages compute without nnbp.
+"""Networks and table models as ONNX files, which other runtimes and languages run without nnbp.
 
 A forward pass is a list of operations on buffers (`nnbp.graph.ops`), and a formula in it is a list of instructions. So
-one table, from the primitives of formulas to ONNX operators, exports every layer and every activation, those of users
-too. Most of what is done with the columns and the target of a table is a formula as well.
+one table, from the primitives of formulas to ONNX operators, exports every layer and every activation, including those
+of users. Most of the preprocessing of columns and targets consists of formulas, too.
 
-ONNX has samples by features, (batch, n): an array of the recording, (n, m), is stored transposed. The number of samples
-stays open.
+ONNX arrays are samples by features, (batch, n): an array of the recording, (n, m), is stored transposed. The number of
+samples stays open.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ OPSET, TABLES_OPSET, IR_VERSION = 17, 3, 8
 """The versions of ONNX's operators, of its operators for tables, and of the file format of the same age."""
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
-"""How far the outputs of ONNX and of nnbp may be apart by default, by the dtype of the network; see `Export.error`."""
+"""How much the outputs of ONNX and nnbp may differ by default, by the dtype of the network; see `Export.error`."""
 
 _LARGEST = 2**31 - 2**20
-"""Bytes of the parameters that an ONNX file holds: a protocol buffer ends at 2 GiB."""
+"""The most bytes of parameters that an ONNX file can hold: a protocol buffer has at most 2 GiB."""
 
 _RECORDED = 2
-"""Number of samples of the recording; the graph is the same for any."""
+"""Number of samples of the recording; the graph is the same for any number."""
 
 _SAMPLES = 64
-"""Number of samples that are generated to compare with."""
+"""Number of samples that are generated for the comparison."""
 
 OPERATORS: dict[str, tuple[str, ...]] = {
     "exp": ("Exp",), "log": ("Log",), "tanh": ("Tanh",), "sqrt": ("Sqrt",), "sin": ("Sin",), "cos": ("Cos",),
@@ -58,12 +58,12 @@ OPERATORS: dict[str, tuple[str, ...]] = {
     "less": ("Less",), "less_equal": ("LessOrEqual",), "equal": ("Equal",), "not_equal": ("Equal", "Not"),
     "where": ("Where",),
 }  # fmt: skip
-"""The ONNX operators of a primitive of formulas, applied one after the other."""
+"""The ONNX operators for each primitive of formulas, applied one after the other."""
 
 
 def _log1p(x: Any) -> Any:
-    # ln u for u = 1 + x as it is rounded, and to first order what the rounding has lost: nothing if u − 1 is x, which
-    # −1 and infinity need. Hewlett-Packard, "HP-15C advanced functions handbook", 1982, appendix.
+    # ln u for the rounded u = 1 + x, plus the rounding error to first order. If u − 1 is x, nothing is added, as −1
+    # and infinity require. Hewlett-Packard, "HP-15C advanced functions handbook", 1982, appendix.
     u = 1.0 + x
     rounded = u - 1.0
     return np.where(rounded == x, np.log(u), np.log(u) + (x - rounded) / u)
@@ -75,24 +75,25 @@ FORMULAS: dict[str, Callable[[Any], Any]] = {
     "expm1": lambda x: np.tanh(0.5 * x) * (np.exp(x) + 1.0),
     "log1p": _log1p,
 }
-"""The primitives that ONNX has no operator for, by others."""
+"""Formulas for the primitives that have no ONNX operator."""
 
 FLOAT32_ONLY = {"arctan", "cos"}
-"""Primitives whose operators onnxruntime does not have in float64: Atan (1.32), Cos (1.23; 1.32 has it)."""
+"""Primitives whose operators onnxruntime lacks in float64: Atan (1.32), Cos (1.23; 1.32 has it)."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What `export` wrote, and how it was checked.
+    """The file that `export` wrote, and how it was checked.
 
     Attributes:
         path: of the file.
         inputs, outputs: their names.
-        runtime: that computed the file: onnxruntime if it is installed, else the reference evaluator of onnx.
-        samples: number of samples whose outputs were compared with those of nnbp.
-        error: the largest difference of a probability; or of a value, less eight roundings of it, divided by the range
-            of this output over the samples, or by the deviation of a table's target if that is larger.
-        tolerance: the largest error that was allowed.
+        runtime: the runtime that ran the file: onnxruntime if it is installed, else the reference evaluator of onnx.
+        samples: number of samples for which the outputs were compared with those of nnbp.
+        error: the largest difference of a probability. For values, the largest difference, less eight rounding errors
+            of the value, divided by the range of this output over the samples, or by the deviation of a table's target
+            if that is larger.
+        tolerance: the largest error allowed.
     """
 
     path: str
@@ -107,27 +108,27 @@ class Export:
 def export(
     model: Network | TableModel, path: str | PathLike[str], *, data: Any = None, tolerance: float | None = None
 ) -> Export:
-    """Writes an ONNX file (opset 17) that predicts as the model does, once a runtime has computed the same with it.
+    """Writes an ONNX file (opset 17) that predicts as the model does, after a runtime has computed the same results.
 
-    Inputs: of a network "X" (batch, n_in), of its dtype, or float64 if it begins with Standardize. Of a table model one
-    (batch, 1) per column, with its name: numbers and bools as float64, NaN if missing; texts as strings without blanks
-    around them, "" or a mark such as "NA" if missing. Preprocessing is part of the file. Cells that nnbp refuses, such
-    as infinity, are computed all the same.
+    Inputs of a network: "X" (batch, n_in), in the network's dtype, or float64 if the network begins with Standardize.
+    Inputs of a table model: one (batch, 1) per column, with the column's name. Numbers and bools are float64, NaN if
+    missing. Texts are strings without blanks around them, "" or a mark such as "NA" if missing. Preprocessing is part
+    of the file. The file computes with cells that nnbp refuses, such as infinity.
 
-    Outputs: "label", what `predict` gives, and "probabilities", what `predict_proba` gives; or "value", what `predict`
-    gives. If a column has that name, the output gets an underscore. The file's metadata "labels" lists the classes in
-    the order of their probabilities.
+    Outputs: "label", the result of `predict`, and "probabilities", the result of `predict_proba`; or "value", the
+    result of `predict`. If a column has that name, the output gets an underscore. The file's metadata "labels" lists
+    the classes in the order of their probabilities.
 
     Args:
-        model: a network that has its sizes, and statistics if it takes any from data; or a model of a table.
-        path: of the file; an existing one is replaced.
-        data: what the outputs are compared for: X (m, n_in), or a data frame; None generates data.
+        model: a network whose sizes are known, and its statistics if it takes any from data; or a table model.
+        path: of the file; an existing file is replaced.
+        data: the inputs for the comparison: X (m, n_in), or a data frame; None generates data.
         tolerance: of the comparison; None is 1e-5 for float32 and 1e-10 for float64. See `Export.error`.
 
     Raises:
         MissingDependencyError: onnx is not installed.
-        ModelFileError: a part of the model has no counterpart in ONNX, or the runtime computes something else, or the
-            file cannot be written; the message says which. No file is written then.
+        ModelFileError: a part of the model has no counterpart in ONNX, the runtime computes different results, or the
+            file cannot be written; the message says which. In these cases no file is written.
         DataError, ShapeError, DTypeError: the data do not fit the model.
 
     >>> import nnbp, tempfile
@@ -162,16 +163,16 @@ def _subject(model: object) -> _NetworkSubject:
     if isinstance(model, Network):
         return _NetworkSubject(model)
     if not isinstance(model, TableModel):
-        raise TypeError(f"What is exported is a Network or a TableModel; received {shown(model)}.")
+        raise TypeError(f"The model must be a Network or a TableModel; received {shown(model)}.")
     return _NetworkSubject(model.network) if model.preprocessor is None else _TableSubject(model)
 
 
 class _NetworkSubject:
-    """A network that is exported; `record` gives the names of its outputs' values in the graph.
+    """A network to export; `record` gives the names of its outputs' values in the graph.
 
     Attributes:
         network: a copy on the CPU.
-        unit: of its values; 0 if none is known.
+        unit: of its values; 0 if it is not known.
         metadata: of the file, texts by name.
     """
 
@@ -188,7 +189,7 @@ class _NetworkSubject:
         if data is None:
             rng, statistics = np.random.default_rng(0), model.host_statistics()[0]
             X = rng.normal(size=(_SAMPLES, model.n_in))
-            # Whole numbers among them, for a layer that takes them for categories.
+            # Every second sample has whole numbers, for a layer that treats them as categories.
             X[::2] = np.rint(2.0 * X[::2])
             data = statistics.get("mean", 0.0) + statistics.get("deviation", 1.0) * X
         with np.errstate(over="ignore"):
@@ -203,7 +204,7 @@ class _NetworkSubject:
         return {"value": predicted}
 
     def decoded(self, outputs: NDArray[Any]) -> NDArray[Any]:
-        """What `predict` of the model makes of that of the network."""
+        """The predictions of the model from those of its network."""
         return outputs
 
     def record(self, graph: _Graph) -> list[str]:
@@ -211,7 +212,7 @@ class _NetworkSubject:
         model, loss = self.network.model, self.network.loss_function
         if model.parameters.values.nbytes > _LARGEST:
             raise RefusedError(
-                f"an ONNX file has at most 2 GiB; the parameters have {model.parameters.values.nbytes} B."
+                f"an ONNX file holds at most 2 GiB; the parameters take {model.parameters.values.nbytes} B."
             )
         x = np.empty((model.n_in, _RECORDED), self.dtype)
         with model.backend.active():
@@ -224,7 +225,7 @@ class _NetworkSubject:
             return [self.record_decoded(graph, label), *(rows.name for rows in probabilities)]
 
     def record_inputs(self, graph: _Graph, arrays: _Arrays, x: Array) -> None:
-        """Says which value the array x (n_in, m) has."""
+        """Assigns a value of the graph to the array x (n_in, m)."""
         arrays.write(x, "X")
 
     def record_decoded(self, graph: _Graph, label: _Tensor) -> str:
@@ -233,7 +234,7 @@ class _NetworkSubject:
 
 
 class _TableSubject(_NetworkSubject):
-    """A table model that is exported."""
+    """A table model to export."""
 
     def __init__(self, table: TableModel) -> None:
         super().__init__(table.network)
@@ -266,7 +267,7 @@ class _TableSubject(_NetworkSubject):
             arrays.write(x[k : k + 1], feature.name)
 
     def _feature(self, graph: _Graph, column: Spec) -> _Tensor:
-        """What `encode` of a column gives."""
+        """Adds a column's `encode` to the graph; its result."""
         if not isinstance(column, TextColumn):
             cells = _Tensor(column.name, (1, _RECORDED), np.dtype(np.float64))
             return graph.apply(trace(column.f, "x"), {"x": cells}, np.float64)[0]
@@ -302,7 +303,7 @@ def _names(network: Network) -> dict[int, str]:
 
 
 class _Tensor(NamedTuple):
-    """A value of the graph: its name, the shape of the array (n, m) that it stands for, its dtype."""
+    """A value of the graph: its name, the shape of the array (n, m) that it represents, and its dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -314,7 +315,7 @@ class _Graph:
 
     Args:
         onnx: the library.
-        taken: names that are not to be used.
+        taken: names that must not be used.
     """
 
     def __init__(self, onnx: Any, taken: Mapping[str, object]) -> None:
@@ -324,7 +325,7 @@ class _Graph:
         self._scalars: dict[tuple[str, DTypeLike], _Tensor] = {}
 
     def fresh(self, name: str) -> str:
-        """This name, or with underscores after it if it is taken."""
+        """This name, with underscores appended if it is taken."""
         while name in self._taken:
             name += "_"
         self._taken.add(name)
@@ -355,7 +356,7 @@ class _Graph:
 
         Args:
             formula: see `nnbp.graph.formula`.
-            inputs: the values of the inputs that it uses.
+            inputs: the values of the inputs that the formula uses.
             dtype: float32 or float64.
         """
         values: list[_Tensor] = []
@@ -370,7 +371,7 @@ class _Graph:
                     return self._scalar(constant, dtype)
 
         for step in formula.instructions:
-            # An instruction takes the values of those before it.
+            # An instruction takes the values of earlier ones.
             values += [self._primitive(step.primitive, [operand(item) for item in step.operands], dtype)]
         return [self.cast(operand(item), dtype) for item in formula.results]
 
@@ -383,7 +384,7 @@ class _Graph:
                 "does not have in float64.",
                 "Export a copy in float32: net.copy(dtype='float32').",
             )
-        # A comparison is a truth value in the condition of `where`, and a number elsewhere.
+        # A comparison is a truth value as the condition of `where`, and a number otherwise.
         conditions = 1 if primitive.ufunc is None else 0
         numbers = [value if k < conditions else self.cast(value, dtype) for k, value in enumerate(operands)]
         first, *more = OPERATORS[primitive.name]
@@ -405,8 +406,8 @@ class _Graph:
         """The graph as a model.
 
         Args:
-            inputs, outputs: samples (m, …) of them, by name.
-            results: the values that are the outputs.
+            inputs, outputs: samples (m, …) of the inputs and outputs, by name.
+            results: the names of the values that become the outputs.
         """
         helper = self._onnx.helper
         for name, result in zip(outputs, results, strict=True):
@@ -440,7 +441,7 @@ class _Arrays:
     An array that no operation has written is a constant.
 
     Args:
-        graph: where values and operations go.
+        graph: the graph to which constants and operations are added.
         names: of constants, by their addresses.
     """
 
@@ -478,27 +479,27 @@ class _Arrays:
             self.write(out, self._spread(result, out, operation.inputs).name)
 
     def _spread(self, value: _Tensor, out: Array, inputs: Sequence[Array]) -> _Tensor:
-        """The value in the shape of an output, which a formula that gives a constant does not have."""
+        """The value in the shape of an output; the result of a constant formula lacks that shape."""
         if value.shape == out.shape:
             return value
-        # Something that has a column for each sample.
+        # An input that has a column for each sample.
         full = next((self.read(array).name for array in inputs if array.shape == out.shape), None)
         if full is None:
             raise RefusedError(
-                "an operation of a layer computes what is the same for all samples, which ONNX has no shape for.",
+                "an operation of a layer computes the same value for all samples, and ONNX has no shape for it.",
                 "Let its formula use an array with a column for each sample: x + 0.0 * z.",
             )
         return value._replace(name=self._graph.node("Expand", value.name, self._graph.node("Shape", full)))
 
     def write(self, array: Array, name: str) -> None:
-        """Says that an array has the value of this name from now on."""
+        """Assigns the value of this name to an array."""
         others = [held for held in self._held if not same(held[0], array)]
         if any(overlap(other, array) for other, _ in others):
-            raise RefusedError("a layer overwrites a part of an array, which ONNX cannot follow.")
+            raise RefusedError("a layer overwrites a part of an array, which ONNX cannot express.")
         self._held = [*others, (array, name)]
 
     def read(self, array: Array) -> _Tensor:
-        """The value of an array: what was written there, rows or columns of it, or several side by side."""
+        """The value of an array: a written value, rows or columns of it, or several values side by side."""
         held = sorted((held for held in self._held if overlap(held[0], array)), key=lambda held: address(held[0]))
         if not held:
             name = self._graph.constant(array.T, self._names.get(address(array)))
@@ -513,7 +514,7 @@ class _Arrays:
                 ]
                 name = parts[0] if len(parts) == 1 else self._graph.node("Concat", *parts, axis=1)
                 return _Tensor(self._turned(name) if turned else name, array.shape, array.dtype)
-        raise RefusedError("a layer reads an array in another order than it was written, which ONNX cannot follow.")
+        raise RefusedError("a layer reads an array in a different order than it was written; ONNX cannot express this.")
 
     def _part(self, name: str, across: bool, rows: slice, size: int) -> str:
         """These rows of a value, or of its transpose."""
@@ -532,7 +533,7 @@ class _Arrays:
 
 
 def _rows(view: Array, others: Sequence[Array]) -> list[slice] | None:
-    """The rows of each of the other arrays, in the order of memory, that the view consists of; None if it does not."""
+    """The rows of each of the other arrays that make up the view, in memory order; None if they do not make it up."""
     found, at = [], 0
     for other in others:
         first = (address(view) - address(other)) // other.strides[0]
@@ -548,7 +549,7 @@ def _rows(view: Array, others: Sequence[Array]) -> list[slice] | None:
 
 
 def _decisions(graph: _Graph, loss: Loss, h: _Tensor) -> list[_Tensor]:
-    """Adds what `Loss.decide` and, for classes, `Loss.probabilities` compute from h (n_out, m)."""
+    """Adds the results of `Loss.decide` and, for classes, `Loss.probabilities` for h (n_out, m)."""
     alone = h.shape[0] == 1
 
     def flat(rows: _Tensor) -> _Tensor:
@@ -561,7 +562,7 @@ def _decisions(graph: _Graph, loss: Loss, h: _Tensor) -> list[_Tensor]:
         return [_Tensor(graph.node("ArgMax", h.name, axis=1, keepdims=0), h.shape[1:], np.dtype(np.int64)), h]
     if loss.requires != "sigmoid":
         raise RefusedError(
-            f"the loss {loss.name} decides classes by a function of its own, which has no counterpart in ONNX.",
+            f"the loss {loss.name} decides classes by its own function, which has no counterpart in ONNX.",
             "Let the loss require the output activation sigmoid or softmax.",
         )
     (other,), (is_one,) = (
@@ -580,10 +581,10 @@ def _runtime(onnx: Any, made: Any) -> tuple[str, Callable[[Mapping[str, NDArray[
         run = optional("onnx.reference", "computing an ONNX file").ReferenceEvaluator(made).run
     else:
         name, options = f"onnxruntime {library.__version__}", library.SessionOptions()
-        options.log_severity_level = 3  # Errors, which are raised as well.
+        options.log_severity_level = 3  # Only errors, which are also raised.
         try:
             run = library.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"]).run
-        except Exception as error:  # The library's own kinds have no common base.
+        except Exception as error:  # The library's exceptions have no common base.
             raise RefusedError(f"{name} cannot run the model ({brief(error)}).") from error
 
     def outputs(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -596,9 +597,9 @@ def _runtime(onnx: Any, made: Any) -> tuple[str, Callable[[Mapping[str, NDArray[
 def _difference(
     expected: Mapping[str, NDArray[Any]], found: Sequence[NDArray[Any]], unit: float, allowed: float, runtime: str
 ) -> float:
-    """The error of the last output, which is numbers; see `Export.error`. Refuses one that is larger than allowed.
+    """The error of the last output, which is numeric; see `Export.error`. Refuses an error larger than allowed.
 
-    A label may be another one if its probability is hardly less.
+    A label may differ if its probability is nearly the same.
     """
     label, last = expected.get("label"), list(expected.values())[-1]
     numbers, theirs, eps = last.astype(np.float64), found[-1].astype(np.float64), float(np.finfo(last.dtype).eps)
@@ -606,7 +607,7 @@ def _difference(
     if finite.mean() < 0.5:
         raise RefusedError(
             f"the outputs are compared for {len(numbers)} samples; received outputs that are not finite for most of "
-            "them.", "Give data that are like those of the training.",
+            "them.", "Give data that resemble the training data.",
         )  # fmt: skip
     scale, rounding = np.ones(1), np.zeros(1)
     if label is None:
@@ -615,18 +616,18 @@ def _difference(
         scale, rounding = np.where(np.isfinite(scale) & (scale > 0.0), scale, 1.0), 8.0 * eps * np.abs(numbers)
     with np.errstate(all="ignore"):
         errors = np.maximum(np.abs(numbers - theirs) - rounding, 0.0) / scale
-    # The same infinity is no error; anything else beside a number that is not finite is one.
+    # Equal infinities are no error; any other pair with a number that is not finite is one.
     errors = np.where(numbers == theirs, 0.0, np.where(finite & np.isfinite(theirs), errors, np.inf))
     error = float(errors.max())
     if error > allowed:
         raise RefusedError(
-            f"{runtime} and nnbp compute the same, up to {allowed:g}; received outputs that differ by "
-            f"{number(error)}. Rounding alone may be to blame if the network is deep or its numbers are large.",
-            "Give a larger tolerance then, or float64; else report this.",
+            f"{runtime} and nnbp must compute the same, up to {allowed:g}; received outputs that differ by "
+            f"{number(error)}. Rounding alone may be the cause if the network is deep or its numbers are large.",
+            "If so, give a larger tolerance, or use float64; else report this.",
         )
     if label is not None:
         two = np.sort(numbers, axis=1)[:, -2:]
         margin = np.abs(2.0 * numbers - 1.0) if label.ndim == 2 else two[:, 1] - two[:, 0]
         if ((label != found[0]) & (margin > 2.0 * allowed)).any():
-            raise RefusedError(f"{runtime} and nnbp predict the same labels; received others.", "Report this.")
+            raise RefusedError(f"{runtime} and nnbp must predict the same labels; received others.", "Report this.")
     return error

@@ -1,17 +1,18 @@
 """scikit-learn's `MLPClassifier` and `MLPRegressor`, trained by nnbp: `from nnbp.sklearn import MLPClassifier`.
 
 Arguments, defaults and attributes have scikit-learn's names and meaning. The initial parameters and the split of
-`early_stopping` are those that scikit-learn draws for the same `random_state`, so a training in which the order of the
-samples plays no part (`shuffle=False`, or one batch) is scikit-learn's up to rounding. What differs:
+`early_stopping` are those that scikit-learn draws for the same `random_state`. If the order of the samples does not
+matter (`shuffle=False`, or one batch), training gives scikit-learn's results up to rounding. The differences:
 
-- The order of the samples in an epoch is a draw of nnbp's own.
+- nnbp draws its own order of the samples in an epoch.
 - λ = `alpha` · (batches in an epoch) / Σw. It is scikit-learn's `alpha` / Σw of the batch if all batches have the same
-  Σw; otherwise all steps share equally what scikit-learn's steps decay together.
-- Of several outputs, `loss_` is the sum, whose gradient training follows. scikit-learn follows the same gradient, but
-  reports the mean over the outputs (scikit-learn#8349). Of `loss="poisson"`, terms of y alone are left out.
-- `lbfgs` is `nnbp.LBFGS`, with a strong Wolfe line search. It has a `loss_curve_`, and heeds `early_stopping`.
-- A training that diverges keeps good parameters; without `early_stopping` it is an error, as in scikit-learn.
-- `partial_fit` after `fit` begins with a new state of the optimizer; its `loss_` is that before the pass.
+  Σw; otherwise all steps have equal shares of the total decay of scikit-learn's steps.
+- For several outputs, `loss_` is the sum, and training follows its gradient. scikit-learn follows the same gradient,
+  but reports the mean over the outputs (scikit-learn#8349). For `loss="poisson"`, `loss_` omits the terms that depend
+  only on y.
+- `lbfgs` is `nnbp.LBFGS`, with a strong Wolfe line search. It has a `loss_curve_`, and supports `early_stopping`.
+- Training that diverges keeps good parameters; without `early_stopping` it is an error, as in scikit-learn.
+- `partial_fit` after `fit` begins with a new state of the optimizer; its `loss_` is the loss before the pass.
 """
 
 from __future__ import annotations
@@ -62,11 +63,11 @@ except ImportError:
 __all__ = ["MLPClassifier", "MLPRegressor", "from_estimator"]
 
 _OUTPUT = {"sigmoid": "logistic", "exponential": "exp"}
-"""scikit-learn's names of output activations, if they are not nnbp's. They are aliases in nnbp."""
+"""scikit-learn's names for output activations, if they differ from nnbp's. They are aliases in nnbp."""
 
 
 def _seen(array: Any) -> Any:
-    """A parameter for the estimator: an array of NumPy as it is, or else a copy that cannot be changed."""
+    """A parameter for the estimator: a NumPy array as it is, or else a read-only copy."""
     seen = host(array, "parameters")
     if seen is not array:
         seen.flags.writeable = False
@@ -74,7 +75,7 @@ def _seen(array: Any) -> Any:
 
 
 def _flat(y: Any) -> Any:
-    """A single column of targets, (m, 1), as (m,), with scikit-learn's warning; other targets as they are."""
+    """A single column of targets, (m, 1), as (m,), with scikit-learn's warning; other targets unchanged."""
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
@@ -85,7 +86,7 @@ def _rows(data: Data, rows: Any) -> Data:
 
 
 def _assign(self: Any, **arguments: Any) -> None:
-    """Keeps the arguments of `__init__` as they are, which scikit-learn asks of estimators."""
+    """Keeps the arguments of `__init__` as they are, as scikit-learn requires of estimators."""
     vars(self).update(arguments)
 
 
@@ -106,12 +107,12 @@ def from_estimator(mlp: Any, *, device: str = "auto", seed: int | None = None, w
     """A network with the layers and parameters of a fitted MLPClassifier or MLPRegressor, scikit-learn's or nnbp's.
 
     Its `forward` gives the probabilities or values that the estimator predicts. `predict` gives class indices:
-    ``mlp.classes_[net.predict(X)]`` are labels. Of an ensemble it is the first network.
+    ``mlp.classes_[net.predict(X)]`` are labels. For an ensemble, it is the first network.
 
     Args:
         mlp: the estimator.
         device, seed: of the network.
-        weight_decay: λ. `alpha` is not taken over, as λ depends on the samples: it is `alpha` / Σw of a batch.
+        weight_decay: λ. `alpha` is not copied, because λ depends on the samples: it is `alpha` / Σw of a batch.
 
     Raises:
         NotFittedError: the estimator is not fitted.
@@ -162,21 +163,21 @@ def _can_step(estimator: Any) -> bool:
 
 
 class _MLP(BaseEstimator):  # type: ignore[misc]
-    """What both estimators have."""
+    """The base of both estimators."""
 
     _parameter_constraints = {
         name: rule
         for name, rule in _Theirs._parameter_constraints.items()
-        # nnbp checks what else these may be.
+        # nnbp checks these, as they may have more values.
         if name not in ("activation", "solver", "loss")
     } | {"n_networks": [Interval(Integral, 1, None, closed="left")]}
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
-        """Trains on data from the start, or with `warm_start` from where the last training has ended.
+        """Trains from the start, or, with `warm_start`, from the end of the last training.
 
         Args:
-            X: (m, n_features): an array, a frame, or a sparse matrix, which is made dense batch by batch. `lbfgs` has
-                one batch, so X becomes dense as a whole.
+            X: (m, n_features): an array, a frame, or a sparse matrix, which becomes dense batch by batch. `lbfgs` has
+                one batch, so all of X becomes dense at once.
             y: (m,) or (m, n_outputs).
             sample_weight: (m,), at least 0.
 
@@ -185,7 +186,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
         Raises:
             ValueError: an argument or the data do not fit.
-            DataError: training diverged, and no validation has chosen parameters before.
+            DataError: training diverged, and no validation had chosen parameters before.
 
         Warns:
             sklearn.exceptions.ConvergenceWarning: `max_iter` epochs were not enough.
@@ -206,7 +207,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         data, held_out = self._split(rng, X, y, weights)
         if drawn is not None:
             self._begin(drawn, rng)
-        # After a change between lbfgs and another solver nothing of the former training is continued.
+        # After a change between lbfgs and another solver, the former training is not continued.
         kind = self._kind()
         trainings = self._trainings = [each if type(each) is kind else kind(each.network) for each in self._current()]
         try:
@@ -225,7 +226,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _split(self, rng: Any, X: Any, y: Any, weights: Any) -> tuple[Data, Data | None]:
-        """The samples to learn from, and those that are set aside."""
+        """The samples to learn from, and the held-out samples."""
         if not self.early_stopping:
             return (X, y, weights), None
         stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
@@ -262,7 +263,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             "schedule": self.schedule, "callbacks": self.callbacks, "progress": False,
         }  # fmt: skip
         with warnings.catch_warnings():
-            # scikit-learn's, below, stands for it; and a search over `alpha` tries networks that are to be constant.
+            # scikit-learn's warning, below, replaces it; and a search over `alpha` tries networks that are meant to be
+            # constant.
             warnings.simplefilter("ignore", errors.ConvergenceWarning)
             if len(trainings) == 1:
                 trainings[0].fit(X, y, **options)
@@ -288,7 +290,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
     # The networks. `coefs_` and `intercepts_` are those of the first one.
 
     def _initialize(self, rng: Any, X: Any, y: Any) -> list[Parameters]:
-        """Draws the initial parameters of every network as scikit-learn does, and returns them."""
+        """Draws and returns the initial parameters of every network, as scikit-learn does."""
         hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if any(size <= 0 for size in hidden):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
@@ -297,7 +299,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         output = self._loss().output_activation
         self.out_activation_ = _OUTPUT.get(output, output)
         f = [activations.get(spec).name for spec in _each("activation", self.activation, len(hidden))]
-        # The output layer has the factor of the last hidden layer, as in scikit-learn.
+        # The output layer uses the factor of the last hidden layer, as in scikit-learn.
         factors = [2.0 if name == "sigmoid" else 6.0 for name in [*f, *f[-1:]] or ["identity"]]
         dtype = np.float32 if X.dtype == np.float32 else np.float64
 
@@ -335,7 +337,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
                 setattr(self, name, value)
 
     def _current(self) -> list[Training]:
-        """The trainings, after parameters that a user has assigned have gone to the first network."""
+        """The trainings; parameters that a user has assigned are first copied to the first network."""
         if not hasattr(self, "_trainings"):
             self._begin([(self.coefs_, self.intercepts_)], check_random_state(self.random_state))
         given = [*self.coefs_, *self.intercepts_]
@@ -352,7 +354,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
     # Data.
 
     def _valid(self, X: Any, *y: Any, **rules: Any) -> Any:
-        """X, and y if it is given, checked. X of CuPy stays on its device, where the network checks it."""
+        """X, and y if it is given, checked. A CuPy X stays on its device, and the network checks it there."""
         if hasattr(X, "__cuda_array_interface__"):
             y = tuple(host(each, "y") if hasattr(each, "__cuda_array_interface__") else np.asarray(each) for each in y)
             return validate_data(self, X, *y, skip_check_array=True, reset=rules["reset"])
@@ -372,19 +374,19 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
 
 class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
-    """scikit-learn's `MLPClassifier`, trained by nnbp. The module says what differs.
+    """scikit-learn's `MLPClassifier`, trained by nnbp. The module docstring lists the differences.
 
     Args:
         hidden_layer_sizes: units of each hidden layer.
         activation: of the hidden layers: a name or an object of nnbp, or a sequence with one for each layer.
-        solver: "adam", "sgd" or "lbfgs" as in scikit-learn; or any other optimizer of nnbp. A name takes
-            `learning_rate_init`, an object has a learning rate of its own. `lbfgs` heeds `early_stopping`, too.
-        loss: "log_loss", or a classification loss of nnbp or of your own.
-        class_weight: a dictionary of label and weight, or "balanced"; multiplies `sample_weight`.
+        solver: "adam", "sgd" or "lbfgs" as in scikit-learn, or any other optimizer of nnbp. A name takes
+            `learning_rate_init`; an object has its own learning rate. `lbfgs` also supports `early_stopping`.
+        loss: "log_loss", or a classification loss, nnbp's or your own.
+        class_weight: a dictionary from label to weight, or "balanced"; multiplies `sample_weight`.
         dropout: the share of a hidden layer's outputs that are set to 0 in training; a number, or one for each layer.
         schedule: a schedule of nnbp for the learning rate, by name or as an object.
-        callbacks: callbacks of nnbp; they may end training by `state.stop`. `partial_fit` does not call them, nor does
-            it use the schedule.
+        callbacks: callbacks of nnbp; they may end training by `state.stop`. `partial_fit` uses neither the callbacks
+            nor the schedule.
         n_networks: the number of networks, from different seeds, whose probabilities are averaged.
         device: "auto" (a working GPU, else the CPU), "cpu", "cuda", …
 
@@ -393,8 +395,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
     Attributes:
         networks_: the trained networks, `nnbp.Network`; attributes of one network are those of the first.
         loss_curve_, n_iter_: of every solver.
-        validation_loss_curve_: with `early_stopping`, the loss on the samples that are set aside, after each epoch;
-            else None.
+        validation_loss_curve_: with `early_stopping`, the loss on the held-out samples after each epoch; else None.
 
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True, as_frame=True)
@@ -444,7 +445,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
     def partial_fit(
         self, X: Any, y: Any, sample_weight: ArrayLike | None = None, classes: ArrayLike | None = None
     ) -> Self:
-        """Trains for one epoch on these samples; the optimizer goes on from the call before.
+        """Trains for one epoch on these samples; the optimizer continues from the previous call.
 
         Args:
             X, y, sample_weight: as for `fit`.
@@ -452,8 +453,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         """
         if isinstance(self.class_weight, str):
             raise ValueError(
-                "class_weight='balanced' counts the classes of all samples, and partial_fit sees a part of them. Give "
-                "a dictionary: sklearn.utils.class_weight.compute_class_weight finds its values."
+                "class_weight='balanced' counts the classes of all samples, but partial_fit sees a part of them. Give "
+                "a dictionary: sklearn.utils.class_weight.compute_class_weight computes its values."
             )
         if _check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer().fit(y if type_of_target(y).startswith("multilabel") else classes)
@@ -486,13 +487,13 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         loss = losses.get(self.loss)
         if not loss.classification:
             raise ValueError(
-                f"The loss of a classifier is for classes; received {loss.name}, which is for values. Use log_loss, or "
-                "MLPRegressor."
+                f"The loss of a classifier must be for classes; received {loss.name}, which is for values. Use "
+                "log_loss, or MLPRegressor."
             )
         return loss
 
     def _decided(self, h: Any) -> Any:
-        """The labels of outputs (m, n_outputs)."""
+        """The labels for outputs (m, n_outputs)."""
         h = host(h, "h")
         return self._label_binarizer.inverse_transform(h.ravel() if h.shape[1] == 1 else h)
 
@@ -505,13 +506,13 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         return float(accuracy_score(truth, self._decided(h), sample_weight=weights))
 
     def predict(self, X: Any) -> Any:
-        """The labels of samples: (m,), or (m, n_outputs) of several labels each."""
+        """The labels of samples: (m,), or (m, n_outputs) if each has several labels."""
         return self._decided(self._outputs(X))
 
     def predict_proba(self, X: Any) -> Any:
-        """The probabilities of the classes, (m, n_classes), in the order of `classes_`; X of CuPy gives CuPy."""
+        """The probabilities of the classes, (m, n_classes), in the order of `classes_`; a CuPy X gives a CuPy array."""
         h = self._outputs(X)
-        # NumPy's function hands arrays of CuPy to CuPy's.
+        # NumPy's function passes CuPy arrays to CuPy's function.
         return np.concatenate([1.0 - h, h], axis=1) if h.shape[1] == 1 else h
 
     def predict_log_proba(self, X: Any) -> Any:
@@ -525,12 +526,12 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
 
 class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
-    """scikit-learn's `MLPRegressor`, trained by nnbp. The module says what differs.
+    """scikit-learn's `MLPRegressor`, trained by nnbp. The module docstring lists the differences.
 
     Args:
-        loss: "squared_error" or "poisson" as in scikit-learn, or another loss of nnbp or of your own.
+        loss: "squared_error" or "poisson" as in scikit-learn, or another loss, nnbp's or your own.
 
-    All other arguments and attributes are as for `MLPClassifier`, which alone has `class_weight`.
+    All other arguments and attributes are as for `MLPClassifier`. There is no `class_weight`.
 
     >>> from sklearn.datasets import load_diabetes
     >>> X, y = load_diabetes(return_X_y=True)
@@ -576,7 +577,7 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
 
     @available_if(_can_step)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
-        """Trains for one epoch on these samples; the optimizer goes on from the call before."""
+        """Trains for one epoch on these samples; the optimizer continues from the previous call."""
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _checked(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Any, Any]:
@@ -592,6 +593,6 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         return float(r2_score(y, h, sample_weight=weights)) if np.isfinite(h).all() else math.nan
 
     def predict(self, X: Any) -> Any:
-        """The values of samples: (m,), or (m, n_outputs) of several outputs; X of CuPy gives CuPy."""
+        """The values of samples: (m,), or (m, n_outputs) for several outputs; a CuPy X gives a CuPy array."""
         h = self._outputs(X)
         return h[:, 0] if h.shape[1] == 1 else h

@@ -1,4 +1,4 @@
-"""Networks from PyTorch's modules, and modules from networks, with the same outputs and gradients.
+"""Conversion of PyTorch modules to networks and of networks to modules, with the same outputs and gradients.
 
 >>> import torch
 >>> from nnbp.torch import from_module, to_module
@@ -52,9 +52,9 @@ class Exponential(nn.Module):  # type: ignore[misc]
 
 
 class Standardize(nn.Module):  # type: ignore[misc]
-    """a = (x − mean) / deviation, feature by feature, in float64 and then rounded; 0 for a feature of deviation 0.
+    """a = (x − mean) / deviation for each feature, in float64 and then rounded; 0 if the deviation is 0.
 
-    The buffers mean and deviation (n,) stay float64 if the module is cast, which changes the dtype of a.
+    A cast of the module changes the dtype of a; the buffers mean and deviation (n,) stay float64.
 
     Args:
         num_features: n.
@@ -103,7 +103,7 @@ _KINDS: dict[Any, tuple[type[Layer] | type[Activation], dict[str, str]]] = {
     Exponential: (activations.Exponential, {}),
     nn.Softmax: (activations.Softmax, {}),
 }
-"""The layer or activation that is the same as a module, and the names in PyTorch and in nnbp of its arguments."""
+"""The layer or activation that equals a module, and the names of its arguments in PyTorch and in nnbp."""
 
 _MODULES = {kind: (module, names) for module, (kind, names) in _KINDS.items()}
 
@@ -120,39 +120,39 @@ _FUNCTIONS: dict[Any, Any] = {
     functional.softplus: nn.Softplus,
     functional.silu: nn.SiLU,
     functional.gelu: nn.GELU,
-    # With a constant training=True it drops in predictions, too, which the comparison of outputs finds.
+    # With a constant training=True, it also drops units in predictions; the comparison of outputs finds this.
     functional.dropout: lambda p=0.5, training=True: nn.Dropout(p) if training else nn.Identity(),
 }
-"""The module that is the same as a function, or as a method of tensors."""
+"""The module that equals a function or a tensor method."""
 
 _ARRAYS = {
     "W": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"
 }  # fmt: skip
-"""PyTorch's names of parameters and running statistics."""
+"""PyTorch's names for parameters and running statistics."""
 
 _IN_ARRAYS = {
     *("in_features", "num_features", "normalized_shape", "bias", "affine", "elementwise_affine", "device", "dtype"),
 }
-"""Arguments of modules that follow from the arrays."""
+"""Module arguments that follow from the arrays."""
 
 _WITHOUT_EFFECT = {"inplace", "_stacklevel"}
-"""Arguments of modules and functions that change no result."""
+"""Arguments of modules and functions that do not change the result."""
 
 _CLOSE = {"float32": 1e-4, "float64": 1e-9}
-"""How far the outputs of a module and of its network may be apart, relative to the largest one."""
+"""How much the outputs of a module and its network may differ, relative to the largest output."""
 
 _SAMPLES = 16
-"""Number of samples that they are compared for."""
+"""Number of samples for which outputs are compared."""
 
 _REMEDY = (
-    f"nnbp has counterparts of {', '.join(kind.__name__ for kind in _KINDS)}, and of the functions of these names. "
-    "Replace the part, or remove it."
+    f"nnbp has counterparts of {', '.join(kind.__name__ for kind in _KINDS)}, and of the functions with these names. "
+    "Replace or remove the part."
 )
 
 
 @dataclass
 class _Part:
-    """A module that becomes a layer: the class of the layer, and the arguments for it."""
+    """A module that becomes a layer: the class of the layer, and its arguments."""
 
     name: str
     module: Any
@@ -172,24 +172,24 @@ def from_module(
     device: str | Backend = "auto",
     seed: int | None = None,
 ) -> Network:
-    """A network with the layers and parameters of a PyTorch module, which stays as it is.
+    """A network with the layers and parameters of a PyTorch module, which does not change.
 
-    The module is a chain of Linear, BatchNorm1d, LayerNorm, Dropout and activations: a Sequential, or a module of your
-    own whose `forward` applies such modules, or functions, one after the other. If it ends in Linear, its outputs are z
-    of the last layer, as PyTorch's losses want them. The network has the output activation of its loss behind it: for
+    The module is a chain of Linear, BatchNorm1d, LayerNorm, Dropout and activations: a Sequential, or your own module
+    whose `forward` applies these modules, or functions, one after the other. If it ends in Linear, its outputs are z of
+    the last layer, as PyTorch's losses expect. The network adds the output activation of its loss: for
     loss="cross_entropy", `forward` gives probabilities. The outputs of both are compared in evaluation mode.
 
     Args:
         module: the module; its parameters have one dtype, float32 or float64.
-        loss: C, by name or as an object. The cross-entropies are those of PyTorch. squared_error, ½ Σ (h − y)² of a
-            sample, is n_out / 2 times `torch.nn.MSELoss`, which is the mean over the outputs, too.
+        loss: C, by name or as an object. The cross-entropies are the same as PyTorch's. squared_error, ½ Σ (h − y)² of
+            a sample, is n_out / 2 times `torch.nn.MSELoss`, which also takes the mean over the outputs.
         weight_decay: λ.
         device, seed: of the network.
 
     Raises:
-        ValueError: a part of the module has no counterpart in nnbp, and the message names it; or the network computes
-            something else than the module.
-        ShapeError, DTypeError, DataError: a parameter has another shape, dtype or value than nnbp takes.
+        ValueError: a part of the module has no counterpart in nnbp, and the message names it; or the outputs of the
+            network and the module differ.
+        ShapeError, DTypeError, DataError: a parameter has a shape, dtype or value that nnbp does not take.
 
     Warns:
         UserWarning: training would change a parameter that the module lacks, as with bias=False, or has frozen.
@@ -209,7 +209,7 @@ def from_module(
         elif kind is not activations.Identity:
             if not parts or not parts[-1].takes_activation or "activation" in parts[-1].arguments:
                 raise ValueError(
-                    "In nnbp an activation comes right behind a Linear, BatchNorm1d or LayerNorm; received "
+                    "In nnbp an activation comes directly after a Linear, BatchNorm1d or LayerNorm; received "
                     f"{_described(name, part)}. Move it there."
                 )
             parts[-1].arguments["activation"] = kind(**arguments)
@@ -243,7 +243,7 @@ def to_module(network: Network) -> Any:
     part: ``module[:-1]`` gives z, which `torch.nn.CrossEntropyLoss` takes.
 
     Raises:
-        TypeError: this is no network.
+        TypeError: the argument is not a Network.
         ValueError: a layer or an activation has no counterpart in PyTorch; the message names it.
         NnbpError: the sizes of the network, or the statistics of its inputs, are not known yet.
     """
@@ -251,7 +251,7 @@ def to_module(network: Network) -> Any:
     dtype = getattr(torch, model.dtype.name)
     arrays = model.parameters.views(np.array(model.backend.download(model.parameters.values)))
     parts = []
-    # PyTorch draws parameters, on its default device.
+    # PyTorch draws initial parameters, on its default device.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         for layer, n_in, own, more in zip(model.layers, model.sizes, arrays, model.host_statistics(), strict=False):
             part = _module(layer, *([n_in] if own or more else [])).to(dtype)
@@ -264,7 +264,7 @@ def to_module(network: Network) -> Any:
 
 
 def _array(module: Any, name: str) -> Any:
-    """The parameter or buffer that has this name in nnbp."""
+    """The parameter or buffer with this name in nnbp."""
     return getattr(module, name if isinstance(module, Standardize) else _ARRAYS[name])
 
 
@@ -273,7 +273,7 @@ def _array(module: Any, name: str) -> Any:
 
 @contextmanager
 def _mode(module: Any, *, training: bool) -> Iterator[None]:
-    """The module in training or evaluation mode for a while."""
+    """Sets training or evaluation mode of a module, and restores the former modes at the end."""
     before = [(part, part.training) for part in module.modules()]
     module.train(training)
     try:
@@ -284,14 +284,14 @@ def _mode(module: Any, *, training: bool) -> Iterator[None]:
 
 
 class _Tracer(fx.Tracer):  # type: ignore[misc]
-    """Follows `forward`, but not into the modules that have a counterpart."""
+    """Traces `forward`, but not inside the modules that have a counterpart."""
 
     def is_leaf_module(self, m: Any, module_qualified_name: str) -> bool:
         return type(m) in _KINDS or bool(super().is_leaf_module(m, module_qualified_name))
 
 
 def _chain(module: Any) -> Iterator[tuple[str, Any]]:
-    """The names and modules that `forward` applies one after the other; for functions, the modules that do the same."""
+    """The names and modules that `forward` applies, in order; for a function, the equivalent module."""
     root = nn.Sequential(module) if type(module) in _KINDS else module
     try:
         graph = _Tracer().trace(root)
@@ -303,7 +303,7 @@ def _chain(module: Any) -> Iterator[tuple[str, Any]]:
     last: Any = None
     for node in graph.nodes:
         if node.op == "placeholder" and last is not None and not node.users:
-            continue  # an argument that is not used
+            continue  # an unused argument
         name = node.target if node.op in ("call_module", "get_attr") else node.name
         if last is not None and (node.all_input_nodes != [last] or last not in (*node.args, *node.kwargs.values())):
             taken = ", ".join(map(str, node.all_input_nodes)) or "nothing"
@@ -313,7 +313,7 @@ def _chain(module: Any) -> Iterator[tuple[str, Any]]:
             if node.op == "get_attr":
                 received = f"{name}, which `forward` uses by itself"
             raise ValueError(
-                "The parts of a network form a chain: each takes the result of the one before it and nothing else; "
+                "The parts of a network form a chain: each takes only the result of the part before it; "
                 f"received {received}. Let `forward` apply one module after the other."
             )
         if node.op == "call_module":
@@ -324,7 +324,7 @@ def _chain(module: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _as_module(node: Any, last: Any) -> Any:
-    """The module that does what a call of a function or method does."""
+    """The module that is equivalent to a call of a function or method."""
     args, kwargs = ([item for item in node.args if item is not last], dict(node.kwargs))
     given = {
         name: value
@@ -345,7 +345,7 @@ def _described(name: str, module: Any) -> str:
 
 
 def _counterpart(name: str, module: Any) -> tuple[Any, dict[str, Any]]:
-    """The class of nnbp that is the same as a module, and its arguments."""
+    """The nnbp class that equals a module, and its arguments."""
     # A subclass may compute something else.
     if type(module) not in _KINDS:
         raise ValueError(f"nnbp has no counterpart of {_described(name, module)}. {_REMEDY}")
@@ -356,18 +356,18 @@ def _counterpart(name: str, module: Any) -> tuple[Any, dict[str, Any]]:
         if argument in names:
             arguments[names[argument]] = value
         elif argument not in _IN_ARRAYS | _WITHOUT_EFFECT:
-            # Of a matrix, the features are dimension 1.
+            # The features of a matrix are dimension 1.
             possible = (1, -1, None) if argument == "dim" else (parameter.default,)
             if value not in possible:
                 raise ValueError(
-                    f"nnbp has {type(module).__name__} with {argument}={possible[0]!r} alone; received "
+                    f"nnbp has {type(module).__name__} only with {argument}={possible[0]!r}; received "
                     f"{_described(name, module)}."
                 )
     return kind, arguments
 
 
 def _inputs(parts: Sequence[_Part]) -> int:
-    """The number of inputs of the first part that tells it."""
+    """The number of inputs, from the first part that has it."""
     for part in parts:
         for name in ("in_features", "num_features", "normalized_shape"):
             if hasattr(part.module, name):
@@ -387,10 +387,10 @@ def _dtype(parts: Sequence[_Part]) -> str:
 
 
 def _load(network: Network, parts: Sequence[_Part]) -> list[str]:
-    """Gives the network the parameters and statistics of the modules.
+    """Loads the parameters and statistics of the modules into the network.
 
     Returns:
-        those that the network learns and the module does not.
+        descriptions of the parameters that the network learns and the module does not.
     """
     model, unlike, seen = network.model, [], set()
     flat = np.empty(len(model.parameters.values), model.dtype)
@@ -407,7 +407,8 @@ def _load(network: Network, parts: Sequence[_Part]) -> list[str]:
                 continue
             if id(tensor) in seen:
                 raise ValueError(
-                    f"Layers of nnbp share no parameters; received {name}, which two of them have. Give each its own."
+                    f"Layers of nnbp do not share parameters; received {name}, which two layers share. Give each its "
+                    "own."
                 )
             seen.add(id(tensor))
             own[spec.name][...] = _values(part, spec.name, spec.shape)
@@ -428,7 +429,7 @@ def _named(part: _Part, name: str) -> str:
 
 
 def _values(part: _Part, name: str, shape: tuple[int, ...]) -> Any:
-    """The values of a parameter or buffer of a module, by its name in nnbp."""
+    """The values of a module's parameter or buffer, by its name in nnbp."""
     tensor, label = _array(part.module, name).detach(), _named(part, name)
     if tensor.is_meta or tensor.layout is not torch.strided:
         raise DataError(
@@ -436,20 +437,20 @@ def _values(part: _Part, name: str, shape: tuple[int, ...]) -> Any:
             f"{tensor.device}. Load its values first, or use to_dense()."
         )
     if tuple(tensor.shape) != shape:
-        raise ShapeError(f"{label} has shape {shape} here; received {tuple(tensor.shape)}.")
+        raise ShapeError(f"{label} must have shape {shape}; received {tuple(tensor.shape)}.")
     values = tensor.cpu().numpy()
     if not np.isfinite(values).all():
-        raise DataError(f"Parameters are finite numbers; received {label} with NaN or infinity in it.")
+        raise DataError(f"Parameters are finite numbers; received {label} with NaN or infinite values.")
     return values
 
 
 def _compare(network: Network, module: Any, first: Any, *, decided: bool, logarithm: bool) -> None:
-    """Raises ValueError if the outputs of the network are not those of the module.
+    """Raises ValueError if the network and the module give different outputs.
 
     Args:
-        first: the first part, whose mean and deviation the inputs have if it is Standardize.
-        decided: whether the module ends in an activation, and so gives a of the last layer and not z.
-        logarithm: whether it gives ln a.
+        first: the first part; if it is Standardize, the inputs have its mean and deviation.
+        decided: whether the module ends in an activation, so that its output is a of the last layer and not z.
+        logarithm: whether its output is ln a.
     """
     like = next(module.parameters())
     X = np.random.default_rng(0).normal(size=(_SAMPLES, network.model.n_in))
@@ -457,7 +458,7 @@ def _compare(network: Network, module: Any, first: Any, *, decided: bool, logari
         X = first.mean.cpu().numpy() + first.deviation.cpu().numpy() * X
     trace = network.trace(X)
     expected = network.model.backend.download(trace.a[-1] if decided else trace.z[-1])
-    # Dropout that is always on draws random numbers.
+    # Dropout that is always active draws random numbers.
     with torch.no_grad(), torch.random.fork_rng(devices=[]), np.errstate(all="ignore"):
         given = torch.tensor(
             X, dtype=torch.float64 if isinstance(first, Standardize) else like.dtype, device=like.device
@@ -471,9 +472,9 @@ def _compare(network: Network, module: Any, first: Any, *, decided: bool, logari
         )
     if not error <= _CLOSE[network.dtype.name]:
         raise ValueError(
-            f"The network and the module in evaluation mode give the same outputs; received some that differ by "
-            f"{number(error)} of the largest. Something acts that is not among the parts: a hook, a `forward` that was "
-            "set on an object, or dropout that is always on. Remove it."
+            f"The network and the module in evaluation mode must give the same outputs; received outputs that differ "
+            f"by {number(error)} of the largest. Something outside the parts changes them: a hook, a `forward` that "
+            "was set on an object, or dropout that is always active. Remove it."
         )
 
 
@@ -481,7 +482,7 @@ def _compare(network: Network, module: Any, first: Any, *, decided: bool, logari
 
 
 def _module(item: Any, *sizes: int) -> Any:
-    """The module that is the same as a layer or an activation."""
+    """The module that equals a layer or an activation."""
     if type(item) not in _MODULES:
         raise ValueError(
             f"PyTorch has no counterpart of {item!r} that nnbp knows; it knows those of "

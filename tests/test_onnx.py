@@ -389,7 +389,7 @@ def test_a_loss_that_decides_by_itself_is_named(tmp_path: Path, monkeypatch: pyt
         "decide": lambda self, xp, h: xp.sign(h[:, 0]), "probabilities": lambda self, xp, h: h,
     }  # fmt: skip
     net = Network([2, 1], loss=type("Hinge", (Loss,), members)(), device="cpu")
-    refused(tmp_path / "net.onnx", "the loss hinge decides classes by a function of its own", net)
+    refused(tmp_path / "net.onnx", "the loss hinge decides classes by its own function", net)
 
 
 def test_no_file_is_left_that_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

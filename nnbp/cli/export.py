@@ -1,4 +1,4 @@
-"""`nnbp export MODEL FILE`: a model as an ONNX file, which other runtimes and languages compute without nnbp."""
+"""`nnbp export MODEL FILE`: a model as an ONNX file, which other runtimes and languages run without nnbp."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnbp.tabular.table import listed
 HELP = "write a model as an ONNX file"
 DESCRIPTION = (
     "Writes an ONNX file (opset 17) that predicts as the model does: from the columns of a table, one input each, to "
-    "labels and probabilities, or to values. The file is written only if a runtime computes the same with it as nnbp: "
+    "labels and probabilities, or to values. The file is written only if a runtime computes the same results as nnbp: "
     "onnxruntime if it is installed, else the reference evaluator of onnx."
 )
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exports and prints how the file was checked; 0."""
+    """Exports the model and prints how the file was checked; 0."""
     path = find_model(arguments.model)
     if any(same_file(arguments.file, other) for other in (path, arguments.data or path)):
         raise UsageError(f"FILE would overwrite {arguments.file}, which the export reads. Name another file.")

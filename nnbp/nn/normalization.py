@@ -1,4 +1,4 @@
-"""Normalization layers: each makes mean 0 and variance 1 of groups of its inputs, then scales and shifts them."""
+"""Normalization layers: each gives groups of its inputs mean 0 and variance 1, then scales and shifts them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nnbp.validation import number
 
 
 class Normalization(Layer):
-    """x̂ = (x − mean) / √(variance + ε), z = gamma · x̂, a = f(z + beta); gamma and beta (n,) are learnt, from 1 and 0.
+    """x̂ = (x − mean) / √(variance + ε), z = gamma · x̂, a = f(z + beta).
 
-    They do not decay.
+    gamma and beta (n,) are learnt, start from 1 and 0, and do not decay.
 
     Args:
-        activation: f, by name or as an object; give it here, and "identity" to the Dense layer before, if the
-            normalization is to stand between the two.
+        activation: f, by name or as an object. To normalize between a Dense layer and its activation, give the
+            activation here, and "identity" to the Dense layer.
         epsilon: ε, above 0, which keeps the quotient finite.
     """
 
@@ -60,8 +60,8 @@ class LayerNorm(Normalization):
     Ba, Kiros & Hinton, "Layer normalization", 2016; as in `torch.nn.LayerNorm`, the variance is Σ (x − mean)² / n.
 
     Args:
-        activation: f, by name or as an object; give it here, and "identity" to the Dense layer before, if the
-            normalization is to stand between the two.
+        activation: f, by name or as an object. To normalize between a Dense layer and its activation, give the
+            activation here, and "identity" to the Dense layer.
         epsilon: ε, above 0, which keeps the quotient finite.
 
     >>> import nnbp
@@ -83,19 +83,19 @@ class LayerNorm(Normalization):
 class BatchNorm(Normalization):
     """x̂ = (x − mean) / √(variance + ε), a = f(gamma · x̂ + beta), with the mean and variance of each feature.
 
-    In training they are those of the batch, the variance Σ (x − mean)² / m, and every step moves the running ones:
-    running ← (1 − momentum) · running + momentum · of the batch, the variance as Σ (x − mean)² / (m − 1). Everything
-    else, `predict`, `loss`, `gradients` and validation, uses the running ones. They belong to the parameters of an
-    epoch, and are restored with them. Sample weights do not count in them.
+    Training uses the statistics of the batch, with the variance Σ (x − mean)² / m, and every step updates the running
+    statistics: running ← (1 − momentum) · running + momentum · batch, with the variance Σ (x − mean)² / (m − 1).
+    `predict`, `loss`, `gradients` and validation use the running statistics. These belong to the parameters of an
+    epoch, and are restored with them. They ignore sample weights.
 
     Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate shift",
     2015; the definitions are those of `torch.nn.BatchNorm1d`. Deviation: a batch of one sample, such as the last of an
-    epoch, leaves the running ones and gamma as they are, and the layer gives f(beta) for it. With LBFGS, whose batch is
-    all data, the running ones are those of the batch, so that J is the same in training and afterwards.
+    epoch, changes neither the running statistics nor gamma, and the layer gives f(beta) for it. With LBFGS, whose batch
+    is all data, the running statistics are those of the batch, so that J is the same in training and afterwards.
 
     Args:
-        activation: f, by name or as an object; give it here, and "identity" to the Dense layer before, if the
-            normalization is to stand between the two.
+        activation: f, by name or as an object. To normalize between a Dense layer and its activation, give the
+            activation here, and "identity" to the Dense layer.
         momentum: the share of the last batch in the running mean and variance, above 0 and at most 1.
         epsilon: ε, above 0, which keeps the quotient finite.
 
@@ -146,7 +146,7 @@ class BatchNorm(Normalization):
 
 
 class NormalizationNode(ActivatedNode):
-    """A normalization layer in one executor; one of its methods records the forward pass.
+    """A normalization layer in one executor; `standardize` or `apply` records the forward pass.
 
     Attributes:
         x_hat: x̂ (n, m).
@@ -159,7 +159,7 @@ class NormalizationNode(ActivatedNode):
         self.op, self.gradient, self.f, self.epsilon = op, gradient, layer.activation, layer.epsilon
         self.x = x
         if not x.flags.c_contiguous:
-            # X itself, which lies sample by sample.
+            # X itself, which is stored sample by sample.
             self.x = op.empty(x.shape[0])
             op.map(lambda x: x, [self.x], x=x)
         self.gamma, self.beta = theta["gamma"].reshape(-1, 1), theta["beta"].reshape(-1, 1)
@@ -170,9 +170,9 @@ class NormalizationNode(ActivatedNode):
         self.delta: Array | None = None
 
     def standardize(self, axis: Literal[0, 1]) -> NormalizationNode:
-        """Takes mean and variance of x along an axis: 0 of each sample, 1 of each feature.
+        """Uses the mean and variance of x along an axis: 0 for each sample, 1 for each feature.
 
-        The variance is a sum of squares of differences from the mean, so a large mean takes no digits from it.
+        The variance is a sum of squared differences from the mean, so a large mean costs no digits.
         """
         op, self.axis = self.op, axis
         self.count = self.x.shape[axis]
@@ -204,8 +204,8 @@ class NormalizationNode(ActivatedNode):
     def backward(self, op: Builder, da: Array, *, want_dx: bool) -> Array | None:
         """With delta = ∂C/∂a · f' and g = gamma · delta: ∂C/∂gamma = Σ delta · x̂ and ∂C/∂beta = Σ delta over samples.
 
-        ∂C/∂x = (g − mean(g) − x̂ · mean(g · x̂)) / √(variance + ε), with the means of each group, since x moves its own
-        mean and variance; if they are given, ∂C/∂x = g / √(variance + ε).
+        ∂C/∂x = (g − mean(g) − x̂ · mean(g · x̂)) / √(variance + ε), with the means of each group, because mean and
+        variance depend on x. If they are given, ∂C/∂x = g / √(variance + ε).
         """
         self.delta = delta = self.f.backward(op, self.z, self.a, da)
         g, product = op.empty(delta.shape[0]), op.empty(delta.shape[0])
@@ -241,5 +241,5 @@ class NormalizationNode(ActivatedNode):
         out["beta"][...] = delta.T
 
     def _sums(self) -> Array:
-        """A number for each group."""
+        """A buffer with one number per group."""
         return self.op.empty(1) if self.axis == 0 else self.op.empty(self.x.shape[0], 1)

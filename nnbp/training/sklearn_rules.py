@@ -1,6 +1,6 @@
-"""scikit-learn's training of multilayer perceptrons: its optimizers, and its rules for when a training ends.
+"""scikit-learn's training of multilayer perceptrons: its optimizers, and its rules for the end of training.
 
-A `Training` is a network and a callback that is present at each of its fits. It records what the estimators of
+A `Training` holds a network, and is a callback of each of its fits. It records the attributes that the estimators of
 `nnbp.sklearn` show.
 """
 
@@ -22,7 +22,7 @@ from nnbp.training.callbacks import Callback, History, TrainingState
 from nnbp.validation import host
 
 _ROUNDING = 2.220446049250313e-09
-"""SciPy's L-BFGS-B ends when an iteration lowers the loss by no more than this share of it."""
+"""SciPy's L-BFGS-B ends when an iteration lowers the loss by no more than this share of the loss."""
 
 _EXHAUSTED = "max_fun evaluations of the loss were made"
 
@@ -33,11 +33,11 @@ Parameters = tuple[list[Any], list[Any]]
 """W and b of every layer."""
 
 
-# The optimizers. Each begins a kind of its own, so that no name leads to it: it belongs to one training.
+# The optimizers. Each has its own kind, so that no name selects it: it belongs to one training.
 
 
 class _SGD(Optimizer, kind="optimizer"):
-    """scikit-learn's sgd: v ← μ v − η g; θ ← θ + v, with `nesterov` θ ← θ + μ v − η g. η is inside of v."""
+    """scikit-learn's sgd: v ← μ v − η g; θ ← θ + v, with `nesterov` θ ← θ + μ v − η g. v includes η."""
 
     name = "sgd"
     default_rate = 1e-3
@@ -56,7 +56,7 @@ class _SGD(Optimizer, kind="optimizer"):
 
 
 class _Adam(Adam, kind="optimizer"):
-    """scikit-learn's adam: ε is added to √v, before the bias of v is corrected."""
+    """scikit-learn's adam: ε is added to √v before the bias of v is corrected."""
 
     name = "adam"
 
@@ -68,7 +68,7 @@ class _Adam(Adam, kind="optimizer"):
 
 
 class _LBFGS(Optimizer, kind="optimizer"):
-    """L-BFGS whose steps are single iterations. Its training evaluates J, to count and to end it."""
+    """L-BFGS whose steps are single iterations. Its training evaluates J, to count evaluations and end the search."""
 
     name = "lbfgs"
     default_rate = 1.0
@@ -78,7 +78,7 @@ class _LBFGS(Optimizer, kind="optimizer"):
     def __init__(self, training: Search, tol: float) -> None:
         super().__init__()
         self._training = training
-        # SciPy's line search makes 20 evaluations at most, and its history has 10 changes.
+        # SciPy's line search makes at most 20 evaluations, and its history has 10 changes.
         self._rule = LBFGS(max_iter=1, max_eval=20, tolerance_grad=tol, tolerance_change=0.0, history_size=10)
 
     def memory(self) -> Any:
@@ -90,29 +90,29 @@ class _LBFGS(Optimizer, kind="optimizer"):
 
         def step() -> float:
             before = iterate()
-            evaluated()  # of the point that was chosen, if it is not the last one that was tried
+            evaluated()  # at the chosen point, if it is not the last point tried
             return before
 
         return step
 
 
 class Training(Callback):
-    """A network and its training by scikit-learn's rules: what is recorded, when it ends, and the rate of sgd.
+    """A network and its training by scikit-learn's rules for the record, the end of training, and the rate of sgd.
 
-    `fit_many` takes it in the place of the network. The attributes that end in an underscore are the estimator's.
+    `fit_many` takes it in place of the network. The attributes that end in an underscore are the estimator's.
 
     Attributes:
-        factor: what the rate of sgd is multiplied by.
-        since: epochs since the loss or the score has improved by more than `tol`.
-        owner, samples, held_out: during a training, the estimator, the number of samples that it learns from, and the
-            samples that are set aside: (X, y, weights), or None.
+        factor: the factor of sgd's rate.
+        since: epochs since the loss or the score last improved by more than `tol`.
+        owner, samples, held_out: during training, the estimator, the number of samples that it learns from, and the
+            held-out samples: (X, y, weights), or None.
     """
 
     def __init__(self, network: Any) -> None:
         self.network = network
         self.factor, self.since, self.n_iter_, self.t_ = 1.0, 0, 0, 0
         self.loss_, self.loss_curve_ = math.inf, list[float]()
-        # With validation the first is None, without it the others are.
+        # With validation, the first is None; without it, the others are.
         self.best_loss_: Any = None
         self.validation_scores_: Any = None
         self.validation_loss_curve_: Any = None
@@ -124,7 +124,7 @@ class Training(Callback):
         self.held_out: Data | None = None
 
     def begin(self, owner: Any, samples: int, held_out: Data | None) -> None:
-        """Takes what a training needs; what has been recorded is continued."""
+        """Takes the estimator and its data for a training; the records continue."""
         self.owner, self.samples, self.held_out = owner, samples, held_out
         if held_out is None:
             self.best_loss_ = math.inf if self.best_loss_ is None else self.best_loss_
@@ -133,7 +133,7 @@ class Training(Callback):
             self.validation_scores_, self.validation_loss_curve_ = [], []
 
     def end(self) -> None:
-        """Leaves the estimator and its data."""
+        """Drops the estimator and its data."""
         self.owner = self.held_out = None
 
     @property
@@ -157,7 +157,7 @@ class Training(Callback):
         return {"optimizer": solver, "learning_rate": rate if isinstance(solver, str) else None}
 
     def fit(self, X: Any, y: Any, *, callbacks: Sequence[Callback] = (), **options: Any) -> History:
-        """Trains the network. With validation, a training that diverges keeps good parameters, and is a warning."""
+        """Trains the network. With validation, training that diverges keeps good parameters and gives a warning."""
         from sklearn.exceptions import ConvergenceWarning
 
         self.factor = 1.0
@@ -174,7 +174,7 @@ class Training(Callback):
         return self.history
 
     def step(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> None:
-        """Trains the network for one epoch, in which the optimizer goes on."""
+        """Trains the network for one epoch; the optimizer continues from its state."""
         loss = self.network.loss(X, y, sample_weight)
         self.network.partial_fit(X, y, sample_weight=sample_weight, **self.rule(), **options)
         self.on_epoch_end(TrainingState(self.network, 1, History(), epoch=1, logs={"loss": loss}))
@@ -193,13 +193,13 @@ class Training(Callback):
         return state.logs["loss"]
 
     def _learned(self) -> bool:
-        """Whether the loss is better by `tol`."""
+        """Whether the loss has improved by `tol`."""
         best = self.best_loss_
         self.best_loss_ = min(best, self.loss_)
         return bool(self.loss_ <= best - self.owner.tol)
 
     def _validated(self, state: TrainingState, held_out: Data) -> bool:
-        """Whether the validation score is better by `tol`; the parameters with the best one are kept."""
+        """Whether the validation score has improved by `tol`; keeps the parameters with the best score."""
         score, best = float(self.owner._score_of(self.network, *held_out)), self.best_validation_score_
         self.validation_scores_.append(score)
         self.validation_loss_curve_.append(state.logs["val_loss"])
@@ -207,11 +207,11 @@ class Training(Callback):
         if score > best:
             self.best_validation_score_ = score
             self.best = _parameters(self.network)
-        # As in scikit-learn a score that is NaN ends nothing.
+        # As in scikit-learn, a NaN score does not end training.
         return not score < best + self.owner.tol
 
     def judge(self, state: TrainingState) -> None:
-        """Ends the training, or lowers the rate, after an epoch."""
+        """Ends the training or lowers the rate after an epoch, if the rules say so."""
         owner = self.owner
         self.t_ += self.samples
         if owner.solver == "sgd" and owner.learning_rate == "invscaling":
@@ -256,8 +256,8 @@ class Search(Training):
     """A training by L-BFGS, which ends by the rules of SciPy's L-BFGS-B.
 
     Attributes:
-        calls: evaluations of J.
-        point: theta, gradient and J of the last one.
+        calls: the number of evaluations of J.
+        point: theta, gradient and J of the last evaluation.
     """
 
     calls = 0
@@ -274,7 +274,7 @@ class Search(Training):
             self.point = None
 
     def evaluated(self, theta: Any, gradient: Any, evaluate: Callable[[], float]) -> float:
-        """J, and its gradient. An iteration begins at the point where the one before has ended, which is known."""
+        """J and its gradient. An iteration begins at the end point of the previous one, for which both are known."""
         if self.point is None or bool((theta != self.point[0]).any()):
             self.calls += 1
             loss = evaluate()
@@ -290,7 +290,7 @@ class Search(Training):
     def judge(self, state: TrainingState) -> None:
         before, after = state.logs["loss"], self.loss_
         if before - after <= _ROUNDING * max(abs(before), abs(after), 1.0):
-            state.stop = "the loss does not fall any more"
+            state.stop = "the loss no longer falls"
         elif self.calls >= self.owner.max_fun:
             state.stop = _EXHAUSTED
 
