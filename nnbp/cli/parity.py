@@ -21,10 +21,10 @@ from nnbp.testing.parity import ParityReport, compare_devices
 
 HELP = "compare what two devices compute"
 DESCRIPTION = (
-    "Compares forward pass, every delta and gradient, and the parameters after some updates, on two devices or more: "
-    "with every built-in activation, loss and optimizer in turn, or with those that are named. --record writes what "
-    "one device computes; --against judges a device by that, on any machine. Exit code 1 if they disagree, 6 if a "
-    "device does not work."
+    "Compares the forward pass, every delta and gradient, and the parameters after some updates, on two devices or "
+    "more: with every built-in activation, loss and optimizer in turn, or with those that are named. --record writes "
+    "the results of one device; --against judges a device by them, on any machine. Exit code 1 if they disagree, 6 if "
+    "a device does not work."
 )
 
 _SUFFIX = ".safetensors"
@@ -43,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--devices", type=devices, metavar="D,D", help="to compare (default cpu,cuda)")
     where = parser.add_mutually_exclusive_group()
-    what = "write what --device computes into this file, or one file for each network into this folder"
+    what = "write the results of --device to this file, or to one file for each network in this folder"
     where.add_argument("--record", metavar="PATH", help=what)
     where.add_argument("--against", metavar="PATH", help="judge --device by this record, or folder of records")
-    add("--isolate", action="store_true", help="judge each layer by itself, so that the faulty one is named")
+    add("--isolate", action="store_true", help="judge each layer by itself, to name the faulty layer")
     add_shared(parser, "--device")
     add("--dtype", type=dtypes, metavar="T", help="default float64,float32")
-    precision = "of the products of float32; the CPU computes in float32 all the same"
+    precision = "of products of float32 matrices; the CPU still computes in float32"
     add("--precision", choices=PRECISIONS, help=precision)
     add("--layers", type=layer_sizes, default=[16, 32, 4], metavar="N,N,…", help="default 16,32,4")
     add("--samples", type=count, default=50, metavar="M", help="number of samples (default 50)")
@@ -63,12 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.devices is not None and (arguments.record or arguments.against):
         raise UsageError("--record and --against are for one device: give --device instead of --devices.")
     if arguments.record and arguments.isolate:
-        raise UsageError("--isolate is for judgements: give it with --against, or with --devices.")
+        raise UsageError("--isolate is for judging devices: give it with --against, or with --devices.")
     named = [
         f"--{name}" for name in ("activation", "loss", "optimizer", "dtype", "precision") if getattr(arguments, name)
     ]
     if arguments.against and named:
-        raise UsageError(f"The networks are those of the records: leave out {', '.join(named)}, or name one record.")
+        raise UsageError(f"The records determine the networks: leave out {', '.join(named)}, or name one record.")
     if arguments.record:
         return _record(arguments)
     with arguments_checked():
@@ -82,13 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _networks(arguments: argparse.Namespace) -> list[tuple[Case, str]]:
     """The networks and their dtypes."""
-    # A lower precision is one of float32.
+    # A lower precision applies to float32 only.
     dtypes = arguments.dtype or (["float64", "float32"] if arguments.precision is None else ["float32"])
     return [(case, dtype) for case in _cases(arguments) for dtype in dtypes]
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
-    """Every activation, every loss and every optimizer once, or the one network that is named."""
+    """Every activation, every loss and every optimizer once, or the one named network."""
     named = {key: getattr(arguments, key) for key in Case._fields if getattr(arguments, key) is not None}
     if named:
         return [Case(**named)]
@@ -123,8 +123,8 @@ def _record(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise ModelFileError(
                 f"Records of {len(networks)} networks are files in a folder; received {shown(str(path))}, which cannot "
-                f"be made: {error.strerror}. Name another folder, or one network by --activation, --loss, --optimizer "
-                "and --dtype."
+                f"be created: {error.strerror}. Name another folder, or one network by --activation, --loss, "
+                "--optimizer and --dtype."
             ) from error
         places = [path / f"{'-'.join((*case, arguments.precision or dtype))}{_SUFFIX}" for case, dtype in networks]
     with arguments_checked():
@@ -144,8 +144,8 @@ def _judged(arguments: argparse.Namespace) -> Iterator[tuple[Case, ParityReport]
     places = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else [path]
     if not places:
         raise ModelFileError(
-            f"A folder of records has files NAME{_SUFFIX}; received {shown(str(path))}, which has none. Write them by "
-            "nnbp parity --record."
+            f"A folder of records has files NAME{_SUFFIX}; received {shown(str(path))}, which has none. Write them "
+            "with nnbp parity --record."
         )
     for place in places:
         words = place.name.removesuffix(_SUFFIX).split("-")
@@ -166,7 +166,7 @@ def _table(compared: list[tuple[Case, ParityReport]]) -> str:
 
 
 def _worst(report: ParityReport, stage: str) -> tuple[str, str]:
-    """Relative error and bound of the row that comes nearest to its bound."""
+    """The relative error and the bound of the row with the largest ratio of the two."""
     rows = [row for row in report.rows if row.stage == stage]
     if not rows:
         return "–", "–"

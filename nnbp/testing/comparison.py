@@ -1,7 +1,7 @@
-"""Any two functions, of any libraries, on the same arrays: whether they compute the same, up to rounding.
+"""Comparison of any two functions, in any libraries, on the same arrays: do they compute the same, up to rounding?
 
 The bound on max |p − q| / max |p| is 8 √K ε + 8 ρ, as in `nnbp.testing.tolerances`: ε is the rounding error of the
-dtype, K the largest size of an axis, and ρ how much the first function amplifies rounding. ρ is found on the spot: by
+dtype, K the largest size of an axis, and ρ the amplification of rounding by the first function. ρ is measured: it is
 how much results differ from those of a run in float64, or change if inputs change by one unit in the last place.
 """
 
@@ -28,7 +28,7 @@ _CHANGES = 4
 
 @dataclass(frozen=True)
 class Comparison(Report):
-    """What `compare` returns; print it to see a table.
+    """The report of `compare`; print it to see a table.
 
     Attributes:
         names: of the two functions, or "p" and "q".
@@ -52,14 +52,14 @@ def compare(
     *arrays: Any,
     bound: float | None = None,
 ) -> Comparison:
-    """Compares what two functions return for the same arrays, or two dictionaries of arrays.
+    """Compares the results of two functions for the same arrays, or two dictionaries of arrays.
 
     Args:
-        f, g: functions of NumPy arrays that return an array, several, or a dictionary of arrays, of NumPy, CuPy,
-            PyTorch, JAX or another library; or such dictionaries themselves. f is also run in float64, and on inputs
+        f, g: functions of NumPy arrays that return an array, several arrays, or a dictionary of arrays, from NumPy,
+            CuPy, PyTorch, JAX or another library; or the dictionaries themselves. f also runs in float64, and on inputs
             that are changed by one unit in the last place, so it must compute in the dtype of its inputs.
-        arrays: what the functions take; only those of floating-point numbers are changed.
-        bound: on the relative error; None finds it by runs of f. Dictionaries need one.
+        arrays: the arguments of the functions; only floating-point arrays are changed.
+        bound: on the relative error; None finds it by runs of f. Dictionaries need a bound.
 
     Returns:
         a report with `passed` and one row per array; `print` shows it as a table.
@@ -83,15 +83,15 @@ def compare(
         bound = number("bound, on the relative error,", bound, "[0, inf)")
     elif isinstance(f, Mapping):
         raise ValueError(
-            "The bound is found by runs of f in float64; received a dictionary. Give a bound, or the function whose "
-            "result it is."
+            "Runs of f in float64 find the bound; received a dictionary. Give a bound, or the function that computed "
+            "the dictionary."
         )
     p, q = (_results(item, given) for item in (f, g))
     if not p or set(p) != set(q) or any(p[name].shape != q[name].shape or not p[name].size for name in p):
         described = [{name: array.shape for name, array in found.items()} for found in (p, q)]
         raise ValueError(
-            f"Both give arrays of the same names and shapes, none of them empty; received {shown(described[0])} and "
-            f"{shown(described[1])}."
+            f"Both must give arrays with the same names and shapes, none of them empty; received {shown(described[0])} "
+            f"and {shown(described[1])}."
         )
     changed = [] if bound is not None else _amplified(f, given)
     terms = max((size for array in given for size in array.shape), default=1)
@@ -110,15 +110,15 @@ def compare(
 
 
 def _results(function: Any, arrays: list[NDArray[Any]]) -> Found:
-    """What a function returns, as arrays by name on the host."""
-    # Copies, as a function may work in place.
+    """The results of a function, as arrays by name on the host."""
+    # Copies, because a function may work in place.
     found = function if isinstance(function, Mapping) else function(*(array.copy() for array in arrays))
     if isinstance(found, tuple | list):
         names = getattr(found, "_fields", None) or [f"[{k}]" for k in range(len(found))]
         found = dict(zip(names, found, strict=True))
     if not isinstance(found, Mapping):
         found = {"result": found}
-    # A tensor of PyTorch may want to be detached.
+    # A PyTorch tensor may need to be detached.
     return {
         str(name): np.asarray(host(array.detach() if hasattr(array, "detach") else array, str(name)))
         for name, array in found.items()

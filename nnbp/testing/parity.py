@@ -6,10 +6,10 @@ bounds: 10⁻¹² and 10⁻¹⁰ in float64; in float32, TF32 and bfloat16, a fe
 network.
 
 If a z is so close to a kink of its activation that the devices are on different sides of it, both are right although
-they differ. Such samples are left out of deltas and gradients, and counted.
+they differ. These samples are left out of deltas and gradients, and counted.
 
-A fault of one layer shows in all that follows. Isolated, each layer of each device is compared with a float64 run of
-that layer on the inputs that this device has found, so the faulty layer is named and no other.
+A fault in one layer affects everything that follows. In isolation, each layer of each device is compared with a float64
+run of that layer on the inputs that this device computed, so only the faulty layer is named.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from nnbp.validation import flag, instance, items
 
 @dataclass(frozen=True)
 class ParityReport(Report):
-    """What `compare_devices` and `nnbp.testing.compare_with` return; print it to see a table.
+    """The report of `compare_devices` and `nnbp.testing.compare_with`; print it to see a table.
 
     Attributes:
         devices: the devices; the first is compared with every other.
         dtype: of the networks.
-        precision: "tf32" or "bf16", of their products, or None if it is that of the dtype.
+        precision: of the products, "tf32" or "bf16"; None if it is that of the dtype.
         optimizer: of the updates.
         updates: number of updates.
         kinks: samples left out of deltas and gradients because the devices were on different sides of a kink.
@@ -86,16 +86,16 @@ class ParityReport(Report):
         )
         if self.kinks:
             lines.append(
-                f"kinks: {self.kinks} samples left out of deltas and gradients, with the devices on both sides of one"
+                f"kinks: {self.kinks} samples left out of deltas and gradients: devices are on different sides of one"
             )
         if open_ := [row.name for row in self.rows if row.verdict == UNDECIDED]:
-            lines.append(f"undecided: {', '.join(open_)}, whose rounding errors are as large as they are themselves")
+            lines.append(f"undecided: {', '.join(open_)}; the rounding errors are as large as the arrays themselves")
         if self.culprit is not None:
             faults = ", ".join(f"{row.name} on {row.device}" for row in self.rows if not row.passed)
             first = self.culprit
             lines.append(
                 f"faulty: {faults}" if self.isolate else
-                f"first beyond its bound: {first.name} on {first.device}, {first.ratio:.2g} times; isolate=True says "
+                f"first beyond its bound: {first.name} on {first.device}, {first.ratio:.2g} times; isolate=True shows "
                 "whether the others follow from it"
             )  # fmt: skip
         return "\n".join(lines)
@@ -117,7 +117,7 @@ def compare_devices(
     """Runs copies of a network on several devices and compares all their results.
 
     Args:
-        net: the network; copies in its dtype are compared, and it is not changed itself.
+        net: the network; copies in its dtype are compared, and the network itself does not change.
         X: (m, n_in).
         y: targets, as for `fit`.
         sample_weight: (m,), at least 0, or None.
@@ -125,22 +125,23 @@ def compare_devices(
         steps: number of updates, on shuffled mini-batches that are the same on every device; full-batch optimizers use
             all samples, and an update of L-BFGS is one of its iterations. Rprop uses only signs: if a derivative is 0
             except for rounding (a sum of signs, with absolute_error), devices may step in different directions, and
-            neither is wrong. The same holds in float32 for derivatives below 2⁻⁶³: the product of two of them is 0 on a
-            GPU; and for adam and a bias before a BatchNorm, whose derivative is 0 except for rounding: use sgd.
+            neither is wrong. The same holds in float32 for derivatives below 2⁻⁶³, as the product of two of them is 0
+            on a GPU. It also holds for adam and a bias before a BatchNorm, whose derivative is 0 except for rounding:
+            use sgd.
         optimizer: of the updates, by name or as an object.
         learning_rate: η; None is the optimizer's default.
         batch_size: samples per update; None chooses a size for which `steps` is a whole number of epochs of several
-            batches, if there is one. With any other size the last epoch is completed: see `ParityReport.updates`.
-        isolate: whether to judge each layer of each device by itself, instead of comparing devices: a float64 run
-            computes it from the inputs that this device has found. The faulty layer is then named, and not all that
-            follow from it. Updates are not compared.
+            batches, if there is one. With any other size, the last epoch is completed: see `ParityReport.updates`.
+        isolate: whether to judge each layer of each device by itself, instead of comparing devices. A float64 run
+            computes the layer from the inputs that this device computed. The report then names the faulty layer, and
+            not the results that follow from it. Updates are not compared.
 
     Returns:
         a report with `passed` and one row per array; `print` shows it as a table.
 
     Raises:
-        DeviceUnavailableError: a device does not work on this machine, or two names stand for the same device. The same
-            name twice, ("cpu", "cpu"), is allowed because it must be intended.
+        DeviceUnavailableError: a device does not work on this machine, or two names mean the same device. The same name
+            twice, ("cpu", "cpu"), is allowed because it must be intended.
         DivergenceError: training diverges on the first device.
         ShapeError, DTypeError, DataError, ValueError: an argument does not fit.
 
@@ -163,7 +164,7 @@ def compare_devices(
     report = judge(runs, isolate=isolate)
     if report.passed:
         return report
-    # Whether two runs of one device differ matters if something is wrong.
+    # If something is wrong, it matters whether two runs on one device differ.
     again = [
         Run.of(net, problem, backend, run.label, run.trained, train=not isolate)
         for backend, run in zip(backends, runs, strict=True)
@@ -200,14 +201,14 @@ def _labels(backends: Sequence[Backend]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a network computed on one device.
+    """The results of a network on one device.
 
     Attributes:
         label: of the device.
-        computed: the arrays of a forward and backward pass.
-        trained: those after the updates.
-        unsteady: the largest absolute difference between two such runs on the device, for arrays in which they differ;
-            empty if there was one run.
+        computed: the arrays of a forward and a backward pass.
+        trained: the arrays after the updates.
+        unsteady: for each array that differs between two runs on the device, the largest absolute difference; empty
+            if there was one run.
     """
 
     label: str
@@ -231,7 +232,7 @@ class Run:
         return cls(label, problem.computed(twin), problem.trained(twin, like) if train else {})
 
     def beside(self, other: Run) -> Run:
-        """This run with its differences from another one on the same device."""
+        """This run with its differences from another run on the same device."""
         pairs = [
             (name, p, {**other.computed, **other.trained}[name])
             for name, p in {**self.computed, **self.trained}.items()
@@ -245,12 +246,12 @@ class Run:
 class Judge:
     """Judges runs of a network by bounds that follow from runs in float64.
 
-    ρ, on which the bounds are based, is the largest error of runs in float64 to which the rounding errors of a lower
-    precision were added. So no device has a part in the bound that it is held to.
+    The bounds are based on ρ, the largest error of float64 runs to which the rounding errors of a lower precision were
+    added. So no device affects its own bound.
 
     Args:
         net: the network; copies of it run.
-        problem: what was computed.
+        problem: the data and updates of the runs.
     """
 
     def __init__(self, net: Network, problem: Problem) -> None:
@@ -262,13 +263,13 @@ class Judge:
 
     @cached_property
     def references(self) -> list[Run]:
-        """The run in float64 and those with rounding errors."""
+        """The run in float64, and the runs with rounding errors."""
         exact = Run.of(self.exact, self.problem, "cpu", "float64")
         rounded = (Run.of(net, self.problem, net.model.backend, "rounding", exact.trained) for net in self.rounding)
         return [exact, *rounded]
 
     def __call__(self, runs: Sequence[Run], *, isolate: bool) -> ParityReport:
-        """The report on some runs, of which the first is compared with every other unless layers are isolated."""
+        """The report on some runs; the first is compared with every other, unless layers are isolated."""
         problem, kinks = self.problem, 0
         if isolate:
             rows = [row for run in runs for row in self._isolated(run)]
@@ -316,11 +317,11 @@ class Judge:
     def _bound(
         self, name: str, references: Sequence[NDArray[Any]], batch: int, updates: int | None
     ) -> tuple[float, float]:
-        """The bound on the relative error of an array, and the absolute error that is allowed in any case.
+        """The bound on the relative error of an array, and the absolute error that is always allowed.
 
         Args:
-            references: the array of the run in float64 and of the own runs.
-            batch: number of samples that gradients are sums over.
+            references: the array of the run in float64, and of the runs with rounding errors.
+            batch: the number of samples that gradients sum over.
             updates: number of updates; None for an array of a pass.
         """
         exact, *others = references
@@ -334,11 +335,11 @@ class Judge:
             least = PASS_BOUND if updates is None else TRAINING_BOUND
             return max(least, (8 if updates is None else 32) * rho * 2.0**-29), steps
         limit = bound(rho, terms=terms, updates=updates, precision=self.precision)
-        # No relative error bounds the rounding of what is 0 but for rounding.
+        # If an array is 0 except for rounding, no relative error bounds its rounding.
         return limit, flushed(terms) if limit < UNDECIDABLE else max(flushed(terms), steps)
 
     def _cancelled(self, name: str, found: Found) -> float:
-        """The absolute error that a sum of deltas may have if they cancel, so that no relative one bounds it."""
+        """The absolute error that a sum of deltas may have if they cancel, so that no relative error bounds it."""
         delta = found.get(name.replace("dbeta", "delta").replace("db", "delta"))
         if delta is None or not name.startswith("db"):
             return 0.0
@@ -361,7 +362,7 @@ class Judge:
         return crossed
 
     def _without(self, found: Found, crossed: NDArray[np.bool]) -> Found:
-        """The arrays without what these samples have in deltas and gradients."""
+        """The arrays without these samples' contributions to deltas and gradients."""
         if not crossed.any():
             return found
         counted = crossed.astype(np.float64)

@@ -1,6 +1,6 @@
-"""A plugin for pytest: tests on a GPU if one works, on the CPU everywhere, and against recorded references.
+"""A pytest plugin: it runs tests on a GPU if one works, else on the CPU, and compares with recorded references.
 
-It is switched on in the top conftest.py of a suite: ``pytest_plugins = ["nnbp.testing.pytest_plugin"]``.
+Enable it in the top conftest.py of a suite: ``pytest_plugins = ["nnbp.testing.pytest_plugin"]``.
 
 >>> def test_training(nnbp_device, nnbp_reference):  # doctest: +SKIP
 ...     net = nnbp.Network([4, 8, 3], loss="cross_entropy", device=nnbp_device, seed=0)
@@ -31,7 +31,7 @@ from nnbp.testing.runs import Problem
 _PROPERTY = "nnbp"
 
 _TAKEN = pytest.StashKey[dict[Path, tuple[str, int]]]()
-"""The test of each reference, and which of its references it is."""
+"""For each reference, its test and its number within the test."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,24 +42,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--nnbp-record", action="store_true", help="write references instead of comparing with them")
     where = "where they are (default: a folder 'references' beside each test module)"
     add("--nnbp-references", metavar="FOLDER", help=where)
-    add("--nnbp-report", metavar="FILE", help="write what the comparisons found as JSON")
+    add("--nnbp-report", metavar="FILE", help="write the findings of the comparisons as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepares the report; the processes of pytest-xdist send what they find to the main one."""
+    """Prepares the report; the processes of pytest-xdist send their findings to the main process."""
     path = config.getoption("--nnbp-report")
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Findings(Path(path)), "nnbp report")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Says which device tests use, and why it is not the one that was asked for."""
+    """Says which device the tests use, and the reason if it is not the requested one."""
     device, reason = _device(config)
     return f"nnbp: device {device}" + (f" in place of {config.getoption('--nnbp-device')}: {reason}" if reason else "")
 
 
 def _device(config: pytest.Config) -> tuple[str, str | None]:
-    """The device of the tests, and the reason if it is the CPU in place of another."""
+    """The device of the tests, and the reason if it is the CPU in place of another device."""
     name = config.getoption("--nnbp-device")
     try:
         return open_backend(name, fallback=False).device, None
@@ -70,7 +70,7 @@ def _device(config: pytest.Config) -> tuple[str, str | None]:
 
 
 class _Findings:
-    """Collects what comparisons found in all processes, and writes it at the end."""
+    """Collects the findings of comparisons in all processes, and writes them at the end."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._found = path, list[dict[str, Any]]()
@@ -86,7 +86,7 @@ class _Findings:
 
 @pytest.fixture(scope="session")
 def nnbp_device(request: pytest.FixtureRequest) -> str:
-    """The device of --nnbp-device if it works, else "cpu"; with NNBP_REQUIRE_GPU=1 a missing GPU fails the tests."""
+    """The device of --nnbp-device if it works, else "cpu"; with NNBP_REQUIRE_GPU=1, a missing GPU fails the tests."""
     device, reason = _device(request.config)
     if reason is not None and gpu_required():
         pytest.fail(f"NNBP_REQUIRE_GPU is set, and {reason}", pytrace=False)
@@ -97,12 +97,12 @@ def nnbp_device(request: pytest.FixtureRequest) -> str:
 def nnbp_reference(
     request: pytest.FixtureRequest, nnbp_device: str, record_property: Callable[[str, object], None]
 ) -> Callable[..., ParityReport | None]:
-    """A function of a network and data that compares what `nnbp_device` computes with a recorded reference.
+    """A function of a network and data that compares the results of `nnbp_device` with a recorded reference.
 
     ``nnbp_reference(net, X, y, sample_weight=None, *, isolate=False, custom=(), **options)``; the options are those of
-    `nnbp.testing.record`. It returns the report, or fails the test with it. With --nnbp-record it writes the reference
-    and returns None; without, a missing reference fails the test. Properties of the test, and so a JUnit report, have
-    the verdict.
+    `nnbp.testing.record`. It returns the report, or fails the test and shows the report. With --nnbp-record, it writes
+    the reference and returns None; without it, a missing reference fails the test. The verdict is a property of the
+    test, and so appears in a JUnit report.
     """
     numbers, config = count(1), request.config
     taken = config.stash.setdefault(_TAKEN, {})
@@ -132,15 +132,15 @@ def nnbp_reference(
             return None
         if not path.exists():
             pytest.fail(
-                f"There is no reference {shown(str(path))}. Write it by `pytest --nnbp-record` on a device that is to "
-                "be the reference.",
+                f"There is no reference {shown(str(path))}. Write it with `pytest --nnbp-record` on the device that is "
+                "to be the reference.",
                 pytrace=False,
             )
         other = ", ".join(_differing(net, X, y, sample_weight, path, custom, options))
         if other:
             pytest.fail(
-                f"The test and its reference {shown(str(path))} differ in {other}. Record it again by `pytest "
-                "--nnbp-record`, if that is meant.",
+                f"The test and its reference {shown(str(path))} differ in {other}. If that is intended, record the "
+                "reference again with `pytest --nnbp-record`.",
                 pytrace=False,
             )
         report = compare_with(path, device=nnbp_device, isolate=isolate, custom=custom)
@@ -166,7 +166,7 @@ def _relative(path: Path, root: Path) -> Path:
 def _differing(
     net: Network, X: Any, y: Any, w: Any, path: Path, custom: Sequence[type], options: dict[str, Any]
 ) -> Iterator[str]:
-    """What the reference was recorded for and the test has otherwise."""
+    """The parts in which the test differs from the problem of its reference."""
     recorded, own = Record.read(path, custom), net.copy(device="cpu")
     own.prepare(X, y)
     now, then = Problem.of(own, X, y, w, **{**DEFAULTS, **options}), recorded.problem

@@ -1,8 +1,8 @@
-"""Records: what one device has computed, in a file by which another device or machine is judged without the first.
+"""Records: files with the results of one device, by which another device or machine is judged without the first.
 
-A record is a model file of the network. Its `State` has the data, every array of a forward and backward pass, the
-parameters after some updates, and what differed between two such runs. Bounds are not recorded: whoever judges computes
-them anew.
+A record is a model file of the network. Its `State` has the data, every array of a forward and a backward pass, the
+parameters after some updates, and the differences between two such runs. Bounds are not recorded: the machine that
+judges computes them.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _VERSION = 1
 _GROUPS = "computed", "trained"
 
 DEFAULTS: dict[str, Any] = {"steps": 10, "optimizer": "adam", "learning_rate": None, "batch_size": None}
-"""What `record` takes for its options."""
+"""The defaults of the options of `record`."""
 
 _MOST_UPDATES = 1_000_000
-"""Updates that a record may ask for: it may come from a stranger."""
+"""The most updates that a record may request: it may come from a stranger."""
 
 
 def record(
@@ -54,14 +54,14 @@ def record(
     learning_rate: float | None = None,
     batch_size: int | None = None,
 ) -> None:
-    """Writes what a network computes on its device into a file, for `compare_with`.
+    """Writes the results of a network on its device to a file, for `compare_with`.
 
-    The pass and the updates run twice, and the file says in which arrays the two runs differ.
+    The pass and the updates run twice, and the file says which arrays differ between the two runs.
 
     Args:
-        net: the network, on the device that is recorded; it is not changed.
+        net: the network, on the device to record; it does not change.
         X, y, sample_weight, steps, optimizer, learning_rate, batch_size: as for `nnbp.compare_devices`.
-        path: the file; an existing one is replaced. `Network.load` opens it, too.
+        path: the file; an existing file is replaced. `Network.load` opens it, too.
 
     Raises:
         DivergenceError: training diverges.
@@ -107,20 +107,20 @@ def compare_with(
     isolate: bool = False,
     custom: Sequence[type] = (),
 ) -> ParityReport:
-    """Judges a device by what another one, maybe on another machine, has computed for the same network and data.
+    """Judges a device by the results of another device, maybe on another machine, for the same network and data.
 
     Args:
         path: the file that `record` wrote.
         device: the device, by name or as an opened backend; "auto" is a working GPU, else the CPU.
         isolate: as for `nnbp.compare_devices`: every layer of the recorded device and of this one is judged by itself,
-            so the report names the faulty layer, and which device has it.
+            so the report names the faulty layer and its device.
         custom: your own activation, loss and optimizer classes that the network uses.
 
     Returns:
         a report in which p is the record.
 
     Raises:
-        ModelFileError: the file is no record, or damaged.
+        ModelFileError: the file is not a record, or is damaged.
         DeviceUnavailableError: the device does not work on this machine.
     """
     isolate, own = flag("isolate", isolate), items("custom", custom, "a list of classes of your own")
@@ -141,13 +141,13 @@ def compare_with(
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What a file that `record` wrote has.
+    """The contents of a file that `record` wrote.
 
     Attributes:
         file: the network, as a model file.
         precision: of its products, if it is lower than that of its dtype.
-        problem: data and updates.
-        run: what was computed.
+        problem: the data and updates.
+        run: the recorded results.
     """
 
     file: ModelFile
@@ -160,20 +160,20 @@ class Record:
         """Reads a record; `custom` as for `compare_with`.
 
         Raises:
-            ModelFileError: the file is no record, or damaged.
+            ModelFileError: the file is not a record, or is damaged.
         """
         others = _without_rules(custom)
         file = model_file.read(path, others)
         if file.state is None or "record" not in file.state.values:
             raise ModelFileError(
-                f"{shown(str(path))} is a model file and no record. Records are written by nnbp.testing.record and by "
-                "nnbp parity --record."
+                f"{shown(str(path))} is a model file but not a record. nnbp.testing.record and nnbp parity --record "
+                "write records."
             )
         version = file.state.values["record"]
         if not isinstance(version, int) or version > _VERSION:
             raise ModelFileError(
-                f"The record {shown(str(path))} has version {shown(version)}, this nnbp reads up to {_VERSION}. Use "
-                "the nnbp that wrote it, or a later one."
+                f"The record {shown(str(path))} has version {shown(version)}, but this nnbp reads versions up to "
+                f"{_VERSION}. Use the nnbp that wrote it, or a later one."
             )
         try:
             run, problem = _parsed(file.state, [item for item in custom if item not in others])
@@ -181,12 +181,12 @@ class Record:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(
                 f"The record {shown(str(path))} has parts that nnbp.testing.record does not write: {error!r}. Record "
-                "again with this nnbp."
+                "it again with this nnbp."
             ) from error
 
 
 def _without_rules(custom: Sequence[object]) -> list[Any]:
-    """The classes that model files know."""
+    """The classes that a model file may name: all but optimizers."""
     return [item for item in custom if not (isinstance(item, type) and issubclass(item, Optimizer))]
 
 
@@ -229,6 +229,7 @@ def _check_arrays(record: Record, model: Model, path: str | PathLike[str]) -> No
     ]
     if wrong or problem.X.shape != (len(problem.X), model.n_in):
         raise ModelFileError(
-            f"The record {shown(str(path))} has every array that its network computes, in its shape; received others, "
-            f"or none, of {', '.join(map(shown, wrong[:5])) or 'X'}. Record again with this nnbp."
+            f"The record {shown(str(path))} must have exactly the arrays that its network computes, in their shapes; "
+            f"received arrays that differ or are missing: {', '.join(map(shown, wrong[:5])) or 'X'}. Record it again "
+            "with this nnbp."
         )

@@ -1,4 +1,4 @@
-"""How an array on one device compares with the same on another: its errors, and a verdict in words."""
+"""Comparison of an array on one device with the same array on another: its errors, and a verdict in words."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nnbp.testing.tolerances import relative_error
 
 EQUAL, ROUNDING, KINK, UNSTEADY, FAULT = "equal", "rounding", "a kink", "nondeterministic", "fault"
 UNDECIDED = "undecided"
-"""The verdicts on an array: the same bits; within the bound; within it without the samples at kinks; out of the bound,
-and as far apart in two runs on one device; out of the bound. "undecided" is within a bound that allows anything."""
+"""The verdicts on an array: the same bits; within the bound; within it without the samples at kinks; beyond the bound,
+as two runs on one device are; beyond the bound. "undecided" is within a bound that allows anything."""
 
 UNDECIDABLE = 0.1
-"""A bound on relative errors from which on it says nothing."""
+"""Bounds on relative errors that are at least this large decide nothing."""
 
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One array on two devices; if layers are isolated, p is what a float64 run makes of the inputs of the layer.
+    """One array on two devices; if layers are isolated, p is the result of a float64 run on the inputs of the layer.
 
     Attributes:
         stage: "pass", forward and backward, or "training".
@@ -40,7 +40,7 @@ class ParityRow:
         passed: whether the array is within its bound.
         verdict: "equal", the same bits; "rounding", within the bound; "a kink", within it without the samples for which
             the devices are on different sides of a kink; "nondeterministic", beyond it, as two runs on one device are;
-            or "fault". "undecided" is within a bound of 0.1 or more, which says nothing.
+            or "fault", beyond it. "undecided" is within a bound of 0.1 or more, which decides nothing.
     """
 
     stage: str
@@ -64,7 +64,7 @@ class ParityRow:
 
 
 class Report:
-    """What all reports on rows have."""
+    """The base of all reports that consist of rows."""
 
     rows: tuple[ParityRow, ...]
 
@@ -80,7 +80,7 @@ class Report:
 
     @property
     def culprit(self) -> ParityRow | None:
-        """The first array that failed, from which all others may follow unless layers were isolated."""
+        """The first array that failed. The other failures may follow from it, unless layers were isolated."""
         return next((row for row in self.rows if not row.passed), None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def equal(p: NDArray[Any], q: NDArray[Any]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An array on two devices, p and q, without the samples at kinks; and whole, with them."""
+    """An array on two devices: p and q without the samples at kinks, p_whole and q_whole with them."""
 
     name: str
     p: NDArray[Any]
@@ -130,7 +130,7 @@ class Pair:
         relative = relative_error(p, q, size)
 
         def within(error: float, absolute: float) -> bool:
-            # A bound that is not finite is no bound: the run in float64 has failed.
+            # A bound that is not finite does not count: the run in float64 has failed.
             return (error <= bound and math.isfinite(bound)) or absolute <= lost
 
         passed = within(relative, float(np.max(difference, initial=0.0)))

@@ -1,8 +1,8 @@
-"""What a network computes on one device for one problem: the arrays that parity, records and isolation compare.
+"""The results of a network on one device for one problem: the arrays that parity, records and isolation compare.
 
-They have the names of the notes: z1, a1, J, delta1, dW1, db1, …, dX of a forward and backward pass, and "W1 trained",
-"b1 trained", …, "J by epoch" of some updates. delta is ∂J/∂z and dX is ∂J/∂x, in which each sample has its share of J.
-The number of a layer is the one that its arrays have in a model file.
+They have the names of the notes: z1, a1, J, delta1, dW1, db1, …, dX for a forward and a backward pass, and "W1
+trained", "b1 trained", …, "J by epoch" for some updates. delta is ∂J/∂z and dX is ∂J/∂x; each sample has its share of
+J. A layer has the same number as its arrays in a model file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nnbp.optim.optimizers import Optimizer
 from nnbp.validation import host, matrix, sample_weights, whole_number
 
 Found = dict[str, NDArray[Any]]
-"""Arrays on the host by name, by-sample arrays as (m, n)."""
+"""Arrays on the host by name; arrays with a row per sample are (m, n)."""
 
 Shape = tuple[int, ...]
 
@@ -73,11 +73,11 @@ class Problem:
         learning_rate: float | None,
         batch_size: int | None,
     ) -> Self:
-        """The problem of these arguments, which are those of `compare_devices`; they are checked."""
+        """The problem for these arguments, which are checked; they are those of `compare_devices`."""
         steps = whole_number("steps", steps, 1)
         rule = copy(optimizers.get(optimizer))
         if isinstance(rule, LBFGS):
-            # One of its steps is many updates, and rounding errors grow with each of them.
+            # One of its steps makes many updates, and rounding errors grow with each of them.
             rule.max_iter = min(rule.max_iter, steps)
         X, y = host(X, "X"), host(y, "y", classes=net.loss_function.classification)
         with np.errstate(over="ignore"):
@@ -103,19 +103,19 @@ class Problem:
         for number, z, a in zip(layers, trace.z[1:], trace.a[1:], strict=True):
             found |= {f"z{number}": z, f"a{number}": a}
         found["J"] = np.array([g.loss], net.dtype)
-        # In the order in which backpropagation finds them.
+        # In the order in which backpropagation computes them.
         found |= {f"delta{number}": delta for number, delta in zip(layers[::-1], g.delta[::-1], strict=True)}
         found |= {f"d{name}": array for name, array in named(model, g.flat)}
         return {name: np.array(array) for name, array in {**found, "dX": g.dX}.items()}
 
     def trained(self, net: Network, like: Found | None = None) -> Found:
-        """Trains a network: its parameters afterwards, and J by epoch.
+        """Trains a network; returns its parameters after training, and J by epoch.
 
-        If training diverges, everything is NaN, with the shapes of `like`; without it, it is an error.
+        If training diverges, everything is NaN, with the shapes of `like`. If there is no `like`, it is an error.
         """
         try:
             with warnings.catch_warnings():
-                # What matters here is whether devices agree, not whether the training is any good.
+                # The comparison asks whether devices agree, not whether training converges.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 history = net.fit(
                     self.X, self.y, sample_weight=self.w, optimizer=copy(self.rule), learning_rate=self.learning_rate,
@@ -138,8 +138,8 @@ def _epochs(samples: int, steps: int, batch_size: int | None, rule: Optimizer) -
     if rule.full_batch:
         return steps, samples
     if batch_size is None:
-        # Up to 5 batches per epoch, so that `steps` is a whole number of epochs if it can be; never one, which would
-        # show no shuffle.
+        # Up to 5 batches per epoch, so that `steps` is a whole number of epochs if possible; never one batch, because
+        # shuffling would not show.
         most = min(5, samples, steps)
         counts = [count for count in range(most, 1, -1) if steps % count == 0]
         whole = (-(-samples // count) for count in counts if -(-samples // -(-samples // count)) == count)
@@ -148,7 +148,7 @@ def _epochs(samples: int, steps: int, batch_size: int | None, rule: Optimizer) -
 
 
 def numbers(model: Model) -> list[int]:
-    """The number of each layer: of those with parameters or an activation, counted from 1."""
+    """The number of each layer; layers with parameters or an activation are counted from 1."""
     pairs = zip(model.parameters.specs, model.layers, strict=True)
     return list(accumulate(int(bool(specs) or layer.activation is not None) for specs, layer in pairs))
 
@@ -184,26 +184,26 @@ def expected_shapes(model: Model, samples: int, epochs: int) -> tuple[dict[str, 
 
 
 def isolated(net: Network, problem: Problem, found: Found, counted: NDArray[Any] | None = None) -> Found:
-    """What each layer gives, by itself, for the arrays that another run has found before it.
+    """The results of each layer by itself, computed from the arrays that another run has found.
 
-    z of a layer is computed from the a found of the layer before; a from the z found; J and the last delta from the h
-    found; the other deltas from the delta found of the layer behind; and the gradients from the a and delta found. So a
-    fault of one layer shows in what it computes alone, not in all that follows.
+    z of a layer is computed from the found a of the previous layer; a from the found z; J and the last delta from the
+    found h; the other deltas from the found delta of the next layer; and the gradients from the found a and delta. So a
+    fault in one layer shows only in the results of this layer, not in all that follow.
 
     Args:
         net: the same network on the CPU; its arithmetic is used.
         problem: of the run.
-        found: its pass.
-        counted: by which delta of each sample is multiplied, (m,); None is 1.
+        found: the arrays of the run's pass.
+        counted: (m,), a factor for the delta of each sample; None is 1.
     """
     model = net.model
     data = net.prepare(problem.X, problem.y, problem.w)
     result: Found = {}
 
     def replaced(array: Array, name: str, f: Activation | None = None) -> None:
-        """Keeps what was computed, and puts what was found in its place."""
+        """Keeps the computed array, and replaces it by the found one."""
         if f is not None:
-            # It may have been computed in the same operation as z, from the z that was not found.
+            # One operation may have computed both z and a, and so a from the computed z, not from the found one.
             array[...] = f.f(found[f"z{name[1:]}"].astype(array.dtype)).T
         result[name] = array.T.copy()
         array[...] = found[name].T
@@ -222,7 +222,7 @@ def isolated(net: Network, problem: Problem, found: Found, counted: NDArray[Any]
         model.backend.compile(backward)()
         result["J"] = np.array([model.objective(float(executor.total[0, 0]), data.weight)], model.dtype)
         result |= {f"d{name}": np.array(array) for name, array in named(model, model.parameters.gradient)}
-        assert executor.dx is not None, "it is wanted"
+        assert executor.dx is not None, "want_dx is set"
         result["dX"] = executor.dx.T.copy()
     return {name: result[name] for name in found}
 

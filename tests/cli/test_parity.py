@@ -165,7 +165,7 @@ def test_a_folder_of_records(capsys, tmp_path, monkeypatch):
         (["--against", "FILE", "--devices", "cpu,cuda"], 2, "give --device instead"),
         (["--against", "FILE", "--record", "FILE"], 2, "not allowed with"),
         (["--against", "FILE", "--loss", "huber"], 2, "leave out --loss"),
-        (["--record", "FILE", "--isolate"], 2, "--isolate is for judgements"),
+        (["--record", "FILE", "--isolate"], 2, "--isolate is for judging devices"),
     ],
 )
 def test_what_goes_wrong_with_records(words, code, message, capsys, tmp_path):

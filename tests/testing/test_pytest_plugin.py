@@ -49,7 +49,7 @@ def test_references_are_written_only_if_that_is_asked_for(suite: pytest.Pytester
     done = run(suite, "--nnbp-device", "cpu")
     done.assert_outcomes(passed=1, failed=1)
     done.stdout.fnmatch_lines(
-        ["nnbp: device cpu", "There is no reference *test_training.safetensors*Write it by `pytest*"]
+        ["nnbp: device cpu", "There is no reference *test_training.safetensors*Write it with `pytest*"]
     )
     assert not list(suite.path.rglob("*.safetensors"))
     run(suite, "--nnbp-device", "cpu", "--nnbp-record").assert_outcomes(passed=2)
@@ -104,7 +104,7 @@ def test_a_reference_of_something_else_is_not_used(suite: pytest.Pytester, old: 
     (suite.path / "test_suite.py").write_text(SUITE.replace(old, new))
     done = run(suite, "--nnbp-device", "cpu")
     done.assert_outcomes(passed=1, failed=1)
-    done.stdout.fnmatch_lines([f"*test_training.safetensors' differ in {what}. Record*"])
+    done.stdout.fnmatch_lines([f"*test_training.safetensors' differ in {what}. If that is intended, record*"])
 
 
 def test_two_tests_have_two_references(suite: pytest.Pytester) -> None:

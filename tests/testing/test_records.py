@@ -136,7 +136,7 @@ def test_classes_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     net, X, y = problem()
     net.save(tmp_path / "model")
-    with pytest.raises(ModelFileError, match=r"is a model file and no record\. Records are written by"):
+    with pytest.raises(ModelFileError, match=r"is a model file but not a record\. nnbp\.testing\.record and"):
         compare_with(tmp_path / "model", device="cpu")
     record(net, X, y, tmp_path / "record")
     data = bytearray((tmp_path / "record").read_bytes())
