@@ -29,7 +29,7 @@ def assert_gradients(net: Network, X: Any, y: Any, sample_weight: Any = None, **
 
     Args:
         net, X, y, sample_weight: as for `check_gradients`.
-        options: its keyword arguments: step, tolerance, entries.
+        options: its keyword arguments: step, tolerance, entries, chance.
 
     Raises:
         AssertionError: they disagree; the message is the report's table.
@@ -53,7 +53,7 @@ def assert_devices_agree(
 
     Args:
         net, X, y, sample_weight, devices: as for `compare_devices`.
-        options: its keyword arguments: steps, optimizer, learning_rate, batch_size.
+        options: its keyword arguments: steps, optimizer, learning_rate, batch_size, isolate.
 
     Raises:
         AssertionError: they disagree; the message is the report's table.

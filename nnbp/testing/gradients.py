@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.executor import Batch, Executor
+from nnbp.engine.model import Model
 from nnbp.formatting import json_value, table
 from nnbp.network import Network
 from nnbp.nn.layers import ActivatedNode
+from nnbp.testing.runs import numbers
 from nnbp.validation import instance, number, whole_number
 
 Floats = NDArray[np.float64]
@@ -57,7 +59,7 @@ class GradientRow:
     """The result for one array of derivatives.
 
     Attributes:
-        name: "W1", "b1", … as in the notes, "dX" for ∂C/∂x.
+        name: "W1", "b1", … as in the notes, with the number of the layer; "dX" for ∂C/∂x.
         shape: of the array.
         checked: number of entries compared.
         max_absolute_error: largest |a − n|; a by backpropagation, n by differences.
@@ -417,7 +419,7 @@ def check_gradients(
     twin = instance("net", net, Network, "a Network").copy(device="cpu", dtype=np.float64)
     data = twin.prepare(X, y, sample_weight)
     found = twin.gradients(X, y, sample_weight)
-    parameters, rng, rows = twin.model.parameters, np.random.default_rng(0), []
+    rng, rows = np.random.default_rng(0), []
     with twin.model.backend.active():
         probe, one = _Probe(twin, data, np.array(data.X)), np.ones(1)
         # The rounding error of C scales with C itself, with the z that it is computed from, and with the products of
@@ -430,12 +432,12 @@ def check_gradients(
         total = np.atleast_1d(probe.share @ scale + 0.5 * probe.decay * (W @ W))
         if chance is not None:
             directions = _Directions(probe, rng, relative, tolerance, chance)
-            for name, where, shape in _arrays(parameters):
+            for name, where, shape in _arrays(twin.model):
                 rows.append(directions.of_parameters(name, shape, where, found.flat[where], total))
             rows.append(directions.of_inputs(found.dX, _sizes_of_inputs(twin, data.X), scale))
             kinks = tuple(probe.kinks)
             return GradientReport(tuple(rows), tolerance, kinks, float(found.loss), directions.missed, chance)
-        for name, where, shape in _arrays(parameters):
+        for name, where, shape in _arrays(twin.model):
             chosen = _sample(rng, where.stop - where.start, count)
             single = [
                 probe.differences(
@@ -455,10 +457,9 @@ def check_gradients(
     return GradientReport(tuple(rows), tolerance, tuple(probe.kinks), float(found.loss))
 
 
-def _arrays(parameters: Any) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
-    """Name, slice of the flat vector and shape of every parameter array; the k-th W, counted from 1, is named "Wk"."""
-    counts: dict[str, int] = {}
-    for specs, slices in zip(parameters.specs, parameters.slices, strict=True):
+def _arrays(model: Model) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
+    """Name, slice of the flat vector and shape of every array of parameters."""
+    parameters = model.parameters
+    for k, specs, slices in zip(numbers(model), parameters.specs, parameters.slices, strict=True):
         for spec in (spec for spec in specs if spec.learnt):
-            counts[spec.name] = counts.get(spec.name, 0) + 1
-            yield f"{spec.name}{counts[spec.name]}", slices[spec.name], spec.shape
+            yield f"{spec.name}{k}", slices[spec.name], spec.shape

@@ -335,4 +335,4 @@ def test_normalization_is_checked_along_directions():
     net = nnbp.Network(layers, loss="cross_entropy", device="cpu", seed=0)
     report = check_gradients(net, np.random.default_rng(0).normal(size=(9, 4)), np.arange(9) % 3, chance=1e-6)
     assert report.passed
-    assert {"gamma1", "beta1"} <= set(by_name(report))
+    assert {"gamma2", "beta2"} <= set(by_name(report)), "a LayerNorm is numbered as a layer"
