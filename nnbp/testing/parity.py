@@ -158,15 +158,14 @@ def compare_devices(
     )  # fmt: skip
     runs: list[Run] = []
     for backend, label in zip(backends, _labels(backends), strict=True):
-        like = runs[0].trained if runs else None
-        runs.append(Run.of(net, problem, backend, label, like, train=not isolate))
+        runs.append(Run.of(net, problem, backend, label, train=not isolate, may_diverge=bool(runs)))
     judge = Judge(net, problem)
     report = judge(runs, isolate=isolate)
     if report.passed:
         return report
     # If something is wrong, it matters whether two runs on one device differ.
     again = [
-        Run.of(net, problem, backend, run.label, run.trained, train=not isolate)
+        Run.of(net, problem, backend, run.label, train=not isolate, may_diverge=True)
         for backend, run in zip(backends, runs, strict=True)
     ]
     return judge([run.beside(other) for run, other in zip(runs, again, strict=True)], isolate=isolate)
@@ -223,13 +222,13 @@ class Run:
         problem: Problem,
         device: str | Backend,
         label: str,
-        like: Found | None = None,
         *,
         train: bool = True,
+        may_diverge: bool = False,
     ) -> Run:
-        """Runs a copy of a network on a device; see `Problem.trained` for `like`."""
+        """Runs a copy of a network on a device; see `Problem.trained` for `may_diverge`."""
         twin = net.copy(device=device)
-        return cls(label, problem.computed(twin), problem.trained(twin, like) if train else {})
+        return cls(label, problem.computed(twin), problem.trained(twin, may_diverge=may_diverge) if train else {})
 
     def beside(self, other: Run) -> Run:
         """This run with its differences from another run on the same device."""
@@ -265,7 +264,7 @@ class Judge:
     def references(self) -> list[Run]:
         """The run in float64, and the runs with rounding errors."""
         exact = Run.of(self.exact, self.problem, "cpu", "float64")
-        rounded = (Run.of(net, self.problem, net.model.backend, "rounding", exact.trained) for net in self.rounding)
+        rounded = [Run.of(net, self.problem, net.model.backend, "rounding", may_diverge=True) for net in self.rounding]
         return [exact, *rounded]
 
     def __call__(self, runs: Sequence[Run], *, isolate: bool) -> ParityReport:

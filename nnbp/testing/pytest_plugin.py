@@ -25,7 +25,7 @@ from nnbp.formatting import json_text, shown
 from nnbp.network import Network
 from nnbp.serialization.model_file import State
 from nnbp.testing.parity import ParityReport
-from nnbp.testing.records import DEFAULTS, Record, compare_with, record
+from nnbp.testing.records import Record, compare_with, record
 from nnbp.testing.runs import Problem
 
 _PROPERTY = "nnbp"
@@ -169,7 +169,7 @@ def _differing(
     """The parts in which the test differs from the problem of its reference."""
     recorded, own = Record.read(path, custom), net.copy(device="cpu")
     own.prepare(X, y)
-    now, then = Problem.of(own, X, y, w, **{**DEFAULTS, **options}), recorded.problem
+    now, then = Problem.of(own, X, y, w, **options), recorded.problem
     file = own.to_file(own.model.parameters.values, State({}))
     if file.architecture != recorded.file.architecture or net.precision != recorded.precision:
         yield "network"

@@ -16,7 +16,6 @@ from typing import Any, Self
 import numpy as np
 
 from nnbp.device.select import open_backend
-from nnbp.engine.model import Model
 from nnbp.errors import ModelFileError
 from nnbp.formatting import printable, shown
 from nnbp.graph.backend import Backend
@@ -27,16 +26,13 @@ from nnbp.optim.optimizers import Optimizer
 from nnbp.serialization import model_file
 from nnbp.serialization.model_file import ModelFile, State
 from nnbp.testing.parity import Judge, ParityReport, Run
-from nnbp.testing.runs import Problem, expected_shapes
+from nnbp.testing.runs import Problem
 from nnbp.training.checkpoint import environment
 from nnbp.validation import flag, instance, items, not_negative, reduced, whole_number
 
 _VERSION = 1
 
 _GROUPS = "computed", "trained"
-
-DEFAULTS: dict[str, Any] = {"steps": 10, "optimizer": "adam", "learning_rate": None, "batch_size": None}
-"""The defaults of the options of `record`."""
 
 _MOST_UPDATES = 1_000_000
 """The most updates that a record may request: it may come from a stranger."""
@@ -129,13 +125,13 @@ def compare_with(
     found = Record.read(path, own)
     recorded, problem = found.run, found.problem
     net = Network.from_file(found.file, _without_rules(own), device=backend, precision=found.precision)
-    _check_arrays(found, net.model, path)
-    run = Run.of(net, problem, backend, backend.device, recorded.trained, train=not isolate)
+    run = Run.of(net, problem, backend, backend.device, train=not isolate, may_diverge=True)
+    _check_arrays(recorded, run, path)
     judge = Judge(net, problem)
     report = judge([recorded, run], isolate=isolate)
     if report.passed:
         return report
-    other = Run.of(net, problem, backend, run.label, recorded.trained, train=not isolate)
+    other = Run.of(net, problem, backend, run.label, train=not isolate, may_diverge=True)
     return judge([recorded, run.beside(other)], isolate=isolate)
 
 
@@ -216,20 +212,15 @@ def _parsed(state: State, rules: Sequence[type[Optimizer]]) -> tuple[Run, Proble
     return run, problem
 
 
-def _check_arrays(record: Record, model: Model, path: str | PathLike[str]) -> None:
+def _check_arrays(recorded: Run, run: Run, path: str | PathLike[str]) -> None:
     """Raises ModelFileError unless a record has exactly the arrays that its network computes, in their shapes."""
-    problem, run = record.problem, record.run
-    expected = expected_shapes(model, len(problem.X), problem.epochs)
-    given = [{name: array.shape for name, array in arrays.items()} for arrays in (run.computed, run.trained)]
-    wrong = [
-        name
-        for own, other in zip(expected, given, strict=True)
-        for name in sorted({*own, *other})
-        if own.get(name) != other.get(name)
-    ]
-    if wrong or problem.X.shape != (len(problem.X), model.n_in):
+    # If layers are isolated, nothing is trained, and the recorded training is not used.
+    arrays = recorded.computed | (recorded.trained if run.trained else {}), run.computed | run.trained
+    given, expected = ({name: array.shape for name, array in each.items()} for each in arrays)
+    wrong = [name for name in sorted({*given, *expected}) if given.get(name) != expected.get(name)]
+    if wrong:
         raise ModelFileError(
             f"The record {shown(str(path))} must have exactly the arrays that its network computes, in their shapes; "
-            f"received arrays that differ or are missing: {', '.join(map(shown, wrong[:5])) or 'X'}. Record it again "
-            "with this nnbp."
+            f"received arrays that differ or are missing: {', '.join(map(shown, wrong[:5]))}. Record it again with "
+            "this nnbp."
         )

@@ -7,6 +7,7 @@ J. A layer has the same number as its arrays in a model file.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from copy import copy
@@ -32,8 +33,6 @@ from nnbp.validation import host, matrix, sample_weights, whole_number
 
 Found = dict[str, NDArray[Any]]
 """Arrays on the host by name; arrays with a row per sample are (m, n)."""
-
-Shape = tuple[int, ...]
 
 BY_SAMPLE = ("z", "a", "delta", "dX")
 """Prefixes of the names of arrays that are not sums over the samples."""
@@ -68,10 +67,10 @@ class Problem:
         y: Any,
         sample_weight: Any,
         *,
-        steps: int,
-        optimizer: str | Optimizer,
-        learning_rate: float | None,
-        batch_size: int | None,
+        steps: int = 10,
+        optimizer: str | Optimizer = "adam",
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
     ) -> Self:
         """The problem for these arguments, which are checked; they are those of `compare_devices`."""
         steps = whole_number("steps", steps, 1)
@@ -108,11 +107,12 @@ class Problem:
         found |= {f"d{name}": array for name, array in named(model, g.flat)}
         return {name: np.array(array) for name, array in {**found, "dX": g.dX}.items()}
 
-    def trained(self, net: Network, like: Found | None = None) -> Found:
+    def trained(self, net: Network, *, may_diverge: bool) -> Found:
         """Trains a network; returns its parameters after training, and J by epoch.
 
-        If training diverges, everything is NaN, with the shapes of `like`. If there is no `like`, it is an error.
+        If training diverges, all are NaN if it may diverge; otherwise it is an error.
         """
+        parameters = net.model.parameters.values
         try:
             with warnings.catch_warnings():
                 # The comparison asks whether devices agree, not whether training converges.
@@ -121,13 +121,13 @@ class Problem:
                     self.X, self.y, sample_weight=self.w, optimizer=copy(self.rule), learning_rate=self.learning_rate,
                     epochs=self.epochs, batch_size=self.batch_size, progress=False,
                 )  # fmt: skip
+            J, values = history["loss"], np.asarray(net.model.backend.download(parameters))
         except DivergenceError:
-            if like is None:
+            if not may_diverge:
                 raise
-            return {name: np.full_like(array, np.nan) for name, array in like.items()}
-        values = np.asarray(net.model.backend.download(net.model.parameters.values))
+            J, values = [math.nan] * self.epochs, np.full(parameters.shape, np.nan, net.dtype)
         found = {f"{name} trained": np.array(array) for name, array in named(net.model, values)}
-        return {**found, "J by epoch": np.array(history["loss"], net.dtype)}
+        return {**found, "J by epoch": np.array(J, net.dtype)}
 
 
 def _epochs(samples: int, steps: int, batch_size: int | None, rule: Optimizer) -> tuple[int, int]:
@@ -165,19 +165,6 @@ def named(model: Model, vector: Array) -> Iterator[tuple[str, Array]]:
     found = [(f"{name}{number}", name, array) for number, own in views for name, array in own.items()]
     order = list(dict.fromkeys(name for _, name, _ in found))
     return ((label, array) for label, name, array in sorted(found, key=lambda item: order.index(item[1])))
-
-
-def expected_shapes(model: Model, samples: int, epochs: int) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    """The shapes of the arrays that `Problem.computed` and `Problem.trained` give, in their order."""
-    counts = numbers(model)
-    layers = [(counts[k], (samples, model.sizes[k + 1])) for k in model.activated]
-    computed: dict[str, Shape] = {f"{name}{number}": shape for number, shape in layers for name in ("z", "a")}
-    computed["J"] = (1,)
-    computed |= {f"delta{number}": shape for number, shape in layers[::-1]}
-    vectors = np.empty(len(model.parameters.values), np.bool)
-    computed |= {f"d{name}": array.shape for name, array in named(model, vectors[: model.parameters.size])}
-    trained: dict[str, Shape] = {f"{name} trained": array.shape for name, array in named(model, vectors)}
-    return {**computed, "dX": (samples, model.n_in)}, {**trained, "J by epoch": (epochs,)}
 
 
 # ---- isolation
