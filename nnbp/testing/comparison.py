@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.formatting import shown
-from nnbp.testing.rows import Pair, ParityRow, Report
+from nnbp.testing.rows import UNDECIDED, ParityRow, Report, judged
+from nnbp.testing.runs import Found
 from nnbp.testing.tolerances import flushed, relative_error
 from nnbp.validation import host, number
-
-Found = dict[str, NDArray[Any]]
 
 _CHANGES = 4
 """How often inputs are changed by one unit in the last place, up or down at random."""
@@ -43,7 +42,13 @@ class Comparison(Report):
         end = (
             f"{said}: p by {self.names[0]}, q by {self.names[1]}; largest relative error {self.max_relative_error:.2g}"
         )
-        return "\n".join([*self.table(places=False), end])
+        lines = [*self.table(places=False), end]
+        if open_ := [row.name for row in self.rows if row.verdict == UNDECIDED and not row.passed]:
+            lines.append(
+                f"undecided: {', '.join(open_)}; p amplifies rounding so much that its errors are about as large as "
+                "the array itself: give a bound"
+            )
+        return "\n".join(lines)
 
 
 def compare(
@@ -59,7 +64,8 @@ def compare(
             CuPy, PyTorch, JAX or another library; or the dictionaries themselves. f also runs in float64, and on inputs
             that are changed by one unit in the last place, so it must compute in the dtype of its inputs.
         arrays: the arguments of the functions; only floating-point arrays are changed.
-        bound: on the relative error; None finds it by runs of f. Dictionaries need a bound.
+        bound: on the relative error; None finds it by runs of f. Dictionaries need a bound. An array whose bound is
+            found to be 0.1 or more is undecided and does not pass.
 
     Returns:
         a report with `passed` and one row per array; `print` shows it as a table.
@@ -104,8 +110,9 @@ def compare(
             rho = max(relative_error(exact, found) for found in (array, *others))
             limit = 8 * math.sqrt(terms) * eps + 8 * rho
             lost = flushed(terms) if array.dtype == np.float32 else 0.0
-        one, other = array.astype(wide), q[name].astype(wide)
-        rows.append(Pair(name, one, other, one, other).row("comparison", "", limit, lost, 0.0))
+        row = judged("comparison", name, "", array.astype(wide), q[name].astype(wide), bound=limit, lost=lost)
+        # No other array decides in its place, and a measured bound is nobody's intention.
+        rows.append(replace(row, passed=False) if row.verdict == UNDECIDED and bound is None else row)
     return Comparison((_name(f, "p"), _name(g, "q")), tuple(rows))
 
 

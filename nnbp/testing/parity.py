@@ -6,7 +6,8 @@ bounds: 10⁻¹² and 10⁻¹⁰ in float64; in float32, TF32 and bfloat16, a fe
 network.
 
 If a z is so close to a kink of its activation that the devices are on different sides of it, both are right although
-they differ. These samples are left out of deltas and gradients, and counted.
+they differ. These samples are left out of deltas and gradients, and counted. Updates include them: if there are such
+samples, trained arrays may differ beyond their bound although no device is wrong.
 
 A fault in one layer affects everything that follows. In isolation, each layer of each device is compared with a float64
 run of that layer on the inputs that this device computed, so only the faulty layer is named.
@@ -29,7 +30,7 @@ from nnbp.formatting import shown
 from nnbp.graph.backend import Backend
 from nnbp.network import Network
 from nnbp.optim.optimizers import Optimizer
-from nnbp.testing.rows import UNDECIDABLE, UNDECIDED, Pair, ParityRow, Report, equal
+from nnbp.testing.rows import UNDECIDABLE, UNDECIDED, ParityRow, Report, equal, judged
 from nnbp.testing.runs import BY_SAMPLE, Found, Problem, activated, isolated
 from nnbp.testing.tolerances import (
     PASS_BOUND,
@@ -86,7 +87,8 @@ class ParityReport(Report):
         )
         if self.kinks:
             lines.append(
-                f"kinks: {self.kinks} samples left out of deltas and gradients: devices are on different sides of one"
+                f"kinks: {self.kinks} samples left out of deltas and gradients, but not of the updates: devices are on "
+                "different sides of one"
             )
         if open_ := [row.name for row in self.rows if row.verdict == UNDECIDED]:
             lines.append(f"undecided: {', '.join(open_)}; the rounding errors are as large as the arrays themselves")
@@ -274,8 +276,6 @@ class Judge:
             rows = [row for run in runs for row in self._isolated(run)]
         else:
             crossed = self._on_both_sides([run.computed for run in (*runs, *self.references)])
-            if crossed.all():
-                crossed[:] = False
             kinks = int(crossed.sum())
             rows = [*self._passes(runs, crossed), *self._trainings(runs)]
         labels = tuple(run.label for run in runs)
@@ -289,11 +289,14 @@ class Judge:
         kept = [self._without(found, crossed) for found in whole]
         references = [self._without(run.computed, crossed) for run in self.references]
         for name, p in kept[0].items():
-            limit, lost = self._bound(name, [found[name] for found in references], len(self.problem.X), None)
+            exact = self.references[0].computed[name]
+            limit, lost = self._bound(name, [found[name] for found in references], len(self.problem.X), None, exact)
             lost = max(lost, self._cancelled(name, whole[0]))
             for run, q, q_whole in zip(runs[1:], kept[1:], whole[1:], strict=True):
-                pair = Pair(name, p, q[name], whole[0][name], q_whole[name])
-                yield pair.row("pass", run.label, limit, lost, _unsteady(name, runs[0], run))
+                yield judged(
+                    "pass", name, run.label, p, q[name], bound=limit, lost=lost,
+                    unsteady=_unsteady(name, runs[0], run), whole=(whole[0][name], q_whole[name]),
+                )  # fmt: skip
 
     def _trainings(self, runs: Sequence[Run]) -> Iterator[ParityRow]:
         problem = self.problem
@@ -301,8 +304,10 @@ class Judge:
             references = [run.trained[name] for run in self.references]
             limit, lost = self._bound(name, references, problem.batch_size, problem.updates)
             for run in runs[1:]:
-                pair = Pair(name, p, run.trained[name], p, run.trained[name])
-                yield pair.row("training", run.label, limit, lost, _unsteady(name, runs[0], run))
+                yield judged(
+                    "training", name, run.label, p, run.trained[name], bound=limit, lost=lost,
+                    unsteady=_unsteady(name, runs[0], run),
+                )  # fmt: skip
 
     def _isolated(self, run: Run) -> Iterator[ParityRow]:
         found = run.computed
@@ -310,11 +315,18 @@ class Judge:
         for name, p in exact.items():
             limit, lost = self._bound(name, [p, *(other[name] for other in own)], len(self.problem.X), None)
             lost = max(lost, self._cancelled(name, found))
-            pair = Pair(name, p.astype(self.dtype), found[name], p, found[name])
-            yield pair.row("pass", run.label, limit, lost, run.unsteady.get(name, 0.0))
+            yield judged(
+                "pass", name, run.label, p.astype(self.dtype), found[name], bound=limit, lost=lost,
+                unsteady=run.unsteady.get(name, 0.0),
+            )  # fmt: skip
 
     def _bound(
-        self, name: str, references: Sequence[NDArray[Any]], batch: int, updates: int | None
+        self,
+        name: str,
+        references: Sequence[NDArray[Any]],
+        batch: int,
+        updates: int | None,
+        whole: NDArray[Any] | None = None,
     ) -> tuple[float, float]:
         """The bound on the relative error of an array, and the absolute error that is always allowed.
 
@@ -322,9 +334,12 @@ class Judge:
             references: the array of the run in float64, and of the runs with rounding errors.
             batch: the number of samples that gradients sum over.
             updates: number of updates; None for an array of a pass.
+            whole: the array of the run in float64 with the samples at kinks; None if there are none.
         """
         exact, *others = references
-        rho = max(relative_error(exact, other) for other in others)
+        # Errors are relative to the array with the samples at kinks, as in the rows: without them, it may be 0.
+        size = float(np.max(np.abs(exact if whole is None else whole)))
+        rho = max(relative_error(exact, other, size) for other in others)
         width = max(self.model.sizes)
         terms = width if name.startswith(BY_SAMPLE) else max(width, batch)
         steps = 0.0

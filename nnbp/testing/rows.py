@@ -14,8 +14,7 @@ from nnbp.testing.tolerances import relative_error
 
 EQUAL, ROUNDING, KINK, UNSTEADY, FAULT = "equal", "rounding", "a kink", "nondeterministic", "fault"
 UNDECIDED = "undecided"
-"""The verdicts on an array: the same bits; within the bound; within it without the samples at kinks; beyond the bound,
-as two runs on one device are; beyond the bound. "undecided" is within a bound that allows anything."""
+"""The verdicts on an array; see `ParityRow`."""
 
 UNDECIDABLE = 0.1
 """Bounds on relative errors that are at least this large decide nothing."""
@@ -39,8 +38,8 @@ class ParityRow:
         bound: on the relative error.
         passed: whether the array is within its bound.
         verdict: "equal", the same bits; "rounding", within the bound; "a kink", within it without the samples for which
-            the devices are on different sides of a kink; "nondeterministic", beyond it, as two runs on one device are;
-            or "fault", beyond it. "undecided" is within a bound of 0.1 or more, which decides nothing.
+            the devices are on different sides of a kink; "nondeterministic": two runs on one device differ by more than
+            the bound; "fault", beyond the bound; or "undecided", within a bound of 0.1 or more, which decides nothing.
     """
 
     stage: str
@@ -107,46 +106,57 @@ def equal(p: NDArray[Any], q: NDArray[Any]) -> bool:
     return np.array_equal(p, q, equal_nan=True)
 
 
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """An array on two devices: p and q without the samples at kinks, p_whole and q_whole with them."""
+def judged(
+    stage: str,
+    name: str,
+    device: str,
+    p: NDArray[Any],
+    q: NDArray[Any],
+    *,
+    bound: float,
+    lost: float,
+    unsteady: float = 0.0,
+    whole: tuple[NDArray[Any], NDArray[Any]] | None = None,
+) -> ParityRow:
+    """The row of an array on two devices.
 
-    name: str
-    p: NDArray[Any]
-    q: NDArray[Any]
-    p_whole: NDArray[Any]
-    q_whole: NDArray[Any]
+    Args:
+        stage, name, device: of the row.
+        p, q: the array on each device, without the samples at kinks.
+        bound: on the relative error.
+        lost: the absolute error that always passes.
+        unsteady: the largest absolute difference between two runs on one device.
+        whole: p and q with the samples at kinks; None if there are none.
+    """
+    p_whole, q_whole = whole or (p, q)
+    x, y = p.astype(np.float64).ravel(), q.astype(np.float64).ravel()
+    with np.errstate(all="ignore"):
+        difference = np.abs(x - y)
+        larger = np.maximum(np.abs(p), np.abs(q))
+        ulp = difference / np.spacing(larger if larger.dtype.kind == "f" else larger.astype(np.float64)).ravel()
+        lengths = np.linalg.norm(x) * np.linalg.norm(y)
+        cosine = min(1.0, float(x @ y / lengths)) if lengths > 0 else float(np.array_equal(x, y))
+    size, absolute = float(np.max(np.abs(p_whole), initial=0.0)), float(np.max(difference, initial=0.0))
+    relative = relative_error(p, q, size)
 
-    def row(self, stage: str, device: str, bound: float, lost: float, unsteady: float) -> ParityRow:
-        p, q = self.p, self.q
-        x, y = p.astype(np.float64).ravel(), q.astype(np.float64).ravel()
-        with np.errstate(all="ignore"):
-            difference = np.abs(x - y)
-            larger = np.maximum(np.abs(p), np.abs(q))
-            ulp = difference / np.spacing(larger if larger.dtype.kind == "f" else larger.astype(np.float64)).ravel()
-            lengths = np.linalg.norm(x) * np.linalg.norm(y)
-            cosine = min(1.0, float(x @ y / lengths)) if lengths > 0 else float(np.array_equal(x, y))
-        size = float(np.max(np.abs(self.p_whole), initial=0.0))
-        relative = relative_error(p, q, size)
+    def within(error: float, absolute: float) -> bool:
+        # A bound that is not finite does not count: the run in float64 has failed.
+        return (error <= bound and math.isfinite(bound)) or absolute <= lost
 
-        def within(error: float, absolute: float) -> bool:
-            # A bound that is not finite does not count: the run in float64 has failed.
-            return (error <= bound and math.isfinite(bound)) or absolute <= lost
-
-        passed = within(relative, float(np.max(difference, initial=0.0)))
-        if equal(self.p_whole, self.q_whole):
-            # NaN and infinity at the same places, too.
-            passed, verdict = True, EQUAL
-        elif passed and unsteady > max(bound * size, lost):
-            passed, verdict = False, UNSTEADY
-        elif passed:
-            error = relative_error(self.p_whole, self.q_whole)
-            verdict = ROUNDING if self.p is self.p_whole or within(error, error * size) else KINK
-            if bound >= UNDECIDABLE and not float(difference.max(initial=0.0)) <= lost:
-                verdict = UNDECIDED
-        else:
-            verdict = UNSTEADY if unsteady > bound * size else FAULT
-        return ParityRow(
-            stage, self.name, device, tuple(p.shape), float(difference.max(initial=0.0)), relative,
-            float(ulp.max(initial=0.0)), cosine, bound, passed, verdict,
-        )  # fmt: skip
+    passed = within(relative, absolute)
+    if equal(p_whole, q_whole):
+        # NaN and infinity at the same places, too.
+        passed, verdict = True, EQUAL
+    elif unsteady > max(bound * size, lost):
+        passed, verdict = False, UNSTEADY
+    elif not passed:
+        verdict = FAULT
+    elif bound >= UNDECIDABLE and not absolute <= lost:
+        verdict = UNDECIDED
+    else:
+        error = relative_error(p_whole, q_whole)
+        verdict = ROUNDING if within(error, error * size) else KINK
+    return ParityRow(
+        stage, name, device, tuple(p.shape), absolute, relative, float(ulp.max(initial=0.0)), cosine, bound, passed,
+        verdict,
+    )  # fmt: skip

@@ -11,10 +11,10 @@ The bounds are on max |p − q| / max |p|, with p and q the same array on two de
   float64, of two runs in float64 in which every factor, term of a sum and result is multiplied by 1 ± ε at random.
   TF32, bfloat16 or a wrong kernel exceed this bound by far.
 - products in TF32 or bfloat16, summed in float32: 8 √K ε + η + 2 ρ, and 8 √(K s) ε + η + 8 ρ after s updates. In the
-  runs for ρ, products take factors that are also rounded to that precision. TF32
-  units round to nearest or truncate, and truncation has three times the error: ρ is the larger of the two errors.
-  bfloat16 is rounded to nearest. η = 2⁻¹⁰ or 2⁻⁷, from the 10 or 7 bits after the point, is one unit in the last place
-  of a factor; it allows for small arrays whose errors happen to cancel. Products with three bits less exceed the bound.
+  runs for ρ, products take factors that are also rounded to that precision. TF32 units round to nearest or truncate,
+  and truncation has three times the error: ρ is the larger of the two errors. bfloat16 is rounded to nearest. η = 2⁻¹⁰
+  or 2⁻⁷, from the 10 or 7 bits after the point, is one unit in the last place of a factor; it allows for small arrays
+  whose errors happen to cancel. Products with three bits less exceed the bound.
 
 A sum of deltas over the samples, db, may cancel to nearly 0: an absolute error of the bound for ρ = 0 times max |delta|
 passes as well. A trained array that is 0 in float64 may be off by 8 √s ε max |θ| in float32, too.
@@ -79,10 +79,13 @@ def flushed(terms: int) -> float:
 
 
 def relative_error(p: NDArray[Any], q: NDArray[Any], size: float | None = None) -> float:
-    """max |p − q| / max |p|, or infinity if that is NaN or infinite; `size` replaces max |p|."""
+    """max |p − q| / max |p|, or infinity if that is NaN or infinite, or 0 if there are no entries.
+
+    `size` replaces max |p|.
+    """
     with np.errstate(all="ignore"):
-        error = float(np.max(np.abs(p.astype(np.float64) - q)))
-        size = float(np.max(np.abs(p))) if size is None else size
+        error = float(np.max(np.abs(p.astype(np.float64) - q), initial=0.0))
+        size = float(np.max(np.abs(p), initial=0.0)) if size is None else size
     if error == 0:
         return 0.0
     return error / size if size > 0 and math.isfinite(error) else math.inf
