@@ -294,7 +294,7 @@ class Judge:
             lost = max(lost, self._cancelled(name, whole[0]))
             for run, q, q_whole in zip(runs[1:], kept[1:], whole[1:], strict=True):
                 yield judged(
-                    "pass", name, run.label, p, q[name], bound=limit, lost=lost,
+                    "pass", name, run.label, p, q[name], bound=limit, lost=lost, size=_largest(exact),
                     unsteady=_unsteady(name, runs[0], run), whole=(whole[0][name], q_whole[name]),
                 )  # fmt: skip
 
@@ -306,7 +306,7 @@ class Judge:
             for run in runs[1:]:
                 yield judged(
                     "training", name, run.label, p, run.trained[name], bound=limit, lost=lost,
-                    unsteady=_unsteady(name, runs[0], run),
+                    size=_largest(references[0]), unsteady=_unsteady(name, runs[0], run),
                 )  # fmt: skip
 
     def _isolated(self, run: Run) -> Iterator[ParityRow]:
@@ -338,13 +338,13 @@ class Judge:
         """
         exact, *others = references
         # Errors are relative to the array with the samples at kinks, as in the rows: without them, it may be 0.
-        size = float(np.max(np.abs(exact if whole is None else whole)))
+        size = _largest(exact if whole is None else whole)
         rho = max(relative_error(exact, other, size) for other in others)
         width = max(self.model.sizes)
         terms = width if name.startswith(BY_SAMPLE) else max(width, batch)
         steps = 0.0
         if updates is not None:
-            steps = rounded(float(np.max(np.abs(self.model.parameters.values))), updates, self.dtype)
+            steps = rounded(_largest(self.model.parameters.values), updates, self.dtype)
         if self.dtype == np.float64:
             least = PASS_BOUND if updates is None else TRAINING_BOUND
             return max(least, (8 if updates is None else 32) * rho * 2.0**-29), steps
@@ -357,7 +357,7 @@ class Judge:
         delta = found.get(name.replace("dbeta", "delta").replace("db", "delta"))
         if delta is None or not name.startswith("db"):
             return 0.0
-        largest = float(np.max(np.abs(delta), initial=0.0))
+        largest = _largest(delta)
         if self.dtype == np.float64:
             return PASS_BOUND * largest
         return largest * bound(0.0, terms=len(delta), updates=None, precision=self.precision)
@@ -394,3 +394,7 @@ class Judge:
 
 def _unsteady(name: str, first: Run, other: Run) -> float:
     return max(first.unsteady.get(name, 0.0), other.unsteady.get(name, 0.0))
+
+
+def _largest(array: NDArray[Any]) -> float:
+    return float(np.max(np.abs(array), initial=0.0))

@@ -31,8 +31,9 @@ class ParityRow:
         device: the device that is judged.
         shape: of the array.
         max_absolute_error: max |p − q|.
-        max_relative_error: max |p − q| / max |p|, which must be within the bound. In float32 an array also passes if
-            denormals explain its absolute error; see `nnbp.testing.tolerances`.
+        max_relative_error: max |p − q| / max |p|, which must be within the bound; if the array is larger in a float64
+            run, relative to that. In float32 an array also passes if denormals explain its absolute error; see
+            `nnbp.testing.tolerances`.
         max_ulp_error: max |p − q| in units in the last place of the larger of the two.
         cosine: of the angle between the arrays as vectors.
         bound: on the relative error.
@@ -115,6 +116,7 @@ def judged(
     *,
     bound: float,
     lost: float,
+    size: float = 0.0,
     unsteady: float = 0.0,
     whole: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> ParityRow:
@@ -125,6 +127,7 @@ def judged(
         p, q: the array on each device, without the samples at kinks.
         bound: on the relative error.
         lost: the absolute error that always passes.
+        size: the largest entry in float64; p may be much smaller by chance if rounding is all that is left of it.
         unsteady: the largest absolute difference between two runs on one device.
         whole: p and q with the samples at kinks; None if there are none.
     """
@@ -136,7 +139,7 @@ def judged(
         ulp = difference / np.spacing(larger if larger.dtype.kind == "f" else larger.astype(np.float64)).ravel()
         lengths = np.linalg.norm(x) * np.linalg.norm(y)
         cosine = min(1.0, float(x @ y / lengths)) if lengths > 0 else float(np.array_equal(x, y))
-    size, absolute = float(np.max(np.abs(p_whole), initial=0.0)), float(np.max(difference, initial=0.0))
+    size, absolute = float(np.max(np.abs(p_whole), initial=size)), float(np.max(difference, initial=0.0))
     relative = relative_error(p, q, size)
 
     def within(error: float, absolute: float) -> bool:
@@ -154,7 +157,7 @@ def judged(
     elif bound >= UNDECIDABLE and not absolute <= lost:
         verdict = UNDECIDED
     else:
-        error = relative_error(p_whole, q_whole)
+        error = relative_error(p_whole, q_whole, size)
         verdict = ROUNDING if within(error, error * size) else KINK
     return ParityRow(
         stage, name, device, tuple(p.shape), absolute, relative, float(ulp.max(initial=0.0)), cosine, bound, passed,
