@@ -39,6 +39,17 @@ copy_checkout() {
     cd "$work/checkout"
 }
 
+# Runs the tests marked browser that pytest's further arguments choose, in the environment that is active. Installs
+# Chromium, if it may; skipped if there is none.
+browser_tests() {
+    if ! command -v chromium >/dev/null; then
+        (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium) >"$work/apt.log" 2>&1 ||
+            { echo "SKIPPED: there is no Chromium, and it cannot be installed here"; return "$skipped"; }
+    fi
+    python -m pip install "playwright>=1.50" "axe-playwright-python>=0.1.4"
+    NNBP_REQUIRE_BROWSER=1 python -m pytest -n "$(nproc)" "$@"
+}
+
 # Prints the counts; fails if a step failed.
 finish() {
     printf '\nAll steps took %d s.\n' "$SECONDS"

@@ -39,6 +39,7 @@ from nnbp.version import __version__
 _LAZY = {
     "nnbp.device.select": ["devices"],
     "nnbp.engine.results": ["Gradients", "Trace"],
+    "nnbp.explorer.page": ["explain"],
     "nnbp.metrics": ["Metric", "metrics"],
     "nnbp.nn.normalization": ["BatchNorm", "LayerNorm"],
     "nnbp.onnx": ["onnx"],
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from nnbp import torch as torch
     from nnbp.device.select import devices
     from nnbp.engine.results import Gradients, Trace
+    from nnbp.explorer.page import explain
     from nnbp.metrics import Metric
     from nnbp.nn.normalization import BatchNorm, LayerNorm
     from nnbp.optim import schedules
@@ -106,7 +108,7 @@ __all__ = [  # noqa: RUF022 (grouped by what the names are for)
     "Optimizer", "Adam", "AdamW", "LBFGS", "RMSprop", "Rprop", "SGD", "schedules",
     "Callback", "Checkpoint", "EarlyStopping", "Metric", "fit_many", "TableModel",
     # Devices and checks.
-    "check_gradients", "compare_devices", "devices", "testing", "textbook",
+    "check_gradients", "compare_devices", "devices", "explain", "testing", "textbook",
     # Errors.
     "NnbpError", "ConvergenceWarning", "DataError", "DeviceFallbackWarning", "DeviceMemoryError",
     "DeviceUnavailableError", "DivergenceError", "DTypeError", "GradientError", "MissingDependencyError",

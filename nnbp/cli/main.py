@@ -13,7 +13,7 @@ from nnbp.cli.common import Exit, exit_code, say, terminable
 from nnbp.registry import suggest
 from nnbp.version import __version__
 
-COMMANDS = ("train", "predict", "evaluate", "export", "gradcheck", "parity", "doctor")
+COMMANDS = ("train", "predict", "evaluate", "export", "gradcheck", "parity", "explain", "doctor")
 """The commands, in the order of the help page. Each is a file of this folder with `add_arguments` and `run`, and with
 HELP and DESCRIPTION for the help pages."""
 

@@ -122,26 +122,38 @@ def run(arguments: argparse.Namespace) -> int:
 def _repeated(arguments: argparse.Namespace) -> argparse.Namespace:
     """The arguments of the run that is to be resumed, with the output that is asked for now."""
 
-    def parsed(words: Sequence[str]) -> argparse.Namespace:
-        parser = argparse.ArgumentParser(add_help=False)
-        add_arguments(parser)
-        return parser.parse_args([word for word in words if word != "--debug"])
-
     folder, own = arguments.resume, ("json", "quiet")
-    plain = parsed(["--resume", folder])
+    plain = _parsed(["--resume", folder])
     others = [name for name, value in vars(plain).items() if name not in own and getattr(arguments, name) != value]
     if others:
         raise UsageError(
             f"--resume takes the options of its run; received others: {', '.join(others)}. Leave them out."
         )
-    words, begun_in = run_folder.command(folder)
-    again = parsed(words[2:])
-    if again.source not in BUILTIN:
-        again.source = os.path.join(begun_in, again.source)
-    again.words, again.out, again.debug = words[1:], folder, arguments.debug
+    again = begun(folder)
+    again.out, again.debug = folder, arguments.debug
     for name in own:
         setattr(again, name, getattr(arguments, name))
     return again
+
+
+def begun(folder: str) -> argparse.Namespace:
+    """The arguments that a run began with, from its folder; the path of the source leads there from here.
+
+    Raises:
+        UsageError: this is no run folder.
+    """
+    words, begun_in = run_folder.command(folder)
+    arguments = _parsed(words[2:])
+    if arguments.source not in BUILTIN:
+        arguments.source = os.path.join(begun_in, arguments.source)
+    arguments.words = words[1:]
+    return arguments
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    return parser.parse_args([word for word in words if word != "--debug"])
 
 
 def _finish(

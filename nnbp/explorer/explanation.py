@@ -1,0 +1,207 @@
+"""What the explorer shows of a network: the numbers of a trace and of gradients, and the names of units and classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnbp.engine.executor import Batch, Executor
+from nnbp.engine.results import Gradients, Trace
+from nnbp.errors import NnbpError, ShapeError
+from nnbp.formatting import shown
+from nnbp.graph.formula import Formula, trace
+from nnbp.network import Network
+from nnbp.nn.activations import Activation
+from nnbp.nn.layers import Layer, OneHot
+from nnbp.nn.losses import Loss
+from nnbp.tabular.model import TableModel
+from nnbp.tabular.preprocessing import NumberColumn
+from nnbp.tabular.readers import frame_source
+from nnbp.tabular.table import Source
+from nnbp.validation import items, whole_number
+
+LARGEST = 300_000
+"""The most parameters of a network that is explained: the page contains each of them twice."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number that a user gives for each sample, and the input units that it feeds.
+
+    Attributes:
+        name: of the column, or "".
+        units: indices of its input units, counted from 0: one, or one for each category.
+        categories: of a column of text; the number is the index of one of them.
+        mean, scale: the cell is number · scale + mean.
+    """
+
+    name: str
+    units: tuple[int, ...]
+    categories: tuple[str, ...] = ()
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A network with some samples, as the explorer shows them. All numbers are float64.
+
+    Attributes:
+        network: a copy in float64 on the CPU.
+        rows: (m,) indices of the samples that are shown; `samples` is the number that was given.
+        X: (m, n_in). y: (m, n_out), one target for each output, so class indices have become one-hot rows.
+        trace, gradients: of these samples.
+        cost: (m,), C of each sample.
+        inputs: (m, n), the outputs of the input units: X, standardised or one-hot if the network begins with that.
+        columns: what X consists of.
+        input_names, output_names: of the input and output units; empty if there are none.
+        target: the name, mean and scale of the target.
+    """
+
+    network: Network
+    rows: NDArray[np.int64]
+    samples: int
+    X: NDArray[np.float64]
+    y: NDArray[np.float64]
+    trace: Trace
+    gradients: Gradients
+    cost: NDArray[np.float64]
+    inputs: NDArray[np.float64]
+    columns: tuple[Column, ...]
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    target: Column = field(default_factory=lambda: Column("", ()))
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers that have an activation, and so z, a and delta."""
+        model = self.network.model
+        return [model.layers[k] for k in model.activated]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of input units, then of the units of each of these layers."""
+        return [self.inputs.shape[1], *(a.shape[1] for a in self.trace.a[1:])]
+
+    @property
+    def first_units(self) -> list[int]:
+        """The number of the first unit of each: units are counted from 1, through all layers, as in the notes."""
+        return [1 + sum(self.sizes[:l]) for l in range(len(self.sizes))]
+
+
+def explained(
+    model: Network | TableModel,
+    X: Any,
+    y: Any = None,
+    *,
+    names: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    rows: int = 20,
+) -> Explanation:
+    """The explanation of a network for some samples; the arguments are those of `nnbp.explain`."""
+    rows = whole_number("rows", rows, 1)
+    if isinstance(model, TableModel):
+        return _of_table(model, X, rows)
+    if not isinstance(model, Network):
+        raise TypeError(f"The model must be a Network or a TableModel; received {shown(model)}.")
+    if y is None:
+        raise TypeError("A network needs targets: explain(net, X, y). Only a TableModel takes them from its table.")
+    given = tuple(map(str, items("names", names, "a list of names, one for each input")))
+    classes = tuple(map(str, items("labels", labels, "a list of names, one for each output")))
+    return _of_network(model, X, y, rows, given, classes)
+
+
+def _of_table(model: TableModel, table: Any, rows: int) -> Explanation:
+    source = table
+    if not isinstance(table, Source):
+        source = frame_source(table, target=model.target.name, reading=model.reading, keep_text=model.texts)
+    chosen = spread(len(source), rows)
+    part = source.take(chosen)
+    X, _ = model.features(part)
+    known, target = model.preprocessor, model.target
+    columns, units = [], 0
+    for column in () if known is None else known.columns:
+        scaling = {"mean": column.mean, "scale": column.scale} if isinstance(column, NumberColumn) else {}
+        columns.append(Column(column.name, tuple(range(units, units + column.width)), column.categories, **scaling))
+        units += column.width
+    names = tuple(source.columns) if known is None else known.feature_names
+    labels = tuple(map(str, target.labels)) if len(target.labels) == model.network.model.n_out else ()
+    if len(target.labels) == 2 and not labels:
+        labels = (str(target.labels[1]),)
+    found = _of_network(model.network, X, target.encode(part), rows, names, labels, tuple(columns))
+    quantity = Column(target.name, (), tuple(map(str, target.labels)), target.mean, target.scale)
+    return replace(found, rows=chosen, samples=len(source), target=quantity)
+
+
+def _of_network(
+    model: Network,
+    X: Any,
+    y: Any,
+    rows: int,
+    names: tuple[str, ...],
+    labels: tuple[str, ...],
+    columns: tuple[Column, ...] = (),
+) -> Explanation:
+    count = model.model.parameters.size
+    if count > LARGEST:
+        raise NnbpError(
+            f"The explorer shows networks of at most {LARGEST:,} parameters; received one of {count:,}. Explain a "
+            "smaller network of the same kind."
+        )
+    network = model.copy(device="cpu", dtype="float64")
+    data = network.prepare(X, y)
+    chosen = spread(len(data), rows)
+    inner = network.model
+    with inner.backend.active():
+        executor = Executor(inner, Batch(np.array(data.X[chosen], np.float64), np.array(data.y[chosen])), keep_z=True)
+        executor.run_forward()
+        targets = np.array(executor.y.T)
+        begin = inner.activated[0]
+        inputs = np.array(executor.nodes[begin - 1].a.T if begin else data.X[chosen])
+        cost = np.array(executor.cost[0])
+    X = np.array(data.X[chosen], np.float64)
+    for what, given, expected in (("names", names, inputs.shape[1]), ("labels", labels, inner.n_out)):
+        if given and len(given) != expected:
+            raise ShapeError(f"{what} has one name for each of {expected} units; received {len(given)} names.")
+    return Explanation(
+        network, chosen, len(data), X, targets, network.trace(X), network.gradients(X, targets), cost, inputs,
+        columns or _columns(inner.layers[0], inner.n_in, names), names, labels,
+    )  # fmt: skip
+
+
+def _columns(first: Layer, n_in: int, names: tuple[str, ...]) -> tuple[Column, ...]:
+    """The columns of X without the preprocessing of a table."""
+    if isinstance(first, OneHot):
+        columns, units = [], 0
+        for count in first.categories:
+            width = max(1, count)
+            columns.append(Column("", tuple(range(units, units + width)), tuple(map(str, range(count)))))
+            units += width
+        return tuple(columns)
+    return tuple(Column(names[k] if names else "", (k,)) for k in range(n_in))
+
+
+def spread(samples: int, rows: int) -> NDArray[np.int64]:
+    """Indices of at most so many samples, evenly spread, because tables are often sorted by their target."""
+    return np.unique(np.linspace(0, samples - 1, min(samples, rows)).round().astype(np.int64))
+
+
+def stated(item: Activation | Loss | Layer) -> str:
+    """The formula of an activation, a loss or a layer: the first sentence of its docstring, without remarks."""
+    line = (type(item).__doc__ or "").strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+    return re.sub(r" \([^()]*[a-z]{4}[^()]*\)", "", line)
+
+
+def slope(f: Activation) -> tuple[Formula | None, float]:
+    """f'(z) as a formula of z and a, and its largest magnitude; no formula if f looks at more than one unit."""
+    z = np.linspace(-2.0, 2.0, 401)
+    try:
+        formula = trace(lambda z, a: 1.0 * f.df(z, a), "z", "a")
+    except TypeError:
+        return None, 1.0
+    return formula, float(np.abs(np.broadcast_to(f.df(z, f.f(z)), z.shape)).max())
