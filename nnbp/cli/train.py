@@ -15,6 +15,7 @@ from nnbp.cli import run_folder
 from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted, say, terminable, uninterrupted
 from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, interval, name_of, positive, whole
 from nnbp.cli.output import describe_layers, note, training_rows, two_columns
+from nnbp.cli.report.insight import inspect
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import MetricsFile
 from nnbp.errors import ConvergenceWarning, DeviceFallbackWarning, DivergenceError
@@ -214,7 +215,10 @@ def _reported(
         result["metrics"] = evaluation.metrics
         if data.target.labels:
             result["baseline_accuracy"] = model.baseline(evaluation.truth)
-    page = render(result, history, settings, facts, evaluation)
+    insight = None
+    if history.epochs:
+        insight = inspect(model, data.source if data.test is None else data.test, held_out=data.test is not None)
+    page = render(result, history, settings, facts, evaluation, insight)
     run_folder.write(folder / run_folder.REPORT, page)
     if end.warning:
         say("nnbp train", f"warning: {end.warning}")

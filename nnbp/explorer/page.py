@@ -16,6 +16,7 @@ from nnbp.explorer.explanation import Explanation, explained, slope, stated
 from nnbp.explorer.program import encoded, formula_json, program_of
 from nnbp.graph.ops import address
 from nnbp.network import Network
+from nnbp.nn.health import SATURATED, largest_slope
 from nnbp.nn.layers import Dropout
 from nnbp.serialization.safetensors_file import explained as explained_errors
 from nnbp.serialization.safetensors_file import replace
@@ -150,7 +151,7 @@ def _layers(explanation: Explanation) -> list[dict[str, Any]]:
     listed = []
     for k, layer in zip(model.activated, explanation.layers, strict=True):
         f = _activation(layer)
-        formula, largest = slope(f)
+        formula = slope(f)
         learnt = [spec.name for spec in layer.parameters(model.sizes[k]) if spec.learnt]
         places = {
             name: [(address(views[k][name]) - address(theta)) // theta.itemsize, views[k][name].shape[-1]]
@@ -162,7 +163,7 @@ def _layers(explanation: Explanation) -> list[dict[str, Any]]:
             "activation": f.name,
             "formula": stated(f),
             "slope": None if formula is None else formula_json(formula),
-            "largest_slope": largest,
+            "least_slope": 0.0 if formula is None else SATURATED * largest_slope(f),
             "parameters": places,
             "dropout": k > 0 and isinstance(model.layers[k - 1], Dropout),
         })  # fmt: skip

@@ -143,7 +143,7 @@ class _Walk:
         for l in range(self.last, 0, -1):
             f, W = self.explanation.layers[l - 1].activation, self.W[l + 1] if l < self.last else None
             assert f is not None, "these layers have an activation"
-            df = None if slope(f)[0] is None else np.broadcast_to(f.df(self.z(l), self.a(l)), (self.sizes[l],))
+            df = None if slope(f) is None else np.broadcast_to(f.df(self.z(l), self.a(l)), (self.sizes[l],))
             for i, head in self.units(l):
                 u, d = self.first[l] + i, self.delta(l)[i]
                 ends = [(f"delta{u}", _shown(d))]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nnbp.cli.report.curves import inline_svg, scatter
+from nnbp.cli.report.insight import Importance, Insight, LayerFacts, WorstRow
 from nnbp.cli.report.page import render
 from nnbp.formatting import metric_rows, number
 from nnbp.tabular.model import Evaluation
@@ -70,6 +71,20 @@ HISTORY = {
 }  # fmt: skip
 
 
+def insight(labels=("a", "b"), **changes) -> Insight:
+    layers = [
+        LayerFacts("layer 1: 3 relu", np.array([[0.0, 1.0, 2.0]]), np.array([[0.0, 0.1, -0.2]]), [4, 5], [6]),
+        LayerFacts("layer 2: 2 softmax", np.array([[0.4, 0.6]]), np.array([[0.4, -0.4]]), [], []),
+    ]
+    base = {
+        "rows": 4, "held_out": True, "truth": np.array([0, 0, 1, 1]), "predicted": np.array([0, 1, 1, 1]),
+        "probabilities": np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9]]), "unit": "line",
+        "score": "accuracy", "importance": [Importance("height", 0.25, 0.01), Importance("age", -0.01, 0.0)],
+        "unmeasured": 3, "worst": [WorstRow(17, labels[0], labels[1], 0.916, {"height": "1.8"})], "layers": layers,
+    }  # fmt: skip
+    return Insight(**{**base, **changes})
+
+
 def report(labels=("a", "b"), **changes) -> str:
     return render(
         result(labels=list(labels), **changes),
@@ -77,6 +92,7 @@ def report(labels=("a", "b"), **changes) -> str:
         config={"network": {"hidden": [8], "dropout": 0.2, "schedule": None}},
         environment={"command": ["nnbp", "train"], "python": "3.13", "blas": {"name": "openblas", "environment": {}}},
         evaluation=Evaluation({}, np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), []),
+        insight=insight(labels) if len(labels) == 2 else None,
     )
 
 
@@ -85,7 +101,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else():
     page = Page(text)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
-    assert all(address.startswith("#") for address in page.addresses)
+    assert all(address.startswith("#") or address == "explorer.html" for address in page.addresses)
     assert "<script" not in text
     assert "@import" not in text
     assert "default-src 'none'" in text
@@ -103,7 +119,7 @@ def test_it_shows_numbers_curve_confusions_configuration_and_environment():
     assert "dropout" in words
     assert "schedule" not in words
     assert "openblas" in words
-    assert text.count("<svg") == 1
+    assert text.count("<svg") == 6  # the curve, calibration and ROC, and a and delta of two layers
     assert 'aria-label="Training curve: loss 0.3 after 3 epochs"' in text
 
 
@@ -123,7 +139,7 @@ def test_a_quantity_has_predictions_against_the_truth():
         evaluation=Evaluation({}, np.array([1.0, 2.0, 3.0]), np.array([1.5, 2.0, 2.0]), []),
     )
     page = Page(text)
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 2  # the curve; predictions and residuals
     assert len(page.ids) == len(set(page.ids))
     assert "Predicted against true" in " ".join(page.words)
 
@@ -131,8 +147,9 @@ def test_a_quantity_has_predictions_against_the_truth():
 def test_many_classes_are_listed_by_their_confusions():
     labels = [f"class {k}" for k in range(40)]
     words = " ".join(Page(report(labels=labels)).words)
-    assert "Most frequent confusions" in words
+    assert "The most frequent confusions" in words
     assert "1 of 2" in words
+    assert "true class 0, predicted class 1: 1" in words
 
 
 def test_what_ended_the_run_and_a_fallback_are_said_on_top():
@@ -152,7 +169,7 @@ def test_a_run_without_an_epoch_or_held_out_rows_has_a_page_too():
 def test_without_matplotlib_the_page_says_how_to_get_pictures(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = report()
-    assert "<svg" not in text
+    assert text.count("<svg") == 4  # histograms need no library
     assert 'pip install "matplotlib>=3.9"' in html.unescape(text)
     assert Page(text).open == []
 
@@ -207,3 +224,37 @@ def test_a_name_with_dollar_signs_is_drawn_as_it_is():
 def test_many_orders_of_magnitude_have_few_labels():
     axes = curve({"loss": [1e7, 1.0]}).axes[0]
     assert len(axes.yaxis.get_majorticklocs()) < 15
+
+
+def test_it_says_what_the_model_looks_at_and_where_it_fails():
+    words = " ".join(Page(report()).words)
+    assert "Calibration and ROC" in words
+    assert re.search(r"height\s+0.2500 ± 0.0100", words)
+    assert "3 columns with less influence not shown" in words
+    assert re.search(r"line\s+true\s+predicted\s+−ln p\(true\)\s+height\s+17\s+a\s+b\s+0.916\s+1.8", words)
+    assert "layer 1: 3 relu: 2 of 3 units are dead" in words
+    assert ": 4, 5." in words
+    assert "1 of 3 units are saturated" in words
+
+
+def test_configuration_and_environment_are_folded():
+    folded = re.findall(r"<details>\n<summary><h2>(\w+)</h2>", report())
+    assert folded == ["Configuration", "Environment"]
+
+
+def test_it_says_how_to_see_the_network_step_by_step():
+    assert "<code>nnbp explain &#x27;runs/my toy-1&#x27;</code>" in report(run="runs/my toy-1")
+
+
+def test_rows_that_training_saw_are_called_so():
+    evaluation = Evaluation({}, np.array([0]), np.array([0]), [])
+    text = render(result(), HISTORY, {}, {}, evaluation, insight(held_out=False))
+    assert "On 4 rows, most of which training saw." in text
+
+
+def test_names_of_columns_and_cells_are_text():
+    evil = "<b>x</b>"
+    shown = insight(importance=[Importance(evil, 0.1, 0.0)], worst=[WorstRow(1, evil, evil, 1.0, {evil: evil})])
+    text = render(result(), HISTORY, {}, {}, None, shown)
+    assert evil not in text
+    assert text.count("&lt;b&gt;x&lt;/b&gt;") == 5

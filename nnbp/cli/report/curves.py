@@ -1,4 +1,4 @@
-"""The pictures of a run: its training curve, and predictions against the truth, by matplotlib without a screen.
+"""The pictures of a run, by matplotlib without a screen.
 
 As inline SVG they take the colour of the text around them, so they can be read on light and dark pages alike.
 """
@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.cli.report.insight import Calibration, roc
 from nnbp.training.curve import INK, STYLE, TRAINING, matplotlib_parts
 
 _POINTS = 2000
+_CURVES = 8
 
 
 def scatter(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
-    """Predictions against the truth as a matplotlib figure, with the line on which both are equal.
+    """Predictions against the truth, residuals against predictions, and a histogram of the residuals.
 
     Args:
-        truth, predicted: (m,), in the unit of the target; of more than 2000 rows an even choice is drawn.
+        truth, predicted: (m,), in the unit of the target; of more than 2000 rows an even choice is drawn as points.
         name: of the target.
 
     Raises:
@@ -33,15 +35,61 @@ def scatter(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
     # Between dollar signs matplotlib reads mathematics.
     name = name.replace("$", r"\$")
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    dashed = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 3)), "alpha": 0.6}
+    points = {"color": TRAINING, "alpha": 0.6, "markersize": 4, "markeredgewidth": 0}
     with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=(4.6, 4.2), layout="constrained")
-        axes = figure.subplots()
-        axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6, label="exact")
-        axes.plot(x, y, "o", color=TRAINING, alpha=0.6, markersize=4.5, markeredgewidth=0, label="held-out row")
-        axes.set_xlabel(f"true {name}")
-        axes.set_ylabel(f"predicted {name}")
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.legend()
+        figure = matplotlib.figure.Figure(figsize=(12.6, 4.0), layout="constrained")
+        against, residuals, counts = figure.subplots(1, 3)
+        against.plot([low, high], [low, high], **dashed, label="exact")
+        against.plot(x, y, "o", **points, label="row")
+        against.set(xlabel=f"true {name}", ylabel=f"predicted {name}")
+        against.set_aspect("equal", adjustable="datalim")
+        against.legend()
+        residuals.axhline(0.0, **dashed)
+        residuals.plot(y, x - y, "o", **points)
+        residuals.set(xlabel=f"predicted {name}", ylabel="true − predicted")
+        counts.hist(np.asarray(truth, np.float64) - predicted, bins=30, color=TRAINING, alpha=0.8)
+        counts.set(xlabel="true − predicted", ylabel="rows")
+    return figure
+
+
+def confidence(found: Calibration, truth: NDArray[Any], probabilities: NDArray[Any], labels: Any) -> Any:
+    """Calibration of probabilities, and ROC curves: of class 1 of two, else of each class against the others.
+
+    Of more than eight classes, those with the smallest areas are drawn.
+
+    Args:
+        found: the calibration.
+        truth: class indices (m,).
+        probabilities: (m, k).
+        labels: of the k classes.
+    """
+    matplotlib = matplotlib_parts()
+    classes = [1] if len(labels) == 2 else range(len(labels))
+    curves = [
+        (*roc(truth == k, probabilities[:, k]), str(labels[k]).replace("$", r"\$"))
+        for k in classes
+        if 0 < np.count_nonzero(truth == k) < len(truth)
+    ]
+    curves = sorted(curves, key=lambda curve: curve[2])[:_CURVES]
+    dashed = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 3)), "alpha": 0.6}
+    with matplotlib.rc_context(STYLE):
+        figure = matplotlib.figure.Figure(figsize=(9.6, 4.0), layout="constrained")
+        reliability, characteristic = figure.subplots(1, 2)
+        reliability.plot([0, 1], [0, 1], **dashed, label="exact")
+        reliability.plot(found.predicted, found.observed, color=TRAINING)
+        sizes = 14 + 160 * found.rows / found.rows.max()
+        reliability.scatter(found.predicted, found.observed, sizes, color=TRAINING, label="bin, by its rows", zorder=3)
+        reliability.set(xlabel="predicted probability", ylabel="observed share", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        reliability.set_title(f"Calibration, expected error {found.error:.3f}")
+        reliability.legend()
+        characteristic.plot([0, 1], [0, 1], **dashed)
+        for k, (false, true, area, label) in enumerate(curves):
+            characteristic.plot(false, true, color=f"C{k}", label=f"{label[:20]}: {area:.3f}")
+        characteristic.set(xlabel="false positives, share", ylabel="true positives, share")
+        characteristic.set_title("ROC, area under it")
+        if curves:
+            characteristic.legend(loc="lower right", fontsize=9)
     return figure
 
 

@@ -130,7 +130,7 @@ function health(l, i) {
     return Math.abs(slope([layer.z[i], layer.a[i]])[0]);
   });
   const largest = Math.max(...sizes);
-  return largest === 0 ? "dead" : largest < 0.05 * DATA.layers[l - 1].largest_slope ? "saturated" : "";
+  return largest === 0 ? "dead" : largest < DATA.layers[l - 1].least_slope ? "saturated" : "";
 }
 
 // ---- parameters: {l, kind, i, j} with kind W, b, gamma or beta; l is the layer, i the unit, j its input
