@@ -331,6 +331,11 @@ class Network:
         """A table of the layers; print it."""
         from nnbp.formatting import table
 
+        rows, line = self._summary()
+        return "\n".join([*table(rows, left=(0, 2)), line])
+
+    def _summary(self) -> tuple[list[tuple[str, str, str, str]], str]:
+        """The rows of the table of layers, the head first, and the line below it."""
         rows = [("layer", "units", "activation", "parameters")]
         sizes = self.model.sizes
         rows.append(("input", str(sizes[0]), "", ""))
@@ -338,15 +343,24 @@ class Network:
             count = sum(spec.size for spec in layer.parameters(n_in) if spec.learnt)
             f = "" if layer.activation is None else layer.activation.name
             rows.append((layer.kind, str(n_out), f, f"{count:,}" if count else ""))
-        lines = table(rows, left=(0, 2))
         total = self.model.parameters.size
         products = f" (products in {self.precision})" if self.precision else ""
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
-        lines.append(
+        return rows, (
             f"{total:,} parameters, {total * self.dtype.itemsize / 1e6:.3g} MB of {self.dtype.name}{products} on "
             f"{self.device}; loss {self.loss_function.name}{decay}"
         )
-        return "\n".join(lines)
+
+    def _repr_html_(self) -> str | None:
+        """A diagram and the table of the layers, for notebooks; None if the sizes are not known yet."""
+        if self._passes is None:
+            return None
+        from nnbp.html import diagram, table
+
+        rows, line = self._summary()
+        drawn = [row for row in rows[1:] if row[2] or row[0] == "input"]
+        picture = diagram([int(units) for _, units, *_ in drawn], [f or kind for kind, _, f, _ in drawn])
+        return f"{picture}\n{table(rows, left=(0, 2), lines=[line])}"
 
     def __repr__(self) -> str:
         sizes = "sizes from the data" if self._passes is None else "-".join(map(str, self.model.sizes))

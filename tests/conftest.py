@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
+from _pytest.doctest import DoctestModule
 from strict_backend import StrictBackend
 
 from nnbp.device.select import devices, gpu_required, open_backend
@@ -15,6 +19,13 @@ pytest_plugins = ["nnbp.testing.pytest_plugin", "pytester"]
 
 collect_ignore = ["doubles"]
 """They have no tests, and would be imported once more under another name."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Generator[None, list[Any], list[Any]]:
+    """Tests have no doctests; were they searched, a test module that cannot be imported would be skipped in silence."""
+    found = yield
+    return [collector for collector in found if not isinstance(collector, DoctestModule)]
 
 
 @cache

@@ -37,18 +37,18 @@ class Comparison(Report):
     names: tuple[str, str]
     rows: tuple[ParityRow, ...]
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """What stands below the table: the verdict, and what it depends on."""
         said = "PASSED" if self.passed else "FAILED"
-        end = (
+        lines = [
             f"{said}: p by {self.names[0]}, q by {self.names[1]}; largest relative error {self.max_relative_error:.2g}"
-        )
-        lines = [*self.table(places=False), end]
+        ]
         if open_ := [row.name for row in self.rows if row.verdict == UNDECIDED and not row.passed]:
             lines.append(
                 f"undecided: {', '.join(open_)}; p amplifies rounding so much that its errors are about as large as "
                 "the array itself: give a bound"
             )
-        return "\n".join(lines)
+        return lines
 
 
 def compare(

@@ -18,7 +18,7 @@ probabilities multiply.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp import html
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.executor import Batch, Executor
 from nnbp.engine.model import Model
@@ -123,14 +124,24 @@ class GradientReport:
         return report
 
     def __str__(self) -> str:
+        return "\n".join([*table(self._table(), left=_LEFT, ruled=True), *self.lines()])
+
+    def _repr_html_(self) -> str:
+        """The table, with a bar for each relative error on a logarithmic scale, for notebooks."""
+        bars = [(html.length(row.max_relative_error / self.tolerance), row.passed) for row in self.rows]
+        return html.table(self._table(), left=_LEFT, bars=bars, lines=self.lines())
+
+    def _table(self) -> list[Sequence[str]]:
         head = ["array", "shape", "checked", "max |a−n|", "max relative", "worst at"]
-        head += ["a, backpropagated", "n, differenced", ""]
-        lines = table([head, *map(_cells, self.rows)], left=(0, 1, 8), ruled=True)
-        lines.append(
+        return [[*head, "a, backpropagated", "n, differenced", ""], *map(_cells, self.rows)]
+
+    def lines(self) -> list[str]:
+        """What stands below the table: the verdict, and what it depends on."""
+        lines = [
             f"{'PASSED' if self.passed else 'FAILED'}: {sum(row.checked for row in self.rows)} derivatives against "
             f"central differences in float64, largest relative error {self.max_relative_error:.2g}, allowed "
             f"{self.tolerance:g}"
-        )
+        ]
         if self.chance is not None:
             lines.append(
                 f"along random directions: an error of {FAULT:g} in one array is missed with a chance of at most "
@@ -141,7 +152,11 @@ class GradientReport:
                 f"kinks: {', '.join(self.kinks)}; {sum(row.stepped_around for row in self.rows)} entries stepped "
                 f"around one, {sum(row.at_kink for row in self.rows)} on one and not judged"
             )
-        return "\n".join(lines)
+        return lines
+
+
+_LEFT = (0, 1, 8)
+"""Columns that stand at the left."""
 
 
 def _cells(row: GradientRow) -> tuple[str, ...]:

@@ -73,8 +73,14 @@ class ParityReport(Report):
         """The precision of the products if it is lower than that of the dtype, else the dtype."""
         return self.precision or self.dtype
 
-    def __str__(self) -> str:
-        lines = self.table(places=self.isolate or len(self.devices) > 2)
+    @property
+    def several(self) -> bool:
+        """Whether the rows are of several devices, so that each has to name its own."""
+        return self.isolate or len(self.devices) > 2
+
+    def lines(self) -> list[str]:
+        """What stands below the table: the verdict, and what it depends on."""
+        lines = []
         if self.isolate:
             what = f"every layer of {', '.join(self.devices)} by itself, p in float64; {self.arithmetic}"
         else:
@@ -100,7 +106,7 @@ class ParityReport(Report):
                 f"first beyond its bound: {first.name} on {first.device}, {first.ratio:.2g} times; isolate=True shows "
                 "whether the others follow from it"
             )  # fmt: skip
-        return "\n".join(lines)
+        return lines
 
 
 def compare_devices(

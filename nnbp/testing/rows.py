@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp import html
 from nnbp.formatting import json_value, table
 from nnbp.testing.tolerances import relative_error
 
@@ -63,6 +64,10 @@ class ParityRow:
         return self.max_relative_error / self.bound if self.bound else math.inf
 
 
+_LEFT = (0, 1, 8, 9)
+"""Columns that stand at the left."""
+
+
 class Report:
     """The base of all reports that consist of rows."""
 
@@ -90,11 +95,26 @@ class Report:
         report: dict[str, Any] = json_value({**summary, **asdict(cast(Any, self))})
         return report
 
-    def table(self, *, places: bool) -> list[str]:
-        """The rows as lines of text; `places` adds the device of each."""
+    @property
+    def several(self) -> bool:
+        """Whether the rows are of several devices, so that each has to name its own."""
+        return False
+
+    def lines(self) -> list[str]:
+        """What stands below the table."""
+        return []
+
+    def __str__(self) -> str:
+        return "\n".join([*table(self._table(), left=_LEFT, ruled=True), *self.lines()])
+
+    def _repr_html_(self) -> str:
+        """The table, with a bar for each ratio on a logarithmic scale, for notebooks."""
+        bars = [(html.length(row.ratio), row.passed) for row in self.rows]
+        return html.table(self._table(), left=_LEFT, bars=bars, lines=self.lines())
+
+    def _table(self) -> list[tuple[str, ...]]:
         head = ("array", "shape", "max |p−q|", "relative", "ulp", "1 − cosine", "bound", "ratio", "verdict", "on")
-        cells = [head if places else head[:-1], *(_cells(row, places) for row in self.rows)]
-        return table(cells, left=(0, 1, 8, 9), ruled=True)
+        return [head if self.several else head[:-1], *(_cells(row, self.several) for row in self.rows)]
 
 
 def _cells(row: ParityRow, several: bool) -> tuple[str, ...]:

@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from html import escape
 from numbers import Integral
 from typing import Any
+from zlib import crc32
 
+from nnbp.errors import MissingDependencyError
 from nnbp.formatting import counted, shown
 from nnbp.requirements import optional
-from nnbp.training.curve import curve
+from nnbp.training.curve import curve, inline_svg
 from nnbp.validation import instance, items, not_negative, whole_number
 
 
@@ -68,6 +71,18 @@ class History(dict[str, list[float]]):
 
     def __missing__(self, name: str) -> list[float]:
         raise KeyError(f"The history holds {', '.join(self) or 'nothing yet'}; received {name!r}.")
+
+    def _repr_html_(self) -> str | None:
+        """The curve and the last values, for notebooks; the text alone if there is no matplotlib or no epoch."""
+        if not self.epochs:
+            return None
+        label = f"Training curve of {counted(self.epochs, 'epoch')}"
+        try:
+            # The ids of two pictures of a notebook differ.
+            picture = inline_svg(curve(self, self.best_epoch), label, f"h{crc32(repr(self).encode()):x}")
+        except MissingDependencyError:
+            return None
+        return f"{picture}\n<p>{escape(repr(self))}</p>"
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name}={values[-1]:.6g}" for name, values in self.items())

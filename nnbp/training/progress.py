@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -55,7 +56,10 @@ class _Bar(Callback):
         self.unit = unit
 
     def on_train_begin(self, state: TrainingState) -> None:
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            # A notebook without widgets shows the bar as text, which needs no warning.
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm
 
         self._bar = tqdm(total=state.epochs, unit=self.unit, desc="training", dynamic_ncols=True)
 

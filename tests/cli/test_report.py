@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from nnbp.cli.report.curves import inline_svg, scatter
+from nnbp.cli.report.curves import scatter
 from nnbp.cli.report.insight import Importance, Insight, LayerFacts, WorstRow
 from nnbp.cli.report.page import render
 from nnbp.formatting import metric_rows, number
 from nnbp.tabular.model import Evaluation
-from nnbp.training.curve import curve
+from nnbp.training.curve import curve, inline_svg
 
 pytest.importorskip("matplotlib")
 

@@ -5,8 +5,6 @@ As inline SVG they take the colour of the text around them, so they can be read 
 
 from __future__ import annotations
 
-import io
-import re
 from typing import Any
 
 import numpy as np
@@ -91,22 +89,3 @@ def confidence(found: Calibration, truth: NDArray[Any], probabilities: NDArray[A
         if curves:
             characteristic.legend(loc="lower right", fontsize=9)
     return figure
-
-
-def inline_svg(figure: Any, label: str, prefix: str) -> str:
-    """A figure as an SVG element for a page: in the colour of the text, ids of its own, no fonts from elsewhere.
-
-    Args:
-        figure: of matplotlib.
-        label: what it shows, for those who cannot see it; plain text without markup.
-        prefix: of its ids, different for each figure of a page.
-    """
-    matplotlib = matplotlib_parts()
-    file = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{prefix}-", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.cli.report.curves import confidence, inline_svg, scatter
+from nnbp.cli.report.curves import confidence, scatter
 from nnbp.cli.report.insight import Importance, Insight, LayerFacts, WorstRow, calibration
 from nnbp.errors import MissingDependencyError
 from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number
 from nnbp.metrics import confusion_matrix
 from nnbp.tabular.model import Evaluation
-from nnbp.training.curve import curve
+from nnbp.training.curve import curve, inline_svg
 
 _CLASSES_IN_A_TABLE = 25
 _CONFUSIONS_LISTED = 20

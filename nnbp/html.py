@@ -1,0 +1,91 @@
+"""Results as notebooks show them: tables, bars and a diagram, in the colours of the page around them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from html import escape
+from itertools import pairwise
+
+_PLUS, _MINUS = "#3b82c4", "#e07b28"
+_DRAWN = 9
+"""Units of a layer that a diagram shows; of more, some stand for all."""
+
+
+def table(
+    rows: Sequence[Sequence[str]], *, left: Collection[int], bars: Sequence[tuple[float, bool]] = (),
+    lines: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """A table, and lines of text below it.
+
+    Args:
+        rows: cells, the head first.
+        left: columns that stand at the left; the others stand at the right.
+        bars: for each row but the head, the length of a bar, from 0 to 1, and whether it is good.
+        lines: paragraphs below the table.
+
+    >>> print(table([("layer", "units"), ("dense", "8 < 9")], left=[0], lines=["72 parameters"]))
+    <table><tr><th style="text-align: left">layer</th><th style="text-align: right">units</th></tr>
+    <tr><td style="text-align: left">dense</td><td style="text-align: right">8 &lt; 9</td></tr></table>
+    <p>72 parameters</p>
+    """
+    found = []
+    for number, row in enumerate(rows):
+        kind = "td" if number else "th"
+        cells = [
+            f'<{kind} style="text-align: {"left" if k in left else "right"}">{escape(cell)}</{kind}>'
+            for k, cell in enumerate(row)
+        ]
+        if bars:
+            cells.append(f"<{kind}>{_bar(*bars[number - 1]) if number else ''}</{kind}>")
+        found.append(f"<tr>{''.join(cells)}</tr>")
+    below = "".join(f"\n<p>{escape(line)}</p>" for line in lines)
+    return "<table>" + "\n".join(found) + f"</table>{below}"
+
+
+def _bar(length: float, good: bool) -> str:
+    width, colour = round(100 * length), _PLUS if good else _MINUS
+    return f'<div style="width: 100px"><div style="width: {width}px; height: 0.7em; background: {colour}"></div></div>'
+
+
+def length(ratio: float) -> float:
+    """The length of a bar for an error in units of its bound: 1 for the bound and beyond, 0 for a millionth of it."""
+    return 1.0 if not ratio < 1 else max(0.0, 1 + math.log10(ratio) / 6) if ratio > 0 else 0.0
+
+
+def diagram(sizes: Sequence[int], names: Sequence[str]) -> str:
+    """Layers of units from left to right as an SVG picture; of a large layer, nine units stand for all.
+
+    Args:
+        sizes: the number of units of each layer.
+        names: what stands below each.
+    """
+    step, room = 110, 22
+    width, height = step * len(sizes), room * min(_DRAWN, max(sizes)) + 50
+    places = []
+    for l, size in enumerate(sizes):
+        drawn = min(size, _DRAWN)
+        top = (height - 50 - room * drawn) / 2
+        places.append([(step * (l + 0.5), 10 + top + room * (i + 0.5)) for i in range(drawn)])
+    lines = [
+        f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"/>'
+        for before, after in pairwise(places)
+        for x1, y1 in before
+        for x2, y2 in after
+    ]
+    units, texts = [], []
+    for layer, size, name in zip(places, sizes, names, strict=True):
+        for i, (x, y) in enumerate(layer):
+            if size > _DRAWN and i == _DRAWN // 2:
+                units.append(f'<text x="{x:g}" y="{y + 4:g}">⋮</text>')
+            else:
+                units.append(f'<circle cx="{x:g}" cy="{y:g}" r="7"/>')
+        texts.append(f'<text x="{layer[0][0]:g}" y="{height - 24}">{size}</text>')
+        texts.append(f'<text x="{layer[0][0]:g}" y="{height - 8}">{escape(name)}</text>')
+    label = "Layers of " + ", ".join(map(str, sizes)) + " units"
+    return (
+        f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}" width="{width}" '
+        'style="max-width: 100%" font-size="12" text-anchor="middle" fill="currentColor">'
+        f'<g stroke="currentColor" stroke-opacity="0.2">{"".join(lines)}</g>'
+        f'<g stroke="none" fill="{_PLUS}">{"".join(units)}</g>{"".join(texts)}</svg>'
+    )
