@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import nnbp
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 SOURCES = [*(ROOT / "nnbp").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]
@@ -49,3 +51,34 @@ def test_citations_of_the_notes_lead_to_a_section() -> None:
     cited = [section for path in SOURCES for section in re.findall(r"docs/notes\.md, ([\d.]*\d)", path.read_text())]
     assert cited
     assert set(cited) <= set(headings)
+
+
+REFERENCE = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """Classes, functions and errors by themselves; modules with all that they define."""
+    listed = {name: kind for kind, name in re.findall(r"^.. auto(\w+):: (\S+)$", REFERENCE, re.MULTILINE)}
+    for name in nnbp.__all__:
+        item = getattr(nnbp, name)
+        if name != "__version__":
+            assert getattr(item, "__name__", "") in listed or f"nnbp.{name}" in listed, name
+    for module in ("nnbp.sklearn", "nnbp.onnx", "nnbp.torch", "nnbp.testing", "nnbp.textbook"):
+        assert listed.get(module) == "module", module
+
+
+def test_every_page_is_in_a_table_of_contents() -> None:
+    docs = ROOT / "docs"
+    listed = set()
+    for page in docs.rglob("*.md"):
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            for line in block.splitlines():
+                if line and not line.startswith(":"):
+                    name = re.sub(r".*<(.*)>", r"\1", line)
+                    listed.add((page.parent / f"{name}.md").resolve())
+    assert set(docs.rglob("*.md")) - listed == {docs / "index.md"}
+
+
+def test_the_benchmark_page_shows_the_latest_results() -> None:
+    latest = max(path.parent.name for path in (ROOT / "bench" / "results").glob("cpu-*/table.md"))
+    assert f"bench/results/{latest}/table.md" in (ROOT / "docs" / "benchmark.md").read_text()

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import inspect
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from fractions import Fraction
@@ -72,6 +73,7 @@ def entry_points() -> dict[str, Callable[..., Any]]:
     found |= {f"testing.{name}": getattr(testing, name) for name in testing.__all__ if name != "compare"}
     found |= {"schedules.get": schedules.get, "metrics.confusion_matrix": metrics.confusion_matrix}
     found["fit_many"] = fit_many
+    found["explain"] = explain
     # They take what nnbp itself has read or computed.
     inner = "from_file", "to_file", "input_dtype"
     methods = [name for name in vars(Network) if name[0] != "_" and callable(getattr(Network, name))]
@@ -82,6 +84,23 @@ def fit_many(X: Any, y: Any) -> Any:
     """`nnbp.fit_many` with new networks; tests/training/test_parallel.py has other lists than these."""
     networks = [network(), network()]
     return nnbp.fit_many(networks, X, y, epochs=1, progress=False), networks
+
+
+def explain(net: Network, X: Any, y: Any, path: str, **options: Any) -> str:
+    """The page of `nnbp.explain` for a network, which needs targets."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Other tests, which run at the same time, rely on there being no file with the right path of `RIGHT`.
+        page = Path(folder, path) if path == RIGHT["path"] else path
+        return Path(nnbp.explain(net, X, y, page, **options)).read_text(encoding="utf-8")
+
+
+explain.__signature__ = inspect.signature(nnbp.explain).replace(  # type: ignore[attr-defined]
+    parameters=[
+        each.replace(default=each.empty, annotation="Any") if each.name in ("y", "path") else each
+        for each in inspect.signature(nnbp.explain).parameters.values()
+        if each.name not in ("names", "labels")  # any strings; tests/explorer/test_explanation.py has others
+    ]
+)
 
 
 def method(name: str) -> Callable[..., Any]:

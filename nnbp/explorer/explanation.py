@@ -99,8 +99,8 @@ def explained(
     X: Any,
     y: Any = None,
     *,
-    names: Sequence[str] = (),
-    labels: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
     rows: int = 20,
 ) -> Explanation:
     """The explanation of a network for some samples; the arguments are those of `nnbp.explain`."""
@@ -108,12 +108,24 @@ def explained(
     if isinstance(model, TableModel):
         return _of_table(model, X, rows)
     if not isinstance(model, Network):
-        raise TypeError(f"The model must be a Network or a TableModel; received {shown(model)}.")
+        raise TypeError(f"net must be a Network or a TableModel; received {shown(model)}.")
     if y is None:
-        raise TypeError("A network needs targets: explain(net, X, y). Only a TableModel takes them from its table.")
-    given = tuple(map(str, items("names", names, "a list of names, one for each input")))
-    classes = tuple(map(str, items("labels", labels, "a list of names, one for each output")))
-    return _of_network(model, X, y, rows, given, classes)
+        raise TypeError(
+            "A network needs targets, and only a TableModel takes them from its table; received y=None. Give them: "
+            "explain(net, X, y)."
+        )
+    # Data that the network cannot take in its own dtype are not explained in another one.
+    model.copy(device="cpu").prepare(X, y)
+    return _of_network(model, X, y, rows, _names("names", names), _names("labels", labels))
+
+
+def _names(what: str, given: Sequence[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    found = items(what, given, "a list of strings, one for each unit")
+    if wrong := [name for name in found if not isinstance(name, str)]:
+        raise TypeError(f"{what} is a list of strings, one for each unit; received {shown(wrong[0])}. Use str().")
+    return tuple(found)
 
 
 def _of_table(model: TableModel, table: Any, rows: int) -> Explanation:
@@ -130,11 +142,11 @@ def _of_table(model: TableModel, table: Any, rows: int) -> Explanation:
         columns.append(Column(column.name, tuple(range(units, units + column.width)), column.categories, **scaling))
         units += column.width
     names = tuple(source.columns) if known is None else known.feature_names
-    labels = tuple(map(str, target.labels)) if len(target.labels) == model.network.model.n_out else ()
-    if len(target.labels) == 2 and not labels:
-        labels = (str(target.labels[1]),)
+    classes = tuple(map(str, target.labels))
+    # Of two classes, the one output is the probability of the second.
+    labels = classes[1:] if len(classes) == 2 and model.network.model.n_out == 1 else classes or None
     found = _of_network(model.network, X, target.encode(part), rows, names, labels, tuple(columns))
-    quantity = Column(target.name, (), tuple(map(str, target.labels)), target.mean, target.scale)
+    quantity = Column(target.name, (), classes, target.mean, target.scale)
     return replace(found, rows=chosen, samples=len(source), target=quantity)
 
 
@@ -143,8 +155,8 @@ def _of_network(
     X: Any,
     y: Any,
     rows: int,
-    names: tuple[str, ...],
-    labels: tuple[str, ...],
+    names: tuple[str, ...] | None,
+    labels: tuple[str, ...] | None,
     columns: tuple[Column, ...] = (),
 ) -> Explanation:
     count = model.model.parameters.size
@@ -166,11 +178,11 @@ def _of_network(
         cost = np.array(executor.cost[0])
     X = np.array(data.X[chosen], np.float64)
     for what, given, expected in (("names", names, inputs.shape[1]), ("labels", labels, inner.n_out)):
-        if given and len(given) != expected:
+        if given is not None and len(given) != expected:
             raise ShapeError(f"{what} has one name for each of {expected} units; received {len(given)} names.")
     return Explanation(
         network, chosen, len(data), X, targets, network.trace(X), network.gradients(X, targets), cost, inputs,
-        columns or _columns(inner.layers[0], inner.n_in, names), names, labels,
+        columns or _columns(inner.layers[0], inner.n_in, names or ()), names or (), labels or (),
     )  # fmt: skip
 
 

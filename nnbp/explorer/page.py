@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
 from os import PathLike
 from string import Template
@@ -27,17 +26,16 @@ LANGUAGES = ("en", "zh")
 
 
 def explain(
-    model: Network | TableModel,
+    net: Network | TableModel,
     X: Any,
     y: Any = None,
     path: str | PathLike[str] = "explorer.html",
     *,
-    names: Sequence[str] = (),
-    labels: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
     rows: int = 20,
     learning_rate: float = 0.1,
     language: str = "en",
-    title: str | None = None,
 ) -> str:
     """Writes the explorer: one page that shows how a network computes some samples and their gradients.
 
@@ -48,15 +46,14 @@ def explain(
     layers, as in the notes (docs/notes.md, 2.2). The page is one file and uses no network.
 
     Args:
-        model: a network whose sizes are known, with at most 300,000 parameters; or a table model.
+        net: a network whose sizes are known, with at most 300,000 parameters; or a table model.
         X: (m, n_in); for a table model, a data frame with the target.
         y: targets, as for `Network.fit`; None for a table model.
         path: of the page; an existing file is replaced.
-        names, labels: of the inputs and of the outputs; a table model has its own.
+        names, labels: of the input units and of the outputs; a table model has its own.
         rows: the largest number of samples to show; of more samples, it shows some that are evenly spread.
         learning_rate: η of the update on the page.
         language: of the page when it is opened, "en" or "zh".
-        title: of the page; None describes the network.
 
     Returns:
         the path.
@@ -72,16 +69,14 @@ def explain(
     ...     page = nnbp.explain(net, [[0.1, 0.2, 0.3]], [[0.0, 1.0]], f"{folder}/explorer.html")
     """
     where = file_path(path)
-    explanation = explained(model, X, y, names=names, labels=labels, rows=rows)
-    text = render(explanation, learning_rate=learning_rate, language=language, title=title)
+    explanation = explained(net, X, y, names=names, labels=labels, rows=rows)
+    text = render(explanation, learning_rate=learning_rate, language=language)
     with explained_errors(f"Cannot write {where}", "Nothing was written: correct this and try again."):
         replace(where, text.encode("utf-8"))
     return where
 
 
-def render(
-    explanation: Explanation, *, learning_rate: float = 0.1, language: str = "en", title: str | None = None
-) -> str:
+def render(explanation: Explanation, *, learning_rate: float = 0.1, language: str = "en") -> str:
     """The page of an explanation as HTML; see `explain`."""
     eta = number("learning_rate, η,", learning_rate, "(0, inf)")
     one_of("language", language, *LANGUAGES)
@@ -91,7 +86,7 @@ def render(
     data = {**page_data(explanation), "eta": eta, "language": language}
     return Template(read["explorer.html"]).substitute(
         language=language,
-        title=escape(title or " – ".join(map(str, explanation.sizes))),
+        title=" – ".join(map(str, explanation.sizes)),
         style=read["explorer.css"].strip(),
         texts=_script_json(json.loads(read["texts.json"])),
         data=_script_json(data),

@@ -8,6 +8,7 @@ users.
 from __future__ import annotations
 
 import base64
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -109,26 +110,29 @@ def _arrays(operations: Iterable[Operation]) -> list[Array]:
 
 
 class _Views:
-    """The buffers in which arrays lie: arrays that share memory lie in one.
+    """The buffers in which arrays lie: arrays that share memory lie in one. They are numbered in the order of use.
 
     Attributes:
         sizes: the number of elements of each buffer.
     """
 
-    def __init__(self, arrays: Iterable[Array]) -> None:
-        self._spans: list[tuple[int, int]] = []
-        for first, end in sorted(span(array) for array in arrays):
-            if self._spans and first < self._spans[-1][1]:
-                first, before = self._spans.pop()
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        merged: list[tuple[int, int]] = []
+        for first, end in sorted(map(span, arrays)):
+            if merged and first < merged[-1][1]:
+                first, before = merged.pop()
                 end = max(end, before)
-            self._spans.append((first, end))
-        self.sizes = [(end - first) // _ITEM for first, end in self._spans]
+            merged.append((first, end))
+        starts = [first for first, _ in merged]
+        used = dict.fromkeys(bisect(starts, span(array)[0]) - 1 for array in arrays)
+        self._starts, self._number = starts, {place: number for number, place in enumerate(used)}
+        self.sizes = [(merged[place][1] - merged[place][0]) // _ITEM for place in used]
 
     def __call__(self, array: Array) -> View:
         start = span(array)[0]
-        buffer = next(k for k, (first, end) in enumerate(self._spans) if first <= start < end)
+        place = bisect(self._starts, start) - 1
         strides = [step // _ITEM for step in array.strides]
-        return [buffer, (start - self._spans[buffer][0]) // _ITEM, list(array.shape), strides]
+        return [self._number[place], (start - self._starts[place]) // _ITEM, list(array.shape), strides]
 
 
 class _Recorder:

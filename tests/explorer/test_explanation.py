@@ -119,7 +119,7 @@ def test_slopes_are_the_derivatives() -> None:
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
     net, X, y = example_problem([3, 4, 2], device="cpu")
-    with pytest.raises(TypeError, match="must be a Network or a TableModel; received 3"):
+    with pytest.raises(TypeError, match="net must be a Network or a TableModel; received 3"):
         explained(3, X, y)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="needs targets"):
         explained(net, X)
@@ -127,6 +127,8 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         explained(net, X, y, names=["a"])
     with pytest.raises(ShapeError, match="labels has one name for each of 2 units"):
         explained(net, X, y, labels=["a", "b", "c"])
+    with pytest.raises(TypeError, match="names is a list of strings, one for each unit; received 1"):
+        explained(net, X, y, names=["a", 1, "c"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="rows"):
         explained(net, X, y, rows=0)
     with pytest.raises(ShapeError):

@@ -91,24 +91,26 @@ def test_categories() -> None:
     assert_same(net, X, rng.normal(size=9))
 
 
-class Bump(Activation):
-    name = "bump"
-
-    def f(self, z: Any) -> Any:
-        return np.exp(-np.square(z)) * np.cos(z) + np.where(z > 1.0, np.arctan(z), np.sin(z))
-
-
-class Quartic(Loss):
-    name = "quartic"
-
-    def cost(self, h: Any, y: Any) -> Any:
-        return np.abs(h - y) ** 4
-
-
 def test_classes_of_users() -> None:
-    net, X, y = example_problem([3, 5, 2], activation=Bump(), loss="squared_error", device="cpu")
-    assert_same(Network([3, 5, 2], activation=Bump(), loss=Quartic(), device="cpu", seed=1), X, y)
-    assert_same(net, X, y)
+    class Bump(Activation):
+        name = "bump"
+
+        def f(self, z: Any) -> Any:
+            return np.exp(-np.square(z)) * np.cos(z) + np.where(z > 1.0, np.arctan(z), np.sin(z))
+
+    class Quartic(Loss):
+        name = "fourth_power"
+
+        def cost(self, h: Any, y: Any) -> Any:
+            return np.abs(h - y) ** 4
+
+    try:
+        net, X, y = example_problem([3, 5, 2], activation=Bump(), loss="squared_error", device="cpu")
+        assert_same(net, X, y)
+        assert_same(Network([3, 5, 2], activation=Bump(), loss=Quartic(), device="cpu", seed=1), X, y)
+    finally:
+        Activation.registry.pop("bump")
+        Loss.registry.pop("fourth_power")
 
 
 def test_a_layer_with_an_unknown_operation_is_refused_by_name() -> None:
