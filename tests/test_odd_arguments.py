@@ -88,10 +88,9 @@ def fit_many(X: Any, y: Any) -> Any:
 
 def explain(net: Network, X: Any, y: Any, path: str, **options: Any) -> str:
     """The page of `nnbp.explain` for a network, which needs targets."""
-    with tempfile.TemporaryDirectory() as folder:
-        # Other tests, which run at the same time, rely on there being no file with the right path of `RIGHT`.
-        page = Path(folder, path) if isinstance(path, str) and path == RIGHT["path"] else path
-        return Path(nnbp.explain(net, X, y, page, **options)).read_text(encoding="utf-8")
+    # Other tests, which run at the same time, rely on there being no file with the right path of `RIGHT`.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        return Path(nnbp.explain(net, X, y, path, **options)).read_text(encoding="utf-8")
 
 
 explain.__signature__ = inspect.signature(nnbp.explain).replace(  # type: ignore[attr-defined]
