@@ -15,7 +15,7 @@ from strict_backend import StrictBackend
 from nnbp.device.select import devices, gpu_required, open_backend
 from nnbp.graph.backend import Backend
 
-pytest_plugins = ["nnbp.testing.pytest_plugin", "pytester"]
+pytest_plugins = ["nnbp.testing.pytest_plugin", "pytester", "browser"]
 
 collect_ignore = ["doubles"]
 """They have no tests, and would be imported once more under another name."""

@@ -1,19 +1,15 @@
-"""The page in Chromium: what a learner sees, clicks and changes, in both languages, themes and widths.
-
-Needs Playwright, axe and Chromium; NNBP_REQUIRE_BROWSER=1 turns a skip into a failure.
-"""
+"""The page in Chromium: what a learner sees, clicks and changes, in both languages, themes and widths."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import WIDTHS, findings
 
 import nnbp
 from nnbp import Activation, Loss, Network
@@ -22,32 +18,6 @@ from nnbp.explorer.page import render
 from nnbp.testing import example_problem
 
 pytestmark = pytest.mark.browser
-
-WIDTHS = {"desktop": (1440, 900), "phone": (390, 844)}
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]  # fmt: skip
-
-
-def _missing(reason: str) -> None:
-    if os.environ.get("NNBP_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"NNBP_REQUIRE_BROWSER is set, and {reason}", pytrace=False)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        _missing("no Chromium is installed")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _missing("Playwright is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
 
 Opener = Callable[..., Any]
 
@@ -438,19 +408,13 @@ def test_large_layers_are_heat_maps_with_a_chosen_unit(width: str, opened: Opene
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_axe_finds_nothing(width: str, language: str, theme: str, opened: Opener) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     net, X, y = notes()
     net.biases[0][2] = 30.0
     page = opened(net, X, y, width=width, theme=theme, language=language)
-    script = axe.Axe().axe_script
-    page.evaluate(script)
     spots = [f"#phase-{phase}" for phase in ("input", "forward", "cost", "backward", "gradient", "batch", "update")]
     for spot in [*spots, "#unit-6 .unit", "#unit-8 .unit", "#panel button[data-parameter]"]:
         page.click(spot)
-        found = page.evaluate("() => axe.run()")
-        assert not [
-            (rule["id"], rule["nodes"][0]["html"], rule["nodes"][0]["failureSummary"]) for rule in found["violations"]
-        ], spot
+        assert not findings(page), spot
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{spot}: wider than the screen"
 
 

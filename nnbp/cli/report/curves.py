@@ -85,7 +85,8 @@ def confidence(found: Calibration, truth: NDArray[Any], probabilities: NDArray[A
         for k, (false, true, area, label) in enumerate(curves):
             characteristic.plot(false, true, color=f"C{k}", label=f"{label[:20]}: {area:.3f}")
         characteristic.set(xlabel="false positives, share", ylabel="true positives, share")
-        characteristic.set_title("ROC, area under it")
+        few = f" of the {_CURVES} classes with the smallest" if len(labels) > _CURVES else ", area under it"
+        characteristic.set_title(f"ROC{few}")
         if curves:
             characteristic.legend(loc="lower right", fontsize=9)
     return figure

@@ -106,7 +106,7 @@ def _curve(history: Mapping[str, Sequence[float]], best_epoch: int | None) -> st
 def _picture(label: str, draw: Callable[..., Any], *values: Any) -> str:
     """What a function of `curves` draws of the values; the prefix of its ids is the function's name."""
     try:
-        return f'<div class="wide">{inline_svg(draw(*values), label, draw.__name__)}</div>'
+        return f'<div class="wide" tabindex="0">{inline_svg(draw(*values), label, draw.__name__)}</div>'
     except MissingDependencyError as error:
         return f"<p>No picture: {escape(str(error))}</p>"
 
@@ -149,8 +149,9 @@ def _importance(insight: Insight, rows: str) -> str:
     name = dict(metric_rows({insight.score: 0.0})).popitem()[0]
     left = len(insight.importance) - len(shown) + insight.unmeasured
     more = f" {counted(left, 'column')} with less influence not shown." if left else ""
-    about = f"By how much the {name} falls on {rows}, if the column is permuted: mean and deviation.{more}"
-    return _table(map(_head, ("column", "", f"fall of {name}")), map(row, shown)) + f'\n<p class="dim">{about}</p>'
+    about = f"By how much the {name} falls on {rows}, if the column is permuted.{more}"
+    head = map(_head, ("column", f"fall of {name}", "mean ± deviation"))
+    return _table(head, map(row, shown)) + f'\n<p class="dim">{about}</p>'
 
 
 def _worst(worst: Sequence[WorstRow], unit: str, classes: bool) -> str:
@@ -292,7 +293,7 @@ def _head(name: str) -> str:
 
 def _table(head: Iterable[str], rows: Iterable[str], caption: str = "") -> str:
     body = f"<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{_lines(rows)}\n</tbody>"
-    return f'<div class="wide"><table>\n{caption}{body}</table></div>'
+    return f'<div class="wide" tabindex="0"><table>\n{caption}{body}</table></div>'
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
