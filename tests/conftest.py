@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +12,15 @@ import pytest
 from _pytest.doctest import DoctestModule
 from strict_backend import StrictBackend
 
+from nnbp import Activation, Layer, Loss, Metric, Optimizer
 from nnbp.device.select import devices, gpu_required, open_backend
 from nnbp.graph.backend import Backend
+from nnbp.nn.initializers import Initializer
+from nnbp.optim.schedules import Schedule
 
 pytest_plugins = ["nnbp.testing.pytest_plugin", "pytester", "browser"]
+
+_NAMED: list[Any] = [Activation, Initializer, Layer, Loss, Metric, Optimizer, Schedule]
 
 collect_ignore = ["doubles"]
 """They have no tests, and would be imported once more under another name."""
@@ -49,6 +54,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if gpu_required():
             pytest.fail(f"NNBP_REQUIRE_GPU is set, and {reason}", pytrace=False)
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _registries() -> Iterator[None]:
+    """Classes that a test defines leave the registries with it."""
+    kept = [(base.registry, dict(base.registry)) for base in _NAMED]
+    yield
+    for registry, before in kept:
+        registry.clear()
+        registry.update(before)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -207,16 +206,6 @@ def test_registries_know_their_own_classes_by_name(module: object) -> None:
 
 def attribute(base: Any) -> str:
     return "kind" if base is Layer else "name"
-
-
-@pytest.fixture(autouse=True)
-def registries() -> Iterator[None]:
-    """Classes that a test defines leave the registries with it."""
-    kept = [(base.registry, dict(base.registry)) for base in BASES]
-    yield
-    for registry, before in kept:
-        registry.clear()
-        registry.update(before)
 
 
 @pytest.mark.parametrize("base", BASES, ids=lambda base: base.__name__)

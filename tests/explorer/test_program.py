@@ -104,13 +104,9 @@ def test_classes_of_users() -> None:
         def cost(self, h: Any, y: Any) -> Any:
             return np.abs(h - y) ** 4
 
-    try:
-        net, X, y = example_problem([3, 5, 2], activation=Bump(), loss="squared_error", device="cpu")
-        assert_same(net, X, y)
-        assert_same(Network([3, 5, 2], activation=Bump(), loss=Quartic(), device="cpu", seed=1), X, y)
-    finally:
-        Activation.registry.pop("bump")
-        Loss.registry.pop("fourth_power")
+    net, X, y = example_problem([3, 5, 2], activation=Bump(), loss="squared_error", device="cpu")
+    assert_same(net, X, y)
+    assert_same(Network([3, 5, 2], activation=Bump(), loss=Quartic(), device="cpu", seed=1), X, y)
 
 
 def test_a_layer_with_an_unknown_operation_is_refused_by_name() -> None:
@@ -130,12 +126,9 @@ def test_a_layer_with_an_unknown_operation_is_refused_by_name() -> None:
         def parameters(self, n_in: int) -> Any:
             return Dense(2, "tanh").parameters(n_in)
 
-    try:
-        net = Network([2, Odd(), 1], device="cpu", seed=0)
-        with pytest.raises(NnbpError, match=r"operations Map, Gemm and Reduce; received Foreign"):
-            program_of(net.copy(dtype="float64").model)
-    finally:
-        Layer.registry.pop("odd", None)
+    net = Network([2, Odd(), 1], device="cpu", seed=0)
+    with pytest.raises(NnbpError, match=r"operations Map, Gemm and Reduce; received Foreign"):
+        program_of(net.copy(dtype="float64").model)
 
 
 def test_numbers_survive_their_encoding() -> None:
