@@ -24,6 +24,9 @@ from nnbp.validation import file_path, number, one_of
 
 LANGUAGES = ("en", "zh")
 
+SCRIPTS = ("pass.js", "network.js", "steps.js", "words.js", "cards.js", "diagram.js", "page.js")
+"""The parts of the page's script, in their order."""
+
 
 def explain(
     net: Network | TableModel,
@@ -81,16 +84,18 @@ def render(explanation: Explanation, *, learning_rate: float = 0.1, language: st
     eta = number("learning_rate, η,", learning_rate, "(0, inf)")
     one_of("language", language, *LANGUAGES)
     static = files("nnbp.explorer").joinpath("static")
-    read = {name: static.joinpath(name).read_text(encoding="utf-8")
-            for name in ("explorer.html", "explorer.css", "pass.js", "explorer.js", "texts.json")}  # fmt: skip
+
+    def read(name: str) -> str:
+        return static.joinpath(name).read_text(encoding="utf-8")
+
     data = {**page_data(explanation), "eta": eta, "language": language}
-    return Template(read["explorer.html"]).substitute(
+    return Template(read("explorer.html")).substitute(
         language=language,
         title=" – ".join(map(str, explanation.sizes)),
-        style=read["explorer.css"].strip(),
-        texts=_script_json(json.loads(read["texts.json"])),
+        style=read("explorer.css").strip(),
+        texts=_script_json(json.loads(read("texts.json"))),
         data=_script_json(data),
-        script=read["pass.js"] + read["explorer.js"].removeprefix('"use strict";\n'),
+        script="\n".join(map(read, SCRIPTS)),
     )
 
 

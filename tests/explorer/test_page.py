@@ -13,13 +13,13 @@ import pytest
 
 import nnbp
 from nnbp.explorer.explanation import explained
-from nnbp.explorer.page import LANGUAGES, explain, page_data, render
+from nnbp.explorer.page import LANGUAGES, SCRIPTS, explain, page_data, render
 from nnbp.explorer.program import decoded
 from nnbp.testing import example_problem
 
 STATIC = files("nnbp.explorer").joinpath("static")
 TEXTS: dict[str, dict[str, str]] = json.loads(STATIC.joinpath("texts.json").read_text(encoding="utf-8"))
-SCRIPT = STATIC.joinpath("explorer.js").read_text(encoding="utf-8")
+SCRIPT = "".join(STATIC.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
 
 
 def embedded(page: str, name: str) -> Any:

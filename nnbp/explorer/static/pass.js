@@ -2,13 +2,33 @@
 // Runs the forward and backward pass of one sample: the program that nnbp/explorer/program.py makes of nnbp's own.
 
 const PRIMITIVES = {
-  exp: Math.exp, expm1: Math.expm1, log: Math.log, log1p: Math.log1p, tanh: Math.tanh, sqrt: Math.sqrt,
-  sin: Math.sin, cos: Math.cos, arctan: Math.atan, absolute: Math.abs, sign: Math.sign,
-  negative: (x) => -x, square: (x) => x * x, reciprocal: (x) => 1 / x,
-  add: (x, y) => x + y, subtract: (x, y) => x - y, multiply: (x, y) => x * y, divide: (x, y) => x / y,
-  power: Math.pow, maximum: Math.max, minimum: Math.min,
-  greater: (x, y) => +(x > y), greater_equal: (x, y) => +(x >= y), less: (x, y) => +(x < y),
-  less_equal: (x, y) => +(x <= y), equal: (x, y) => +(x === y), not_equal: (x, y) => +(x !== y),
+  exp: Math.exp,
+  expm1: Math.expm1,
+  log: Math.log,
+  log1p: Math.log1p,
+  tanh: Math.tanh,
+  sqrt: Math.sqrt,
+  sin: Math.sin,
+  cos: Math.cos,
+  arctan: Math.atan,
+  absolute: Math.abs,
+  sign: Math.sign,
+  negative: (x) => -x,
+  square: (x) => x * x,
+  reciprocal: (x) => 1 / x,
+  add: (x, y) => x + y,
+  subtract: (x, y) => x - y,
+  multiply: (x, y) => x * y,
+  divide: (x, y) => x / y,
+  power: Math.pow,
+  maximum: Math.max,
+  minimum: Math.min,
+  greater: (x, y) => +(x > y),
+  greater_equal: (x, y) => +(x >= y),
+  less: (x, y) => +(x < y),
+  less_equal: (x, y) => +(x <= y),
+  equal: (x, y) => +(x === y),
+  not_equal: (x, y) => +(x !== y),
   where: (condition, x, y) => (condition ? x : y),
 };
 
@@ -30,7 +50,9 @@ function compiled(formula) {
     return () => constant;
   }
   return (inputs) => {
-    steps.forEach(([apply, operands], i) => { values[i] = apply(...operands.map((operand) => operand(inputs))); });
+    steps.forEach(([apply, operands], i) => {
+      values[i] = apply(...operands.map((operand) => operand(inputs)));
+    });
     return results.map((result) => result(inputs));
   };
 }
@@ -46,12 +68,16 @@ class Pass {
   // The elements of an array, row by row.
   read(view) {
     const out = new Float64Array(size(view));
-    visit(view, (place, i) => { out[i] = this.buffers[view[0]][place]; });
+    visit(view, (place, i) => {
+      out[i] = this.buffers[view[0]][place];
+    });
     return out;
   }
 
   write(view, values) {
-    visit(view, (place, i) => { this.buffers[view[0]][place] = values[i]; });
+    visit(view, (place, i) => {
+      this.buffers[view[0]][place] = values[i];
+    });
   }
 
   // z, a, delta and ∂C/∂a of each layer (null if ∂C/∂a is not computed), the cost, ∂C/∂x, and ∂C/∂theta.
@@ -62,13 +88,23 @@ class Pass {
     this.write(program.theta, theta);
     const upstream = program.layers.map(() => null);
     program.operations.forEach((operation, i) => {
-      program.layers.forEach((layer, l) => { if (layer.last === i) upstream[l] = this.read(layer.delta); });
+      program.layers.forEach((layer, l) => {
+        if (layer.last === i) upstream[l] = this.read(layer.delta);
+      });
       this.execute(operation);
     });
     const layers = program.layers.map((layer, l) => ({
-      z: this.read(layer.z), a: this.read(layer.a), delta: this.read(layer.delta), da: upstream[l],
+      z: this.read(layer.z),
+      a: this.read(layer.a),
+      delta: this.read(layer.delta),
+      da: upstream[l],
     }));
-    return { layers, cost: this.read(program.cost)[0], dx: this.read(program.dx), gradient: this.read(program.gradient) };
+    return {
+      layers,
+      cost: this.read(program.cost)[0],
+      dx: this.read(program.dx),
+      gradient: this.read(program.gradient),
+    };
   }
 
   execute([kind, ...operands]) {
@@ -85,7 +121,9 @@ class Pass {
     const values = new Array(inputs.length);
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < columns; j++) {
-        sources.forEach((source, k) => { if (source) values[k] = source[0][source[1] + i * source[2] + j * source[3]]; });
+        sources.forEach((source, k) => {
+          if (source) values[k] = source[0][source[1] + i * source[2] + j * source[3]];
+        });
         formula(values).forEach((result, k) => {
           const [buffer, first, down, across] = targets[k];
           buffer[first + i * down + j * across] = result;
@@ -95,7 +133,8 @@ class Pass {
   }
 
   gemm(a, b, out) {
-    const [n, inner] = shape(a), m = shape(b)[1];
+    const [n, inner] = shape(a),
+      m = shape(b)[1];
     const [A, B, C] = [a, b, out].map((view) => this.buffers[view[0]]);
     const [[a0, a1], [b0, b1], [c0, c1]] = [a, b, out].map((view) => view[3]);
     for (let i = 0; i < n; i++) {
@@ -108,7 +147,8 @@ class Pass {
   }
 
   reduce(fold, a, axis, out) {
-    const [rows, columns] = shape(a), values = this.read(a);
+    const [rows, columns] = shape(a),
+      values = this.read(a);
     const result = new Float64Array(axis ? rows : columns).fill(fold === "sum" ? 0 : -Infinity);
     values.forEach((value, at) => {
       const k = axis ? Math.floor(at / columns) : at % columns;
@@ -134,7 +174,8 @@ function broadcast(view) {
 }
 
 function visit(view, act) {
-  const [rows, columns] = shape(view), [down, across] = [0, 0, ...view[3]].slice(-2);
+  const [rows, columns] = shape(view),
+    [down, across] = [0, 0, ...view[3]].slice(-2);
   for (let i = 0, at = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++, at++) act(view[1] + i * down + j * across, at);
   }
