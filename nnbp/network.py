@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.exclusive import alone, exclusive, lock
 from nnbp.errors import ConvergenceWarning, DataError, DeviceMemoryError, ModelFileError, NnbpError, ShapeError
-from nnbp.formatting import brief
+from nnbp.formatting import brief, shown
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array, Precision
 from nnbp.nn.activations import Activation
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from nnbp.serialization.model_file import ModelFile, State
     from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
     from nnbp.training.checkpoint import Checkpoint
+    from nnbp.training.stream import Batches, Stream
     from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
 
 _TOO_LARGE = "X or the parameters are too large: standardise X, or use dtype='float64'."
@@ -486,9 +487,11 @@ class Network:
     @alone
     def fit(
         self,
-        X: Any,
-        y: Any,
+        X: Any = None,
+        y: Any = None,
         *,
+        batches: Batches | None = None,
+        shuffle_buffer: int = 0,
         epochs: int = 100,
         batch_size: int | None = 32,
         optimizer: str | Optimizer = "adam",
@@ -513,6 +516,10 @@ class Network:
             X: (m, n_in). A sparse matrix of SciPy is made dense batch by batch, as a whole for optimizers that use the
                 whole data set.
             y: (m,) or (m, n_out) values; (m,) class indices or (m, n_out) one-hot rows.
+            batches: instead of X, y and sample_weight, for data larger than memory: a function that returns, for each
+                epoch, a new iterator over blocks (X, y) or (X, y, sample_weight) of any size. The first epoch is read
+                before training begins, to check and count the samples.
+            shuffle_buffer: the number of samples of `batches` that are in memory to be shuffled; 0 keeps their order.
             epochs: passes through the data.
             batch_size: samples per step; None is the whole data set, which rprop and lbfgs always use.
             optimizer: name or object.
@@ -566,12 +573,25 @@ class Network:
         )
         measures = self._metrics(metrics)
         with self._backend.active():
-            adapter, data, held_out = self._data(X, y, sample_weight, validation_data, validation_split, class_weight)
             beside = options.batch_size, len(options.optimizer.slots)
-            train = self._evaluation(adapter.placed(data, beside), measures)
+            if batches is None:
+                if X is None and y is None:
+                    raise TypeError("fit trains on X and y, or on batches; received none of them. Call fit(X, y).")
+                whole_number("shuffle_buffer", shuffle_buffer, 0, 0)
+                adapter, data, held_out = self._data(
+                    X, y, sample_weight, validation_data, validation_split, class_weight
+                )
+                few, placed = adapter.sample(data), adapter.placed(data, beside)
+                sample = placed if few is data else adapter.placed(few)
+                train = self._evaluation(placed, measures)
+            else:
+                given = {"X": X, "y": y, "sample_weight": sample_weight, "class_weight": class_weight}
+                stream = self._stream(batches, shuffle_buffer, options, validation_split, given)
+                adapter, data, few = stream.adapter, stream.dataset(), stream.sample
+                held_out = None if validation_data is None else self._held_out(adapter, validation_data)
+                sample = adapter.placed(few)
+                placed, train = data, self._evaluation(sample, measures)
             validation = None if held_out is None else self._evaluation(adapter.placed(held_out, beside), measures)
-            few = adapter.sample(data)
-            sample = train.data if few is data else adapter.placed(few)
         if checkpoint is not None:
             instance("checkpoint", checkpoint, checkpoints.Checkpoint, "an nnbp.Checkpoint or None")
         elif flag("resume", resume):
@@ -580,9 +600,11 @@ class Network:
         with self._in_training():
             with self._built(adapter, data) as passes:
                 objective = partial(self._objective, passes, sample)
-                trainer = Trainer(passes.model, train, validation, options, piece=passes.piece, objective=objective)
+                trainer = Trainer(
+                    passes.model, train, validation, options, piece=passes.piece, objective=objective, data=placed
+                )
                 if checkpoint is not None:
-                    facts = self._facts(options, train, validation)
+                    facts = self._facts(options, placed, train, validation)
                     trainer.checkpoints = checkpoints.CheckpointWriter(checkpoint, facts, passes.model, self.to_file)
                     if not resume and checkpoint.paths:
                         raise ValueError(
@@ -611,7 +633,9 @@ class Network:
                 "it: remove it, or begin in another folder."
             ) from error
 
-    def _facts(self, options: TrainingOptions, train: Evaluation, validation: Evaluation | None) -> dict[str, Any]:
+    def _facts(
+        self, options: TrainingOptions, data: Dataset, train: Evaluation, validation: Evaluation | None
+    ) -> dict[str, Any]:
         """What the bits of a training run depend on, by name, as JSON values."""
         from nnbp.training.checkpoint import described, digest
 
@@ -620,8 +644,8 @@ class Network:
         return {
             "network": self._description(),
             **{name: described(value) for name, value in chosen.items() if name not in ("epochs", "callbacks")},
-            "number of samples": len(train.data),
-            "data": digest(self.model, train.data),
+            "number of samples": len(data),
+            "data": digest(self.model, data),
             "validation data": digest(self.model, held_out),
             "metrics": [metric.name for metric in train.metrics],
         }
@@ -658,17 +682,47 @@ class Network:
                 )
             data, held_out = adapter.split(data, share, self._seed)
         elif validation_data is not None:
-            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-                size = f" of {len(validation_data)}" if isinstance(validation_data, tuple | list) else ""
-                raise ValueError(
-                    "validation_data is (X, y) or (X, y, sample_weight); received "
-                    f"{type(validation_data).__name__}{size}."
-                )
-            _, held_out = adapter.read(*validation_data)
-            adapter.finite(held_out.X)
+            held_out = self._held_out(adapter, validation_data)
         if held_out is not None:
             held_out = adapter.weighted(held_out, class_weight, data)
         return adapter, adapter.weighted(data, class_weight, data), held_out
+
+    def _held_out(self, adapter: DataAdapter, validation_data: Any) -> Dataset:
+        """The validation data, checked."""
+        if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+            size = f" of {len(validation_data)}" if isinstance(validation_data, tuple | list) else ""
+            raise ValueError(
+                f"validation_data is (X, y) or (X, y, sample_weight); received {type(validation_data).__name__}{size}."
+            )
+        _, held_out = adapter.read(*validation_data)
+        adapter.finite(held_out.X)
+        return held_out
+
+    def _stream(
+        self, batches: Batches, buffer: int, options: TrainingOptions, share: float, given: Mapping[str, Any]
+    ) -> Stream:
+        """The samples of `fit(batches=)`, of which the first epoch has been read; `given` are arguments beside it."""
+        from nnbp.training.stream import Stream
+
+        wrong = [name for name, value in given.items() if value is not None]
+        if wrong or share:
+            raise ValueError(
+                "batches gives the samples, their targets and weights, and they are never in memory together; received "
+                f"{', '.join(wrong) or 'validation_split'}, too. Leave that out; put weights into the blocks, and give "
+                "validation_data."
+            )
+        if not callable(batches):
+            raise TypeError(
+                f"batches is a function that returns an iterator over blocks (X, y); received {shown(batches)}. Pass "
+                "the function itself: fit(batches=read)."
+            )
+        if options.batch_size is None or options.optimizer.full_batch:
+            raise ValueError(
+                f"The samples of batches are never in memory together; received batch_size={options.batch_size} and "
+                f"the optimizer {options.optimizer.name}. Give a batch_size, and an optimizer that works step by step, "
+                "such as adam."
+            )
+        return Stream(batches, whole_number("shuffle_buffer", buffer, 0) if options.shuffle else 0, self._adapter)
 
     @exclusive
     def partial_fit(

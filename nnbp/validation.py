@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from numbers import Real
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -101,29 +102,37 @@ def host(values: Any, name: str, *, classes: bool = False) -> NDArray[Any]:
     return np.asarray(real(array, name, classes=classes))
 
 
-class Sparse:
-    """A sparse matrix on the host, (m, n). A part of its rows is one again; NumPy makes of it a dense array.
-
-    Args:
-        matrix: of SciPy.
-    """
+class Lazy(ABC):
+    """A matrix (m, n) on the host that is not in memory as a dense array. Some of its rows are one again."""
 
     ndim = 2
-
-    def __init__(self, matrix: Any) -> None:
-        self._matrix = matrix.tocsr()
-        self.shape, self.dtype = self._matrix.shape, self._matrix.dtype
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
 
     @property
     def size(self) -> int:
-        """The number of elements of the dense array."""
+        """The number of elements."""
         return int(math.prod(self.shape))
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Sparse:
-        return Sparse(self._matrix[rows])
+    @abstractmethod
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Self: ...
+
+    @abstractmethod
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]: ...
+
+
+class Sparse(Lazy):
+    """A sparse matrix of SciPy."""
+
+    def __init__(self, matrix: Any) -> None:
+        self._matrix = matrix.tocsr()
+        self.shape, self.dtype = self._matrix.shape, self._matrix.dtype
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Self:
+        return type(self)(self._matrix[rows])
 
     def is_finite(self, dtype: np.dtype[Any]) -> bool:
         """Whether all elements are finite in this dtype."""
@@ -133,13 +142,35 @@ class Sparse:
         return np.asarray(self._matrix.toarray(), dtype)
 
 
-def samples_on_host(X: Any) -> NDArray[Any] | Sparse:
+class Mapped(Lazy):
+    """A file that is mapped into memory, in another dtype than the network's: a copy would be as large as the file."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array, self.shape, self.dtype = array, (array.shape[0], array.shape[1]), array.dtype
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Self:
+        return type(self)(self._array[rows])
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self._array, dtype)
+
+
+def samples_on_host(X: Any) -> NDArray[Any] | Lazy:
     """X on the host: an array of NumPy, see `host`, or a sparse matrix, which stays sparse."""
-    if isinstance(X, Sparse):
+    if isinstance(X, Lazy):
         return X
     # A library that has not been imported has made no matrix.
     scipy = sys.modules.get("scipy.sparse")
     return Sparse(X) if scipy is not None and scipy.issparse(X) else host(X, "X")
+
+
+def is_mapped(array: Any) -> bool:
+    """Whether an array, or the one that it is a view of, lies in a file that is mapped into memory."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return True
+        array = array.base
+    return False
 
 
 def real(array: Array, name: str, *, classes: bool = False) -> Array:
@@ -194,7 +225,7 @@ def _float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array | NDArray[Any] | Sparse:
+def matrix(backend: Backend, X: Any, dtype: np.dtype[Any], n_in: int | None) -> Array | NDArray[Any] | Lazy:
     """X (m, n_in): a device array in the network's dtype, itself if it fits; host data in their own dtype.
 
     Raises:
@@ -293,16 +324,29 @@ def sample_weights(weights: Any, samples: int) -> NDArray[np.float64] | None:
     """
     if weights is None:
         return None
+    w = unscaled_weights(weights, samples)
+    if not w.any():
+        raise DataError("Sample weights are not all 0, and J would be 0 / 0; received zeros. Give one above 0.")
+    scaled: NDArray[np.float64] = np.ldexp(w, weight_shift(float(w.max())))
+    return scaled
+
+
+def unscaled_weights(weights: Any, samples: int) -> NDArray[np.float64]:
+    """Weights as (m,) float64, at least 0; ShapeError or DataError otherwise."""
     w = host(weights, "sample_weight").astype(np.float64)
     if w.shape not in ((samples,), (samples, 1)):
         raise ShapeError(f"sample_weight has one number per sample, ({samples},); received shape {w.shape}.")
-    if not np.isfinite(w).all() or (w < 0).any() or not w.any():
+    if not np.isfinite(w).all() or (w < 0).any():
         raise DataError(
             f"Sample weights are finite, at least 0 and not all 0; received weights from {np.min(w)} to {np.max(w)}. "
             "Drop samples that are not to count."
         )
-    scaled: NDArray[np.float64] = np.ldexp(w, 1 - np.frexp(w.max())[1])
-    return scaled.reshape(samples)
+    return w.reshape(samples)
+
+
+def weight_shift(largest: float) -> int:
+    """The power of two that scales weights so that the largest is at least 1 and below 2."""
+    return 1 - int(np.frexp(largest)[1])
 
 
 def class_weights(

@@ -95,7 +95,7 @@ def explain(net: Network, X: Any, y: Any, path: str, **options: Any) -> str:
 
 explain.__signature__ = inspect.signature(nnbp.explain).replace(  # type: ignore[attr-defined]
     parameters=[
-        each.replace(default=each.empty, annotation="Any") if each.name in ("y", "path") else each
+        each
         for each in inspect.signature(nnbp.explain).parameters.values()
         if each.name not in ("names", "labels")  # any strings; tests/explorer/test_explanation.py has others
     ]
@@ -123,7 +123,7 @@ def parameters(label: str) -> list[inspect.Parameter]:
 
 def called(label: str, **changes: Any) -> Any:
     """The result of a function for the right arguments, some of them replaced."""
-    needed = [each.name for each in parameters(label) if each.name in RIGHT or each.default is each.empty]
+    needed = [each.name for each in parameters(label) if each.name in {*RIGHT, "X", "y"} or each.default is each.empty]
     right = {name: RIGHT[name] if name in RIGHT else ARRAYS[name] for name in needed}
     return FUNCTIONS[label](**right | changes)
 

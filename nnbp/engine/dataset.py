@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.engine.prefetch import Feed
 from nnbp.graph.ops import Array
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An array (m, columns) of samples that are never in memory together: its shape and dtype."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +34,8 @@ class Dataset:
         w: (m, 1), sample weights, or None.
         targets: the targets as they were given, on the host; only data that the data adapter has read have them.
         weights: (m,), sample weights on the host, or None.
+        feed: reads the samples if they are never in memory together; the arrays are `Unread` then.
+        sum, digest: Σ wₙ and a hash of all samples, if there is a feed.
     """
 
     X: Array
@@ -29,6 +43,9 @@ class Dataset:
     w: Array | None = None
     targets: Any = None
     weights: NDArray[np.float64] | None = None
+    feed: Feed | None = None
+    sum: float | None = None
+    digest: str | None = None
 
     def __len__(self) -> int:
         return len(self.X)
@@ -41,4 +58,6 @@ class Dataset:
     @cached_property
     def weight(self) -> float:
         """Σ wₙ, or m without weights."""
+        if self.sum is not None:
+            return self.sum
         return float(len(self)) if self.weights is None else float(np.sum(self.weights, dtype=np.float64))

@@ -14,7 +14,7 @@ import numpy as np
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.executor import Batch, Executor
 from nnbp.engine.model import Model
-from nnbp.engine.prefetch import Prefetch
+from nnbp.engine.prefetch import Prefetch, Rows
 from nnbp.engine.updater import Updater
 from nnbp.graph.ops import Advance, Gather
 
@@ -48,7 +48,7 @@ class Epoch:
         self.model, self.data = model, data
         samples = len(data)
         size = min(batch_size, samples)
-        self.whole = size == samples
+        self.whole = size == samples and data.feed is None
         self.steps = -(-samples // size)
         backend = model.backend
         self.counter = backend.upload(np.zeros(1), np.int64)
@@ -60,7 +60,8 @@ class Epoch:
             self.order = backend.upload(np.arange(samples), np.int64)
             self._rows = data.arrays, self.order, self.counter
         else:
-            self._prefetch = Prefetch(backend, data.arrays, size, dtypes)
+            columns = [array.shape[1] for array in data.arrays]
+            self._prefetch = Prefetch(backend, data.feed or Rows(data.arrays), samples, size, columns, dtypes)
             self._rows = self._prefetch.sources, self._prefetch.rows, self._prefetch.half
         self._total = backend.upload(np.zeros((1, 1)), np.float64)
         self._training, self._update, self._stride, self._expected = training, update, size, runs
@@ -73,11 +74,10 @@ class Epoch:
         """Draws a new order of the samples, on the host so that it is the same on every device."""
         if self.whole:
             return
-        order = generator.permutation(len(self.data))
         if self._prefetch is None:
-            self.order[...] = self.model.backend.upload(order, np.int64)
+            self.order[...] = self.model.backend.upload(generator.permutation(len(self.data)), np.int64)
         else:
-            self._prefetch.order = order
+            self._prefetch.feed.shuffle(generator)
 
     def run(self) -> None:
         """Runs all steps."""

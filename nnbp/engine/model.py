@@ -108,6 +108,12 @@ class Model:
 
     def _blocks(self, data: Dataset) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """X on the host, block by block, and the weights; without samples of weight 0."""
+        if data.feed is not None:
+            for X, _, *others in data.feed:
+                w = others[0][:, 0].astype(np.float64) if others else np.ones(len(X))
+                if (w > 0).any():
+                    yield np.asarray(X[w > 0], np.float64), w[w > 0]
+            return
         read = self.backend.download if self.backend.owns(data.X) else np.asarray
         weights = np.ones(len(data)) if data.weights is None else data.weights
         size = max(1, _BLOCK // self.n_in)

@@ -19,7 +19,18 @@ from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
 from nnbp.nn.architecture import Architecture
-from nnbp.validation import Sparse, class_weights, finite, host, matrix, on_device, sample_weights, samples_on_host
+from nnbp.validation import (
+    Lazy,
+    Mapped,
+    class_weights,
+    finite,
+    host,
+    is_mapped,
+    matrix,
+    on_device,
+    sample_weights,
+    samples_on_host,
+)
 
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
 _SPLIT = 3
@@ -33,7 +44,7 @@ _SMALL = 2**20
 _BESIDE = 5
 """Vectors as long as theta in training (theta, its gradient, the first, the last, the best), and arrays per layer."""
 
-_SAMPLE = 10_000
+SAMPLE = 10_000
 """J before and after a fit is taken on so many samples at most."""
 
 
@@ -65,6 +76,8 @@ class DataAdapter:
     def matrix(self, X: Any) -> Array | NDArray[Any]:
         """X (m, n_in), left on the device or on the host; its values may be NaN or infinite."""
         X = on_device(self.backend, X)
+        if is_mapped(X) and X.ndim == 2 and X.dtype.kind in "fiub" and X.dtype != self.input_dtype(X):
+            X = Mapped(X)
         X = X if self.backend.owns(X) else samples_on_host(X)
         dtype = self.input_dtype(X) if self.backend.owns(X) else self.dtype
         return matrix(self.backend, X, dtype, self.n_in)
@@ -127,7 +140,7 @@ class DataAdapter:
         size += self.dtype.itemsize * sum(array.size for array in others)
         if size <= _SMALL:
             return True
-        if isinstance(X, Sparse):
+        if isinstance(X, Lazy):
             return False
         if not isinstance(self.backend, Streaming):
             return True
@@ -172,12 +185,12 @@ class DataAdapter:
         return self._rows(data, np.sort(order[aside:])), self._rows(data, np.sort(order[:aside]))
 
     def sample(self, data: Dataset) -> Dataset:
-        """The data set, or `_SAMPLE` samples of a larger one, drawn with replacement from those that have a weight."""
-        if len(data) <= _SAMPLE:
+        """The data set, or `SAMPLE` samples of a larger one, drawn with replacement from those that have a weight."""
+        if len(data) <= SAMPLE:
             return data
         counted = np.arange(len(data)) if data.weights is None else np.flatnonzero(data.weights)
         # Always the same ones, whatever the seed: they serve no more than to judge.
-        return self._rows(data, np.sort(np.random.default_rng(0).choice(counted, _SAMPLE)))
+        return self._rows(data, np.sort(np.random.default_rng(0).choice(counted, SAMPLE)))
 
     def _rows(self, data: Dataset, rows: NDArray[np.int64]) -> Dataset:
         X = data.X[self.backend.upload(rows, np.int64) if self.backend.owns(data.X) else rows]

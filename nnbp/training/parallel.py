@@ -18,7 +18,7 @@ from nnbp.optim import optimizers
 from nnbp.training.callbacks import Callback, History, TrainingState, early_stopping, listed
 from nnbp.training.checkpoint import Checkpoint
 from nnbp.training.progress import reporter
-from nnbp.validation import Sparse, instance, items, samples_on_host
+from nnbp.validation import Lazy, instance, is_mapped, items, samples_on_host
 
 _PAUSE = 0.1
 """Seconds after which the main thread looks for signals: not every system interrupts a thread that waits."""
@@ -105,7 +105,7 @@ class _Run:
         self.reason: str | None = None
         """Why training is to end early."""
         self._lock, self._begun = Lock(), Event()
-        self._read: dict[str, NDArray[Any] | Sparse] = {}
+        self._read: dict[str, NDArray[Any] | Lazy] = {}
         self._converted: dict[tuple[str, np.dtype[Any]], NDArray[Any]] = {}
 
     def __call__(self) -> list[History]:
@@ -184,7 +184,7 @@ class _Run:
             return X
         with self._lock, np.errstate(over="ignore"):
             array = self._read[purpose] = self._read[purpose] if purpose in self._read else samples_on_host(X)
-            if isinstance(array, Sparse):
+            if isinstance(array, Lazy) or is_mapped(array):
                 return array
             key = purpose, network.input_dtype(array)
             if key not in self._converted:

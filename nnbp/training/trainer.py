@@ -110,12 +110,13 @@ class Trainer:
 
     Args:
         model: the network; training changes its parameters in place.
-        train: the data to learn from, with metrics.
+        train: the data to learn from, with metrics; or a sample of them, if `data` are given.
         validation: the data by which the best weights are chosen, or None.
         options: how to train.
         state: the optimizer's state if training continues; None is a new one.
         piece: maximum number of validation samples that go through the network at once.
         objective: computes J of the current parameters on samples of the training data, for `run`.
+        data: the data to learn from; None is those of `train`.
 
     Attributes:
         before, after: J on these samples before and after `run`.
@@ -138,11 +139,13 @@ class Trainer:
         state: OptimizerState | None = None,
         piece: int = 1,
         objective: Callable[[], float] = lambda: math.nan,
+        data: Dataset | None = None,
     ) -> None:
         self.objective = objective
+        self.data = train.data if data is None else data
         self.model, self.train, self.validation, self.options = model, train, validation, options
         self.state = OptimizerState() if state is None else state
-        optimizer, samples = options.optimizer, len(train.data)
+        optimizer, samples = options.optimizer, len(self.data)
         size = samples if options.batch_size is None or optimizer.full_batch else min(options.batch_size, samples)
         for layer in model.layers:
             if size < layer.least_batch:
@@ -163,7 +166,7 @@ class Trainer:
             if self.search is None:
                 self.updater = Updater(model, optimizer, -(-samples // size), options.clip_norm, self.state)
             runs = options.epochs
-            self.training_pass = Epoch(model, train.data, size, training=True, update=self.updater, runs=runs)
+            self.training_pass = Epoch(model, self.data, size, training=True, update=self.updater, runs=runs)
             self.check = None if validation is None else Epoch(model, validation.data, piece, runs=runs)
             # The parameters at the end of the last epoch. Those before training and the best follow in `begin`.
             self.last = self.initial = self.best = model.copied(model.parameters.values)
@@ -313,14 +316,14 @@ class Trainer:
         """Replaces the training data; returns False if the shapes, the batch size or the optimizer's state differ."""
         if self.options.batch_size != batch_size or self.state is not state:
             return False
-        own, arrays = self.train.data.arrays, data.arrays
+        own, arrays = self.data.arrays, data.arrays
         if [(array.shape, array.dtype) for array in own] != [(array.shape, array.dtype) for array in arrays]:
             return False
         for array, new in zip(own, arrays, strict=True):
             array[...] = new
         if data.weights is not None:
             # The host's weights are replaced as well, because J divides by their sum.
-            self.train = replace(self.train, data=replace(self.train.data, weights=data.weights))
+            self.data = replace(self.data, weights=data.weights)
         return True
 
     def _epoch(self, number: int, status: TrainingState) -> None:
@@ -443,12 +446,12 @@ class Trainer:
                 decay = model.decay()
                 self.updater.begin(eta)
                 one_pass.run()
-                loss = model.objective(one_pass.total, self.train.data.weight, decay)
+                loss = model.objective(one_pass.total, self.data.weight, decay)
             return loss, model.norm(), float(eta[-1])
 
     def _evaluate(self) -> float:
         """J of the training data, and its gradient, for a search."""
-        loss = self._objective(self.training_pass, self.train.data)
+        loss = self._objective(self.training_pass, self.data)
         if self._searches:
             self._note(loss, self.epochs + 1)
         return loss

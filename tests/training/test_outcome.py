@@ -115,7 +115,7 @@ def test_training_that_goes_on_from_a_good_network_may_move_around_it() -> None:
 
 def test_a_part_of_large_data_is_like_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes that alternate are drawn alike; samples without a weight do not count, however many they are."""
-    monkeypatch.setattr(data_adapter, "_SAMPLE", 250)
+    monkeypatch.setattr(data_adapter, "SAMPLE", 250)
     drawn: list[Any] = []
     loss = Network._objective
     monkeypatch.setattr(Network, "_objective", lambda *args: drawn.append(args[-1]) or loss(*args))  # type: ignore[func-returns-value]
@@ -130,7 +130,7 @@ def test_a_part_of_large_data_is_like_the_whole(monkeypatch: pytest.MonkeyPatch)
 
 def test_large_data_are_judged_by_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """J before and after is taken on so many samples at most, from all over the data."""
-    monkeypatch.setattr(data_adapter, "_SAMPLE", 40)
+    monkeypatch.setattr(data_adapter, "SAMPLE", 40)
     seen: list[int] = []
     loss = Network._objective
 

@@ -251,3 +251,40 @@ def test_networks_of_another_device_take_turns() -> None:
     for net in one_by_one:
         net.fit(X, y, epochs=5, progress=False)
     assert_same(many, one_by_one)
+
+
+@pytest.mark.slow
+def test_a_thousand_networks_have_the_bits_that_each_has_alone() -> None:
+    X, y = data(60, 4, 3)
+    many = networks(1000, 4, 5, 3)
+    alone = [many[k].copy() for k in (0, 1, 499, 500, 998, 999)]
+    fit_many(many, X, y, epochs=3, progress=False)
+    for net in alone:
+        net.fit(X, y, epochs=3, progress=False)
+    assert_same([many[k] for k in (0, 1, 499, 500, 998, 999)], alone)
+    assert len({net.parameters.tobytes() for net in many}) == 1000
+
+
+@pytest.mark.slow
+def test_processes_of_joblib_train_their_shares_with_the_same_bits() -> None:
+    joblib = pytest.importorskip("joblib")
+    X, y = data(60, 4, 3)
+    many = networks(12)
+    alone = [net.copy() for net in many]
+
+    def train(part: list[Network]) -> list[Network]:
+        import warnings
+
+        import nnbp
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            nnbp.fit_many(part, X, y, epochs=3, progress=False)
+        return part
+
+    with joblib.parallel_config("loky", n_jobs=2):
+        parts = joblib.Parallel()(joblib.delayed(train)(many[k::2]) for k in range(2))
+    for net in alone:
+        net.fit(X, y, epochs=3, progress=False)
+    for k, net in enumerate(alone):
+        assert parts[k % 2][k // 2].parameters.tobytes() == net.parameters.tobytes()
