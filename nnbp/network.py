@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -431,6 +432,55 @@ class Network:
             DataError: a value of X, or a probability, is not finite.
         """
         return self._decided(X, self.loss_function.probabilities)
+
+    @exclusive
+    def predict_interval(self, X: Any, *, calibration: Any, level: float = 0.9) -> tuple[Any, Any]:
+        """Intervals that contain a new target with a probability of at least `level`, whatever the distribution.
+
+        Prediction ± r, with r the ⌈(n + 1) · level⌉-th smallest of the n residuals |y − prediction| of the calibration
+        data, for each output by itself. This holds if the calibration data and the new sample come from the same
+        distribution, and the network has seen none of them: they must not have been trained on, nor have chosen the
+        parameters, as validation data do.
+
+        Source: Lei, G'Sell, Rinaldo, Tibshirani & Wasserman, "Distribution-free predictive inference for regression",
+        JASA 113, 2018, algorithm 2 (split conformal).
+
+        Args:
+            X: (m, n_in).
+            calibration: (X_cal, y_cal), at least level / (1 − level) samples: 9 for 0.9, and 19 for 0.95.
+            level: the probability, above 0 and below 1.
+
+        Returns:
+            lower and upper ends, shaped like `predict(X)`.
+
+        Raises:
+            TypeError: the loss is a classification loss.
+            DataError: there are too few calibration samples, or a value is not finite.
+        """
+        level = number("level, the probability of an interval,", level, "(0, 1)")
+        if self.loss_function.classification:
+            raise TypeError(
+                f"Intervals are for values; the loss {self.loss_function.name} is for classes. Use predict_proba."
+            )
+        if not isinstance(calibration, tuple | list) or len(calibration) != 2:
+            raise TypeError(f"calibration is (X, y); received {shown(calibration)}. Give samples kept aside for it.")
+        X_cal, y_cal = calibration
+        with self._backend.active():
+            _, data = self._adapter.read(X_cal, y_cal)
+        residuals = np.sort(np.abs(data.y - np.reshape(host(self.predict(X_cal), "X"), data.y.shape)), axis=0)
+        # Less a rounding error: 20 · 0.95 is 19.
+        rank = math.ceil((len(data) + 1) * level - 1e-9)
+        if rank > len(data):
+            least = math.ceil(level / (1.0 - level) - 1e-9)
+            raise DataError(
+                f"Intervals of level {level:g} need at least {least} calibration samples; received {len(data)}. Give "
+                "more, or a lower level."
+            )
+        predicted = self.predict(X)
+        r = residuals[rank - 1] if residuals.shape[1] > 1 else residuals[rank - 1, 0]
+        if self._backend.owns(predicted):
+            r = self._backend.upload(np.asarray(r), self.dtype)
+        return predicted - r, predicted + r
 
     @exclusive
     def _predicted(self, X: Array | NDArray[Any], needs: str) -> NDArray[Any]:

@@ -45,7 +45,8 @@ def network() -> Network:
 
 ARRAYS: dict[str, Any] = {
     "X": X, "y": Y, "y_true": Y, "y_pred": Y, "sample_weight": W, "class_weight": np.array([0.0, 1.0]),
-    "validation_data": [X, Y, W], "weights": [X[:3], np.ones((1, 3))], "biases": [W[:3], W[:1]],
+    "validation_data": [X, Y, W], "calibration": [np.tile(X, (2, 1)), np.tile(Y, 2)],
+    "weights": [X[:3], np.ones((1, 3))], "biases": [W[:3], W[:1]],
 }  # fmt: skip
 """Parameters that are arrays, or lists of arrays, with right values."""
 
@@ -76,6 +77,8 @@ def entry_points() -> dict[str, Callable[..., Any]]:
     found["explain"] = explain
     # They take what nnbp itself has read or computed.
     inner = "from_file", "to_file", "input_dtype"
+    found["Network.predict_interval"] = predict_interval
+    inner = *inner, "predict_interval"
     methods = [name for name in vars(Network) if name[0] != "_" and callable(getattr(Network, name))]
     return found | {f"Network.{name}": method(name) for name in methods if name not in inner}
 
@@ -84,6 +87,12 @@ def fit_many(X: Any, y: Any) -> Any:
     """`nnbp.fit_many` with new networks; tests/training/test_parallel.py has other lists than these."""
     networks = [network(), network()]
     return nnbp.fit_many(networks, X, y, epochs=1, progress=False), networks
+
+
+def predict_interval(X: Any, calibration: Any, level: float = 0.9) -> Any:
+    """The method of a network of values; the other methods are those of one of classes."""
+    net = Network([2, 3, 1], device="cpu", seed=0)
+    return net.predict_interval(X, calibration=calibration, level=level), net
 
 
 def explain(net: Network, X: Any, y: Any, path: str, **options: Any) -> str:
@@ -185,7 +194,8 @@ ENDLESS = {("epochs", "2**70"), ("epochs", "10**5000"), ("steps", "2**70"), ("st
 
 WORDS = {
     "y": "y|target|targets|class", "layers": "layers?|network|inputs", "sizes": "sizes|network|inputs|units",
-    "weights": "weights|W", "biases": "biases|b", "validation_data": "validation_data|X", "devices": "devices?",
+    "weights": "weights|W", "biases": "biases|b", "validation_data": "validation_data|X",
+    "calibration": "calibration|X", "devices": "devices?",
     "callbacks": "callbacks?", "metrics": "metrics?", "output_activation": "activation", "spec": "schedule",
     "early_stopping": "early_?stopping", "class_weight": "class_weight|weight",
     "sample_weight": "sample_weight|sample weights",

@@ -91,11 +91,17 @@ def _cases(arguments: argparse.Namespace) -> list[Case]:
     """Every activation, every loss and every optimizer once, or the one named network."""
     named = {key: getattr(arguments, key) for key in Case._fields if getattr(arguments, key) is not None}
     if named:
-        return [Case(**named)]
-    cases = [Case(activation=name) for name in HIDDEN]
-    cases += [Case(loss=name) for name in Loss.built_in()]
-    cases += [Case(optimizer=name) for name in Optimizer.built_in()]
+        return [_case(**named)]
+    cases = [_case(activation=name) for name in HIDDEN]
+    cases += [_case(loss=name) for name in Loss.built_in()]
+    cases += [_case(optimizer=name) for name in Optimizer.built_in()]
     return list(dict.fromkeys(cases))
+
+
+def _case(**named: str) -> Case:
+    """A case, whose loss is one that its optimizer can train unless it is named."""
+    rule = Optimizer.registry[named.get("optimizer", Case().optimizer)]
+    return Case(**{"loss": "squared_error", **named} if rule.squares_only else named)
 
 
 def _problem(arguments: argparse.Namespace, case: Case, dtype: str, device: str) -> tuple[Network, Any, Any]:

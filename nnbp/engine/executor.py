@@ -136,7 +136,15 @@ class Executor:
 
     def _record_backward(self, op: Builder, *, want_dx: bool) -> None:
         model = self.model
-        delta = model.loss.record_delta(op, self.output, self.y, self.share)
+        self.record_back(op, model.loss.record_delta(op, self.output, self.y, self.share), want_dx=want_dx)
+        if model.weight_decay:
+            theta, gradient = model.parameters.theta, model.parameters.gradient
+            n = model.parameters.decayed
+            op.map(lambda g, W: g + model.weight_decay * W, [gradient[:n]], g=gradient[:n], W=theta[:n])
+
+    def record_back(self, op: Builder, delta: Array, *, want_dx: bool = False) -> None:
+        """Records the way of delta (n_out, m) of the output layer back through all layers, to their gradients."""
+        model = self.model
         # Nothing before the first layer with parameters needs a derivative, unless ∂J/∂x itself is wanted.
         first = next(k for k, specs in enumerate(model.parameters.specs) if specs)
         last = len(self.nodes) - 1
@@ -144,7 +152,3 @@ class Executor:
         for k in range(last - 1, -1 if want_dx else first - 1, -1):
             da = self.nodes[k].backward(op, da, want_dx=want_dx or k > first)
         self.dx = da if want_dx else None
-        if model.weight_decay:
-            theta, gradient = model.parameters.theta, model.parameters.gradient
-            n = model.parameters.decayed
-            op.map(lambda g, W: g + model.weight_decay * W, [gradient[:n]], g=gradient[:n], W=theta[:n])

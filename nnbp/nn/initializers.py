@@ -190,6 +190,35 @@ class LecunNormal(Initializer):
 
 
 @final
+class NguyenWidrow(Initializer):
+    """Rows of W with random directions and the length 0.7 n_out^(1/n_in) / 1.7; b spreads the units' kinks evenly.
+
+    Each unit is steep in a strip of the inputs, and the strips of a layer cover the range of standardised inputs, about
+    ±1.7, where the units of other initializers are steep around 0 alone. b is −β, …, β in equal steps and a random
+    order, with β = 0.7 n_out^(1/n_in). For tanh and sigmoid units of networks with few inputs.
+
+    Source: Nguyen & Widrow, "Improving the learning speed of 2-layer neural networks by choosing initial values of the
+    adaptive weights", IJCNN 1990. Deviation: biases are evenly spaced, as in MATLAB's initnw, and not drawn uniformly.
+    """
+
+    name = "nguyen_widrow"
+    aliases = ("initnw",)
+
+    def draw(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
+        directions = rng.normal(size=(n_out, n_in))
+        lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+        scaled: Floats = self._beta(n_out, n_in) / 1.7 * directions / lengths
+        return scaled
+
+    def draw_biases(self, rng: np.random.Generator, n_out: int, n_in: int) -> Floats:
+        steps = np.linspace(-1.0, 1.0, n_out) if n_out > 1 else np.zeros(1)
+        return rng.permutation(self._beta(n_out, n_in) * steps)
+
+    def _beta(self, n_out: int, n_in: int) -> float:
+        return 0.7 * math.pow(n_out, 1.0 / n_in)
+
+
+@final
 class Zeros(Initializer):
     """W = 0; nothing is drawn from the generator.
 

@@ -60,6 +60,9 @@ class Loss(Named, kind="loss"):
     classification: ClassVar[bool] = False
     """Whether targets are classes."""
 
+    sums_squares: ClassVar[bool] = False
+    """Whether C = ½ ‖h − y‖²."""
+
     kinks: ClassVar[tuple[float, ...]] = ()
     """Values of h − y at which the derivative jumps; gradient checks name them."""
 
@@ -171,6 +174,7 @@ class SquaredError(Loss):
     """C = ½ ‖h − y‖²; ∂C/∂h = h − y (docs/notes.md, 3.1)."""
 
     name = "squared_error"
+    sums_squares = True
     aliases = ("mse", "mean_squared_error", "mse_loss", "l2", "l2_loss")
 
     def cost(self, h: Any, y: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, final
 import numpy as np
 
 from nnbp.graph.ops import Array
-from nnbp.optim.optimizers import Optimizer
+from nnbp.optim.optimizers import Memory, Objective, Optimizer
 from nnbp.validation import LARGEST_SIZE, number, one_of, whole_number
 
 Read = Callable[[Array], float]
@@ -40,7 +40,7 @@ _PART = 8192
 
 
 @dataclass
-class LBFGSMemory:
+class LBFGSMemory(Memory):
     """What L-BFGS remembers between steps.
 
     Attributes:
@@ -160,27 +160,21 @@ class LBFGS(Optimizer):
         """A new memory, for `step`."""
         return LBFGSMemory(deque(maxlen=self.history_size))
 
-    def search(
-        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: LBFGSMemory, read: Read
-    ) -> Callable[[], float]:
-        return partial(self.step, theta, gradient, evaluate, xp, memory, read)
+    def search(self, objective: Objective, memory: LBFGSMemory) -> Callable[[], float]:
+        return partial(self.step, objective, memory)
 
-    def step(
-        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: LBFGSMemory, read: Read
-    ) -> float:
+    def step(self, objective: Objective, memory: LBFGSMemory) -> float:
         """One step of up to `max_iter` iterations.
 
         Args:
-            theta: (P,), changed in place.
-            gradient: (P,), where `evaluate` leaves the gradient.
-            evaluate: computes J and its gradient for what theta holds at the time; returns J.
-            xp: the array library of theta; `dot`, `abs`, `max` and `sum` are used.
+            objective: J and its gradient; of the array library, `dot`, `abs`, `max` and `sum` are used.
             memory: from the step before, or a new one; changed in place.
-            read: downloads an array of one number.
 
         Returns:
             J before the step. Without a line search the step ends once J is not finite, and returns J there.
         """
+        theta, gradient, evaluate = objective.theta, objective.gradient, objective.evaluate
+        xp, read = objective.xp, objective.read
         first = loss = evaluate()
         g = _copy(gradient)
         evaluations = 1

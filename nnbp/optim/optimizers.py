@@ -14,8 +14,9 @@ the step number alone (learning rate, bias corrections) is computed on the host 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,53 @@ from nnbp.registry import Named
 from nnbp.validation import flag, not_negative, number
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """J of the whole data set, for a rule that searches: it evaluates J at points of its own choice.
+
+    Attributes:
+        theta: (P,), changed in place to go to a point.
+        gradient: (P,), where `evaluate` leaves ∇J.
+        evaluate: computes J and its gradient for what theta holds at the time; returns J.
+        curvature: computes G ≈ ∇²J there, (P, P) in float64; see `nnbp.engine.curvature`.
+        xp: the array library of theta.
+        read: downloads an array of one number.
+    """
+
+    theta: Array
+    gradient: Array
+    evaluate: Callable[[], float]
+    curvature: Callable[[], Array]
+    xp: Any
+    read: Callable[[Array], float]
+
+
+class Memory:
+    """What a rule that searches remembers between its steps.
+
+    Attributes:
+        ended: why no further step can lower J, or None.
+    """
+
+    ended: str | None = None
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """All of it, for checkpoints: JSON values, and arrays that never change."""
+        return {}, {}
+
+    def restore(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        """Sets all of it to what `state` returned."""
+
+
+class Trainable(Protocol):
+    """What `Optimizer.check` may look at: a network whose sizes are known."""
+
+    loss: Any
+    layers: Any
+    parameters: Any
+    streams: Any
 
 
 class Optimizer(Named, kind="optimizer"):
@@ -44,6 +92,9 @@ class Optimizer(Named, kind="optimizer"):
 
     scheduled: ClassVar[bool] = True
     """Whether the learning rate of a step reaches the rule; where not, `fit` takes no schedule."""
+
+    squares_only: ClassVar[bool] = False
+    """Whether the rule is for sums of squares, loss="squared_error", and networks without dropout."""
 
     searches: ClassVar[bool] = False
     """Whether the rule has a `search`. It computes between its evaluations, with all threads of BLAS."""
@@ -73,17 +124,17 @@ class Optimizer(Named, kind="optimizer"):
         """The numbers of each step that `update` takes, by name, for the steps t = 1, 2, … with learning rates eta."""
         return {"eta": eta}
 
-    def memory(self) -> Any:
-        """What a rule that searches remembers between its steps, with `state` and `restore` for checkpoints."""
-        return None
+    def check(self, model: Trainable) -> None:
+        """Raises ValueError if the rule cannot train such a network; the message says what can."""
 
-    def search(
-        self, theta: Array, gradient: Array, evaluate: Callable[[], float], xp: Any, memory: Any,
-        read: Callable[[Array], float],
-    ) -> Callable[[], float] | None:  # fmt: skip
+    def memory(self) -> Memory:
+        """A new memory, for `search`."""
+        return Memory()
+
+    def search(self, objective: Objective, memory: Any) -> Callable[[], float] | None:
         """A function that makes one step by evaluating J at points of its own choice, and returns J before the step.
 
-        None for the rules that are an `update`. The arguments are those of `nnbp.optim.lbfgs.LBFGS.step`.
+        None for the rules that are an `update`.
         """
         return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from nnbp.errors import DivergenceError
 from nnbp.optim.lbfgs import LBFGS
-from nnbp.optim.optimizers import Adam, Optimizer
+from nnbp.optim.optimizers import Adam, Objective, Optimizer
 from nnbp.training.callbacks import Callback, History, TrainingState
 from nnbp.validation import host
 
@@ -84,9 +85,9 @@ class _LBFGS(Optimizer, kind="optimizer"):
     def memory(self) -> Any:
         return self._rule.memory()
 
-    def search(self, theta: Any, gradient: Any, evaluate: Callable[[], float], *rest: Any) -> Callable[[], float]:
-        evaluated = partial(self._training.evaluated, theta, gradient, evaluate)
-        iterate = self._rule.search(theta, gradient, evaluated, *rest)
+    def search(self, objective: Objective, memory: Any) -> Callable[[], float]:
+        evaluated = partial(self._training.evaluated, objective.theta, objective.gradient, objective.evaluate)
+        iterate = self._rule.search(replace(objective, evaluate=evaluated), memory)
 
         def step() -> float:
             before = iterate()

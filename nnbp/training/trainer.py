@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from nnbp.engine.curvature import Curvature
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.epoch import Epoch
 from nnbp.engine.model import Model
@@ -20,7 +21,7 @@ from nnbp.engine.updater import OptimizerState, Updater
 from nnbp.errors import DeviceMemoryError, DivergenceError
 from nnbp.graph.ops import Array
 from nnbp.metrics import Metric
-from nnbp.optim.optimizers import Optimizer
+from nnbp.optim.optimizers import Objective, Optimizer
 from nnbp.optim.schedules import Constant, Schedule
 from nnbp.training.callbacks import Callback, History, TrainingState, attending
 from nnbp.validation import not_negative
@@ -155,8 +156,12 @@ class Trainer:
                 )
         theta, gradient, backend = model.parameters.theta, model.parameters.gradient, model.backend
         self.memory = optimizer.memory()
+        optimizer.check(model)
         self.search = optimizer.search(
-            theta, gradient, self._evaluate, backend.xp, self.memory, lambda x: float(backend.download(x))
+            Objective(
+                theta, gradient, self._evaluate, self._curvature, backend.xp, lambda x: float(backend.download(x))
+            ),
+            self.memory,
         )
         self.updater = None
         self.best_loss, self.best_epoch = math.inf, 0
@@ -259,7 +264,7 @@ class Trainer:
             last, best = model.copied(self.last), model.copied(self.best)
             vectors = {f"slot.{name}": model.copied(slot) for name, slot in self.state.slots.items()}
             sequences = model.sequences()
-        memory, remembered = self.memory.state() if self.memory is not None else (None, {})
+        memory, remembered = self.memory.state()
         values = {
             "epoch": status.epoch, "steps": self.state.steps, "learning_rate": status.learning_rate,
             "before": _json(self.before), "best_loss": _json(self.best_loss), "best_epoch": self.best_epoch,
@@ -285,9 +290,8 @@ class Trainer:
             for name, slot in self.state.slots.items():
                 slot[...] = arrays[f"slot.{name}"]
             model.set_sequences(values["sequences"])
-        if self.memory is not None:
-            own = {name.removeprefix("memory."): array for name, array in arrays.items()}
-            self.memory.restore(values["memory"], own)
+        own = {name.removeprefix("memory."): array for name, array in arrays.items()}
+        self.memory.restore(values["memory"], own)
         self.state.steps, self.best_epoch, self._warned = values["steps"], values["best_epoch"], values["warned"]
         self.before, best = (math.inf if x is None else x for x in (values["before"], values["best_loss"]))
         status.learning_rate, seconds, restored = values["learning_rate"], values["seconds"], values["restored"]
@@ -339,6 +343,7 @@ class Trainer:
                 logs["val_loss"] = self._objective(self.check, self.validation.data)
             logs |= of_validation
         status.epoch, status.logs = number + 1, logs
+        status.stop = status.stop or self.memory.ended
         status.history.append(logs)
 
     def _keep(self, status: TrainingState) -> None:
@@ -455,6 +460,11 @@ class Trainer:
         if self._searches:
             self._note(loss, self.epochs + 1)
         return loss
+
+    @cached_property
+    def _curvature(self) -> Callable[[], Array]:
+        """G at the current parameters, for a search."""
+        return Curvature(self.model, self.data)
 
     def _objective(self, one_pass: Epoch, data: Dataset) -> float:
         """Runs a pass over a data set and returns J of the current parameters."""

@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -140,10 +141,10 @@ class StrictNamespace:
 
     def __init__(self, backend: StrictBackend) -> None:
         for name in self._FUNCTIONS:
-            setattr(self, name, self._bound(backend, name))
+            setattr(self, name, self._bound(backend, name, getattr(np, name)))
+        self.linalg = SimpleNamespace(solve=self._bound(backend, "solve", np.linalg.solve))
 
-    def _bound(self, backend: StrictBackend, name: str) -> Callable[..., StrictArray]:
-        function = getattr(np, name)
+    def _bound(self, backend: StrictBackend, name: str, function: Any) -> Callable[..., StrictArray]:
 
         def call(*arguments: Any, **options: Any) -> StrictArray:
             out = options.get("out", arguments[2] if isinstance(function, np.ufunc) and len(arguments) > 2 else None)

@@ -8,6 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp import Network
+from nnbp.optim.optimizers import Optimizer
+
+
+def loss_for(optimizer: Any) -> str:
+    """A loss that an optimizer can train; it may be a name or an object."""
+    rule = Optimizer.registry[optimizer] if isinstance(optimizer, str) else optimizer
+    return "squared_error" if rule.squares_only else "cross_entropy"
 
 
 def network(*sizes: int, **options: Any) -> Network:

@@ -93,11 +93,11 @@ def test_drawn_biases_leave_the_generator_as_it_was(name: str) -> None:
     initializer, rng = initializers.get(name), np.random.default_rng(7)
     biases = initializer.sample_biases(rng, (5, 3))
     assert (biases.shape, biases.dtype) == ((5,), np.float64)
-    assert biases.any() == (name == "rectifier_uniform")
+    assert biases.any() == (name in ("rectifier_uniform", "nguyen_widrow"))
     again = np.random.default_rng(7)
     assert initializer.sample_biases(again, (5, 3)).tobytes() == biases.tobytes()
     # The next layer's are others.
-    assert name in PAPERS or not np.isin(initializer.sample_biases(again, (5, 3)), biases).any()
+    assert name in (*PAPERS, "nguyen_widrow") or not np.isin(initializer.sample_biases(again, (5, 3)), biases).any()
     assert rng.random() == np.random.default_rng(7).random()
 
 

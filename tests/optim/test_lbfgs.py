@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from strict_backend import StrictBackend
 
 from nnbp.optim.lbfgs import LBFGS, LBFGSMemory
+from nnbp.optim.optimizers import Objective
 
 Vector = NDArray[np.float64]
 Problem = Callable[[Vector], tuple[float, Vector]]
@@ -71,7 +72,8 @@ class Run:
 
     def step(self) -> float:
         with np.errstate(all="ignore"):
-            return self.optimizer.step(self.theta, self.gradient, self.evaluate, np, self.memory, float)
+            objective = Objective(self.theta, self.gradient, self.evaluate, lambda: None, np, float)
+            return self.optimizer.step(objective, self.memory)
 
 
 def assert_equal_to_torch(optimizer: LBFGS, problem: Problem, steps: int, start: Vector) -> None:
@@ -281,10 +283,12 @@ def test_an_array_library_that_is_not_numpy_computes_the_same_bits(search: str |
             gradient[...] = device.upload(g, np.float64)
             return loss
 
+        def read(array: Any) -> float:
+            return float(device.download(array))
+
+        objective = Objective(theta, gradient, evaluate, lambda: None, device.xp, read)
         for _ in range(3):
-            loss = optimizer.step(
-                theta, gradient, evaluate, device.xp, memory, lambda array: float(device.download(array))
-            )
+            loss = optimizer.step(objective, memory)
             assert type(loss) is float
             assert loss == host.step()
         np.testing.assert_array_equal(device.download(theta), host.theta)

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from parity_cases import HIDDEN, LOSSES, OPTIMIZERS, OUTPUT, WEIGHTS, outputs_of
 from strict_backend import OtherRoundingBackend, StrictBackend
+from training_cases import loss_for
 
 import nnbp
+from nnbp.optim.optimizers import Optimizer
 from nnbp.testing import assert_devices_agree, assert_gradients, example_problem
 
 # Tier A: every gradient against central differences, in float64.
@@ -153,17 +155,20 @@ POINTS = np.random.default_rng(0).normal(size=(53, 4)) + CLASSES[:, None]
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_is_equal_bit_for_bit(optimizer, dtype):
     """Remainder batches, dropout, clipping, weights of samples and classes, validation, metrics, early stopping."""
-    layers = [4, nnbp.Dense(8, "relu"), nnbp.Dropout(0.25), nnbp.Dense(6, "tanh"), nnbp.Dense(3)]
-    nets = on_both(layers, loss="cross_entropy", weight_decay=1e-3, dtype=dtype)
-    # L-BFGS takes the gradient as it is, and like Rprop it sets its steps itself.
-    changed: dict[str, Any] = {} if optimizer == "lbfgs" else {"clip_norm": 0.5}
-    if optimizer not in ("lbfgs", "rprop"):
+    rule = Optimizer.registry[optimizer]
+    dropout = [] if rule.squares_only else [nnbp.Dropout(0.25)]
+    layers = [4, nnbp.Dense(8, "relu"), *dropout, nnbp.Dense(6, "tanh"), nnbp.Dense(3)]
+    nets = on_both(layers, loss=loss_for(optimizer), weight_decay=1e-3, dtype=dtype)
+    changed: dict[str, Any] = {"clip_norm": 0.5} if rule.clippable else {}
+    if rule.scheduled:
         changed["schedule"] = "cosine"
+    targets = np.eye(3)[CLASSES] if rule.squares_only else CLASSES
+    if not rule.squares_only:
+        changed |= {"class_weight": "balanced", "metrics": ["accuracy"]}
     histories = [
         net.fit(
-            POINTS, CLASSES, epochs=5, batch_size=16, optimizer=optimizer, class_weight="balanced",
-            sample_weight=np.linspace(0.0, 2.0, 53), validation_split=0.2, metrics=["accuracy"], progress=False,
-            early_stopping=nnbp.EarlyStopping(2, monitor="loss"), **changed,
+            POINTS, targets, epochs=5, batch_size=16, optimizer=optimizer, sample_weight=np.linspace(0.0, 2.0, 53),
+            validation_split=0.2, progress=False, early_stopping=nnbp.EarlyStopping(2, monitor="loss"), **changed,
         )
         for net in nets
     ]  # fmt: skip
@@ -284,8 +289,9 @@ def test_output_activations_agree_across_devices(other, output, loss, dtype):
 @pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *OPTIONS], ids=str)
 def test_optimizers_agree_across_devices(other, optimizer, dtype):
     net, X, y = example_problem(
-        [16, 32, 10], activation="tanh", loss="cross_entropy", weight_decay=0.01, samples=100, dtype=dtype, device="cpu"
-    )
+        [16, 32, 10], activation="tanh", loss=loss_for(optimizer), weight_decay=0.01, samples=100, dtype=dtype,
+        device="cpu",
+    )  # fmt: skip
     report = assert_devices_agree(net, X, y, devices=("cpu", other), steps=20, optimizer=optimizer)
     assert report.updates == 20
     trained = next(row for row in report.rows if row.name == "W1 trained")

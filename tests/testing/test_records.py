@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from planted import PlantedBackend
 from strict_backend import OtherRoundingBackend, StrictBackend
+from training_cases import loss_for
 
 import nnbp
 from nnbp import Activation, BatchNorm, Dense, LayerNorm, ModelFileError, Network, Standardize
@@ -64,7 +65,7 @@ def test_the_judgement_is_that_of_devices_side_by_side(arithmetic: str, isolate:
 
 @pytest.mark.parametrize("optimizer", Optimizer.built_in())
 def test_every_optimizer_is_recorded(optimizer: str, tmp_path: Path) -> None:
-    net, X, y = problem("float64")
+    net, X, y = problem("float64", loss=loss_for(optimizer))
     record(net, X, y, tmp_path / "record", steps=4, optimizer=optimizer)
     assert compare_with(tmp_path / "record", device=StrictBackend()).passed
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from training_cases import loss_for
 
 import nnbp
 from nnbp import BatchNorm, Dense, LayerNorm, Network
@@ -42,7 +43,8 @@ def test_losses(loss: str, dtype: str, nnbp_device: str, nnbp_reference: Any) ->
 @DTYPES
 @pytest.mark.parametrize("optimizer", Optimizer.built_in())
 def test_optimizers(optimizer: str, dtype: str, nnbp_device: str, nnbp_reference: Any) -> None:
-    nnbp_reference(*problem(dtype=dtype, device=nnbp_device, activation="gelu"), steps=6, optimizer=optimizer)
+    options = {"dtype": dtype, "device": nnbp_device, "loss": loss_for(optimizer)}
+    nnbp_reference(*problem(activation="gelu", **options), steps=6, optimizer=optimizer)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

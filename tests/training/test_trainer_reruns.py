@@ -66,10 +66,13 @@ def test_loss_is_read_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("optimizer", sorted(Optimizer.registry))
 def test_same_seed_same_bits(optimizer: str, dtype: str) -> None:
     def run() -> tuple[bytes, list[float]]:
+        rule = Optimizer.registry[optimizer]
         layers = [3, Dense(8, "gelu"), Dropout(0.3), Dense(4, "tanh"), Dropout(0.1), Dense(2)]
+        if rule.squares_only:
+            layers = [layer for layer in layers if not isinstance(layer, Dropout)]
         net = Network(layers, weight_decay=1e-3, dtype=dtype, device="cpu", seed=5)
         X, y = data(50)
-        clip = None if optimizer == "lbfgs" else 1.0
+        clip = 1.0 if rule.clippable else None
         history = fit(net, X, y, optimizer=optimizer, batch_size=16, validation_split=0.2, clip_norm=clip)
         return net.parameters.tobytes(), history["loss"] + history["val_loss"]
 
