@@ -18,6 +18,9 @@ from nnbp.validation import unscaled_weights, weight_shift
 Batches = Callable[[], Iterable[Any]]
 """A function that returns an iterator over blocks (X, y) or (X, y, sample_weight) for one epoch."""
 
+_SAMPLED = 2**25
+"""The most numbers of X in the sample."""
+
 Block = list[NDArray[Any]]
 """X (k, n_in), encoded targets (k, columns), and weights (k, 1) if there are any, on the host."""
 
@@ -30,7 +33,7 @@ class Stream:
 
     Attributes:
         samples: m, the same in every epoch.
-        sample: 10,000 of the samples, or all of fewer, on which J and metrics are measured.
+        sample: 10,000 of the samples, or all of fewer, on which J and metrics are measured; less of very wide ones.
 
     Args:
         batches: returns the blocks of an epoch.
@@ -104,17 +107,19 @@ class Stream:
         """Reads the first epoch, and takes what training must know of it."""
         total, rng, largest = hashlib.sha256(), np.random.default_rng(0), 0.0
         kept: Block = []
+        size = SAMPLE
         for block in self:
             if not kept:
                 self._first = [array[:0] for array in block]
-                kept = [np.empty((SAMPLE, array.shape[1]), array.dtype) for array in block]
+                size = min(SAMPLE, max(1, _SAMPLED // block[0].shape[1]))
+                kept = [np.empty((size, array.shape[1]), array.dtype) for array in block]
             for array in block:
                 total.update(np.ascontiguousarray(array).data)
             # Each sample is kept with the same probability: Vitter, "Random sampling with a reservoir", 1985.
             places = np.arange(self.samples, self.samples + len(block[0]))
-            later = places >= SAMPLE
+            later = places >= size
             places[later] = rng.integers(0, places[later] + 1)
-            chosen = places < SAMPLE
+            chosen = places < size
             for array, into in zip(block, kept, strict=True):
                 into[places[chosen]] = array[chosen]
             self.samples += len(block[0])
@@ -170,7 +175,7 @@ class Stream:
             yield from self
             return
         held: Block = []
-        for block in self:
+        for block in self._slices():
             held = [np.concatenate(pair) for pair in zip(held, block, strict=True)] if held else block
             while len(held[0]) >= self._buffer:
                 # Permutes the buffer and gives half of it; what came beyond the buffer waits.
@@ -182,6 +187,12 @@ class Stream:
         if held and len(held[0]):
             order = generator.permutation(len(held[0]))
             yield [array[order] for array in held]
+
+    def _slices(self) -> Iterator[Block]:
+        """The blocks, cut so that none is larger than the buffer: what waits for it is copied again and again."""
+        for block in self:
+            for first in range(0, len(block[0]), self._buffer):
+                yield [array[first : first + self._buffer] for array in block]
 
     def _changed(self, count: int) -> DataError:
         more = "at least " if count > self.samples else ""

@@ -271,3 +271,14 @@ def test_an_iterator_that_is_used_up_is_an_error_that_says_so() -> None:
     blocks = cut(X, Y)()
     with pytest.raises(DataError, match="a generator function, and not a generator"):
         network().fit(batches=lambda: blocks, progress=False)
+
+
+def test_a_block_much_larger_than_the_buffer_is_not_copied_again_and_again() -> None:
+    """So that a buffer of 100 samples, and blocks of 200,000, take as long as other buffers."""
+    rows = np.arange(200_000, dtype=np.float64).reshape(-1, 1)
+    net = Network([1, 1], device="cpu", dtype="float64", seed=0)
+    feed = stream(net, cut(rows, rows[:, 0], sizes=[200_000]), 100)
+    feed.shuffle(np.random.default_rng(0))
+    feed.begin()
+    into = [np.empty((100_000, 1)), np.empty((100_000, 1))]
+    assert peak(lambda: feed.take(into)) < 1_000_000
