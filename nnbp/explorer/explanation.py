@@ -23,7 +23,7 @@ from nnbp.tabular.model import TableModel
 from nnbp.tabular.preprocessing import NumberColumn
 from nnbp.tabular.readers import frame_source
 from nnbp.tabular.table import Source
-from nnbp.validation import items, whole_number
+from nnbp.validation import items, samples_on_host, whole_number
 
 LARGEST = 300_000
 """The most parameters of a network that is explained: the page contains each of them twice."""
@@ -114,9 +114,22 @@ def explained(
             "A network needs targets, and only a TableModel takes them from its table; received y=None. Give them: "
             "explain(net, X, y)."
         )
-    # Data that the network cannot take in its own dtype are not explained in another one.
-    model.copy(device="cpu").prepare(X, y)
-    return _of_network(model, X, y, rows, _names("names", names), _names("labels", labels))
+    _check_size(model)
+    # All data are checked in the network's own dtype; only those that are shown become float64.
+    data = model.copy(device="cpu").prepare(X, y)
+    chosen = spread(len(data), rows)
+    X, y = np.asarray(samples_on_host(X)[chosen]), data.targets[chosen]
+    found = _of_network(model, X, y, _names("names", names), _names("labels", labels))
+    return replace(found, rows=chosen, samples=len(data))
+
+
+def _check_size(network: Network) -> None:
+    count = network.model.parameters.size
+    if count > LARGEST:
+        raise NnbpError(
+            f"The explorer shows networks of at most {LARGEST:,} parameters; received one of {count:,}. Explain a "
+            "smaller network of the same kind."
+        )
 
 
 def _names(what: str, given: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -129,6 +142,7 @@ def _names(what: str, given: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def _of_table(model: TableModel, table: Any, rows: int) -> Explanation:
+    _check_size(model.network)
     source = table
     if not isinstance(table, Source):
         source = frame_source(table, target=model.target.name, reading=model.reading, keep_text=model.texts)
@@ -145,7 +159,7 @@ def _of_table(model: TableModel, table: Any, rows: int) -> Explanation:
     classes = tuple(map(str, target.labels))
     # Of two classes, the one output is the probability of the second.
     labels = classes[1:] if len(classes) == 2 and model.network.model.n_out == 1 else classes or None
-    found = _of_network(model.network, X, target.encode(part), rows, names, labels, tuple(columns))
+    found = _of_network(model.network, X, target.encode(part), names, labels, tuple(columns))
     quantity = Column(target.name, (), classes, target.mean, target.scale)
     return replace(found, rows=chosen, samples=len(source), target=quantity)
 
@@ -154,34 +168,26 @@ def _of_network(
     model: Network,
     X: Any,
     y: Any,
-    rows: int,
     names: tuple[str, ...] | None,
     labels: tuple[str, ...] | None,
     columns: tuple[Column, ...] = (),
 ) -> Explanation:
-    count = model.model.parameters.size
-    if count > LARGEST:
-        raise NnbpError(
-            f"The explorer shows networks of at most {LARGEST:,} parameters; received one of {count:,}. Explain a "
-            "smaller network of the same kind."
-        )
+    """The explanation of all these samples."""
     network = model.copy(device="cpu", dtype="float64")
     data = network.prepare(X, y)
-    chosen = spread(len(data), rows)
-    inner = network.model
+    X, inner = np.array(data.X, np.float64), network.model
     with inner.backend.active():
-        executor = Executor(inner, Batch(np.array(data.X[chosen], np.float64), np.array(data.y[chosen])), keep_z=True)
+        executor = Executor(inner, Batch(X, data.y), keep_z=True)
         executor.run_forward()
         targets = np.array(executor.y.T)
         begin = inner.activated[0]
-        inputs = np.array(executor.nodes[begin - 1].a.T if begin else data.X[chosen])
+        inputs = np.array(executor.nodes[begin - 1].a.T if begin else X)
         cost = np.array(executor.cost[0])
-    X = np.array(data.X[chosen], np.float64)
     for what, given, expected in (("names", names, inputs.shape[1]), ("labels", labels, inner.n_out)):
         if given is not None and len(given) != expected:
             raise ShapeError(f"{what} has one name for each of {expected} units; received {len(given)} names.")
     return Explanation(
-        network, chosen, len(data), X, targets, network.trace(X), network.gradients(X, targets), cost, inputs,
+        network, np.arange(len(X)), len(X), X, targets, network.trace(X), network.gradients(X, targets), cost, inputs,
         columns or _columns(inner.layers[0], inner.n_in, names or ()), names or (), labels or (),
     )  # fmt: skip
 

@@ -123,7 +123,8 @@ def _insights(insight: Insight, result: Mapping[str, Any]) -> list[tuple[str, st
         sections.append(("Calibration and ROC", f'{picture}\n<p class="dim">On {rows}.</p>'))
     if insight.importance:
         sections.append(("Importance of columns", _importance(insight, rows)))
-    sections.append(("Rows predicted worst", _worst(insight.worst, insight.unit, bool(result["labels"]))))
+    worst = _worst(insight.worst, insight.unit, bool(result["labels"]))
+    sections.append(("Rows predicted worst", f'{worst}\n<p class="dim">Of {rows}.</p>'))
     sections.append(("Layers", _layers(insight.layers)))
     sections.append(("Step by step", _explorer(result["run"])))
     return sections
