@@ -133,4 +133,6 @@ def is_terminal(stream: Any) -> bool:
 
 
 def _in_notebook() -> bool:
-    return "ipykernel" in sys.modules
+    """Whether this process is the kernel of a notebook; one that runs notebooks by a library is not."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
