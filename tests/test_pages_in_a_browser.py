@@ -38,16 +38,19 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     pytest.importorskip("sklearn")
     pytest.importorskip("tomli_w")
     folder = tmp_path_factory.mktemp("runs")
-    for name in ("digits", "breast_cancer", "diabetes"):
-        words = ["train", name, "--epochs", "5", "--device", "cpu", "--quiet", "--out", str(folder / name)]
-        assert main(words) == 0
+    table = folder / "forty.csv"
+    table.write_text("x,kind\n" + "".join(f"{k % 40 + k % 7 / 7},kind {k % 40}\n" for k in range(800)))
+    for source in ("digits", "breast_cancer", "diabetes", str(table)):
+        words = ["train", source, "--epochs", "5", "--device", "cpu", "--quiet", "--out"]
+        words += [str(folder / Path(source).stem)]
+        assert main(words + ["--target", "kind"] * (source == str(table))) == 0
     return sorted(folder.glob("*/report.html"))
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("width", "theme"), SCREENS)
 def test_reports(width: str, theme: str, chromium: Any, reports: list[Path]) -> None:
-    assert len(reports) == 3
+    assert len(reports) == 4
     check(chromium, reports, width, theme)
 
 

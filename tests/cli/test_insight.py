@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nnbp
-from nnbp.cli.report.insight import COLUMNS, ROWS, calibration, inspect, roc
+from nnbp.cli.report.insight import ROWS, WORK, affordable, calibration, inspect, roc
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.readers import frame_source, load_source
 from nnbp.tabular.table import Source
@@ -50,11 +50,12 @@ def test_importance_is_that_of_scikit_learn(houses: tuple[TableModel, Any]) -> N
         def fit(self) -> None: ...
 
     expected = permutation_importance(Fitted(), columns, frame["price"], scoring=score, n_repeats=30, random_state=1)
-    for item in found.importance:
+    assert found.importance is not None
+    for item in found.importance.columns:
         k = list(columns).index(item.column)
         assert item.mean == pytest.approx(expected.importances_mean[k], abs=5 * expected.importances_std[k] + 1e-3)
-    assert found.importance[0].column == "area"
-    assert found.score == "r2"
+    assert found.importance.columns[0].column == "area"
+    assert found.importance.score == "r2"
 
 
 def test_the_worst_rows_are_named_with_their_cells(houses: tuple[TableModel, Any]) -> None:
@@ -88,13 +89,38 @@ def test_dead_and_saturated_units_have_their_numbers() -> None:
 
 def test_large_tables_are_thinned_out() -> None:
     rng = np.random.default_rng(0)
-    m, n = ROWS + 500, COLUMNS + 30
+    m, n = ROWS + 500, 230
     frame = pandas.DataFrame(rng.normal(size=(m, n)), columns=[f"c{k}" for k in range(n)])
     frame["kind"] = np.where(frame["c7"] > 0, "yes", "no")
     model = nnbp.TableModel.fit(frame, "kind", hidden=[4], epochs=20, progress=False, device="cpu")
     found = inspect(model, source_of(model, frame), held_out=True)
-    assert (found.rows, len(found.importance), found.unmeasured) == (ROWS, COLUMNS, 30)
-    assert found.importance[0].column == "c7"
+    assert found.importance is not None
+    assert (found.rows, len(found.importance.columns), found.importance.unmeasured) == (ROWS, 200, 30)
+    assert found.importance.columns[0].column == "c7"
+
+
+@pytest.mark.parametrize("parameters", [10, 40_000, 5_000_000, 100_000_000])
+@pytest.mark.parametrize("columns", [1, 8, 60, 10_000])
+def test_the_importance_takes_a_bounded_time(parameters: int, columns: int) -> None:
+    rows, measured, repeats = affordable(parameters, ROWS, columns)
+    assert rows * measured * repeats * parameters <= max(WORK, 100 * repeats * parameters)
+    assert 100 <= rows <= ROWS
+    assert 1 <= measured <= columns
+
+
+def test_missing_cells_are_dashes_and_gradients_are_those_of_the_parameters() -> None:
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({"x": rng.normal(size=60), "empty": np.full(60, np.nan), "y": rng.normal(size=60)})
+    frame["empty"] = frame["empty"].where(np.arange(60) > 0, 1.0)
+    model = nnbp.TableModel.fit(frame, "y", hidden=[3], epochs=2, progress=False, device="cpu")
+    source = source_of(model, frame)
+    found = inspect(model, source, held_out=True)
+    assert {row.cells["empty"] for row in found.worst} <= {"–", "1"}
+    assert "–" in {row.cells["empty"] for row in found.worst}
+    X, y = model.features(source)[0], model.target.encode(source)
+    gradients = model.network.gradients(X, y)
+    for layer, dW, db in zip(found.layers, gradients.dW, gradients.db, strict=True):
+        np.testing.assert_array_equal(layer.gradient, np.append(dW, db))
 
 
 @pytest.mark.parametrize("k", [2, 4])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnbp.cli.report.curves import scatter
-from nnbp.cli.report.insight import Importance, Insight, LayerFacts, WorstRow
+from nnbp.cli.report.insight import Importance, Insight, LayerFacts, Permutations, WorstRow
 from nnbp.cli.report.page import render
 from nnbp.formatting import metric_rows, number
 from nnbp.tabular.model import Evaluation
@@ -72,15 +72,17 @@ HISTORY = {
 
 
 def insight(labels=("a", "b"), **changes) -> Insight:
+    first, second = np.array([[0.0, 1.0, 2.0]]), np.array([[0.4, 0.6]])
     layers = [
-        LayerFacts("layer 1: 3 relu", np.array([[0.0, 1.0, 2.0]]), np.array([[0.0, 0.1, -0.2]]), [4, 5], [6]),
-        LayerFacts("layer 2: 2 softmax", np.array([[0.4, 0.6]]), np.array([[0.4, -0.4]]), [], []),
+        LayerFacts("layer 1: 3 relu", first, np.array([[0.0, 0.1, -0.2]]), np.arange(12.0), [4, 5], [6]),
+        LayerFacts("layer 2: 2 softmax", second, np.array([[0.4, -0.4]]), np.arange(8.0), [], []),
     ]
+    columns = [Importance("height", 0.25, 0.01), Importance("age", -0.01, 0.0)]
     base = {
         "rows": 4, "held_out": True, "truth": np.array([0, 0, 1, 1]), "predicted": np.array([0, 1, 1, 1]),
         "probabilities": np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9]]), "unit": "line",
-        "score": "accuracy", "importance": [Importance("height", 0.25, 0.01), Importance("age", -0.01, 0.0)],
-        "unmeasured": 3, "worst": [WorstRow(17, labels[0], labels[1], 0.916, {"height": "1.8"})], "layers": layers,
+        "importance": Permutations("accuracy", columns, 4, 5, 3),
+        "worst": [WorstRow(17, labels[0], labels[1], 0.916, {"height": "1.8"})], "layers": layers,
     }  # fmt: skip
     return Insight(**{**base, **changes})
 
@@ -119,7 +121,7 @@ def test_it_shows_numbers_curve_confusions_configuration_and_environment():
     assert "dropout" in words
     assert "schedule" not in words
     assert "openblas" in words
-    assert text.count("<svg") == 6  # the curve, calibration and ROC, and a and delta of two layers
+    assert text.count("<svg") == 8  # the curve, calibration and ROC, and a, delta and gradient of two layers
     assert 'aria-label="Training curve: loss 0.3 after 3 epochs"' in text
 
 
@@ -144,12 +146,27 @@ def test_a_quantity_has_predictions_against_the_truth():
     assert "Predicted against true" in " ".join(page.words)
 
 
-def test_many_classes_are_listed_by_their_confusions():
-    labels = [f"class {k}" for k in range(40)]
-    words = " ".join(Page(report(labels=labels)).words)
+def test_many_classes_have_a_narrow_table_and_a_list_of_confusions():
+    labels = [f"class {k} <of many with long names>" for k in range(40)]
+    text = report(labels=labels)
+    page = Page(text)
+    words = " ".join(page.words)
     assert "The most frequent confusions" in words
     assert "1 of 2" in words
-    assert "true class 0, predicted class 1: 1" in words
+    table = text[text.index('<div class="wide many"') : text.index("The most frequent")]
+    assert table.count("<tr>") == 40 + 2  # the head and the precision
+    assert table.count("<td></td>") == 40 * 40 - 3 + 1
+    assert 'title="true class 0 &lt;of many with long names&gt;, predicted class 1 &lt;' in table
+    assert "class 39 &lt;of many w…</th>" in table
+    for stays in ("position: sticky; top: 0", "position: sticky; left: 0"):
+        assert stays in text
+    assert "&lt;of many with long names&gt;" not in re.sub(r'title="[^"]*"', "", table)
+
+
+def test_hundreds_of_classes_have_a_list_alone():
+    text = report(labels=[f"class {k}" for k in range(300)])
+    assert '<div class="wide many"' not in text
+    assert "The most frequent confusions" in text
 
 
 def test_what_ended_the_run_and_a_fallback_are_said_on_top():
@@ -169,7 +186,7 @@ def test_a_run_without_an_epoch_or_held_out_rows_has_a_page_too():
 def test_without_matplotlib_the_page_says_how_to_get_pictures(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = report()
-    assert text.count("<svg") == 4  # histograms need no library
+    assert text.count("<svg") == 6  # histograms need no library
     assert 'pip install "matplotlib>=3.9"' in html.unescape(text)
     assert Page(text).open == []
 
@@ -227,14 +244,26 @@ def test_many_orders_of_magnitude_have_few_labels():
 
 
 def test_it_says_what_the_model_looks_at_and_where_it_fails():
-    words = " ".join(Page(report()).words)
+    text = report()
+    words = " ".join(Page(text).words)
     assert "Calibration and ROC" in words
+    assert "10 bins of the probability of b" in words
     assert re.search(r"height\s+0.2500 ± 0.0100", words)
-    assert "3 columns with less influence not shown" in words
+    assert "permuted, 5 times, on 4 held-out rows." in words
+    assert "Not measured, to save time: 3 columns" in words
     assert re.search(r"line\s+true\s+predicted\s+−ln p\(true\)\s+height\s+17\s+a\s+b\s+0.916\s+1.8", words)
-    assert "layer 1: 3 relu: 2 of 3 units are dead" in words
-    assert ": 4, 5." in words
-    assert "1 of 3 units are saturated" in words
+    assert '<td class="wrong">b</td>' in text
+
+
+def test_dead_and_saturated_units_are_named_and_the_words_defined():
+    words = " ".join(Page(report()).words)
+    assert "layer 1: 3 relu: 2 of 3 units are dead: 4, 5." in words
+    assert "layer 1: 3 relu: 1 of 3 units is saturated: 6." in words
+    assert "dead if f'(z) = 0 for every row" in words
+    assert "saturated if |f'(z)| is below 5% of its maximum for every row" in words
+    sound = render(result(), HISTORY, {}, {}, None, insight(layers=insight().layers[1:]))
+    assert "No hidden unit is dead or saturated." in sound
+    assert "dead if f'(z) = 0 for every row" in sound
 
 
 def test_configuration_and_environment_are_folded():
@@ -248,13 +277,20 @@ def test_it_says_how_to_see_the_network_step_by_step():
 
 def test_rows_that_training_saw_are_called_so():
     evaluation = Evaluation({}, np.array([0]), np.array([0]), [])
-    text = render(result(), HISTORY, {}, {}, evaluation, insight(held_out=False))
-    assert "On 4 rows, most of which training saw." in text
+    rows = {"train": 7, "validation": 2, "held_out": 0}
+    text = render(result(rows=rows), HISTORY, {}, {}, evaluation, insight(held_out=False))
+    assert "On 4 of the 9 rows, evenly spread, most of which training saw." in text
+
+
+def test_a_layer_without_parameters_has_no_gradient():
+    first = insight().layers[0]._replace(gradient=np.zeros(0))
+    assert "<td>–</td>" in render(result(), HISTORY, {}, {}, None, insight(layers=[first]))
 
 
 def test_names_of_columns_and_cells_are_text():
     evil = "<b>x</b>"
-    shown = insight(importance=[Importance(evil, 0.1, 0.0)], worst=[WorstRow(1, evil, evil, 1.0, {evil: evil})])
+    found = Permutations("accuracy", [Importance(evil, 0.1, 0.0)], 4, 5, 0)
+    shown = insight(importance=found, worst=[WorstRow(1, evil, evil, 1.0, {evil: evil})])
     text = render(result(), HISTORY, {}, {}, None, shown)
     assert evil not in text
     assert text.count("&lt;b&gt;x&lt;/b&gt;") == 5

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbp.cli.report.insight import Calibration, roc
+from nnbp.cli.report.insight import BINS, Calibration, roc
 from nnbp.training.curve import INK, STYLE, TRAINING, matplotlib_parts
 
 _POINTS = 2000
@@ -30,8 +30,7 @@ def scatter(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
     matplotlib = matplotlib_parts()
     chosen = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), _POINTS)).round().astype(np.int64))
     x, y = np.asarray(truth, np.float64)[chosen], np.asarray(predicted, np.float64)[chosen]
-    # Between dollar signs matplotlib reads mathematics.
-    name = name.replace("$", r"\$")
+    name = _short(name, 30)
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     dashed = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 3)), "alpha": 0.6}
     points = {"color": TRAINING, "alpha": 0.6, "markersize": 4, "markeredgewidth": 0}
@@ -51,6 +50,11 @@ def scatter(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
     return figure
 
 
+def _short(name: str, longest: int = 20) -> str:
+    """A name, cut if it is long, without mathematics, which matplotlib reads between dollar signs."""
+    return (name if len(name) <= longest else f"{name[: longest - 1]}…").replace("$", r"\$")
+
+
 def confidence(found: Calibration, truth: NDArray[Any], probabilities: NDArray[Any], labels: Any) -> Any:
     """Calibration of probabilities, and ROC curves: of class 1 of two, else of each class against the others.
 
@@ -65,7 +69,7 @@ def confidence(found: Calibration, truth: NDArray[Any], probabilities: NDArray[A
     matplotlib = matplotlib_parts()
     classes = [1] if len(labels) == 2 else range(len(labels))
     curves = [
-        (*roc(truth == k, probabilities[:, k]), str(labels[k]).replace("$", r"\$"))
+        (*roc(truth == k, probabilities[:, k]), _short(str(labels[k])))
         for k in classes
         if 0 < np.count_nonzero(truth == k) < len(truth)
     ]
@@ -78,14 +82,19 @@ def confidence(found: Calibration, truth: NDArray[Any], probabilities: NDArray[A
         reliability.plot(found.predicted, found.observed, color=TRAINING)
         sizes = 14 + 160 * found.rows / found.rows.max()
         reliability.scatter(found.predicted, found.observed, sizes, color=TRAINING, label="bin, by its rows", zorder=3)
-        reliability.set(xlabel="predicted probability", ylabel="observed share", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        for p, count in zip(found.predicted, found.rows, strict=True):
+            middle = (np.floor(np.minimum(p, 1 - 1e-9) * BINS) + 0.5) / BINS
+            reliability.text(middle, 1.1, str(count), size=8, alpha=0.8, ha="center", va="center")
+        reliability.set(xlabel="predicted probability", ylabel="observed share", xlim=(-0.03, 1.03), ylim=(-0.03, 1.15))
         reliability.set_title(f"Calibration, expected error {found.error:.3f}")
         reliability.legend()
         characteristic.plot([0, 1], [0, 1], **dashed)
         for k, (false, true, area, label) in enumerate(curves):
-            characteristic.plot(false, true, color=f"C{k}", label=f"{label[:20]}: {area:.3f}")
+            characteristic.plot(false, true, color=f"C{k}", label=f"{label}: {area:.3f}")
         characteristic.set(xlabel="false positives, share", ylabel="true positives, share")
-        few = f" of the {_CURVES} classes with the smallest" if len(labels) > _CURVES else ", area under it"
+        few = (
+            f", the {_CURVES} classes with the smallest areas" if len(labels) > _CURVES else ", with the area under it"
+        )
         characteristic.set_title(f"ROC{few}")
         if curves:
             characteristic.legend(loc="lower right", fontsize=9)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp import metrics
+from nnbp.engine.results import Gradients
 from nnbp.nn.health import dead_and_saturated
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.table import Source, Texts
@@ -19,6 +20,10 @@ ROWS = 1000
 
 COLUMNS, REPEATS, FEW = 200, 5, 40
 """The most columns whose importance is measured, and how often each is permuted: twice if there are more than FEW."""
+
+WORK, ENOUGH = 2e10, (100, 15)
+"""The most products of all predictions for the importance, about a second on two cores; a network that is too large for
+that is measured on fewer columns, and before they are fewer than 15, on fewer rows, but at least 100."""
 
 BINS = 10
 WORST, CELLS = 10, 4
@@ -33,6 +38,23 @@ class Importance(NamedTuple):
     deviation: float
 
 
+class Permutations(NamedTuple):
+    """The importance of columns, the largest first.
+
+    Attributes:
+        score: the name of the metric that falls.
+        columns: those that were measured.
+        rows, repeats: on how many rows, and how often each column was permuted.
+        unmeasured: the number of other columns.
+    """
+
+    score: str
+    columns: list[Importance]
+    rows: int
+    repeats: int
+    unmeasured: int
+
+
 class WorstRow(NamedTuple):
     """A row with a large cost: where it stands, its truth and prediction, the cost, and some of its cells by column."""
 
@@ -44,7 +66,7 @@ class WorstRow(NamedTuple):
 
 
 class LayerFacts(NamedTuple):
-    """A layer on some rows: outputs a (m, n), delta = ∂C/∂z (m, n), and numbers of its dead and saturated units.
+    """A layer on some rows: a (m, n), delta = ∂C/∂z (m, n), the ∂J/∂θ of its parameters, its dead and saturated units.
 
     Units are counted from 1 through all layers, the inputs first, as in the notes and in the explorer.
     """
@@ -52,6 +74,7 @@ class LayerFacts(NamedTuple):
     name: str
     a: NDArray[Any]
     delta: NDArray[Any]
+    gradient: NDArray[Any]
     dead: list[int]
     saturated: list[int]
 
@@ -65,8 +88,7 @@ class Insight:
         truth, predicted: class indices or values (m,).
         probabilities: (m, k), or None for values.
         unit: what the places of rows count, "line" or "row".
-        score: the name of the metric that the importance is in.
-        importance: of the columns, the largest first; `unmeasured` columns have little influence.
+        importance: of the columns; None if the model has no preprocessing.
         worst: the rows with the largest cost, −ln p(truth) or |truth − predicted|.
         layers: those that have an activation.
     """
@@ -77,9 +99,7 @@ class Insight:
     predicted: NDArray[Any]
     probabilities: NDArray[Any] | None
     unit: str
-    score: str
-    importance: list[Importance]
-    unmeasured: int
+    importance: Permutations | None
     worst: list[WorstRow]
     layers: list[LayerFacts]
 
@@ -93,51 +113,63 @@ def inspect(model: TableModel, source: Source, *, held_out: bool) -> Insight:
     truth = y if labels else model.target.decode(y)
     predicted = model.decoded(network.predict(X)) if not labels else np.asarray(network.predict(X))
     probabilities = np.asarray(network.predict_proba(X)) if labels else None
-    score = "accuracy" if labels else "r2"
     influence = np.abs(gradients.dX).mean(axis=0) * X.std(axis=0)
-    found, unmeasured = _importance(model, X, truth, score, influence)
+    importance = None if model.preprocessor is None else _importance(model, X, truth, influence)
+    important = [] if importance is None else [item.column for item in importance.columns]
     cost = np.abs(truth - predicted)
     if probabilities is not None:
         tiny = np.finfo(probabilities.dtype).tiny
         cost = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], tiny))
     return Insight(
-        len(source), held_out, truth, predicted, probabilities, source.unit, score, found, unmeasured,
-        _worst(model, source, truth, predicted, cost, [item.column for item in found]),
-        _layers(model, X, gradients.delta),
+        len(source), held_out, truth, predicted, probabilities, source.unit, importance,
+        _worst(model, source, truth, predicted, cost, important), _layers(model, X, gradients),
     )  # fmt: skip
 
 
-def _some_rows(samples: int) -> NDArray[np.int64]:
-    """Indices of at most 1000 rows, evenly spread."""
-    return np.unique(np.linspace(0, samples - 1, min(samples, ROWS)).round().astype(np.int64))
+def _some_rows(samples: int, most: int = ROWS) -> NDArray[np.int64]:
+    """Indices of at most 1000 rows, or another number, evenly spread."""
+    return np.unique(np.linspace(0, samples - 1, min(samples, most)).round().astype(np.int64))
 
 
-def _importance(
-    model: TableModel, X: NDArray[Any], truth: NDArray[Any], score: str, influence: NDArray[Any]
-) -> tuple[list[Importance], int]:
+def affordable(parameters: int, rows: int, columns: int) -> tuple[int, int, int]:
+    """On how many rows, of how many columns, and how often each, the importance can be measured: see `WORK`.
+
+    >>> affordable(38_410, 359, 64), affordable(5_121_025, 1000, 10_000), affordable(10**9, 1000, 10)
+    ((359, 64, 2), (130, 15, 2), (100, 1, 5))
+    """
+    repeats = REPEATS if columns <= FEW else 2
+    budget, (least_rows, least_columns) = WORK / (parameters * repeats), ENOUGH
+    rows = min(rows, max(least_rows, int(budget / min(columns, least_columns))))
+    return rows, min(columns, COLUMNS, max(1, int(budget / rows))), repeats
+
+
+def _importance(model: TableModel, X: NDArray[Any], truth: NDArray[Any], influence: NDArray[Any]) -> Permutations:
     """Breiman, "Random forests", 2001, section 10; as `sklearn.inspection.permutation_importance`.
 
-    Of more than 200 columns, those with the largest mean |∂C/∂x| · deviation are measured, and all columns of text,
-    which have no derivative.
+    If not all columns can be measured, those with the largest mean |∂C/∂x| · deviation are, and before them columns of
+    text, which have no derivative.
     """
-    if model.preprocessor is None:
-        return [], 0
+    assert model.preprocessor is not None, "the caller has looked"
     columns = model.preprocessor.columns
+    rows, most, repeats = affordable(int(model.network.parameters.size), len(X), len(columns))
     order = sorted(range(len(columns)), key=lambda k: -np.inf if columns[k].categories else -influence[k])
-    metric, rng = metrics.get(score), np.random.default_rng(0)
+    chosen, rng = _some_rows(len(X), rows), np.random.default_rng(0)
+    X, truth = X[chosen], truth[chosen]
+    score = "accuracy" if model.target.labels else "r2"
 
     def measured(X: NDArray[Any]) -> float:
         predicted = model.network.predict(X)
-        return metric(truth, predicted if model.target.labels else model.decoded(predicted))
+        return metrics.get(score)(truth, predicted if model.target.labels else model.decoded(predicted))
 
     whole, found = measured(X), []
-    for k in sorted(order[:COLUMNS]):
+    for k in sorted(order[:most]):
         changed, falls = X.copy(), []
-        for _ in range(REPEATS if len(columns) <= FEW else 2):
+        for _ in range(repeats):
             changed[:, k] = rng.permutation(X[:, k])
             falls.append(whole - measured(changed))
         found.append(Importance(columns[k].name, float(np.mean(falls)), float(np.std(falls))))
-    return sorted(found, key=lambda item: -item.mean), max(0, len(columns) - COLUMNS)
+    found.sort(key=lambda item: -item.mean)
+    return Permutations(score, found, len(X), repeats, len(columns) - len(found))
 
 
 def _worst(
@@ -156,7 +188,8 @@ def _worst(
 
     def cell(name: str, row: int) -> str:
         column: Any = source[name]
-        return column[row] if isinstance(column, Texts) else f"{column[row]:.6g}"
+        text = column[row] if isinstance(column, Texts) else f"{column[row]:.6g}"
+        return "–" if text in ("", "nan") else text
 
     return [
         WorstRow(
@@ -167,18 +200,20 @@ def _worst(
     ]  # fmt: skip
 
 
-def _layers(model: TableModel, X: NDArray[Any], delta: Sequence[Any]) -> list[LayerFacts]:
+def _layers(model: TableModel, X: NDArray[Any], gradients: Gradients) -> list[LayerFacts]:
     network = model.network
     trace, places = network.trace(X), network.model.activated
+    own = network.model.parameters.views(gradients.flat)
     first = 1 + (network.model.sizes[places[0]])
     facts = []
-    for l, (k, d) in enumerate(zip(places, delta, strict=True), start=1):
+    for l, (k, d) in enumerate(zip(places, gradients.delta, strict=True), start=1):
         z, a, layer = trace.z[l], trace.a[l], network.layers[k]
         f = layer.activation
         assert f is not None, "these layers have an activation"
         bad: tuple[Any, Any] = ([], []) if l == len(places) else dead_and_saturated(f, z, a)
         dead, saturated = ([first + int(i) for i in units] for units in bad)
-        facts.append(LayerFacts(f"layer {l}: {a.shape[1]} {f.name}", a, d, dead, saturated))
+        gradient = np.concatenate([np.zeros(0), *map(np.ravel, own[k].values())])
+        facts.append(LayerFacts(f"layer {l}: {a.shape[1]} {f.name}", a, d, gradient, dead, saturated))
         first += a.shape[1]
     return facts
 
@@ -215,7 +250,9 @@ def calibration(truth: NDArray[Any], probabilities: NDArray[Any]) -> Calibration
 
 
 def roc(positive: NDArray[np.bool], score: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """The rates of false and of true positives as the threshold falls, and the area under them; as `sklearn.metrics`.
+    """The rates of false and of true positives as the threshold falls, and the area under them, `roc_auc`.
+
+    As `sklearn.metrics.roc_curve`, without leaving out points on a line.
 
     Args:
         positive: (m,), whether the sample is of the class; there are some that are and some that are not.
@@ -226,4 +263,4 @@ def roc(positive: NDArray[np.bool], score: NDArray[Any]) -> tuple[NDArray[np.flo
     # Samples with the same score pass the threshold together.
     last = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
     x, y = (np.append(0.0, total[last] / total[-1]) for total in (false, true))
-    return x, y, float(np.trapezoid(y, x))
+    return x, y, metrics.get("roc_auc")(positive.astype(np.int64), score)

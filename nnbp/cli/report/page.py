@@ -14,18 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.cli.report.curves import confidence, scatter
-from nnbp.cli.report.insight import Importance, Insight, LayerFacts, WorstRow, calibration
+from nnbp.cli.report.insight import BINS, Importance, Insight, LayerFacts, Permutations, WorstRow, calibration
 from nnbp.errors import MissingDependencyError
 from nnbp.formatting import counted, describe_rows, describe_training, metric_rows, number
 from nnbp.metrics import confusion_matrix
+from nnbp.nn.health import SATURATED
 from nnbp.tabular.model import Evaluation
 from nnbp.training.curve import curve, inline_svg
 
-_CLASSES_IN_A_TABLE = 25
+_CLASSES_IN_A_WIDE_TABLE = 25
+_CLASSES_IN_A_TABLE = 200
 _CONFUSIONS_LISTED = 20
-_CLASSES_IN_A_PICTURE = 200
 _COLUMNS = 15
-_LONGEST = 40
+_LONGEST, _LONGEST_LABEL = 40, 20
+_DRAWN = 1_000_000
+"""The most values of a histogram, evenly spread."""
 
 _ABOUT_THE_CURVE = (
     "The training loss is the mean over an epoch as it ran, with dropout if there is any; all else is measured after "
@@ -113,33 +116,56 @@ def _picture(label: str, draw: Callable[..., Any], *values: Any) -> str:
 
 def _insights(insight: Insight, result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and bodies of the sections on a model beyond its metrics."""
-    rows = counted(insight.rows, "held-out row" if insight.held_out else "row")
-    rows += "" if insight.held_out else ", most of which training saw"
-    sections = []
+    seen = "held-out row" if insight.held_out else "row"
+    all_rows = result["rows"]["held_out"] if insight.held_out else sum(result["rows"].values())
+
+    def some(count: int) -> str:
+        rows = counted(count, seen) if count == all_rows else f"{count} of the {counted(all_rows, seen)}, evenly spread"
+        return rows if insight.held_out else f"{rows}, most of which training saw"
+
+    rows, sections = some(insight.rows), []
     if insight.probabilities is not None and insight.rows > 1:
         found = calibration(insight.truth, insight.probabilities)
         label = f"Calibration, with an expected error of {found.error:.3f}, and ROC curves"
         picture = _picture(label, confidence, found, insight.truth, insight.probabilities, result["labels"])
-        sections.append(("Calibration and ROC", f'{picture}\n<p class="dim">On {rows}.</p>'))
-    if insight.importance:
-        sections.append(("Importance of columns", _importance(insight, rows)))
+        sections.append(("Calibration and ROC", f"{picture}\n{_about_confidence(result['labels'], rows)}"))
+    if insight.importance is not None:
+        sections.append(("Importance of columns", _importance(insight.importance, some(insight.importance.rows))))
     worst = _worst(insight.worst, insight.unit, bool(result["labels"]))
-    sections.append(("Rows predicted worst", f'{worst}\n<p class="dim">Of {rows}.</p>'))
-    sections.append(("Layers", _layers(insight.layers)))
+    sections.append(("Rows predicted worst", f"{worst}\n{_dim(f'Of {rows}.')}"))
+    sections.append(("Layers", _layers(insight.layers, rows)))
     sections.append(("Step by step", _explorer(result["run"])))
     return sections
+
+
+def _dim(text: str) -> str:
+    return f'<p class="dim">{text}</p>'
+
+
+def _about_confidence(labels: Sequence[Any], rows: str) -> str:
+    binary = len(labels) == 2
+    of = f"of {escape(_cut(str(labels[1])))}" if binary else "of the predicted class"
+    against = "" if binary else ", each class against all others"
+    return _dim(
+        f"On {rows}. Calibration: {BINS} bins of the probability {of}, and the share of rows in each that are of this "
+        "class; the numbers on top count the rows. The expected error is the mean distance to the dashed line over all "
+        f"rows (Guo et al., 2017). ROC: as the threshold falls{against}; the numbers are the areas under the curves, "
+        "1 at best and 0.5 by chance."
+    )
 
 
 def _explorer(run: str) -> str:
     command = f"<code>{escape(f'nnbp explain {shlex.quote(run)}')}</code>"
     page = '<a href="explorer.html">explorer.html</a>'
     return (
-        f"<p>How the network computes a row, its cost and its gradient: {command} writes {page} beside this page.</p>"
+        "<p>How the network computes a row, its cost and its gradient, in numbers and pictures: run "
+        f"{command}, then open {page}, which it writes beside this page.</p>"
     )
 
 
-def _importance(insight: Insight, rows: str) -> str:
-    shown, largest = insight.importance[:_COLUMNS], max(insight.importance[0].mean, 1e-12)
+def _importance(found: Permutations, rows: str) -> str:
+    shown = found.columns[:_COLUMNS]
+    largest = max([1e-12, *(item.mean for item in shown)])
 
     def row(item: Importance) -> str:
         width = 100 * max(0.0, item.mean) / largest
@@ -147,44 +173,54 @@ def _importance(insight: Insight, rows: str) -> str:
         spread = f"{item.mean:.4f} ± {item.deviation:.4f}"
         return f'<tr><th scope="row">{escape(_cut(item.column))}</th><td class="bars">{bar}</td><td>{spread}</td></tr>'
 
-    name = dict(metric_rows({insight.score: 0.0})).popitem()[0]
-    left = len(insight.importance) - len(shown) + insight.unmeasured
-    more = f" {counted(left, 'column')} with less influence not shown." if left else ""
-    about = f"By how much the {name} falls on {rows}, if the column is permuted.{more}"
-    head = map(_head, ("column", f"fall of {name}", "mean ± deviation"))
-    return _table(head, map(row, shown)) + f'\n<p class="dim">{about}</p>'
+    name = dict(metric_rows({found.score: 0.0})).popitem()[0]
+    about = f"By how much the {name} falls if a column is permuted, {found.repeats} times, on {rows}."
+    if left := len(found.columns) - len(shown):
+        about += f" Not shown: {counted(left, 'column')} of less importance."
+    if found.unmeasured:
+        # Columns of text are measured first.
+        unmeasured = counted(found.unmeasured, "column")
+        about += f" Not measured, to save time: {unmeasured} with the smallest mean |∂C/∂x| times deviation."
+    return f"{_table(map(_head, ('column', f'fall of {name}', 'mean ± deviation')), map(row, shown))}\n{_dim(about)}"
 
 
 def _worst(worst: Sequence[WorstRow], unit: str, classes: bool) -> str:
     cost = "−ln p(true)" if classes else "|true − predicted|"
     columns = list(worst[0].cells) if worst else []
-    head = [unit, "true", "predicted", cost, *columns]
     rows = []
     for item in worst:
-        cells = [item.truth, item.predicted, f"{item.cost:.4g}", *item.cells.values()]
+        wrong = ' class="wrong"' if classes and item.predicted != item.truth else ""
+        cells = [f"{item.cost:.4g}", *item.cells.values()]
         rows.append(
-            f'<tr><th scope="row">{item.place}</th>'
+            f'<tr><th scope="row">{item.place}</th><td>{escape(_cut(item.truth))}</td>'
+            f"<td{wrong}>{escape(_cut(item.predicted))}</td>"
             + "".join(f"<td>{escape(_cut(cell))}</td>" for cell in cells)
             + "</tr>"
         )
-    return _table([_head(escape(_cut(name))) for name in head], rows)
+    return _table([_head(escape(_cut(name))) for name in (unit, "true", "predicted", cost, *columns)], rows)
 
 
-def _layers(layers: Sequence[LayerFacts]) -> str:
-    rows = [
+def _layers(layers: Sequence[LayerFacts], rows: str) -> str:
+    lines = [
         f'<tr><th scope="row">{escape(layer.name)}</th><td>{_histogram(layer.a, "hit")}</td>'
-        f"<td>{_histogram(layer.delta, 'miss')}</td></tr>"
+        f"<td>{_histogram(layer.delta, 'miss')}</td><td>{_histogram(layer.gradient, 'miss')}</td></tr>"
         for layer in layers
     ]
-    table = _table(map(_head, ("layer", "outputs a", "delta = ∂C/∂z")), rows)
-    about = "Over all units and rows; the height of a bar is the logarithm of its count. "
-    about += "Units are counted from 1 through all layers, the inputs first."
-    return f'{table}\n<p class="dim">{about}</p>\n{_units(layers)}'
+    table = _table(map(_head, ("layer", "outputs a", "delta = ∂C/∂z", "gradient of J by W, b")), lines)
+    about = (
+        f"On {rows}; a and delta over all rows and units, the gradient over all parameters. The height of a bar is the "
+        "logarithm of its count. A hidden unit is dead if f'(z) = 0 for every row, so it does not learn; it is "
+        f"saturated if |f'(z)| is below {SATURATED:.0%} of its maximum for every row, so it hardly learns. Units are "
+        "counted from 1 through all layers, the inputs first."
+    )
+    return f"{table}\n{_units(layers)}\n{_dim(about)}"
 
 
 def _histogram(values: NDArray[Any], colour: str) -> str:
     """Bars that say their range and count when they are pointed at: much faster than matplotlib's."""
-    counts, edges = np.histogram(np.asarray(values, np.float64), 40)
+    if not values.size:
+        return "–"
+    counts, edges = np.histogram(values.ravel()[:: -(-values.size // _DRAWN)].astype(np.float64), 40)
     heights = 10 * np.log1p(counts) / np.log1p(counts.max())
     bars = "".join(
         f'<rect x="{k}" y="{10 - height:.2f}" width="0.9" height="{height:.2f}" style="fill: rgb(var(--{colour}))">'
@@ -202,84 +238,69 @@ def _histogram(values: NDArray[Any], colour: str) -> str:
 def _units(layers: Sequence[LayerFacts]) -> str:
     lines = []
     for layer in layers:
-        for units, name, meaning in (
-            (layer.dead, "dead", "f'(z) is 0 for every row, so they do not learn"),
-            (layer.saturated, "saturated", "|f'(z)| is below 5 % of its maximum for every row, so they hardly learn"),
-        ):
+        for units, name in ((layer.dead, "dead"), (layer.saturated, "saturated")):
             if units:
                 listed = ", ".join(map(str, units[:20])) + (", …" if len(units) > 20 else "")
                 number = f"{len(units)} of {layer.a.shape[1]} units"
-                lines.append(f'<p class="warn">{escape(layer.name)}: {number} are {name} ({meaning}): {listed}.</p>')
-    return _lines(lines or ["<p>No unit is dead or saturated.</p>"])
+                verb = "is" if len(units) == 1 else "are"
+                lines.append(f'<p class="warn">{escape(layer.name)}: {number} {verb} {name}: {listed}.</p>')
+    return _lines(lines or ["<p>No hidden unit is dead or saturated.</p>"])
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+def _cut(text: str, longest: int = _LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _comparison(truth: NDArray[Any], predicted: NDArray[Any], result: Mapping[str, Any]) -> tuple[str, str]:
     """Name and body of the section that compares predictions with the truth."""
-    labels = [escape(str(label)) for label in result["labels"]]
+    labels = [str(label) for label in result["labels"]]
     if not labels:
         label = "Predicted against true values of the held-out rows"
         return "Predicted against true", _picture(label, scatter, truth, predicted, str(result["target"]))
     confusion = confusion_matrix(truth, predicted, len(labels))
-    if len(labels) > _CLASSES_IN_A_TABLE:
-        return "Confusions", _heat_map(confusion, labels) + _confusions(confusion, labels)
-    return "Confusion matrix", _confusion_table(confusion, labels)
+    table = _confusion_table(confusion, labels) if len(labels) <= _CLASSES_IN_A_TABLE else ""
+    if len(labels) > _CLASSES_IN_A_WIDE_TABLE:
+        table += f"\n<p>The most frequent confusions:</p>\n{_confusions(confusion, labels)}"
+    return "Confusion matrix", table
 
 
 def _confusion_table(confusion: NDArray[np.int64], labels: Sequence[str]) -> str:
+    """Counts of all pairs of classes; of many classes in narrow columns, and both heads stay in sight."""
+    many = len(labels) > _CLASSES_IN_A_WIDE_TABLE
     hits, by_true, by_predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    head = [*labels, "recall"]
-    body = [[*map(_cell, row, row / max(total, 1), np.arange(len(row)) == i), _rate(hits[i], total)]
-            for i, (row, total) in enumerate(zip(confusion, by_true, strict=True))]  # fmt: skip
-    body.append([*map(_rate, hits, by_predicted), "<td></td>"])
-    names = [*labels, "precision"]
-    rows = [f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>' for name, cells in zip(names, body, strict=True)]
+    short = [escape(_cut(label, _LONGEST_LABEL if many else _LONGEST)) for label in labels]
+    rows = []
+    for i, (row, total) in enumerate(zip(confusion, by_true, strict=True)):
+        cells = []
+        for j, count in enumerate(row.tolist()):
+            title = f"true {labels[i]}, predicted {labels[j]}" if many else ""
+            zero = "<td></td>" if many else '<td class="zero">0</td>'
+            cells.append(_cell(count, count / total, i == j, title) if count else zero)
+        rows.append(f'<tr><th scope="row">{short[i]}</th>{"".join(cells)}{_rate(hits[i], total)}</tr>')
+    precision = "".join(map(_rate, hits, by_predicted))
+    rows.append(f'<tr><th scope="row">precision</th>{precision}<td></td></tr>')
     caption = "<caption>Held-out rows by their class and by what was predicted.</caption>\n"
-    return _table(['<th class="corner">true ↓ predicted →</th>', *map(_head, head)], rows, caption)
-
-
-def _heat_map(confusion: NDArray[np.int64], labels: Sequence[str]) -> str:
-    """A confusion matrix of many classes as a picture; each cell that is not 0 says its count when it is pointed at."""
-    n = len(labels)
-    if n > _CLASSES_IN_A_PICTURE:
-        return ""
-    cells = []
-    for i, j in zip(*np.nonzero(confusion), strict=True):
-        count, kind = int(confusion[i, j]), "hit" if i == j else "miss"
-        share = 0.3 + 0.7 * count / confusion[i].max()
-        cells.append(
-            f'<rect x="{j}" y="{i}" width="1" height="1" style="fill: rgb(var(--{kind}) / {share:.2f})">'
-            f"<title>true {labels[i]}, predicted {labels[j]}: {count}</title></rect>"
-        )
-    return (
-        f'<svg class="heat" role="img" aria-label="Confusion matrix of {n} classes" '
-        f'viewBox="-0.5 -0.5 {n + 1} {n + 1}">\n'
-        f'<rect class="frame" x="0" y="0" width="{n}" height="{n}"/>{"".join(cells)}</svg>\n'
-        '<p class="dim">Rows: the true class, from the top; columns: the predicted one. Blue cells are right, orange '
-        "ones are wrong; point at a cell for its classes and count. The most frequent confusions:</p>\n"
-    )
+    head = ['<th class="corner">true ↓ predicted →</th>', *map(_head, [*short, "recall"])]
+    return _table(head, rows, caption, "wide many" if many else "wide")
 
 
 def _rate(hits: int, total: int) -> str:
     return f"<td>{hits / total:.3f}</td>" if total else "<td>–</td>"
 
 
-def _cell(count: int, share: float, hit: bool) -> str:
-    if not count:
-        return '<td class="zero">0</td>'
+def _cell(count: int, share: float, hit: bool, title: str) -> str:
     # A single confusion among many rows is to be seen, too.
     strength = 0.12 + 0.5 * share if hit else 0.25 + 0.5 * share
-    return f'<td style="background: rgb(var(--{"hit" if hit else "miss"}) / {strength:.2f})">{count}</td>'
+    told = f' title="{escape(title)}"' if title else ""
+    return f'<td style="background: rgb(var(--{"hit" if hit else "miss"}) / {strength:.2f})"{told}>{count}</td>'
 
 
 def _confusions(confusion: NDArray[np.int64], labels: Sequence[str]) -> str:
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_CONFUSIONS_LISTED]
     rows = [
-        f"<tr><td>{labels[i]}</td><td>{labels[j]}</td><td>{wrong[i, j]} of {confusion[i].sum()}</td></tr>"
+        f"<tr><td>{escape(_cut(labels[i]))}</td><td>{escape(_cut(labels[j]))}</td>"
+        f"<td>{wrong[i, j]} of {confusion[i].sum()}</td></tr>"
         for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[i, j]
     ]
@@ -292,9 +313,9 @@ def _head(name: str) -> str:
     return f'<th scope="col">{name}</th>'
 
 
-def _table(head: Iterable[str], rows: Iterable[str], caption: str = "") -> str:
+def _table(head: Iterable[str], rows: Iterable[str], caption: str = "", kind: str = "wide") -> str:
     body = f"<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{_lines(rows)}\n</tbody>"
-    return f'<div class="wide" tabindex="0"><table>\n{caption}{body}</table></div>'
+    return f'<div class="{kind}" tabindex="0"><table>\n{caption}{body}</table></div>'
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
