@@ -8,8 +8,8 @@ from html import escape
 from itertools import pairwise
 
 _PLUS, _MINUS = "#3b82c4", "#e07b28"
-_DRAWN = 9
-"""Units of a layer that a diagram shows; of more, some stand for all."""
+_DRAWN, _FIRST, _LAST = 9, 4, 3
+"""Units of a layer that a diagram shows, and layers if there are more than 8; of more, some stand for all."""
 
 
 def table(
@@ -25,17 +25,17 @@ def table(
         lines: paragraphs below the table.
 
     >>> print(table([("layer", "units"), ("dense", "8 < 9")], left=[0], lines=["72 parameters"]))
-    <table><tr><th style="text-align: left">layer</th><th style="text-align: right">units</th></tr>
-    <tr><td style="text-align: left">dense</td><td style="text-align: right">8 &lt; 9</td></tr></table>
+    <table><tr><th style="text-align: left; ...">layer</th><th style="text-align: right; ...">units</th></tr>
+    <tr><td style="text-align: left; ...">dense</td><td style="text-align: right; ...">8 &lt; 9</td></tr></table>
     <p>72 parameters</p>
     """
     found = []
     for number, row in enumerate(rows):
         kind = "td" if number else "th"
-        cells = [
-            f'<{kind} style="text-align: {"left" if k in left else "right"}">{escape(cell)}</{kind}>'
-            for k, cell in enumerate(row)
-        ]
+        cells = []
+        for k, cell in enumerate(row):
+            style = f"text-align: {'left' if k in left else 'right'}; white-space: nowrap; padding: 0.2em 0.6em"
+            cells.append(f'<{kind} style="{style}">{escape(cell)}</{kind}>')
         if bars:
             cells.append(f"<{kind}>{_bar(*bars[number - 1]) if number else ''}</{kind}>")
         found.append(f"<tr>{''.join(cells)}</tr>")
@@ -54,12 +54,19 @@ def length(ratio: float) -> float:
 
 
 def diagram(sizes: Sequence[int], names: Sequence[str]) -> str:
-    """Layers of units from left to right as an SVG picture; of a large layer, nine units stand for all.
+    """Layers of units from left to right as an SVG picture; of a large layer, nine places stand for all.
+
+    Of more than eight layers, the first four and the last three are drawn.
 
     Args:
         sizes: the number of units of each layer.
         names: what stands below each.
     """
+    label = "Layers of " + ", ".join(map(str, sizes)) + " units"
+    if left := max(0, len(sizes) - _FIRST - _LAST - 1):
+        # A layer without units stands for those that are left out.
+        sizes = [*sizes[:_FIRST], 0, *sizes[-_LAST:]]
+        names = [*names[:_FIRST], f"{left + 1} layers", *names[-_LAST:]]
     step, room = 110, 22
     width, height = step * len(sizes), room * min(_DRAWN, max(sizes)) + 50
     places = []
@@ -74,15 +81,15 @@ def diagram(sizes: Sequence[int], names: Sequence[str]) -> str:
         for x2, y2 in after
     ]
     units, texts = [], []
-    for layer, size, name in zip(places, sizes, names, strict=True):
+    for l, (layer, size, name) in enumerate(zip(places, sizes, names, strict=True)):
+        middle = step * (l + 0.5)
         for i, (x, y) in enumerate(layer):
             if size > _DRAWN and i == _DRAWN // 2:
                 units.append(f'<text x="{x:g}" y="{y + 4:g}">⋮</text>')
             else:
                 units.append(f'<circle cx="{x:g}" cy="{y:g}" r="7"/>')
-        texts.append(f'<text x="{layer[0][0]:g}" y="{height - 24}">{size}</text>')
-        texts.append(f'<text x="{layer[0][0]:g}" y="{height - 8}">{escape(name)}</text>')
-    label = "Layers of " + ", ".join(map(str, sizes)) + " units"
+        texts.append(f'<text x="{middle:g}" y="{height - 24}">{size or "⋯"}</text>')
+        texts.append(f'<text x="{middle:g}" y="{height - 8}">{escape(name)}</text>')
     return (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}" width="{width}" '
         'style="max-width: 100%" font-size="12" text-anchor="middle" fill="currentColor">'

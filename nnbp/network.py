@@ -353,12 +353,12 @@ class Network:
             f"{self.device}; loss {self.loss_function.name}{decay}"
         )
 
-    def _repr_html_(self) -> str | None:
-        """A diagram and the table of the layers, for notebooks; None if the sizes are not known yet."""
-        if self._passes is None:
-            return None
+    def _repr_html_(self) -> str:
+        """A diagram and the table of the layers, for notebooks; the table alone if the sizes are not known yet."""
         from nnbp.html import diagram, table
 
+        if self._passes is None:
+            return table(self._architecture.table(), left=(0, 2), lines=[repr(self)])
         rows, line = self._summary()
         drawn = [row for row in rows[1:] if row[2] or row[0] == "input"]
         picture = diagram([int(units) for _, units, *_ in drawn], [f or kind for kind, _, f, _ in drawn])

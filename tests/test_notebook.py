@@ -44,17 +44,32 @@ class Elements(HTMLParser):
 
 def test_a_network_is_a_diagram_and_its_summary() -> None:
     net = nnbp.Network([3, 20, nnbp.Dropout(0.1), nnbp.Dense(2)], loss="cross_entropy", device="cpu", seed=0)
-    found = Elements(net._repr_html_() or "")
+    found = Elements(net._repr_html_())
     assert found.tags.count("circle") == 3 + 8 + 2  # of 20 units eight are drawn, and three dots
     assert found.tags.count("line") == 3 * 9 + 9 * 2
     assert found.tags.count("tr") == 5
     for cell in [cell for line in net.summary().splitlines() for cell in re.split(r"  +", line.strip())]:
         assert cell in found.text
-    assert "<script" not in (net._repr_html_() or "")
+    assert "<script" not in (net._repr_html_())
 
 
-def test_a_network_without_sizes_is_text() -> None:
-    assert nnbp.Network(device="cpu")._repr_html_() is None
+def test_a_network_without_sizes_is_a_table() -> None:
+    found = Elements(nnbp.Network(device="cpu")._repr_html_())
+    words = "layer units activation input from X dense 100 relu dense from y identity Network(sizes from the data"
+    assert words in " ".join(found.text.split())
+    layers = [nnbp.Standardize(), nnbp.Dense(32, "tanh"), nnbp.Dropout(0.1), nnbp.Dense(2)]
+    found = Elements(nnbp.Network(layers, loss="cross_entropy", device="cpu")._repr_html_())
+    words = "input from X standardize dense 32 tanh dropout dense 2 softmax"
+    assert words in " ".join(found.text.split())
+
+
+def test_a_diagram_of_many_layers_leaves_some_out() -> None:
+    picture = html.diagram([4] * 20, ["relu"] * 20)
+    found = Elements(picture)
+    assert found.tags.count("circle") == 7 * 4
+    assert found.tags.count("line") == 5 * 16  # none to or from the layers that are left out
+    assert "⋯ 13 layers" in found.text
+    assert Elements(html.diagram([4] * 8, ["relu"] * 8)).tags.count("circle") == 8 * 4
 
 
 def test_names_are_text() -> None:
@@ -65,7 +80,6 @@ def test_names_are_text() -> None:
             return z
 
     page = nnbp.Network([2, nnbp.Dense(3, Odd()), 1], device="cpu", seed=0)._repr_html_()
-    assert page is not None
     assert "<b>" not in page
     assert page.count("&lt;b&gt;&amp;") == 2
 
@@ -82,11 +96,14 @@ def test_a_history_is_its_curve() -> None:
     assert nnbp.History()._repr_html_() is None
 
 
-def test_a_history_without_matplotlib_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_without_matplotlib_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     net, X, y = example_problem([3, 4, 1], device="cpu")
-    assert net.fit(X, y, epochs=3, progress=False)._repr_html_() is None
+    history = net.fit(X, y, epochs=3, progress=False)
+    found = Elements(history._repr_html_() or "")
+    assert found.tags.count("tr") == 2
+    assert f"loss {history['loss'][0]:.6g} {history['loss'][-1]:.6g}" in found.text
 
 
 def test_reports_have_a_bar_for_each_row_and_the_lines_of_their_text() -> None:

@@ -116,6 +116,16 @@ class Architecture:
             return max(2, largest + 1)
         return 1
 
+    def table(self) -> list[tuple[str, str, str]]:
+        """Kind, units and activation of the input and of each layer, a head first; what data decide says so."""
+        rows = [("layer", "units", "activation"), ("input", str(self.n_in or "from X"), "")]
+        for layer in self.layers(1):
+            f = "" if layer.activation is None else layer.activation.name
+            rows.append((layer.kind, str(layer.config().get("units", "")), f))
+        if self.n_out is None:
+            rows[-1] = (rows[-1][0], "from y", rows[-1][2])
+        return rows
+
     def layers(self, outputs: int) -> list[Layer]:
         """The layers, activations decided; `outputs` is the size of the last one if it was left open."""
         return [*self._decided, *([] if self.n_out else [Dense(outputs, self._output)])]

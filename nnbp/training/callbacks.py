@@ -73,7 +73,7 @@ class History(dict[str, list[float]]):
         raise KeyError(f"The history holds {', '.join(self) or 'nothing yet'}; received {name!r}.")
 
     def _repr_html_(self) -> str | None:
-        """The curve and the last values, for notebooks; the text alone if there is no matplotlib or no epoch."""
+        """The curve and the last values, for notebooks; a table if there is no matplotlib, the text if no epoch."""
         if not self.epochs:
             return None
         label = f"Training curve of {counted(self.epochs, 'epoch')}"
@@ -81,7 +81,11 @@ class History(dict[str, list[float]]):
             # The ids of two pictures of a notebook differ.
             picture = inline_svg(curve(self, self.best_epoch), label, f"h{crc32(repr(self).encode()):x}")
         except MissingDependencyError:
-            return None
+            from nnbp.html import table
+
+            rows = [("", "first epoch", "last epoch")]
+            rows += [(name, f"{values[0]:.6g}", f"{values[-1]:.6g}") for name, values in self.items()]
+            return table(rows, left=[0], lines=[repr(self)])
         return f"{picture}\n<p>{escape(repr(self))}</p>"
 
     def __repr__(self) -> str:
