@@ -108,6 +108,13 @@ def test_the_importance_takes_a_bounded_time(parameters: int, columns: int) -> N
     assert 1 <= measured <= columns
 
 
+def test_one_row_has_no_importance(houses: tuple[TableModel, Any]) -> None:
+    model, frame = houses
+    found = inspect(model, source_of(model, frame[:1]), held_out=True)
+    assert found.importance is None
+    assert len(found.worst) == 1
+
+
 def test_missing_cells_are_dashes_and_gradients_are_those_of_the_parameters() -> None:
     rng = np.random.default_rng(0)
     frame = pandas.DataFrame({"x": rng.normal(size=60), "empty": np.full(60, np.nan), "y": rng.normal(size=60)})

@@ -88,7 +88,7 @@ class Insight:
         truth, predicted: class indices or values (m,).
         probabilities: (m, k), or None for values.
         unit: what the places of rows count, "line" or "row".
-        importance: of the columns; None if the model has no preprocessing.
+        importance: of the columns; None if the model has no preprocessing, or if there is one row.
         worst: the rows with the largest cost, −ln p(truth) or |truth − predicted|.
         layers: those that have an activation.
     """
@@ -114,7 +114,9 @@ def inspect(model: TableModel, source: Source, *, held_out: bool) -> Insight:
     predicted = model.decoded(network.predict(X)) if not labels else np.asarray(network.predict(X))
     probabilities = np.asarray(network.predict_proba(X)) if labels else None
     influence = np.abs(gradients.dX).mean(axis=0) * X.std(axis=0)
-    importance = None if model.preprocessor is None else _importance(model, X, truth, influence)
+    # One row cannot be permuted, and has no R².
+    permuted = model.preprocessor is not None and len(X) > 1
+    importance = _importance(model, X, truth, influence) if permuted else None
     important = [] if importance is None else [item.column for item in importance.columns]
     cost = np.abs(truth - predicted)
     if probabilities is not None:
