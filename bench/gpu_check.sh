@@ -38,12 +38,12 @@ plan() {
     "$do" parity-tf32.json 12 "${parity[@]}" --dtype float32 --precision tf32
     "$do" parity-bf16.json 12 "${parity[@]}" --dtype float32 --precision bf16
     "$do" records.txt 10 "$python" -m nnbp parity --record "$evidence/records" --device cuda --samples 12
-    "$do" tests.txt 90 "${gpu_tests[@]}" --junitxml="$evidence/tests.xml" tests \
+    "$do" tests.txt 140 "${gpu_tests[@]}" --junitxml="$evidence/tests.xml" tests \
         "${backend_tests[@]/#/--ignore=}" "${peer_tests[@]/#/--ignore=}"
-    "$do" small.txt 110 "${bench[@]}" --cases "4-16-3@32,64-64-10@64,784-128-10@128" --out "$evidence/small"
+    "$do" small.txt 90 "${bench[@]}" --cases "4-16-3@32,64-64-10@64,784-128-10@128" --out "$evidence/small"
     "$do" persistent.md 30 "$python" -m bench.persistent
-    "$do" large.txt 82 "${bench[@]}" --cases "4096-,64-64-64-16,784-512,1024-2048" --out "$evidence/large"
-    "$do" peers.txt 100 "${gpu_tests[@]}" --junitxml="$evidence/peers.xml" -k "not torch_compile" "${peer_tests[@]}"
+    "$do" large.txt 72 "${bench[@]}" --cases "4096-,64-64-64-16,784-512,1024-2048" --out "$evidence/large"
+    "$do" peers.txt 80 "${gpu_tests[@]}" --junitxml="$evidence/peers.xml" -k "not torch_compile" "${peer_tests[@]}"
 }
 
 list() {
