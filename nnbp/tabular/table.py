@@ -101,7 +101,7 @@ class Reading:
     def encoded(self, codes: npt.NDArray[Any], texts: Sequence[str], *, keep_text: bool = False) -> Column:
         """The column whose cell n is ``texts[codes[n]]``; see `column`."""
         cleaned = np.array([self._clean(text, keep_text) for text in texts], dtype=TEXT)
-        distinct, places = np.unique(cleaned, return_inverse=True)
+        distinct, places = distinct_texts(cleaned)
         column = Texts(places.astype(np.int32)[codes], distinct)
         return column if keep_text or (column.wrong | column.infinite).any() else column.numbers
 
@@ -340,6 +340,14 @@ class Source:
             f"{self.at(0, name)}: expected text, as at training; received {column[0]!s} in a column of dtype "
             f"{column.dtype}. Store the column as text."
         )
+
+
+def distinct_texts(texts: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """The distinct ones of some texts (m,) of dtype `TEXT`, in rising order, and the index of each text there (m,)."""
+    # With return_index, NumPy sorts stably. Its other sort of such texts, in NumPy 2.4 at least, crashes the process if
+    # quicksort resorts to heapsort, as for many sorted texts with others after them.
+    distinct, _, places = np.unique(texts, return_index=True, return_inverse=True)
+    return distinct, places
 
 
 def listed(names: Iterable[str], limit: int = 12) -> str:
