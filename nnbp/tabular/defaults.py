@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,14 +88,47 @@ class Options:
                 whole_number(name, getattr(self, name), least)
 
 
+class TrainingRows(Protocol):
+    """The rows that a network is trained on, wherever they are."""
+
+    def __len__(self) -> int:
+        """How many they are."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the configuration of a run says of how they are read."""
+
+    def fit(self, network: Network, *, callbacks: Sequence[Any], progress: bool | str, **options: Any) -> History:
+        """Trains a network on them; the options are those of `Network.fit`."""
+
+
+@dataclass(frozen=True)
+class RowsInMemory:
+    """Rows whose features X (m, columns) and encoded targets y (m,) are in memory."""
+
+    X: NDArray[np.float64]
+    y: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def fit(self, network: Network, *, callbacks: Sequence[Any], progress: bool | str, **options: Any) -> History:
+        return network.fit(self.X, self.y, callbacks=callbacks, progress=progress, **options)
+
+
 @dataclass(frozen=True)
 class PreparedData:
     """A table, split and encoded.
 
     Attributes:
-        source: the whole table.
+        source: the whole table, or some of its rows if it is larger than memory.
         preprocessor, target: fitted to all rows but the held-out ones.
-        train, validation: (X, y) each; validation may be None.
+        train: the rows to train on.
+        validation: (X, y), or None.
         test: the rows held out, or None.
         one_unit: whether the columns were standardised together; see `_in_one_unit`.
     """
@@ -103,7 +136,7 @@ class PreparedData:
     source: Source
     preprocessor: TablePreprocessor
     target: TargetEncoder
-    train: Samples
+    train: TrainingRows
     validation: Samples | None
     test: Source | None
     one_unit: bool
@@ -111,7 +144,7 @@ class PreparedData:
     def rows(self) -> dict[str, int]:
         """Numbers of rows of each part."""
         return {
-            "train": len(self.train[1]),
+            "train": len(self.train),
             "validation": 0 if self.validation is None else len(self.validation[1]),
             "held_out": 0 if self.test is None else len(self.test),
         }
@@ -142,11 +175,11 @@ def prepare(source: Source, options: Options, reading: Reading) -> PreparedData:
         preprocessor.transform(test)
     X, _ = preprocessor.transform(rest)
     y = target.encode(rest)
-    train, validation = (X, y), None
+    train, validation = RowsInMemory(X, y), None
     if options.validation_fraction:
         stratify = y if target.labels else None
         kept, aside = train_test_split(len(rest), options.validation_fraction, options.seed, stratify)
-        train, validation = (X[kept], y[kept]), (X[aside], y[aside])
+        train, validation = RowsInMemory(X[kept], y[kept]), (X[aside], y[aside])
     return PreparedData(source, preprocessor, target, train, validation, test, one_unit)
 
 
@@ -207,7 +240,7 @@ def choose_settings(options: Options, data: PreparedData) -> dict[str, dict[str,
     Raises:
         ValueError, TypeError: an option cannot be used.
     """
-    samples, n_in = len(data.train[0]), data.preprocessor.n_features
+    samples, n_in = len(data.train), data.preprocessor.n_features
     labels, pixels = data.target.labels, data.one_unit
     return {
         "data": {
@@ -216,6 +249,7 @@ def choose_settings(options: Options, data: PreparedData) -> dict[str, dict[str,
             "test_fraction": options.test_fraction,
             "validation_fraction": options.validation_fraction,
             "standardised": "together" if pixels else "by column",
+            **data.train.facts,
         },
         "network": {
             "hidden": _given(options.hidden, [min(512, max(32, (8 if pixels else 4) * n_in))]),
@@ -285,10 +319,11 @@ def build_network(
 
 
 def train(
-    network: Network, data: PreparedData, *, patience: int | None, callbacks: Sequence[Any] = (), **options: Any
-) -> History:
+    network: Network, data: PreparedData, *, patience: int | None, callbacks: Sequence[Any] = (),
+    progress: bool | str = "auto", **options: Any,
+) -> History:  # fmt: skip
     """Trains the network of the settings; with early stopping if there is a patience. `options` are those of `fit`."""
-    return network.fit(
-        *data.train, **options, validation_data=data.validation, early_stopping=patience or None,
-        metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=callbacks,
+    return data.train.fit(
+        network, **options, validation_data=data.validation, early_stopping=patience or None,
+        metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=callbacks, progress=progress,
     )  # fmt: skip

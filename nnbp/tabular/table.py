@@ -124,9 +124,9 @@ class Reading:
         text = text.strip()
         if text in self.marks:
             return ""
-        written = _DECIMAL_COMMA.fullmatch(text) or _GROUPED.fullmatch(text)
-        comma = self.decimal == "," and not keep_text and written
-        return re.sub(r"[.\s'’]", "", text).replace(",", ".") if comma else text
+        if self.decimal == "." or keep_text or not (_DECIMAL_COMMA.fullmatch(text) or _GROUPED.fullmatch(text)):
+            return text
+        return re.sub(r"[.\s'’]", "", text).replace(",", ".")
 
 
 PLAIN = Reading()
