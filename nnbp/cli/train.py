@@ -133,7 +133,7 @@ def _prepared(arguments: argparse.Namespace, options: Options, reading: Reading)
                 size = f"{len(table)} rows in {counted(len(table.groups), 'row group')}, {table.nbytes / 1e9:.2g} GB"
                 tell(f"{path.name} ({size}) is read block by block in every epoch; to read it whole: --no-stream.")
             return prepare_streamed(table, options, reading, tell)
-    elif arguments.stream:
+    elif arguments.stream and path.suffix.lower() not in PARQUET:
         raise UsageError(f"only Parquet files are read block by block; received {path}, and --stream. Convert it.")
     return prepare(load_source(arguments.source, target=arguments.target, reading=reading), options, reading)
 

@@ -151,8 +151,12 @@ def load_source(
         try:
             table = _file(Path(source), suffix, target, target_required, n_features)
         except OSError as error:
-            raise DataError(f"{name}: the file cannot be read ({error}).") from error
+            raise _unreadable(name, error) from error
     return table.source(reading, target_required, keep_text)
+
+
+def _unreadable(name: str, error: OSError) -> DataError:
+    return DataError(f"{name}: the file cannot be read ({error}).")
 
 
 def frame_source(
@@ -437,7 +441,7 @@ def _check_width(path: Path, columns: int) -> None:
 
 
 @contextmanager
-def parquet_file(path: Path) -> Iterator[Any]:
+def parquet_file(path: Path, **options: Any) -> Iterator[Any]:
     """A Parquet file, opened by pyarrow, that claims no more than it can hold; its texts are read as categories."""
     pa = optional("pyarrow", "reading Parquet")
     parquet = optional("pyarrow.parquet", "reading Parquet")
@@ -449,9 +453,8 @@ def parquet_file(path: Path) -> Iterator[Any]:
             fix = "write it with compression=None, use_dictionary=False"
             _check_expansion(path, f"a table of {rows} rows and {width} columns", table_bytes(opened.metadata), fix)
             texts = [field.name for field in opened.schema_arrow if pa.types.is_string(field.type)]
-        # A long text that a file holds once is not to be read as often as it stands in the table. Row groups are not
-        # read ahead.
-        with parquet.ParquetFile(path, read_dictionary=texts, pre_buffer=False) as opened:
+        # A long text that a file holds once is not to be read as often as it stands in the table.
+        with parquet.ParquetFile(path, read_dictionary=texts, **options) as opened:
             yield opened
 
 
@@ -547,6 +550,10 @@ class RowGroups:
     @classmethod
     def of(cls, path: Path, target: str | None, reading: Reading) -> RowGroups:
         """The rows of all row groups of a file; DataError if it cannot be read or lacks a column that is named."""
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise _unreadable(str(path), error) from error
         with parquet_file(path) as opened:
             metadata, names = opened.metadata, _columns(path.name, opened.schema_arrow)
             _check_reading(path.name, names, reading)
@@ -567,16 +574,19 @@ class RowGroups:
         pa = optional("pyarrow", "reading Parquet")
         rows = min(2**16, max(128, 2**20 // len(self.names)))
         first = np.cumsum([0, *self.sizes])
-        with parquet_file(self.path) as opened:
+        # A row group of any size is read piece by piece.
+        with parquet_file(self.path, pre_buffer=False, buffer_size=2**20) as opened:
             for group in self.groups if groups is None else groups:
                 done = int(first[group])
-                for batch in opened.iter_batches(rows, row_groups=[group], columns=list(self.names)):
+                # More threads would need more memory and hardly less time.
+                for batch in opened.iter_batches(rows, [group], columns=list(self.names), use_threads=False):
                     cells = pa.Table.from_batches([batch])
                     columns = {name: self._cells(pa, name, cells.column(name)) for name in self.names}
                     places = np.arange(done, done + len(batch))
                     table = _Table(self.path.name, columns, places, target=self.target)
                     yield group, table.source(self.reading, True, None)
                     done += len(batch)
+                pa.default_memory_pool().release_unused()
 
     def _cells(self, pa: Any, name: str, column: Any) -> Raw:
         """The cells of a column of a block, of which each distinct text is parsed once."""

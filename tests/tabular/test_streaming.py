@@ -188,11 +188,7 @@ def test_a_bounded_number_of_rows_is_held_out_of_a_long_file(tmp_path: Path) -> 
     ("options", "reading", "said"),
     [
         ({"optimizer": "lbfgs"}, PLAIN, "received --optimizer lbfgs. Choose one that takes batches, such as adam, or"),
-        (
-            {},
-            Reading(decimal=","),
-            "received --decimal ,. Store such columns as numbers, or read it whole: --no-stream",
-        ),
+        ({}, Reading(decimal=","), "received --decimal ,. Store such columns as numbers, or read it whole"),
     ],
 )
 def test_options_that_need_all_rows_are_refused_before_the_file_is_read(
