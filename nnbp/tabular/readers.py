@@ -40,6 +40,7 @@ BUILTIN = {
 }
 PARQUET = (".parquet", ".pq")
 SUFFIXES = (".csv", ".tsv", *PARQUET, ".npy", ".npz")
+LARGE_TABLE = 2**29  # bytes of memory that a table in a Parquet file may take to be read as a whole
 CHUNK = 2**17  # cells that are Python strings at a time, which take 50 bytes each, of 128 rows or more
 LARGE = 2**20  # bytes of a CSV file that are worth the import of pyarrow
 WIDE = 2**14  # bytes of each of its columns that are worth an array of Arrow
@@ -440,6 +441,11 @@ def _check_width(path: Path, columns: int) -> None:
         )
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether it is a Parquet file that is there, by its name."""
+    return path.suffix.lower() in PARQUET and path.is_file()
+
+
 @contextmanager
 def parquet_file(path: Path, **options: Any) -> Iterator[Any]:
     """A Parquet file, opened by pyarrow, that claims no more than it can hold; its texts are read as categories."""
@@ -537,6 +543,7 @@ class RowGroups:
         sizes: the number of rows of each row group of the file.
         groups: indices of the row groups to read.
         nbytes: about the bytes of memory that the whole table would take.
+        required: False for prediction: the target and the columns that the reading names may be absent.
     """
 
     path: Path
@@ -546,9 +553,10 @@ class RowGroups:
     sizes: tuple[int, ...]
     groups: tuple[int, ...]
     nbytes: int
+    required: bool = True
 
     @classmethod
-    def of(cls, path: Path, target: str | None, reading: Reading) -> RowGroups:
+    def of(cls, path: Path, target: str | None, reading: Reading, *, required: bool = True) -> RowGroups:
         """The rows of all row groups of a file; DataError if it cannot be read or lacks a column that is named."""
         try:
             path.open("rb").close()
@@ -556,11 +564,13 @@ class RowGroups:
             raise _unreadable(str(path), error) from error
         with parquet_file(path) as opened:
             metadata, names = opened.metadata, _columns(path.name, opened.schema_arrow)
-            _check_reading(path.name, names, reading)
+            if required:
+                _check_reading(path.name, names, reading)
             sizes = tuple(metadata.row_group(k).num_rows for k in range(metadata.num_row_groups))
             kept = tuple(name for name in names if name not in reading.drop or name == target)
             groups = tuple(k for k, size in enumerate(sizes) if size)
-            return cls(path, target, replace(reading, drop=()), kept, sizes, groups, table_bytes(metadata))
+            nbytes, own = table_bytes(metadata), replace(reading, drop=())
+            return cls(path, target, own, kept, sizes, groups, nbytes, required)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -584,7 +594,7 @@ class RowGroups:
                     columns = {name: self._cells(pa, name, cells.column(name)) for name in self.names}
                     places = np.arange(done, done + len(batch))
                     table = _Table(self.path.name, columns, places, target=self.target)
-                    yield group, table.source(self.reading, True, None)
+                    yield group, table.source(self.reading, self.required, None)
                     done += len(batch)
                 pa.default_memory_pool().release_unused()
 

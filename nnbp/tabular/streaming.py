@@ -25,9 +25,6 @@ from nnbp.tabular.table import Floats, Reading, Source
 from nnbp.training.callbacks import Callback, History, TrainingState
 from nnbp.training.progress import Countdown
 
-LARGE = 2**29
-"""A file whose table takes more bytes of memory is not read as a whole, unless the user says so."""
-
 _KEPT, _BYTES = 100_000, 2**25
 """The most rows that are held out, and the most bytes of numbers of a part of the file that is kept in memory."""
 

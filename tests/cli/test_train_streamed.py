@@ -14,6 +14,7 @@ import pytest
 from nnbp.cli import train
 from nnbp.cli.main import main
 from nnbp.cli.run_folder import MetricsFile
+from nnbp.tabular import model
 from nnbp.training.callbacks import Callback, TrainingState
 
 pa = pytest.importorskip("pyarrow")
@@ -86,11 +87,32 @@ def test_a_large_file_is_streamed_without_being_asked_and_standard_error_says_so
     words = ["train", "t.parquet", "--target", "y", "--device", "cpu", "--epochs", "1"]
     assert main(words) == 0
     assert "block by block" not in capsys.readouterr().err
-    monkeypatch.setattr(train, "LARGE", 100_000)
+    monkeypatch.setattr(train, "LARGE_TABLE", 100_000)
     assert main(words) == 0
     assert "t.parquet (3000 rows in 10 row groups, 0.00012 GB) is read block by block" in capsys.readouterr().err
     assert main([*words, "--no-stream"]) == 0
     assert "block by block" not in capsys.readouterr().err
+
+
+def test_a_large_file_is_predicted_and_evaluated_block_by_block_with_the_same_results(
+    capsys: pytest.CaptureFixture[str], table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(capsys, "--target", "y", "--drop", "price", "--stream", "--epochs", "2", "--out", "run")
+    whole = parquet.read_table(table)
+    found: dict[str, list[Any]] = {"predict": [], "evaluate": []}
+    for limit in (2**29, 0):
+        monkeypatch.setattr(model, "LARGE_TABLE", limit)
+        for command, results in found.items():
+            parquet.write_table(
+                whole if command == "evaluate" else whole.drop(["y", "price"]), table, row_group_size=900
+            )
+            assert main([command, "run", "t.parquet", *(["--proba"] * (command == "predict")), "--json"]) == 0
+            results.append(json.loads(capsys.readouterr().out))
+    assert found["evaluate"][0]["metrics"] == pytest.approx(found["evaluate"][1]["metrics"], rel=1e-6)
+    first, second = found["predict"]
+    assert first["row"] == second["row"] == list(range(3000))
+    assert first["predictions"] == second["predictions"]
+    np.testing.assert_allclose(first["probabilities"], second["probabilities"], rtol=1e-5)
 
 
 def left(run: str) -> tuple[bytes, bytes]:
