@@ -476,19 +476,17 @@ def _parquet(path: Path) -> _Table:
 
 
 def _from_arrow(name: str, table: Any) -> _Table:
-    names = _columns(name, table.schema)
-    if not table.num_rows:
-        raise DataError(f"{name}: the table has no rows or no columns; at least one of each is needed.")
+    names = _columns(name, table.schema, table.num_rows)
     return _Table(name, {column: _arrow(name, column, table.column(column)) for column in names})
 
 
-def _columns(name: str, schema: Any) -> list[str]:
-    """The names of the columns of a table of Arrow."""
+def _columns(name: str, schema: Any, rows: int) -> list[str]:
+    """The names of the columns of a table of Arrow; DataError if it has none, or no rows."""
     # pandas stores its row index as a column and says so here; it is no feature.
     index = (schema.pandas_metadata or {}).get("index_columns", ())
     _check_names(name, schema.names)
     names = [column for column in schema.names if column not in index]
-    if not names:
+    if not (names and rows):
         raise DataError(f"{name}: the table has no rows or no columns; at least one of each is needed.")
     return names
 
@@ -563,7 +561,8 @@ class RowGroups:
         except OSError as error:
             raise _unreadable(str(path), error) from error
         with parquet_file(path) as opened:
-            metadata, names = opened.metadata, _columns(path.name, opened.schema_arrow)
+            metadata = opened.metadata
+            names = _columns(path.name, opened.schema_arrow, metadata.num_rows)
             if required:
                 _check_reading(path.name, names, reading)
             sizes = tuple(metadata.row_group(k).num_rows for k in range(metadata.num_row_groups))

@@ -121,6 +121,8 @@ def test_a_row_is_in_the_same_part_whichever_row_groups_are_read(path: Path) -> 
     assert whole.test is not None
     assert some.test is not None
     assert set(some.test.places) == {row for row in whole.test.places if row >= 1800 or 600 <= row < 900}
+    in_groups = [tuple(whole.test.places[whole.test.places // GROUP == k] % GROUP) for k in range(6)]
+    assert len(set(in_groups)) == 6
     other = streamed(path, seed=1).test
     assert other is not None
     assert other.places.tolist() != whole.test.places.tolist()
@@ -213,6 +215,8 @@ def test_what_is_wrong_with_a_cell_is_said_with_its_row(tmp_path: Path) -> None:
         streamed(written(tmp_path, x=texts, y=np.arange(900) % 2), test_fraction=0.0)
     with pytest.raises(DataError, match="each part needs a row; of 2 rows, "):
         streamed(written(tmp_path, x=[1.0, 2.0], y=["a", "b"]))
+    with pytest.raises(DataError, match="the table has no rows"):
+        streamed(written(tmp_path, x=pa.array([], pa.float64()), y=pa.array([], pa.string())))
     with pytest.raises(DataError, match="no column 'z'"):
         streamed(written(tmp_path, x=[1.0, 2.0], y=["a", "b"]), "z")
     with pytest.raises(DataError, match="no column 'u' to take as text or to leave out"):
