@@ -447,8 +447,11 @@ def is_parquet(path: Path) -> bool:
 
 
 @contextmanager
-def parquet_file(path: Path, **options: Any) -> Iterator[Any]:
-    """A Parquet file, opened by pyarrow, that claims no more than it can hold; its texts are read as categories."""
+def parquet_file(path: Path, *, in_pieces: bool = False) -> Iterator[Any]:
+    """A Parquet file, opened by pyarrow, that claims no more than it can hold; its texts are read as categories.
+
+    in_pieces: it is read piece by piece, in little memory however large its row groups are.
+    """
     pa = optional("pyarrow", "reading Parquet")
     parquet = optional("pyarrow.parquet", "reading Parquet")
     # Opened first, so that a file that one may not read is not told as a damaged one.
@@ -459,9 +462,20 @@ def parquet_file(path: Path, **options: Any) -> Iterator[Any]:
             fix = "write it with compression=None, use_dictionary=False"
             _check_expansion(path, f"a table of {rows} rows and {width} columns", table_bytes(opened.metadata), fix)
             texts = [field.name for field in opened.schema_arrow if pa.types.is_string(field.type)]
+            if in_pieces and opened.metadata.num_row_groups:
+                # Of texts that are stored one by one, the categories would grow with each piece of a row group.
+                stored = _stored(opened.metadata.row_group(0))
+                texts = [name for name in texts if stored.get(name, math.inf) <= 8]
+        options = {"pre_buffer": False, "buffer_size": 2**16} if in_pieces else {}
         # A long text that a file holds once is not to be read as often as it stands in the table.
         with parquet.ParquetFile(path, read_dictionary=texts, **options) as opened:
             yield opened
+
+
+def _stored(group: Any) -> dict[str, float]:
+    """The bytes per cell that each column of a row group takes before compression."""
+    columns = (group.column(k) for k in range(group.num_columns))
+    return {column.path_in_schema: column.total_uncompressed_size / max(1, column.num_values) for column in columns}
 
 
 def table_bytes(metadata: Any) -> int:
@@ -530,7 +544,7 @@ def _arrow(where: str, name: str, column: Any) -> Raw:
 class RowGroups:
     """The rows of a Parquet file, or of some of its row groups, which are read block by block.
 
-    A row group is what a Parquet file holds together. A block is at most 8 MiB of numbers, or 128 rows, of one of them.
+    A row group is what a Parquet file holds together. A block is at most 8 MiB, or 128 rows, of one of them.
     In a block, columns of text are `Texts` even if all of their cells are numbers, and so are bools.
 
     Attributes:
@@ -581,10 +595,9 @@ class RowGroups:
         The places of rows are counted from 0 through the whole file, whichever row groups are read.
         """
         pa = optional("pyarrow", "reading Parquet")
-        rows = min(2**16, max(128, 2**20 // len(self.names)))
+        rows = min(2**16, max(128, 2**23 * sum(self.sizes) // self.nbytes))
         first = np.cumsum([0, *self.sizes])
-        # A row group of any size is read piece by piece.
-        with parquet_file(self.path, pre_buffer=False, buffer_size=2**20) as opened:
+        with parquet_file(self.path, in_pieces=True) as opened:
             for group in self.groups if groups is None else groups:
                 done = int(first[group])
                 # More threads would need more memory and hardly less time.

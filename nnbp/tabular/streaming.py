@@ -36,9 +36,9 @@ _DIVISION, _ORDER = 1, 2
 Tell = Callable[[str], None] | None
 
 
-def most_rows(columns: int, itemsize: int = 8) -> int:
-    """How many rows of a part of a file are kept in memory: at most 32 MiB of numbers, but 1000 rows at least."""
-    return max(1000, _BYTES // (itemsize * columns))
+def most_rows(columns: int) -> int:
+    """How many rows of a part of a file are kept in memory: at most 32 MiB of float64, but 1000 rows at least."""
+    return max(1000, _BYTES // (8 * columns))
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class StreamedRows(Callback):
     @property
     def buffer(self) -> int:
         """The number of rows that are shuffled in memory."""
-        return most_rows(len(self._preprocessor.columns), itemsize=4)
+        return most_rows(len(self._preprocessor.columns))
 
     @property
     def facts(self) -> dict[str, Any]:
