@@ -17,6 +17,7 @@ import atexit
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
@@ -227,6 +228,10 @@ class _ToldError(Exception):
     """Another rank has failed; the message says which and why."""
 
 
+_FORWARDED = 0.2
+"""Seconds before all ranks are ended: what mpiexec has not forwarded by then is lost."""
+
+
 class _End:
     """Ends all ranks when the process of one ends with an error that the others do not know of.
 
@@ -253,6 +258,7 @@ class _End:
             uncaught = getattr(sys, "last_value", None)
             if self._left is not None or uncaught not in (None, self._agreed):
                 print(f"nnbp: rank {rank} of {size} has failed, and all ranks end.", file=sys.stderr, flush=True)
+                time.sleep(_FORWARDED)
                 mpi.COMM_WORLD.Abort(1)
 
         sys.excepthook = hook

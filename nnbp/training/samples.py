@@ -89,6 +89,7 @@ class Given:
             data = placed = stream.dataset()
             held_out = None if self.validation_data is None else self._held_out(adapter)
             measured = adapter.placed(few)
+        ranks.same({"number of inputs": adapter.n_in})
         if held_out is not None:
             held_out = adapter.placed(in_proportion(held_out, ranks), beside)
         return Samples(adapter, data, placed, few, measured, held_out)
