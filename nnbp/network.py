@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import os
 import warnings
@@ -673,6 +672,8 @@ class Network:
         Raises:
             ValueError: ranks have different networks.
         """
+        import hashlib
+
         from nnbp.training.trainer import Trainer
 
         model = passes.model

@@ -1,13 +1,17 @@
 """The code of README and of every page runs as it stands and prints what the page shows; promises hold.
 
 A page may say of its next block, in an HTML comment, what a reader does not see: `needs torch` or `needs a GPU` (else
-the block is skipped), `without warnings`, or `setup` with code that runs before it.
+the block is skipped), `without warnings`, `on 2 ranks` (mpiexec runs it), or `setup` with code that runs before it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +25,10 @@ from nnbp.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PARTS = re.compile(r"^<!-- (needs|without warnings|setup)(.*?)-->$|^```(python|text|console)\n(.*?)^```$", re.M | re.S)
+PARTS = re.compile(
+    r"^<!-- (needs|without warnings|setup|on)(.*?)-->$|^```(python|text|console)\n(.*?)^```$", re.M | re.S
+)
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 WITH_CODE = [page for page in PAGES if any(part[3] for part in PARTS.findall(page.read_text(encoding="utf-8")))]
 
 
@@ -36,22 +43,29 @@ def test_a_page_runs(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     missing = quiet = False
+    ranks = ""
     for comment, what, language, block in PARTS.findall(text):
         if comment == "needs":
             gpu = any(device.works for device in nnbp.devices()[1:])
             missing = not gpu if "GPU" in what else find_spec(what.strip()) is None
+        elif comment == "on":
+            ranks, missing = what.split()[0], MPIEXEC is None or find_spec("mpi4py") is None
         elif comment == "without warnings":
             quiet = True
         elif comment == "setup":
             exec(compile(what, f"{page.name}, setup", "exec"), names)
         elif language == "python":
             code = compile(block, page.name, "exec")
-            if not missing:
+            if not missing and ranks:
+                Path("script.py").write_text(block, encoding="utf-8")
+                command = [str(MPIEXEC), "-n", ranks, sys.executable, "-m", "mpi4py", "script.py"]
+                print(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout, end="")
+            elif not missing:
                 with warnings.catch_warnings():
                     if quiet:
                         warnings.simplefilter("ignore")
                     exec(code, names)
-            quiet = False
+            quiet, ranks = False, ""
         elif language == "console":
             for line in block.splitlines():
                 if line.startswith("nnbp "):

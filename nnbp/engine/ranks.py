@@ -25,12 +25,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from nnbp.device.host import blas, cores
 from nnbp.errors import NnbpError
 from nnbp.formatting import shown
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array
-from nnbp.requirements import optional
 
 T = TypeVar("T")
 
@@ -71,6 +69,8 @@ class Ranks:
     def __init__(self, comm: Any = None) -> None:
         if comm is None:
             return
+        from nnbp.requirements import optional
+
         self._mpi = optional("mpi4py.MPI", "Training on several ranks")
         if not isinstance(comm, self._mpi.Intracomm):
             raise TypeError(f"comm is a communicator of mpi4py; received {shown(comm)}. Give MPI.COMM_WORLD, or None.")
@@ -168,6 +168,8 @@ class Ranks:
                 raise
 
     def _threads(self) -> int:
+        from nnbp.device.host import blas, cores
+
         usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(cores()))
         places = self.share((platform.node(), usable))
         rivals = sum(node == platform.node() and bool(usable & others) for node, others in places)
