@@ -632,7 +632,7 @@ class Network:
                     schedule=schedules.get(schedule, epochs).fresh(),
                     shuffle=flag("shuffle", shuffle),
                     clip_norm=clip_norm,
-                    callbacks=[each for each in attendants if each is not None] if ranks.rank == 0 else (),
+                    callbacks=[each for each in attendants if each is not None and (ranks.rank == 0 or each.each_rank)],
                 )
                 measures = self._metrics(metrics)
                 if not ranks.alone:

@@ -266,10 +266,18 @@ def follows_callbacks(comm: Comm, name: str) -> Any:
         state.network.parameters[:] = state.epoch
         state.stop = "enough" if state.epoch == 2 else None
 
-    net = network()
+    class Everywhere(nnbp.Callback):
+        each_rank = True
+
+        def on_epoch_end(self, state: Any) -> None:
+            everywhere.append(state.epoch)
+
+    net, everywhere = network(), []
+    callbacks = [change, Everywhere()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        history = net.fit(X[part(comm)], Y[part(comm)], epochs=5, callbacks=change, progress=False, comm=comm)
+        history = net.fit(X[part(comm)], Y[part(comm)], epochs=5, callbacks=callbacks, progress=False, comm=comm)
+    assert everywhere == [1, 2]
     assert history.stopped == "enough"
     assert (net.parameters == 2.0).all()
     assert calls == ([1, 2] if comm.rank == 0 else [])
