@@ -19,7 +19,7 @@ from nnbp.cli.report.insight import inspect
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import MetricsFile
 from nnbp.errors import ConvergenceWarning, DeviceFallbackWarning, DivergenceError
-from nnbp.formatting import json_text
+from nnbp.formatting import counted, json_text
 from nnbp.network import Network
 from nnbp.nn.activations import Activation
 from nnbp.nn.losses import Loss
@@ -27,7 +27,8 @@ from nnbp.optim.optimizers import Optimizer
 from nnbp.optim.schedules import Schedule
 from nnbp.tabular.defaults import Options, PreparedData, build_network, choose_settings, prepare, train
 from nnbp.tabular.model import TableModel
-from nnbp.tabular.readers import BUILTIN, load_source
+from nnbp.tabular.readers import BUILTIN, PARQUET, RowGroups, load_source
+from nnbp.tabular.streaming import LARGE, prepare_streamed
 from nnbp.tabular.table import Reading
 from nnbp.training.callbacks import History
 from nnbp.training.checkpoint import Checkpoint
@@ -53,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--decimal", choices=(".", ","), default=".", help="the decimal mark (default .)")
     add("--text", action="append", metavar="COLUMN", help="take this column as text, whatever its cells say")
     add("--drop", action="append", metavar="COLUMN", help="leave this column out")
+    stream = "read a Parquet file block by block in every epoch (default: if its table takes more than 512 MiB)"
+    add("--stream", action=argparse.BooleanOptionalAction, help=stream)
     add = parser.add_argument_group("network").add_argument
     add("--hidden", type=hidden_sizes, metavar="N,N,…", help="units of hidden layers, or none (default: 32 to 512)")
     add(
@@ -97,10 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
         tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()), tuple(arguments.drop or ())
     )
     options = Options(**{item.name: getattr(arguments, item.name) for item in fields(Options)})
-    source = load_source(arguments.source, target=arguments.target, reading=reading)
     with arguments_checked():
-        data = prepare(source, options, reading)
-        note("nnbp train", data.preprocessor.notes(source))
+        data = _prepared(arguments, options, reading)
+        note("nnbp train", data.preprocessor.notes(data.source))
         settings = choose_settings(options, data)
         settings["data"] = {"source": str(arguments.source), **settings["data"]}
         network, fallback = noted(DeviceFallbackWarning, lambda: build_network(data, **settings["network"]))
@@ -118,6 +120,22 @@ def run(arguments: argparse.Namespace) -> int:
                     checkpoint=Checkpoint(folder / run_folder.CHECKPOINTS, arguments.checkpoint_every), resume=resumed,
                 )  # fmt: skip
             return _finish(arguments, data, network, folder, settings, facts, rows, end)
+
+
+def _prepared(arguments: argparse.Namespace, options: Options, reading: Reading) -> PreparedData:
+    """The table, split and encoded: in memory, or block by block if it is a large Parquet file."""
+    path = Path(arguments.source)
+    if path.suffix.lower() in PARQUET and path.is_file():
+        table = RowGroups.of(path, arguments.target, reading)
+        if arguments.stream or (arguments.stream is None and table.nbytes > LARGE):
+            tell = None if arguments.quiet else partial(say, "nnbp train")
+            if tell is not None:
+                size = f"{len(table)} rows in {counted(len(table.groups), 'row group')}, {table.nbytes / 1e9:.2g} GB"
+                tell(f"{path.name} ({size}) is read block by block in every epoch; to read it whole: --no-stream.")
+            return prepare_streamed(table, options, reading, tell)
+    elif arguments.stream:
+        raise UsageError(f"only Parquet files are read block by block; received {path}, and --stream. Convert it.")
+    return prepare(load_source(arguments.source, target=arguments.target, reading=reading), options, reading)
 
 
 def _repeated(arguments: argparse.Namespace) -> argparse.Namespace:
