@@ -55,6 +55,7 @@ class Ranks:
     Attributes:
         rank: the number of this one, from 0.
         size: how many there are.
+        comm: the communicator, or None.
 
     Args:
         comm: an intracommunicator of mpi4py, or None.
@@ -65,6 +66,7 @@ class Ranks:
     """
 
     rank, size = 0, 1
+    comm: Any = None
 
     def __init__(self, comm: Any = None) -> None:
         if comm is None:
@@ -74,7 +76,7 @@ class Ranks:
         self._mpi = optional("mpi4py.MPI", "Training on several ranks")
         if not isinstance(comm, self._mpi.Intracomm):
             raise TypeError(f"comm is a communicator of mpi4py; received {shown(comm)}. Give MPI.COMM_WORLD, or None.")
-        self.rank, self.size, self._comm = comm.Get_rank(), comm.Get_size(), comm
+        self.rank, self.size, self.comm = comm.Get_rank(), comm.Get_size(), comm
         if not self.alone:
             _end.watch(self._mpi, self.rank, self.size)
 
@@ -104,7 +106,7 @@ class Ranks:
         if self.alone:
             return array
         self.share(None)
-        parts = self._comm.gather(array)
+        parts = self.comm.gather(array)
         return None if parts is None else np.concatenate(parts)
 
     def mean(self, value: float, weight: float) -> float:
@@ -142,9 +144,13 @@ class Ranks:
             _end.agree(error, quiet=any(failed[: self.rank]))
             raise
 
+    def is_told(self, error: BaseException) -> bool:
+        """Whether another rank reports this error, which all ranks raise."""
+        return error is _end.quiet
+
     def _exchange(self, failure: str | None, value: Any) -> list[Any]:
         """What all ranks exchange: values, or if this rank has failed, the failures of all."""
-        failures, values = zip(*self._comm.allgather((failure, value)), strict=True)
+        failures, values = zip(*self.comm.allgather((failure, value)), strict=True)
         if failure is not None:
             return list(failures)
         for rank, other in enumerate(failures):
@@ -200,10 +206,10 @@ class Ranks:
 
         An array on a GPU goes through the host, unless MPI says that it reads the memory of GPUs.
         """
-        add, place = self._comm.Allreduce, self._mpi.IN_PLACE
+        add, place = self.comm.Allreduce, self._mpi.IN_PLACE
         if isinstance(array, np.ndarray):
             return lambda: add(place, array)
-        if "cuda" in (self._comm.Get_info().get("mpi_memory_alloc_kinds") or ""):
+        if "cuda" in (self.comm.Get_info().get("mpi_memory_alloc_kinds") or ""):
 
             def on_device() -> None:
                 backend.synchronize()
@@ -222,13 +228,16 @@ class Ranks:
         """Gives an array the values that it has on rank 0."""
         if not self.alone:
             host = np.array(backend.download(array))
-            self._comm.Bcast(host)
+            self.comm.Bcast(host)
             array[...] = backend.upload(host, host.dtype)
 
 
 class _ToldError(Exception):
     """Another rank has failed; the message says which and why."""
 
+
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Environment variables that have the number of processes: of MPICH and its kin, of Open MPI, of Slurm."""
 
 _FORWARDED = 0.2
 """Seconds before all ranks are ended: what mpiexec has not forwarded by then is lost."""
@@ -245,7 +254,7 @@ class _End:
         self._watching = False
         self._agreed: BaseException | None = None
         self._left: BaseException | None = None
-        self._quiet: BaseException | None = None
+        self.quiet: BaseException | None = None
 
     def watch(self, mpi: Any, rank: int, size: int) -> None:
         if self._watching:
@@ -253,7 +262,7 @@ class _End:
         self._watching, show = True, sys.excepthook
 
         def hook(kind: Any, error: Any, traceback: Any) -> None:
-            if error is not self._quiet:
+            if error is not self.quiet:
                 show(kind, error, traceback)
 
         def leave() -> None:
@@ -268,7 +277,7 @@ class _End:
 
     def agree(self, error: BaseException, *, quiet: bool) -> None:
         """All ranks raise an error: this one on this rank."""
-        self._agreed, self._quiet = error, error if quiet else None
+        self._agreed, self.quiet = error, error if quiet else None
 
     def left(self, error: BaseException) -> None:
         """This rank has left the others with an error, unless all raise it."""
@@ -277,6 +286,20 @@ class _End:
 
 
 _end = _End()
+
+
+def launched() -> Ranks:
+    """The ranks that mpiexec or srun has started, or this process alone.
+
+    Raises:
+        MissingDependencyError: there are several processes, and mpi4py cannot be imported.
+    """
+    if not any(os.environ.get(name, "1") != "1" for name in _SIZES):
+        return ALONE
+    from nnbp.requirements import optional
+
+    return Ranks(optional("mpi4py.MPI", "A program that mpiexec starts in several processes").COMM_WORLD)
+
 
 ALONE = Ranks()
 """This process alone."""

@@ -262,7 +262,7 @@ def test_memory_of_a_gpu_is_added_up_where_it_is_if_mpi_reads_it() -> None:
     backend = StrictBackend()
     for kinds, kind in (("mpi,system,cuda:device", StrictArray), ("mpi,system", np.ndarray)):
         ranks = Ranks()
-        ranks._comm, ranks._mpi = Comm(kinds), Mpi
+        ranks.comm, ranks._mpi = Comm(kinds), Mpi
         with backend.active():
             array = backend.upload(np.zeros(3), np.float64)
             ranks.adder(array, backend)()
