@@ -6,12 +6,8 @@ the block is skipped), `without warnings`, `on 2 ranks` (mpiexec runs it), or `s
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpi import MPIEXEC, ended, start
 
 import nnbp
 from nnbp.cli.main import main
@@ -28,7 +25,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PARTS = re.compile(
     r"^<!-- (needs|without warnings|setup|on)(.*?)-->$|^```(python|text|console)\n(.*?)^```$", re.M | re.S
 )
-MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 WITH_CODE = [page for page in PAGES if any(part[3] for part in PARTS.findall(page.read_text(encoding="utf-8")))]
 
 
@@ -43,13 +39,13 @@ def test_a_page_runs(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     missing = quiet = False
-    ranks = ""
+    ranks = 0
     for comment, what, language, block in PARTS.findall(text):
         if comment == "needs":
             gpu = any(device.works for device in nnbp.devices()[1:])
             missing = not gpu if "GPU" in what else find_spec(what.strip()) is None
         elif comment == "on":
-            ranks, missing = what.split()[0], MPIEXEC is None or find_spec("mpi4py") is None
+            ranks, missing = int(what.split()[0]), MPIEXEC is None or find_spec("mpi4py") is None
         elif comment == "without warnings":
             quiet = True
         elif comment == "setup":
@@ -58,14 +54,15 @@ def test_a_page_runs(
             code = compile(block, page.name, "exec")
             if not missing and ranks:
                 Path("script.py").write_text(block, encoding="utf-8")
-                command = [str(MPIEXEC), "-n", ranks, sys.executable, "-m", "mpi4py", "script.py"]
-                print(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout, end="")
+                failed, out, err = ended(start(ranks, "-m", "mpi4py", "script.py"))
+                assert not failed, err
+                print(out, end="")
             elif not missing:
                 with warnings.catch_warnings():
                     if quiet:
                         warnings.simplefilter("ignore")
                     exec(code, names)
-            quiet, ranks = False, ""
+            quiet, ranks = False, 0
         elif language == "console":
             for line in block.splitlines():
                 if line.startswith("nnbp "):

@@ -7,10 +7,8 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpi import ended, needs_mpi, start
 from strict_backend import StrictArray, StrictBackend
 
 from nnbp import Network, Optimizer, fit_many
@@ -25,35 +24,16 @@ from nnbp.engine.ranks import Ranks, Steps
 from nnbp.training.checkpoint import Checkpoint
 
 PROGRAMS = Path(__file__).parents[1] / "doubles" / "rank_programs.py"
-MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 KILLS = int(os.environ.get("NNBP_TEST_KILLS", "0"))
 
-needs_mpi = pytest.mark.skipif(
-    MPIEXEC is None or find_spec("mpi4py") is None, reason="needs mpi4py and mpiexec: pip install mpi4py mpich"
-)
+
+def program(ranks: int, name: str, argument: str = "", *, runner: bool = True) -> subprocess.Popen[str]:
+    return start(ranks, *(["-m", "mpi4py"] if runner else []), str(PROGRAMS), name, argument)
 
 
-def start(ranks: int, program: str, argument: str = "", *, runner: bool = True) -> subprocess.Popen[str]:
-    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, *(["-m", "mpi4py"] if runner else []), str(PROGRAMS)]
-    environment = {**os.environ, "PYTHONPATH": str(PROGRAMS.parent)}
-    return subprocess.Popen(
-        [*command, program, argument], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-
-
-def ended(process: subprocess.Popen[str], seconds: float = 60.0) -> tuple[int, str, str]:
-    """The exit code and both outputs; kills all ranks if they have not ended in time."""
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        pytest.fail(f"the ranks have not ended after {seconds:g} s: {process.communicate()}")
-    return process.returncode, out, err
-
-
-def run(ranks: int, program: str, argument: str = "") -> Any:
+def run(ranks: int, name: str, argument: str = "") -> Any:
     """What a program returns on rank 0."""
-    code, out, err = ended(start(ranks, program, argument))
+    code, out, err = ended(program(ranks, name, argument))
     assert code == 0, err
     return json.loads(out.splitlines()[-1])
 
@@ -197,7 +177,7 @@ def test_a_network_that_has_learnt_nothing_is_told_once() -> None:
 def test_if_one_rank_ends_all_end(how: str, runner: bool, tmp_path: Path) -> None:
     """In the middle of an epoch, where the others wait for it; the last checkpoint stands."""
     before = time.monotonic()
-    code, out, err = ended(start(3, "ends", f"{how}:{tmp_path}", runner=runner), 30)
+    code, out, err = ended(program(3, "ends", f"{how}:{tmp_path}", runner=runner), 30)
     assert time.monotonic() - before < 20
     assert code != 0
     assert "not ended" not in out
@@ -212,7 +192,7 @@ def test_if_one_rank_ends_all_end(how: str, runner: bool, tmp_path: Path) -> Non
 
 @needs_mpi
 def test_an_error_that_all_ranks_raise_is_printed_once() -> None:
-    code, _, err = ended(start(3, "uncaught", runner=False))
+    code, _, err = ended(program(3, "uncaught", runner=False))
     assert code != 0
     assert err.count("Traceback") == 1, err
     assert err.count("DivergenceError") == 1
@@ -225,7 +205,7 @@ def test_nothing_is_lost_if_a_rank_is_killed_at_any_moment(tmp_path: Path) -> No
     whole = run(2, "works_for_long", str(tmp_path / "whole"))
     for kill in range(min(KILLS, 50)):
         folder = tmp_path / str(kill)
-        process = start(2, "works_for_long", str(folder))
+        process = program(2, "works_for_long", str(folder))
         assert process.stdout is not None
         pids = [int(pid) for pid in process.stdout.readline().split()]
         time.sleep(rng.uniform(0, 3))
