@@ -129,7 +129,10 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """An error that is raised on one rank in the block is raised on all of them."""
+        """An error that is raised on one rank in the block is raised on all of them.
+
+        An interrupt is not, such as Ctrl-C: it may come just after the others have been heard, and they have gone on.
+        """
         if self.alone:
             yield
             return
@@ -139,7 +142,7 @@ class Ranks:
         except _ToldError as told:
             _end.agree(error := NnbpError(str(told)), quiet=True)
             raise error from None
-        except BaseException as error:
+        except Exception as error:
             failed = self._exchange(f"{type(error).__name__}: {error}", None)
             _end.agree(error, quiet=any(failed[: self.rank]))
             raise
