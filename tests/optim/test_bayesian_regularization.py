@@ -176,6 +176,17 @@ def test_float32_ends_near_float64() -> None:
     assert ends[1].stopped is not None
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_gpu_finds_the_same_evidence(dtype: str) -> None:
+    X, y = plane(60, 2)
+    w = np.random.default_rng(2).uniform(0.0, 2.0, 60)
+    on = [network(4, 5, 2, dtype=dtype, device=device, fallback=False) for device in ("cpu", "cuda")]
+    histories = [fit(net, X, y, epochs=10, sample_weight=w) for net in on]
+    for name in FIELDS:
+        np.testing.assert_allclose(histories[1][name], histories[0][name], rtol=1e-8 if dtype == "float64" else 1e-3)
+
+
 # ---- fits
 
 
