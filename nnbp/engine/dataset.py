@@ -34,6 +34,7 @@ class Dataset:
         w: (m, 1), sample weights, or None.
         targets: the targets as they were given, on the host; only data that the data adapter has read have them.
         weights: (m,), sample weights on the host, or None.
+        shift: the power of two by which they are the weights as given.
         feed: reads the samples if they are never in memory together; the arrays are `Unread` then.
         sum, digest: Σ wₙ and a hash of all samples, if there is a feed.
     """
@@ -46,6 +47,7 @@ class Dataset:
     feed: Feed | None = None
     sum: float | None = None
     digest: str | None = None
+    shift: int = 0
 
     def __len__(self) -> int:
         return len(self.X)

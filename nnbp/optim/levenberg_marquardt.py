@@ -66,6 +66,7 @@ class LevenbergMarquardt(Optimizer):
     default_rate = 1.0
     full_batch = True
     squares_only = True
+    adds_up = False
     searches = True
     scheduled = False
     clippable = False

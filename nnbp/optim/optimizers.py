@@ -108,6 +108,9 @@ class Optimizer(Named, kind="optimizer"):
     squares_only: ClassVar[bool] = False
     """Whether the rule is for sums of squares, loss="squared_error", and networks without dropout."""
 
+    adds_up: ClassVar[bool] = True
+    """Whether the rule takes nothing from the samples but sums over them, which several ranks can add up."""
+
     searches: ClassVar[bool] = False
     """Whether the rule has a `search`. It computes between its evaluations, with all threads of BLAS."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from nnbp.nn.losses import Loss
 from nnbp.optim import optimizers, schedules
 from nnbp.optim.optimizers import Optimizer
 from nnbp.optim.schedules import Schedule
-from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder, Task
+from nnbp.tabular.preprocessing import NumberColumn, TablePreprocessor, TargetEncoder, Task, checked_target
+from nnbp.tabular.summary import Moments, Summary
 from nnbp.tabular.table import Reading, Source, train_test_split
 from nnbp.training.callbacks import History
 from nnbp.training.trainer import TrainingOptions
@@ -87,14 +88,47 @@ class Options:
                 whole_number(name, getattr(self, name), least)
 
 
+class TrainingRows(Protocol):
+    """The rows that a network is trained on, wherever they are."""
+
+    def __len__(self) -> int:
+        """How many they are."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the configuration of a run says of how they are read."""
+
+    def fit(self, network: Network, *, callbacks: Sequence[Any], progress: bool | str, **options: Any) -> History:
+        """Trains a network on them; the options are those of `Network.fit`."""
+
+
+@dataclass(frozen=True)
+class RowsInMemory:
+    """Rows whose features X (m, columns) and encoded targets y (m,) are in memory."""
+
+    X: NDArray[np.float64]
+    y: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def fit(self, network: Network, *, callbacks: Sequence[Any], progress: bool | str, **options: Any) -> History:
+        return network.fit(self.X, self.y, callbacks=callbacks, progress=progress, **options)
+
+
 @dataclass(frozen=True)
 class PreparedData:
     """A table, split and encoded.
 
     Attributes:
-        source: the whole table.
+        source: the whole table, or some of its rows if it is larger than memory.
         preprocessor, target: fitted to all rows but the held-out ones.
-        train, validation: (X, y) each; validation may be None.
+        train: the rows to train on.
+        validation: (X, y), or None; of several ranks, the part of this one.
         test: the rows held out, or None.
         one_unit: whether the columns were standardised together; see `_in_one_unit`.
     """
@@ -102,16 +136,18 @@ class PreparedData:
     source: Source
     preprocessor: TablePreprocessor
     target: TargetEncoder
-    train: Samples
+    train: TrainingRows
     validation: Samples | None
     test: Source | None
     one_unit: bool
+    validating: int
+    """Number of rows that validate, on all ranks."""
 
     def rows(self) -> dict[str, int]:
         """Numbers of rows of each part."""
         return {
-            "train": len(self.train[1]),
-            "validation": 0 if self.validation is None else len(self.validation[1]),
+            "train": len(self.train),
+            "validation": self.validating,
             "held_out": 0 if self.test is None else len(self.test),
         }
 
@@ -123,70 +159,82 @@ def prepare(source: Source, options: Options, reading: Reading) -> PreparedData:
         DataError: a cell cannot be used.
         ValueError: loss and task do not go together.
     """
-    task = options.task
-    loss = None if options.loss is None else losses.get(options.loss)
-    if loss is not None and task is None:
-        task = "classification" if loss.classification else "regression"
-    target = TargetEncoder.fit(source, task)
-    if loss is not None and loss.classification != bool(target.labels):
-        raise ValueError(
-            f"the loss {loss.name} is for {'classes' if loss.classification else 'quantities'}, and the task is "
-            f"{target.task}. Leave out {source.option('loss')} or {source.option('task')}."
-        )
+    name = checked_target(source)
+    target = encoder_of(Summary.of(source, name, distinct=True), options)
     labels = target.encode(source) if target.labels else None
     rest, test = source, None
     if options.test_fraction:
         kept, aside = train_test_split(len(source), options.test_fraction, options.seed, labels)
         rest, test = source.take(kept), source.take(aside)
     if not target.labels:
-        target = TargetEncoder.fit(rest, "regression")
-        if loss is not None and loss.name == "poisson":
-            # Counts are at least 0 and stay what they are; eᶻ finds their scale by itself.
-            target = replace(target, mean=0.0, scale=1.0)
-    for name in source.columns:
+        target = encoder_of(Summary.of(rest, name), replace(options, task="regression"))
+    for column in source.columns:
         # A cell of a held-out row is to be found now, not after the training.
-        source.kind(name)
-    preprocessor, one_unit = _preprocessor(rest, reading)
+        source.kind(column)
+    summaries = [Summary.of(rest, column) for column in rest.columns]
+    preprocessor, one_unit = preprocessor_of(rest, summaries, reading)
     if test is not None:
         preprocessor.transform(test)
     X, _ = preprocessor.transform(rest)
     y = target.encode(rest)
-    train, validation = (X, y), None
+    train, validation = RowsInMemory(X, y), None
     if options.validation_fraction:
         stratify = y if target.labels else None
         kept, aside = train_test_split(len(rest), options.validation_fraction, options.seed, stratify)
-        train, validation = (X[kept], y[kept]), (X[aside], y[aside])
-    return PreparedData(source, preprocessor, target, train, validation, test, one_unit)
+        train, validation = RowsInMemory(X[kept], y[kept]), (X[aside], y[aside])
+    validating = len(rest) - len(train)
+    return PreparedData(source, preprocessor, target, train, validation, test, one_unit, validating)
 
 
-def _preprocessor(source: Source, reading: Reading) -> tuple[TablePreprocessor, bool]:
-    """The preprocessor of a table; columns of one unit get one mean and one scale."""
-    fitted = TablePreprocessor.fit(source, reading)
-    numeric = [column for column in fitted.columns if isinstance(column, NumberColumn)]
-    if len(numeric) < len(fitted.columns) or not _in_one_unit(source, numeric):
+def encoder_of(target: Summary, options: Options) -> TargetEncoder:
+    """The encoder of a target whose summary tells its cells apart, for the task and the loss of the options.
+
+    Raises:
+        DataError: a cell cannot be used.
+        ValueError: loss and task do not go together.
+    """
+    task = options.task
+    loss = None if options.loss is None else losses.get(options.loss)
+    if loss is not None and task is None:
+        task = "classification" if loss.classification else "regression"
+    encoder = TargetEncoder.of(target, task)
+    if loss is not None and loss.classification != bool(encoder.labels):
+        raise ValueError(
+            f"the loss {loss.name} is for {'classes' if loss.classification else 'quantities'}, and the task is "
+            f"{encoder.task}. Leave out {target.cells.option('loss')} or {target.cells.option('task')}."
+        )
+    # Counts are at least 0 and stay what they are; eᶻ finds their scale by itself.
+    return replace(encoder, mean=0.0, scale=1.0) if loss is not None and loss.name == "poisson" else encoder
+
+
+def preprocessor_of(source: Source, summaries: Sequence[Summary], reading: Reading) -> tuple[TablePreprocessor, bool]:
+    """The preprocessor of a table of which the source is a part; columns of one unit get one mean and one scale."""
+    fitted = TablePreprocessor.of(source, summaries, reading)
+    known = {summary.name: summary for summary in summaries}
+    columns, moments = [], []
+    for column in fitted.columns:
+        summary = known[column.name]
+        if isinstance(column, NumberColumn) and summary.moments is not None:
+            columns.append(column)
+            moments.append(summary.moments.with_constant(column.median, summary.missing))
+    if len(columns) < len(fitted.columns) or not _in_one_unit(moments):
         return fitted, False
-    values = [source.numbers(column.name) for column in numeric]
-    matrix = np.column_stack([np.where(np.isnan(x), c.median, x) for x, c in zip(values, numeric, strict=True)])
-    mean, scale = float(matrix.mean()), float(matrix.std())
-    return replace(fitted, columns=tuple(replace(column, mean=mean, scale=scale) for column in numeric)), True
+    of_all = sum(moments, start=Moments())
+    together = [replace(column, mean=of_all.mean, scale=of_all.deviation) for column in columns]
+    return replace(fitted, columns=tuple(together)), True
 
 
-def _in_one_unit(source: Source, columns: Sequence[NumberColumn]) -> bool:
-    """Whether the columns are measures of one kind, as pixels are: many, and half of them reach both bounds of all.
+def _in_one_unit(moments: Sequence[Moments]) -> bool:
+    """Whether columns are measures of one kind, as pixels are: many, and half of them reach both bounds of all.
 
     Standardising each of these by itself blows up those that hardly vary, such as the pixels at the edge of digits: a
     value that a few rows have becomes the largest feature.
     """
-    if len(columns) < _COLUMNS_OF_ONE_UNIT:
+    if len(moments) < _COLUMNS_OF_ONE_UNIT:
         return False
-    bounds = []
-    for column in columns:
-        values = source.numbers(column.name)
-        known = values[~np.isnan(values)]
-        bounds.append((known.min(), known.max()) if len(known) else (column.median, column.median))
-    low, high = np.array(bounds).T
+    low, high = np.array([(column.low, column.high) for column in moments]).T
     reach = (low == low.min()) & (high == high.max())
-    return bool(low.min() < high.max() and 2 * reach.sum() >= len(columns))
+    return bool(low.min() < high.max() and 2 * reach.sum() >= len(moments))
 
 
 def choose_settings(options: Options, data: PreparedData) -> dict[str, dict[str, Any]]:
@@ -195,7 +243,7 @@ def choose_settings(options: Options, data: PreparedData) -> dict[str, dict[str,
     Raises:
         ValueError, TypeError: an option cannot be used.
     """
-    samples, n_in = len(data.train[0]), data.preprocessor.n_features
+    samples, n_in = len(data.train), data.preprocessor.n_features
     labels, pixels = data.target.labels, data.one_unit
     return {
         "data": {
@@ -204,6 +252,7 @@ def choose_settings(options: Options, data: PreparedData) -> dict[str, dict[str,
             "test_fraction": options.test_fraction,
             "validation_fraction": options.validation_fraction,
             "standardised": "together" if pixels else "by column",
+            **data.train.facts,
         },
         "network": {
             "hidden": _given(options.hidden, [min(512, max(32, (8 if pixels else 4) * n_in))]),
@@ -273,10 +322,11 @@ def build_network(
 
 
 def train(
-    network: Network, data: PreparedData, *, patience: int | None, callbacks: Sequence[Any] = (), **options: Any
-) -> History:
+    network: Network, data: PreparedData, *, patience: int | None, callbacks: Sequence[Any] = (),
+    progress: bool | str = "auto", **options: Any,
+) -> History:  # fmt: skip
     """Trains the network of the settings; with early stopping if there is a patience. `options` are those of `fit`."""
-    return network.fit(
-        *data.train, **options, validation_data=data.validation, early_stopping=patience or None,
-        metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=callbacks,
+    return data.train.fit(
+        network, **options, validation_data=data.validation, early_stopping=patience or None,
+        metrics=["accuracy"] if data.target.labels else ["r2"], callbacks=callbacks, progress=progress,
     )  # fmt: skip

@@ -18,7 +18,21 @@ from nnbp.errors import DataError, ModelFileError
 from nnbp.formatting import json_value, shown
 from nnbp.nn.layers import is_constant
 from nnbp.registry import suggest
-from nnbp.tabular.table import EXACT, PLAIN, TEXT, Column, Floats, Reading, Source, Texts, codes_among, listed, whole
+from nnbp.tabular.summary import MAX_DISTINCT, Summary
+from nnbp.tabular.table import (
+    EXACT,
+    PLAIN,
+    TEXT,
+    Column,
+    Floats,
+    Reading,
+    Source,
+    Texts,
+    codes_among,
+    distinct_texts,
+    listed,
+    whole,
+)
 
 Task = Literal["classification", "regression"]
 T = TypeVar("T", bound="Spec | TargetEncoder | Reading")
@@ -58,13 +72,19 @@ class NumberColumn(_OneFeature):
     scale: float
 
     @classmethod
-    def fit(cls, source: Source, name: str) -> NumberColumn:
-        """The column of this name; DataError at a bad cell."""
-        values = source.numbers(name)
-        missing = np.isnan(values)
-        median = 0.0 if missing.all() else float(np.median(values[~missing]))
-        values[missing] = median
-        return cls(name, median, *_standard(source, name, values))
+    def fit(cls, summary: Summary) -> NumberColumn:
+        """The column of a summary; DataError at a bad cell."""
+        name, cells = summary.name, summary.cells
+        if summary.moments is None:
+            cells.numbers(name)  # It raises.
+        if not summary.complete:
+            raise DataError(
+                f"{cells.name}, column {name!r}: numbers that are stored as text, more than {MAX_DISTINCT} different "
+                "ones; of so many, the median is known only of a column of numbers. Store the column as numbers, or "
+                f"leave it out: {cells.option('drop', name)}."
+            )
+        median = summary.median
+        return cls(name, median, *_standard(summary, median))
 
     def f(self, x: Any) -> Any:
         """The feature of a cell, in code that `nnbp.graph.formula.trace` can read; nan, alone unequal to itself, is a
@@ -96,9 +116,13 @@ class BoolColumn(_OneFeature):
     fill: bool
 
     @classmethod
-    def fit(cls, source: Source, name: str) -> BoolColumn:
-        """The column of this name."""
-        return cls(name, bool(np.nanmean(source.booleans(name)) > 0.5))
+    def fit(cls, summary: Summary) -> BoolColumn:
+        """The column of a summary."""
+        name, column = summary.name, summary.cells[summary.name]
+        if not isinstance(column, Texts):
+            return cls(name, summary.moments is not None and summary.moments.mean > 0.5)
+        values, counts = summary.cells.booleans(name), column.counts[column.codes]
+        return cls(name, bool(2 * counts[values == 1].sum() > counts[~np.isnan(values)].sum()))
 
     def f(self, x: Any) -> Any:
         """The feature of a cell; see `NumberColumn.f`."""
@@ -125,14 +149,16 @@ class TextColumn:
     categories: tuple[str, ...]
 
     @classmethod
-    def fit(cls, source: Source, name: str) -> TextColumn:
-        """The column of this name; DataError if it has more than `MAX_CATEGORIES`."""
-        texts = source.texts(name)
+    def fit(cls, summary: Summary) -> TextColumn:
+        """The column of a summary; DataError if it has more than `MAX_CATEGORIES`."""
+        name, texts = summary.name, summary.cells.texts(summary.name)
         categories = texts.distinct[texts.counts > 0].tolist()
         if len(categories) > MAX_CATEGORIES:
+            least = "" if summary.complete else "at least "
             raise DataError(
-                f"{source.name}, column {name!r}: {len(categories)} different texts in {len(source)} rows, each to be "
-                f"a feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its texts."
+                f"{summary.cells.name}, column {name!r}: {least}{len(categories)} different texts in {summary.rows} "
+                f"rows, each to be a feature; at most {MAX_CATEGORIES} are taken. Leave the column out or group its "
+                "texts."
             )
         return cls(name, tuple(categories))
 
@@ -152,7 +178,7 @@ class TextColumn:
 
     def example(self, rng: np.random.Generator, m: int) -> Column:
         """A column of m cells such as the training table may have had, and some that it did not have."""
-        distinct = np.unique(np.array([*self.categories, "", "a text that training did not have"], dtype=TEXT))
+        distinct, _ = distinct_texts(np.array([*self.categories, "", "a text that training did not have"], dtype=TEXT))
         return Texts(rng.integers(0, len(distinct), m, dtype=np.int32), distinct)
 
     def encode(self, source: Source, name: str, messages: list[str]) -> Floats:
@@ -215,14 +241,19 @@ class TablePreprocessor:
 
         Raises DataError at a bad cell, for a table without features or a text column of more than `MAX_CATEGORIES`.
         """
+        return cls.of(source, [Summary.of(source, name) for name in source.columns], reading)
+
+    @classmethod
+    def of(cls, source: Source, summaries: Sequence[Summary], reading: Reading = PLAIN) -> TablePreprocessor:
+        """The preprocessor of a table of which the source is a part, from the summaries of its columns; see `fit`."""
         specs: list[Spec] = []
         left_out: list[str] = []
-        for name in source.columns:
-            kind = source.kind(name)
-            if kind == "text" and _all_different(source, name):
-                left_out.append(name)
+        for summary in summaries:
+            kind = summary.cells.kind(summary.name)
+            if kind == "text" and _all_different(summary):
+                left_out.append(summary.name)
             else:
-                specs.append(KINDS[kind].fit(source, name))
+                specs.append(KINDS[kind].fit(summary))
         if not specs:
             aside = f" and the columns left out, {listed(left_out)}" if left_out else ""
             raise DataError(f"{source.name}: nothing but the target{aside}; another column must hold features.")
@@ -301,21 +332,26 @@ class TablePreprocessor:
         return cls(tuple(columns), checked["named"], reading, checked["left_out"])
 
 
-def _standard(source: Source, name: str, values: Floats) -> tuple[float, float]:
-    """Mean and deviation of a column, for which the deviation of a constant is 1."""
-    with np.errstate(all="ignore"):
-        mean, deviation = float(values.mean()), float(values.std())
-    if not math.isfinite(deviation):
-        row = int(np.abs(values).argmax())
-        raise DataError(
-            f"{source.at(row, name)}: {float(values[row])} is so large that the variance of its column overflows. "
-            "Check the cell, or express the column in a larger unit."
+def _standard(summary: Summary, median: float = 0.0) -> tuple[float, float]:
+    """Mean and deviation of a column whose missing cells are the median; the deviation of a constant is 1."""
+    assert summary.moments is not None, "all known cells are finite numbers"
+    moments = summary.moments.with_constant(median, summary.missing)
+    if not math.isfinite(moments.deviation):
+        largest = max(moments.low, moments.high, key=abs)
+        found = np.flatnonzero(summary.cells.numbers(summary.name) == largest)
+        cell = (
+            summary.cells.at(int(found[0]), summary.name) if len(found) else f"{summary.cells.name}, {summary.name!r}"
         )
-    return mean, 1.0 if is_constant(mean, deviation) else deviation
+        raise DataError(
+            f"{cell}: {largest} is so large that the variance of its column overflows. Check the cell, or express the "
+            "column in a larger unit."
+        )
+    return moments.mean, 1.0 if is_constant(moments.mean, moments.deviation) else moments.deviation
 
 
-def _all_different(source: Source, name: str) -> bool:
+def _all_different(summary: Summary) -> bool:
     """Whether a column of text has hardly any text twice; one that the user wants as text has not."""
+    source, name = summary.cells, summary.name
     if not source.named or name in source.as_text:
         return False
     texts = source.texts(name)
@@ -348,30 +384,36 @@ class TargetEncoder:
         or at most `MAX_CLASSES` and no more than half the number of rows; else they are a quantity.
         Raises DataError for a missing cell, a single class, or a cell that the task cannot take, by its row.
         """
-        name = _target(source)
-        kind = source.kind(name, mixed=task == "classification")
+        return cls.of(Summary.of(source, checked_target(source), distinct=True), task)
+
+    @classmethod
+    def of(cls, summary: Summary, task: Task | None = None) -> TargetEncoder:
+        """Fit to the summary of a target whose cells are all there and told apart; see `fit`."""
+        name, cells, rows = summary.name, summary.cells, summary.rows
+        kind = cells.kind(name, mixed=task == "classification")
         if task is None and kind == "number":
-            values = source.numbers(name)
-            k = len(np.unique(values))
-            few = k <= max(2, min(MAX_CLASSES, len(values) // 2))
+            values = np.unique(cells.numbers(name))
+            few = len(values) <= max(2, min(MAX_CLASSES, rows // 2))
             task = "classification" if few and whole(values).all() else "regression"
         if task == "regression":
-            return cls(name, (), *_standard(source, name, source.numbers(name)))
+            cells.numbers(name)  # It raises at a cell that is none.
+            return cls(name, (), *_standard(summary))
         label = {"number": int, "bool": bool, "text": str}[kind]
-        read, column = READERS[label](source, name), source[name]
+        read, column = READERS[label](cells, name), cells[name]
         if label is int and isinstance(column, Texts) and any(str(int(float(text))) != text for text in column.present):
             read = column  # Labels keep their text, such as 007.
         labels = read.present if isinstance(read, Texts) else [label(value) for value in np.unique(read)]
-        if len(labels) > ALL_DIFFERENT * len(source) and len(source) >= FEW:
+        regression = cells.option("task", "regression")
+        if (len(labels) > ALL_DIFFERENT * rows and rows >= FEW) or not summary.complete:
+            least, hardly = ("", ", hardly one of them twice") if summary.complete else ("at least ", "")
             raise DataError(
-                f"{source.name}, column {name!r}: {len(labels)} classes in {len(source)} rows, hardly one of them "
-                "twice; from one row nothing can be learnt of a class. Use "
-                f"{source.option('task', 'regression')} for a quantity, or choose another target."
+                f"{cells.name}, column {name!r}: {least}{len(labels)} classes in {rows} rows{hardly}; from one row "
+                f"nothing can be learnt of a class. Use {regression} for a quantity, or choose another target."
             )
         if len(labels) < 2:
             raise DataError(
-                f"{source.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two classes "
-                f"at least. Choose another target, or {source.option('task', 'regression')} if it is a quantity."
+                f"{cells.name}, column {name!r}: every row is of the class {labels[0]!r}; there must be two classes "
+                f"at least. Choose another target, or {regression} if it is a quantity."
             )
         return cls(name, tuple(labels))
 
@@ -380,7 +422,7 @@ class TargetEncoder:
 
         Raises DataError at the first cell that is missing, no number, or no label of the training.
         """
-        name = _target(source)
+        name = checked_target(source)
         if not self.labels:
             return (source.numbers(name) - self.mean) / self.scale
         codes, _ = codes_among(self.labels, READERS[type(self.labels[0])](source, name))
@@ -408,8 +450,8 @@ class TargetEncoder:
         return _made(cls, data, "target")
 
 
-def _target(source: Source) -> str:
-    """The name of the source's target, no cell of which is missing."""
+def checked_target(source: Source) -> str:
+    """The name of the source's target, no cell of which is missing; DataError if one is."""
     column, name = source.target, source.target_name
     if column is None or name is None:
         raise DataError(

@@ -38,7 +38,8 @@ BUILTIN = {
     "breast_cancer": "diagnosis",
     "diabetes": "progression",
 }
-SUFFIXES = (".csv", ".tsv", ".parquet", ".pq", ".npy", ".npz")
+PARQUET = (".parquet", ".pq")
+SUFFIXES = (".csv", ".tsv", *PARQUET, ".npy", ".npz")
 CHUNK = 2**17  # cells that are Python strings at a time, which take 50 bytes each, of 128 rows or more
 LARGE = 2**20  # bytes of a CSV file that are worth the import of pyarrow
 WIDE = 2**14  # bytes of each of its columns that are worth an array of Arrow
@@ -76,12 +77,8 @@ class _Table:
     def source(self, reading: Reading, required: bool, keep: Collection[str] | None) -> Source:
         """The table with its cells parsed; the columns are released one after the other."""
         columns, names = self.columns, list(self.columns)
-        for name in (*reading.text, *reading.drop):
-            if required and name not in names:
-                raise DataError(
-                    f"{self.name}: no column {name!r} to take as text or to leave out; the columns are "
-                    f"{listed(names)}{suggest(name, names)}."
-                )
+        if required:
+            _check_reading(self.name, names, reading)
         kept = {*names} if keep is None else {*keep, *reading.text}
         parsed = {
             name: _parsed(
@@ -99,6 +96,16 @@ class _Table:
         if self.y is not None:
             return replace(source, target=_parsed(self.y, reading, is_target=True), target_name=self.target)
         return source.with_target(self.target, required=required)
+
+
+def _check_reading(where: str, names: Sequence[str], reading: Reading) -> None:
+    """DataError unless the table has the columns that its reading names."""
+    for name in (*reading.text, *reading.drop):
+        if name not in names:
+            raise DataError(
+                f"{where}: no column {name!r} to take as text or to leave out; the columns are "
+                f"{listed(names)}{suggest(name, names)}."
+            )
 
 
 def _parsed(
@@ -169,7 +176,7 @@ def frame_source(
         raise DataError(
             f"{name}: this is no table of Arrow ({brief(error)}). Give the cells of each column one type."
         ) from error
-    made = replace(_from_arrow(pa, name, table), target=target, in_python=True)
+    made = replace(_from_arrow(name, table), target=target, in_python=True)
     return made.source(reading, target_required, keep_text)
 
 
@@ -178,7 +185,7 @@ def _file(path: Path, suffix: str, target: str | None, required: bool, n_feature
         return _npy(path, target, required, n_features)
     if suffix == ".npz":
         return _npz(path, target, required)
-    table = _parquet(path) if suffix in (".parquet", ".pq") else _csv(path, "\t" if suffix == ".tsv" else ",")
+    table = _parquet(path) if suffix in PARQUET else _csv(path, "\t" if suffix == ".tsv" else ",")
     return replace(table, target=target)
 
 
@@ -429,32 +436,52 @@ def _check_width(path: Path, columns: int) -> None:
         )
 
 
-def _parquet(path: Path) -> _Table:
+@contextmanager
+def parquet_file(path: Path) -> Iterator[Any]:
+    """A Parquet file, opened by pyarrow, that claims no more than it can hold; its texts are read as categories."""
     pa = optional("pyarrow", "reading Parquet")
     parquet = optional("pyarrow.parquet", "reading Parquet")
     # Opened first, so that a file that one may not read is not told as a damaged one.
     with path.open("rb"), _reading(path, "Parquet file", "Write it anew."):
         with parquet.ParquetFile(path) as opened:
-            metadata = opened.metadata
-            rows, width = metadata.num_rows, metadata.num_columns
+            rows, width = opened.metadata.num_rows, opened.metadata.num_columns
             _check_width(path, width)
-            pages = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
             fix = "write it with compression=None, use_dictionary=False"
-            _check_expansion(path, f"a table of {rows} rows and {width} columns", max(8 * rows * width, pages), fix)
+            _check_expansion(path, f"a table of {rows} rows and {width} columns", table_bytes(opened.metadata), fix)
             texts = [field.name for field in opened.schema_arrow if pa.types.is_string(field.type)]
-        # A long text that a file holds once is not to be read as often as it stands in the table.
-        with parquet.ParquetFile(path, read_dictionary=texts) as opened:
-            return _from_arrow(pa, path.name, opened.read())
+        # A long text that a file holds once is not to be read as often as it stands in the table. Row groups are not
+        # read ahead.
+        with parquet.ParquetFile(path, read_dictionary=texts, pre_buffer=False) as opened:
+            yield opened
 
 
-def _from_arrow(pa: Any, name: str, table: Any) -> _Table:
-    # pandas stores its row index as a column and says so here; it is no feature.
-    index = (table.schema.pandas_metadata or {}).get("index_columns", ())
-    _check_names(name, table.column_names)
-    names = [column for column in table.column_names if column not in index]
-    if not names or not table.num_rows:
+def table_bytes(metadata: Any) -> int:
+    """About the bytes of memory that a Parquet file's table takes, by its metadata."""
+    pages = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
+    return int(max(8 * metadata.num_rows * metadata.num_columns, pages))
+
+
+def _parquet(path: Path) -> _Table:
+    with parquet_file(path) as opened:
+        return _from_arrow(path.name, opened.read())
+
+
+def _from_arrow(name: str, table: Any) -> _Table:
+    names = _columns(name, table.schema)
+    if not table.num_rows:
         raise DataError(f"{name}: the table has no rows or no columns; at least one of each is needed.")
-    return _Table(name, {column: _arrow(pa, name, column, table.column(column)) for column in names})
+    return _Table(name, {column: _arrow(name, column, table.column(column)) for column in names})
+
+
+def _columns(name: str, schema: Any) -> list[str]:
+    """The names of the columns of a table of Arrow."""
+    # pandas stores its row index as a column and says so here; it is no feature.
+    index = (schema.pandas_metadata or {}).get("index_columns", ())
+    _check_names(name, schema.names)
+    names = [column for column in schema.names if column not in index]
+    if not names:
+        raise DataError(f"{name}: the table has no rows or no columns; at least one of each is needed.")
+    return names
 
 
 class _Categories:
@@ -472,9 +499,9 @@ class _Categories:
         return list(map([*values, ""].__getitem__, indices.tolist()))
 
 
-def _arrow(pa: Any, where: str, name: str, column: Any) -> Raw:
+def _arrow(where: str, name: str, column: Any) -> Raw:
     """The cells of a column of Arrow."""
-    kind = column.type
+    pa, kind = optional("pyarrow", "reading data frames"), column.type
     if pa.types.is_dictionary(kind) and not pa.types.is_nested(kind.value_type):
         return [_Categories(chunk) for chunk in column.chunks]
     if pa.types.is_boolean(kind) and column.null_count == 0:
@@ -490,6 +517,78 @@ def _arrow(pa: Any, where: str, name: str, column: Any) -> Raw:
         f"{where}, column {name!r}: cells of type {kind} cannot be used; columns must hold numbers, bools or text. "
         "Turn it into numbers (a date into days, say) or leave it out."
     )
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """The rows of a Parquet file, or of some of its row groups, which are read block by block.
+
+    A row group is what a Parquet file holds together. A block is at most 8 MiB of numbers, or 128 rows, of one of them.
+    In a block, columns of text are `Texts` even if all of their cells are numbers, and so are bools.
+
+    Attributes:
+        path: of the file.
+        target: the name of the target's column.
+        reading: how its cells are read; columns to drop are not read at all.
+        names: of the columns that are read, the target included.
+        sizes: the number of rows of each row group of the file.
+        groups: indices of the row groups to read.
+        nbytes: about the bytes of memory that the whole table would take.
+    """
+
+    path: Path
+    target: str | None
+    reading: Reading
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    groups: tuple[int, ...]
+    nbytes: int
+
+    @classmethod
+    def of(cls, path: Path, target: str | None, reading: Reading) -> RowGroups:
+        """The rows of all row groups of a file; DataError if it cannot be read or lacks a column that is named."""
+        with parquet_file(path) as opened:
+            metadata, names = opened.metadata, _columns(path.name, opened.schema_arrow)
+            _check_reading(path.name, names, reading)
+            sizes = tuple(metadata.row_group(k).num_rows for k in range(metadata.num_row_groups))
+            kept = tuple(name for name in names if name not in reading.drop or name == target)
+            groups = tuple(k for k, size in enumerate(sizes) if size)
+            return cls(path, target, replace(reading, drop=()), kept, sizes, groups, table_bytes(metadata))
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return sum(self.sizes[k] for k in self.groups)
+
+    def blocks(self, groups: Iterable[int] | None = None) -> Iterator[tuple[int, Source]]:
+        """The rows of these row groups, or of all, in their order: the index of a row group, and a block of it.
+
+        The places of rows are counted from 0 through the whole file, whichever row groups are read.
+        """
+        pa = optional("pyarrow", "reading Parquet")
+        rows = min(2**16, max(128, 2**20 // len(self.names)))
+        first = np.cumsum([0, *self.sizes])
+        with parquet_file(self.path) as opened:
+            for group in self.groups if groups is None else groups:
+                done = int(first[group])
+                for batch in opened.iter_batches(rows, row_groups=[group], columns=list(self.names)):
+                    cells = pa.Table.from_batches([batch])
+                    columns = {name: self._cells(pa, name, cells.column(name)) for name in self.names}
+                    places = np.arange(done, done + len(batch))
+                    table = _Table(self.path.name, columns, places, target=self.target)
+                    yield group, table.source(self.reading, True, None)
+                    done += len(batch)
+
+    def _cells(self, pa: Any, name: str, column: Any) -> Raw:
+        """The cells of a column of a block, of which each distinct text is parsed once."""
+        kind = column.type
+        if pa.types.is_boolean(kind):
+            column = column.cast(pa.string())
+        elif not (pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            return _arrow(self.path.name, name, column)
+        chunk = column.dictionary_encode().combine_chunks()
+        texts = ["" if value is None else str(value) for value in chunk.dictionary.tolist()]
+        codes = chunk.indices.fill_null(len(texts)).to_numpy()
+        return self.reading.encoded(codes, [*texts, ""], keep_text=True)
 
 
 _NUMPY = "NumPy file of arrays of numbers or strings"

@@ -101,7 +101,7 @@ class Reading:
     def encoded(self, codes: npt.NDArray[Any], texts: Sequence[str], *, keep_text: bool = False) -> Column:
         """The column whose cell n is ``texts[codes[n]]``; see `column`."""
         cleaned = np.array([self._clean(text, keep_text) for text in texts], dtype=TEXT)
-        distinct, places = np.unique(cleaned, return_inverse=True)
+        distinct, places = distinct_texts(cleaned)
         column = Texts(places.astype(np.int32)[codes], distinct)
         return column if keep_text or (column.wrong | column.infinite).any() else column.numbers
 
@@ -124,9 +124,9 @@ class Reading:
         text = text.strip()
         if text in self.marks:
             return ""
-        written = _DECIMAL_COMMA.fullmatch(text) or _GROUPED.fullmatch(text)
-        comma = self.decimal == "," and not keep_text and written
-        return re.sub(r"[.\s'’]", "", text).replace(",", ".") if comma else text
+        if self.decimal == "." or keep_text or not (_DECIMAL_COMMA.fullmatch(text) or _GROUPED.fullmatch(text)):
+            return text
+        return re.sub(r"[.\s'’]", "", text).replace(",", ".")
 
 
 PLAIN = Reading()
@@ -137,10 +137,12 @@ class Texts:
     """A column of text: cell n is ``distinct[codes[n]]``, "" if it is missing.
 
     codes: (m,) int32. distinct: (k,) of `TEXT`, in rising order; rows that were taken from a table need not have all.
+    weights: (m,), for how many rows of a table each cell stands; None is one.
     """
 
     codes: npt.NDArray[np.int32]
     distinct: npt.NDArray[Any]
+    weights: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -150,7 +152,21 @@ class Texts:
 
     def take(self, rows: npt.NDArray[Any]) -> Texts:
         """The column of these rows."""
-        return Texts(self.codes[rows], self.distinct)
+        codes, distinct = self.codes[rows], self.distinct
+        if len(codes) < len(distinct):
+            # A few rows do not keep all texts of their table in memory.
+            used, places = np.unique(codes, return_inverse=True)
+            codes, distinct = places.astype(np.int32), distinct[used]
+        return Texts(codes, distinct, None if self.weights is None else self.weights[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Texts]) -> Texts:
+        """The column that consists of these parts; all of them have weights or none."""
+        distinct, places = distinct_texts(np.concatenate([part.distinct for part in parts]))
+        ends = np.cumsum([len(part.distinct) for part in parts])
+        codes = [own[part.codes] for own, part in zip(np.split(places.astype(np.int32), ends[:-1]), parts, strict=True)]
+        weights = [part.weights for part in parts if part.weights is not None]
+        return cls(np.concatenate(codes), distinct, np.concatenate(weights) if weights else None)
 
     def tolist(self) -> list[str]:
         """All cells."""
@@ -159,7 +175,7 @@ class Texts:
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
         """How often each distinct text stands in the column (k,)."""
-        return np.bincount(self.codes, minlength=len(self.distinct))
+        return np.bincount(self.codes, self.weights, minlength=len(self.distinct)).astype(np.int64)
 
     @property
     def present(self) -> list[str]:
@@ -235,6 +251,19 @@ class Source:
         columns = {name: column.take(rows) for name, column in self.columns.items()}
         target = None if self.target is None else self.target.take(rows)
         return replace(self, columns=columns, places=self.places[rows], target=target)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Source]) -> Source:
+        """The source of the rows of these parts, which have the same columns."""
+        first, *_ = parts
+        columns = {name: _joined([part.columns[name] for part in parts]) for name in first.columns}
+        targets = [part.target for part in parts if part.target is not None]
+        places = np.concatenate([part.places for part in parts])
+        return replace(first, columns=columns, places=places, target=_joined(targets) if targets else None)
+
+    def alone(self, name: str) -> Source:
+        """The source of that column alone, the target included."""
+        return replace(self, columns={name: self[name]}, target=None, target_name=None)
 
     def with_target(self, name: str | None, *, required: bool) -> Source:
         """The source with that column set aside as its target; DataError if it is required and absent."""
@@ -340,6 +369,19 @@ class Source:
             f"{self.at(0, name)}: expected text, as at training; received {column[0]!s} in a column of dtype "
             f"{column.dtype}. Store the column as text."
         )
+
+
+def distinct_texts(texts: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """The distinct ones of some texts (m,) of dtype `TEXT`, in rising order, and the index of each text there (m,)."""
+    # With return_index, NumPy sorts stably. Its other sort of such texts, in NumPy 2.4 at least, crashes the process if
+    # quicksort resorts to heapsort, as for many sorted texts with others after them.
+    distinct, _, places = np.unique(texts, return_index=True, return_inverse=True)
+    return distinct, places
+
+
+def _joined(parts: Sequence[Column]) -> Column:
+    texts = [part for part in parts if isinstance(part, Texts)]
+    return Texts.joined(texts) if texts else np.concatenate([part for part in parts if not isinstance(part, Texts)])
 
 
 def listed(names: Iterable[str], limit: int = 12) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from html import escape
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 from zlib import crc32
 
 from nnbp.errors import MissingDependencyError
@@ -122,6 +122,9 @@ class TrainingState:
 
 class Callback:
     """Base class of callbacks; a function of the state also works, and is called at the end of every epoch."""
+
+    each_rank: ClassVar[bool] = False
+    """Whether it is called on every rank of ``fit(comm=…)``, and not on rank 0 alone."""
 
     def on_train_begin(self, state: TrainingState) -> None:
         """Called before the first epoch; an error raised here ends training before anything has changed."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from nnbp.formatting import duration
 from nnbp.training.callbacks import Callback, TrainingState
 from nnbp.validation import one_of
 
@@ -47,6 +48,32 @@ class Progress(Callback):
         if sys.stderr is not None:
             line = f"{self.unit} {state.epoch:{width}}/{state.epochs}  {_values(state.logs)}  {seconds:.1f} s"
             print(line, file=sys.stderr, flush=True)
+
+
+class Countdown:
+    """Says every few seconds how much of a long piece of work is done, and about how long the rest takes.
+
+    Args:
+        what: what is done.
+        total: the amount of work.
+        tell: receives each line; None says nothing.
+        repeats: how often the same work is to be done, for the time that is left.
+    """
+
+    def __init__(self, what: str, total: int, tell: Callable[[str], None] | None, repeats: int = 1) -> None:
+        self._what, self._total, self._tell, self._repeats = what, total, tell, repeats
+        self._done = 0
+        self._began = self._told = time.perf_counter()
+
+    def advance(self, amount: int) -> None:
+        """Notes that so much more is done."""
+        self._done += amount
+        now = time.perf_counter()
+        if self._tell is not None and now - self._told >= _SECONDS_BETWEEN_LINES and self._done < self._total:
+            left = (now - self._began) / self._done * (self._total * self._repeats - self._done)
+            rest = f"all {self._repeats} passes that are left" if self._repeats > 1 else "the rest"
+            self._tell(f"{self._what}: {self._done / self._total:.0%}, about {duration(left)} for {rest}")
+            self._told = now
 
 
 class _Bar(Callback):

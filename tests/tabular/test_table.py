@@ -169,3 +169,12 @@ def test_split_refuses(m, fraction):
 def test_split_refuses_labels_of_another_length():
     with pytest.raises(DataError, match=r"\(10,\); received \(9,\)"):
         train_test_split(10, 0.5, 0, np.zeros(9))
+
+
+def test_texts_in_any_order_are_read_however_many_there_are():
+    # NumPy's quicksort of strings crashes the process at some of these sizes.
+    for many in range(3000, 18_000, 500):
+        cells = [*sorted(f"n{k}" for k in range(many)), *(f"n{k}" for k in range(50_000, 51_000))]
+        column = PLAIN.column([np.array(cells)])
+        assert column.tolist() == cells
+        assert column.distinct.tolist() == sorted(cells)
