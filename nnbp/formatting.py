@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from reprlib import Repr
 from typing import Any
@@ -151,3 +152,8 @@ def shown(value: object) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def described(item: object) -> str:
+    """An object in words that are the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(item))

@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.exclusive import alone, exclusive, lock
+from nnbp.engine.ranks import ALONE, Ranks
 from nnbp.errors import ConvergenceWarning, DataError, DeviceMemoryError, ModelFileError, NnbpError, ShapeError
-from nnbp.formatting import brief, shown
+from nnbp.formatting import brief, described, shown
 from nnbp.graph.backend import Backend
 from nnbp.graph.ops import Array, Precision
 from nnbp.nn.activations import Activation
@@ -56,7 +57,8 @@ if TYPE_CHECKING:
     from nnbp.serialization.model_file import ModelFile, State
     from nnbp.training.callbacks import Callback, EarlyStopping, History, TrainingState
     from nnbp.training.checkpoint import Checkpoint
-    from nnbp.training.stream import Batches, Stream
+    from nnbp.training.samples import Samples
+    from nnbp.training.stream import Batches
     from nnbp.training.trainer import Evaluation, Trainer, TrainingOptions
 
 _TOO_LARGE = "X or the parameters are too large: standardise X, or use dtype='float64'."
@@ -157,7 +159,7 @@ class Network:
         return self._passes
 
     @contextmanager
-    def _built(self, adapter: DataAdapter, data: Dataset) -> Iterator[Passes]:
+    def _built(self, adapter: DataAdapter, data: Dataset, ranks: Ranks = ALONE) -> Iterator[Passes]:
         """The passes of the network, built if necessary, with statistics of these data if they are its first.
 
         If the block fails, the former state is restored.
@@ -168,7 +170,7 @@ class Network:
             passes = self._passes or self._build(adapter)
             if not passes.model.observed:
                 with self._backend.active():
-                    passes.model.observe(data)
+                    passes.model.observe(data, ranks)
             yield passes
         except BaseException:
             self._adapter, self._passes = before
@@ -522,10 +524,10 @@ class Network:
             loss = self._ready(data.X).loss(data)
         return {"loss": loss, **evaluation.values()}
 
-    def _evaluation(self, data: Dataset, metrics: Sequence[Metric]) -> Evaluation:
+    def _evaluation(self, data: Dataset, metrics: Sequence[Metric], ranks: Ranks = ALONE) -> Evaluation:
         from nnbp.training.trainer import Evaluation
 
-        return Evaluation(data, self.loss_function.truth(data.targets), self._predicted, metrics)
+        return Evaluation(data, self.loss_function.truth(data.targets), self._predicted, metrics, ranks)
 
     def _metrics(self, metrics: Sequence[str | Metric | Callable[..., float]] | None) -> list[Metric]:
         from nnbp.metrics import listed
@@ -559,6 +561,7 @@ class Network:
         clip_norm: float | None = None,
         checkpoint: Checkpoint | None = None,
         resume: bool = False,
+        comm: Any = None,
     ) -> History:
         """Trains the network from its current parameters, with a new optimizer state: fit(10) twice is not fit(20).
 
@@ -590,6 +593,9 @@ class Network:
             clip_norm: bound on the Euclidean norm of the whole gradient.
             checkpoint: where and how often to write what `resume` needs; see `Checkpoint`.
             resume: from the newest checkpoint, if there is one. The network's own parameters are not used then.
+            comm: a communicator of mpi4py, MPI.COMM_WORLD, if several processes train the same network, each on its own
+                samples, with the same arguments otherwise. A step takes the batches of all of them together. All end
+                with the same parameters. Callbacks, progress and checkpoints belong to rank 0.
 
         Returns:
             one value of "loss", "val_loss" and every metric per epoch.
@@ -607,70 +613,104 @@ class Network:
         from nnbp.training import checkpoint as checkpoints
         from nnbp.training.outcome import Outcome
         from nnbp.training.progress import reporter
-        from nnbp.training.trainer import Trainer, TrainingOptions
+        from nnbp.training.samples import Given
+        from nnbp.training.trainer import TrainingOptions
 
-        epochs = whole_number("epochs", epochs, 1)
-        stopping = known_callbacks.early_stopping(early_stopping)
-        attendants = stopping, *known_callbacks.listed(callbacks), reporter(progress)
-        options = TrainingOptions(
-            epochs=epochs,
-            batch_size=None if batch_size is None else whole_number("batch_size", batch_size, 1),
-            optimizer=_optimizer(optimizer, learning_rate),
-            schedule=schedules.get(schedule, epochs).fresh(),
-            shuffle=flag("shuffle", shuffle),
-            clip_norm=clip_norm,
-            callbacks=[each for each in attendants if each is not None],
-        )
-        measures = self._metrics(metrics)
-        with self._backend.active():
-            beside = options.batch_size, len(options.optimizer.slots)
-            if batches is None:
-                if X is None and y is None:
-                    raise TypeError("fit trains on X and y, or on batches; received none of them. Call fit(X, y).")
-                whole_number("shuffle_buffer", shuffle_buffer, 0, 0)
-                adapter, data, held_out = self._data(
-                    X, y, sample_weight, validation_data, validation_split, class_weight
+        ranks, history = Ranks(comm), known_callbacks.History()
+        given = Given(
+            X, y, batches, shuffle_buffer, validation_data, validation_split, sample_weight, class_weight
+        )  # fmt: skip
+        with ranks.training(), self._in_training():
+            with ranks.together():
+                epochs = whole_number("epochs", epochs, 1)
+                stopping = known_callbacks.early_stopping(early_stopping)
+                attendants = stopping, *known_callbacks.listed(callbacks), reporter(progress)
+                options = TrainingOptions(
+                    epochs=epochs,
+                    batch_size=None if batch_size is None else whole_number("batch_size", batch_size, 1),
+                    optimizer=_optimizer(optimizer, learning_rate),
+                    schedule=schedules.get(schedule, epochs).fresh(),
+                    shuffle=flag("shuffle", shuffle),
+                    clip_norm=clip_norm,
+                    callbacks=[each for each in attendants if each is not None and (ranks.rank == 0 or each.each_rank)],
                 )
-                few, placed = adapter.sample(data), adapter.placed(data, beside)
-                sample = placed if few is data else adapter.placed(few)
-                train = self._evaluation(placed, measures)
-            else:
-                given = {"X": X, "y": y, "sample_weight": sample_weight, "class_weight": class_weight}
-                stream = self._stream(batches, shuffle_buffer, options, validation_split, given)
-                adapter, data, few = stream.adapter, stream.dataset(), stream.sample
-                held_out = None if validation_data is None else self._held_out(adapter, validation_data)
-                sample = adapter.placed(few)
-                placed, train = data, self._evaluation(sample, measures)
-            validation = None if held_out is None else self._evaluation(adapter.placed(held_out, beside), measures)
-        if checkpoint is not None:
-            instance("checkpoint", checkpoint, checkpoints.Checkpoint, "an nnbp.Checkpoint or None")
-        elif flag("resume", resume):
-            raise ValueError("resume=True needs a checkpoint to resume from; received checkpoint=None. Give one.")
-        history, found = known_callbacks.History(), None
-        with self._in_training():
-            with self._built(adapter, data) as passes:
-                objective = partial(self._objective, passes, sample)
-                trainer = Trainer(
-                    passes.model, train, validation, options, piece=passes.piece, objective=objective, data=placed
-                )
+                measures = self._metrics(metrics)
+                if not ranks.alone:
+                    ranks.same(given.facts() | self._settings(options, measures))
+                with self._backend.active():
+                    samples = given.read(self._adapter, options, self._seed, ranks)
                 if checkpoint is not None:
-                    facts = self._facts(options, placed, train, validation)
-                    trainer.checkpoints = checkpoints.CheckpointWriter(checkpoint, facts, passes.model, self.to_file)
-                    if not resume and checkpoint.paths:
-                        raise ValueError(
-                            f"The folder {str(checkpoint.folder)!r} has checkpoints of another training; received "
-                            "resume=False. Give resume=True to resume it, or another folder."
-                        )
-                    found = trainer.checkpoints.newest(self._classes()) if resume else None
-                trainer.begin(self, history)
-            # All checks have passed: the network changes from here on.
-            self._ongoing = self._prepared = None
-            self.history = history
+                    instance("checkpoint", checkpoint, checkpoints.Checkpoint, "an nnbp.Checkpoint or None")
+                elif flag("resume", resume):
+                    raise ValueError(
+                        "resume=True needs a checkpoint to resume from; received checkpoint=None. Give one."
+                    )
+                with self._built(samples.adapter, samples.data, ranks) as passes:
+                    trainer = self._trainer(passes, samples, options, measures, ranks)
+                    found = None if checkpoint is None else self._checkpoint(trainer, checkpoint, resume=resume)
+                    trainer.begin(self, history)
+                # All checks have passed: the network changes from here on.
+                self._ongoing = self._prepared = None
+                self.history = history
             trainer.run(None if found is None else partial(self._go_on, trainer, *found))
-        if doubt := Outcome(self.loss_function, few, trainer).doubt():
+            outcome = Outcome(self.loss_function, samples.judged(ranks), trainer)
+        if ranks.rank == 0 and (doubt := outcome.doubt()):
             # Points to the caller, past the wrapper that takes the lock.
             warnings.warn(doubt, ConvergenceWarning, stacklevel=3)
         return history
+
+    def _trainer(
+        self,
+        passes: Passes,
+        samples: Samples,
+        options: TrainingOptions,
+        measures: Sequence[Metric],
+        ranks: Ranks,
+    ) -> Trainer:
+        """A trainer of the network on these samples.
+
+        Raises:
+            ValueError: ranks have different networks.
+        """
+        import hashlib
+
+        from nnbp.training.trainer import Trainer
+
+        model = passes.model
+        if not ranks.alone:
+            values = np.ascontiguousarray(model.backend.download(model.parameters.values))
+            facts = {**self._description(), "initial parameters": hashlib.sha256(values.data).hexdigest()[:12]}
+            ranks.same(facts)
+        train = samples.measured if samples.placed.feed is not None else samples.placed
+        held_out = samples.held_out
+        return Trainer(
+            model,
+            self._evaluation(train, measures, ranks),
+            None if held_out is None else self._evaluation(held_out, measures, ranks),
+            options,
+            piece=passes.piece,
+            objective=lambda: ranks.mean(self._objective(passes, samples.measured), samples.data.weight),
+            data=samples.placed,
+            ranks=ranks,
+        )
+
+    def _checkpoint(self, trainer: Trainer, checkpoint: Checkpoint, *, resume: bool) -> tuple[ModelFile, State] | None:
+        """The newest checkpoint if training is to resume and there is one. Rank 0 reads and writes them."""
+        from nnbp.training.checkpoint import CheckpointWriter
+
+        facts, ranks = self._facts(trainer), trainer.ranks
+        writer = CheckpointWriter(checkpoint, facts, trainer.model, self.to_file)
+
+        def newest() -> tuple[ModelFile, State] | None:
+            trainer.checkpoints = writer
+            if not resume and checkpoint.paths:
+                raise ValueError(
+                    f"The folder {str(checkpoint.folder)!r} has checkpoints of another training; received "
+                    "resume=False. Give resume=True to resume it, or another folder."
+                )
+            return writer.newest(self._classes()) if resume else None
+
+        return ranks.first(newest)
 
     def _go_on(self, trainer: Trainer, file: ModelFile, state: State) -> None:
         """Sets the network and its training to a checkpoint."""
@@ -683,21 +723,29 @@ class Network:
                 "it: remove it, or begin in another folder."
             ) from error
 
-    def _facts(
-        self, options: TrainingOptions, data: Dataset, train: Evaluation, validation: Evaluation | None
-    ) -> dict[str, Any]:
+    def _facts(self, trainer: Trainer) -> dict[str, Any]:
         """What the bits of a training run depend on, by name, as JSON values."""
-        from nnbp.training.checkpoint import described, digest
+        from nnbp.training.checkpoint import digest
 
-        chosen = {item.name: getattr(options, item.name) for item in fields(options)}
-        held_out = None if validation is None else validation.data
-        return {
-            "network": self._description(),
-            **{name: described(value) for name, value in chosen.items() if name not in ("epochs", "callbacks")},
+        ranks, data, held_out = trainer.ranks, trainer.data, trainer.validation
+        parts: dict[str, Any] = {
             "number of samples": len(data),
             "data": digest(self.model, data),
-            "validation data": digest(self.model, held_out),
-            "metrics": [metric.name for metric in train.metrics],
+            "validation data": digest(self.model, None if held_out is None else held_out.data),
+        }
+        if not ranks.alone:
+            found = ranks.share(parts)
+            parts = {f"{name} of each rank": [part[name] for part in found] for name in parts}
+        settings = self._settings(trainer.options, trainer.train.metrics)
+        del settings["epochs"]
+        return {"network": self._description(), **settings, **parts}
+
+    def _settings(self, options: TrainingOptions, measures: Sequence[Metric]) -> dict[str, Any]:
+        """How to train, by name, as JSON values."""
+        chosen = {item.name: getattr(options, item.name) for item in fields(options) if item.name != "callbacks"}
+        return {
+            **{name: described(value) for name, value in chosen.items()},
+            "metrics": [metric.name for metric in measures],
         }
 
     def _classes(self) -> list[type]:
@@ -717,62 +765,6 @@ class Network:
     @exclusive
     def _objective(self, passes: Passes, data: Dataset) -> float:
         return passes.loss(data)
-
-    def _data(
-        self, X: Any, y: Any, sample_weight: Any, validation_data: Any, share: float, class_weight: Any
-    ) -> tuple[DataAdapter, Dataset, Dataset | None]:
-        """The data that `fit` trains and validates on, each checked once, and an adapter that knows their sizes."""
-        adapter, data = self._adapter.read(X, y, sample_weight)
-        adapter.finite(data.X)
-        held_out = None
-        if number("validation_split, the share of the samples to set aside,", share, "[0, 1)"):
-            if validation_data is not None:
-                raise ValueError(
-                    "Validation data are given or split off, not both; received validation_data and validation_split."
-                )
-            data, held_out = adapter.split(data, share, self._seed)
-        elif validation_data is not None:
-            held_out = self._held_out(adapter, validation_data)
-        if held_out is not None:
-            held_out = adapter.weighted(held_out, class_weight, data)
-        return adapter, adapter.weighted(data, class_weight, data), held_out
-
-    def _held_out(self, adapter: DataAdapter, validation_data: Any) -> Dataset:
-        """The validation data, checked."""
-        if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-            size = f" of {len(validation_data)}" if isinstance(validation_data, tuple | list) else ""
-            raise ValueError(
-                f"validation_data is (X, y) or (X, y, sample_weight); received {type(validation_data).__name__}{size}."
-            )
-        _, held_out = adapter.read(*validation_data)
-        adapter.finite(held_out.X)
-        return held_out
-
-    def _stream(
-        self, batches: Batches, buffer: int, options: TrainingOptions, share: float, given: Mapping[str, Any]
-    ) -> Stream:
-        """The samples of `fit(batches=)`, of which the first epoch has been read; `given` are arguments beside it."""
-        from nnbp.training.stream import Stream
-
-        wrong = [name for name, value in given.items() if value is not None]
-        if wrong or share:
-            raise ValueError(
-                "batches gives the samples, their targets and weights, and they are never in memory together; received "
-                f"{', '.join(wrong) or 'validation_split'}, too. Leave that out; put weights into the blocks, and give "
-                "validation_data."
-            )
-        if not callable(batches):
-            raise TypeError(
-                f"batches is a function that returns an iterator over blocks (X, y); received {shown(batches)}. Pass "
-                "the function itself: fit(batches=read)."
-            )
-        if options.batch_size is None or options.optimizer.full_batch:
-            raise ValueError(
-                f"The samples of batches are never in memory together; received batch_size={options.batch_size} and "
-                f"the optimizer {options.optimizer.name}. Give a batch_size, and an optimizer that works step by step, "
-                "such as adam."
-            )
-        return Stream(batches, whole_number("shuffle_buffer", buffer, 0) if options.shuffle else 0, self._adapter)
 
     @exclusive
     def partial_fit(

@@ -20,6 +20,7 @@ LIBRARIES = {
     "tomli_w": "tomli-w>=1",
     "onnx": "onnx>=1.17",
     "onnxruntime": "onnxruntime>=1.20",
+    "mpi4py": "mpi4py>=4",
 }
 """The requirement of each optional library, by the name under which Python imports it."""
 

@@ -6,7 +6,8 @@ import math
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from numbers import Real
 from typing import Any, Self, TypeVar, cast
@@ -375,8 +376,7 @@ def class_weights(
             "per sample. Use sample_weight."
         )
     if isinstance(weights, str) and weights == "balanced":
-        present, counts = np.unique(reference, return_counts=True)
-        weights = dict(zip(present.tolist(), (len(reference) / (len(present) * counts)).tolist(), strict=True))
+        weights = balanced([np.unique(reference, return_counts=True)])
     elif not isinstance(weights, Mapping):
         weights = dict(enumerate(_one_per_class(weights, classes)))
     values = np.ones(len(labels))
@@ -389,6 +389,14 @@ def class_weights(
         not_negative(f"The weight of class {label}", weight)
         values[labels == label] = weight
     return values
+
+
+def balanced(parts: Iterable[tuple[NDArray[Any], NDArray[np.int64]]]) -> dict[Any, float]:
+    """m / (k mₖ) by label, from the labels and counts of the parts of a data set."""
+    total: Counter[Any] = Counter()
+    for labels, counts in parts:
+        total.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
+    return {label: total.total() / (len(total) * count) for label, count in total.items()}
 
 
 def _one_per_class(weights: Any, classes: int) -> list[float]:

@@ -20,7 +20,7 @@ from nnbp.requirements import CUDA, LIBRARIES
 
 ROOT = Path(__file__).parents[1]
 OPTIONAL = {"cupy", "matplotlib", "onnx", "onnxruntime", "pandas", "scipy", "sklearn", "torch", "tqdm"}
-EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "onnx", "plot", "sklearn", "tables", "test"}
+EXTRAS = {"bench", "cuda12", "cuda13", "demo", "dev", "mpi", "onnx", "plot", "sklearn", "tables", "test"}
 LATER = {
     *("nnbp.device", "nnbp.engine.epoch", "nnbp.engine.model", "nnbp.engine.passes", "nnbp.engine.updater"),
     *("nnbp.metrics", "nnbp.nn.normalization", "nnbp.optim", "nnbp.requirements", "nnbp.serialization", "nnbp.tabular"),
@@ -226,7 +226,7 @@ def test_messages_name_the_requirements_of_the_extras() -> None:
     extras = {name: set(needed) for name, needed in tomllib.loads(text)["project"]["optional-dependencies"].items()}
     assert {12: extras["cuda12"], 13: extras["cuda13"]} == {version: set(names) for version, names in CUDA.items()}
     assert "cuda-core>=0.5" in extras["cuda12"] & extras["cuda13"], "nvmath-python cannot be imported without it"
-    named = ("sklearn", "tables", "plot", "demo", "onnx")
+    named = ("sklearn", "tables", "plot", "demo", "onnx", "mpi")
     assert set(LIBRARIES.values()) == set().union(*(extras[name] for name in named))
 
 

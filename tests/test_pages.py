@@ -1,7 +1,7 @@
 """The code of README and of every page runs as it stands and prints what the page shows; promises hold.
 
 A page may say of its next block, in an HTML comment, what a reader does not see: `needs torch` or `needs a GPU` (else
-the block is skipped), `without warnings`, or `setup` with code that runs before it.
+the block is skipped), `without warnings`, `on 2 ranks` (mpiexec runs it), or `setup` with code that runs before it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpi import MPIEXEC, ended, start
 
 import nnbp
 from nnbp.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PARTS = re.compile(r"^<!-- (needs|without warnings|setup)(.*?)-->$|^```(python|text|console)\n(.*?)^```$", re.M | re.S)
+PARTS = re.compile(
+    r"^<!-- (needs|without warnings|setup|on)(.*?)-->$|^```(python|text|console)\n(.*?)^```$", re.M | re.S
+)
 WITH_CODE = [page for page in PAGES if any(part[3] for part in PARTS.findall(page.read_text(encoding="utf-8")))]
 
 
@@ -36,22 +39,30 @@ def test_a_page_runs(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     missing = quiet = False
+    ranks = 0
     for comment, what, language, block in PARTS.findall(text):
         if comment == "needs":
             gpu = any(device.works for device in nnbp.devices()[1:])
             missing = not gpu if "GPU" in what else find_spec(what.strip()) is None
+        elif comment == "on":
+            ranks, missing = int(what.split()[0]), MPIEXEC is None or find_spec("mpi4py") is None
         elif comment == "without warnings":
             quiet = True
         elif comment == "setup":
             exec(compile(what, f"{page.name}, setup", "exec"), names)
         elif language == "python":
             code = compile(block, page.name, "exec")
-            if not missing:
+            if not missing and ranks:
+                Path("script.py").write_text(block, encoding="utf-8")
+                failed, out, err = ended(start(ranks, "-m", "mpi4py", "script.py"))
+                assert not failed, err
+                print(out, end="")
+            elif not missing:
                 with warnings.catch_warnings():
                     if quiet:
                         warnings.simplefilter("ignore")
                     exec(code, names)
-            quiet = False
+            quiet, ranks = False, 0
         elif language == "console":
             for line in block.splitlines():
                 if line.startswith("nnbp "):

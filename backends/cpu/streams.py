@@ -8,6 +8,9 @@ import numpy as np
 
 from nnbp.graph.ops import Array
 
+_NEAR = 16
+"""A matrix of up to this many times the columns is drawn as a whole, which is faster than going to each row."""
+
 
 @final
 class PhiloxStream:
@@ -22,6 +25,7 @@ class PhiloxStream:
         self.bits = np.random.Philox(key=np.array(key, np.uint64))
         self.drawn = np.zeros(1, np.int64)
         self._generator = np.random.Generator(self.bits)
+        self._start = self.bits.state
 
     @property
     def position(self) -> int:
@@ -31,7 +35,7 @@ class PhiloxStream:
     def position(self, position: int) -> None:
         # A block of the generator is four 64-bit words, each of which yields two float32 numbers.
         blocks, rest = divmod(position, 8)
-        self.bits.state = np.random.Philox(key=np.array(self.key, np.uint64)).state
+        self.bits.state = self._start
         self.bits.advance(blocks)
         self._generator.random(rest, np.float32)
         self.drawn[0] = position
@@ -41,3 +45,17 @@ def fill(stream: PhiloxStream, out: Array) -> None:
     """Fills a float32 array with the next numbers of the stream."""
     stream._generator.random(None, np.float32, out)
     stream.drawn[0] += out.size
+
+
+def fill_columns(stream: PhiloxStream, out: Array, first: int, total: int) -> None:
+    """Fills a float32 array (rows, columns) with the columns from `first` on of the next matrix of `total` columns."""
+    rows, columns = out.shape
+    if total <= _NEAR * columns:
+        out[...] = stream._generator.random((rows, total), np.float32)[:, first : first + columns]
+        stream.drawn[0] += rows * total
+        return
+    start = stream.position
+    for k in range(rows):
+        stream.position = start + k * total + first
+        stream._generator.random(None, np.float32, out[k])
+    stream.position = start + rows * total

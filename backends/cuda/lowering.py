@@ -46,7 +46,7 @@ def lowered(operations: Sequence[Operation], capability: int) -> list[Operation]
         found.append(operation)
         if isinstance(operation, Uniform):
             # A separate launch advances the stream, because every thread of this one must read the old position.
-            found.append(Advance(operation.stream.state, operation.out.size))
+            found.append(Advance(operation.stream.state, operation.count))
     return found
 
 
@@ -99,8 +99,8 @@ def launches(operation: Operation | Group, empty: Empty) -> Sequence[Launch | Ge
             return row_sums(Map(IDENTITY, (a,), ()), 0, out, empty)
         case Gather(source, order, counter, stride, out):
             return [codegen.gather(source, order, counter, stride, out)]
-        case Uniform(stream, out):
-            return [codegen.uniform(stream.state, stream.key, out)]
+        case Uniform(stream, out, first):
+            return [codegen.uniform(stream.state, stream.key, out, first, operation.columns)]
         case Advance(counter, count):
             return [codegen.advance(counter, count)]
         case Gemm(a, b, out) if out.size == 1 and a.dtype == out.dtype:

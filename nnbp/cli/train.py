@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from nnbp.cli.output import describe_layers, note, training_rows, two_columns
 from nnbp.cli.report.insight import inspect
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import MetricsFile
+from nnbp.engine.ranks import Ranks, launched
 from nnbp.errors import ConvergenceWarning, DeviceFallbackWarning, DivergenceError
 from nnbp.formatting import counted, json_text
 from nnbp.network import Network
@@ -91,50 +93,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, saves, prints the result; 0, 5 if it diverged, 129, 130 or 143 if a signal ended it."""
-    resumed = arguments.resume is not None
-    if resumed:
-        arguments = _repeated(arguments)
-    elif arguments.source is None:
-        raise UsageError(f"there is nothing to train on. Name a SOURCE: {', '.join(BUILTIN)}, or a file.")
-    reading = Reading(
-        tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()), tuple(arguments.drop or ())
-    )
-    options = Options(**{item.name: getattr(arguments, item.name) for item in fields(Options)})
-    with arguments_checked():
-        data = _prepared(arguments, options, reading)
-        note("nnbp train", data.preprocessor.notes(data.source))
-        settings = choose_settings(options, data)
-        settings["data"] = {"source": str(arguments.source), **settings["data"]}
-        network, fallback = noted(DeviceFallbackWarning, lambda: build_network(data, **settings["network"]))
-    made = run_folder.reopen(arguments.out) if resumed else run_folder.create(arguments.out, arguments.source, settings)
-    with made as folder:
-        facts = run_folder.environment(network.device, arguments.words, **({"fallback": fallback} if fallback else {}))
-        if not resumed:
-            run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
-        rows = MetricsFile(folder / run_folder.METRICS)
+    ranks = launched()
+    try:
+        return _run(arguments, ranks)
+    except Exception as error:
+        if ranks.is_told(error):
+            return Exit.DONE  # another rank reports it
+        raise
+
+
+def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    """Trains on this rank; rank 0 has the run folder and prints the result."""
+    resumed, leads = arguments.resume is not None, ranks.rank == 0
+    with ExitStack() as stack:
+        with ranks.together():
+            if resumed:
+                again = arguments
+                arguments = ranks.first(lambda: _repeated(again))
+            elif arguments.source is None:
+                raise UsageError(f"there is nothing to train on. Name a SOURCE: {', '.join(BUILTIN)}, or a file.")
+            reading = Reading(
+                tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()),
+                tuple(arguments.drop or ()),
+            )  # fmt: skip
+            options = Options(**{item.name: getattr(arguments, item.name) for item in fields(Options)})
+            with arguments_checked():
+                data = _prepared(arguments, options, reading, ranks)
+                if leads:
+                    note("nnbp train", data.preprocessor.notes(data.source))
+                settings = choose_settings(options, data)
+                settings["data"] = {"source": str(arguments.source), **settings["data"]}
+                network, fallback = noted(DeviceFallbackWarning, lambda: build_network(data, **settings["network"]))
+            source, out = arguments.source, arguments.out
+            made = run_folder.reopen(out) if resumed else run_folder.create(out, source, settings)
+            folder = ranks.first(lambda: stack.enter_context(made))
+            facts = run_folder.environment(
+                network.device, arguments.words, **({"fallback": fallback} if fallback else {})
+            )
+            if leads and not resumed:
+                run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
+            rows = [MetricsFile(folder / run_folder.METRICS)] if leads else []
+            # The batches of all ranks together have the size of the settings.
+            training = {**settings["training"], "batch_size": -(-settings["training"]["batch_size"] // ranks.size)}
         with uninterrupted():
             # Whatever fills the disk meanwhile, there is room for the model and for the small files beside it.
-            with run_folder.reserved(folder, network.parameters.nbytes + 2**20):
+            with run_folder.reserved(folder, network.parameters.nbytes + 2**20) if leads else nullcontext():
                 end = _train(
-                    network, data, rows, False if arguments.quiet else "auto", **settings["training"],
-                    checkpoint=Checkpoint(folder / run_folder.CHECKPOINTS, arguments.checkpoint_every), resume=resumed,
+                    network, data, rows, False if arguments.quiet else "auto", **training, resume=resumed,
+                    checkpoint=Checkpoint(folder / run_folder.CHECKPOINTS, arguments.checkpoint_every),
+                    comm=ranks.comm,
                 )  # fmt: skip
-            return _finish(arguments, data, network, folder, settings, facts, rows, end)
+            return _finish(arguments, data, network, folder, settings, facts, rows[0], end) if leads else end.code
 
 
-def _prepared(arguments: argparse.Namespace, options: Options, reading: Reading) -> PreparedData:
-    """The table, split and encoded: in memory, or block by block if it is a large Parquet file."""
+def _prepared(arguments: argparse.Namespace, options: Options, reading: Reading, ranks: Ranks) -> PreparedData:
+    """The table, split and encoded: in memory, or block by block if it is a large Parquet file or if ranks share it."""
     path = Path(arguments.source)
     if is_parquet(path):
         table = RowGroups.of(path, arguments.target, reading)
-        if arguments.stream or (arguments.stream is None and table.nbytes > LARGE_TABLE):
-            tell = None if arguments.quiet else partial(say, "nnbp train")
+        if arguments.stream or not ranks.alone or (arguments.stream is None and table.nbytes > LARGE_TABLE):
+            tell = None if arguments.quiet or ranks.rank else partial(say, "nnbp train")
             if tell is not None:
                 size = f"{len(table)} rows in {counted(len(table.groups), 'row group')}, {table.nbytes / 1e9:.2g} GB"
-                tell(f"{path.name} ({size}) is read block by block in every epoch; to read it whole: --no-stream.")
-            return prepare_streamed(table, options, reading, tell)
+                how = "; to read it whole: --no-stream" if ranks.alone else f", by {ranks.size} ranks together"
+                tell(f"{path.name} ({size}) is read block by block in every epoch{how}.")
+            return prepare_streamed(table, options, reading, tell, ranks)
     elif arguments.stream and path.suffix.lower() not in PARQUET:
         raise UsageError(f"only Parquet files are read block by block; received {path}, and --stream. Convert it.")
+    elif not ranks.alone:
+        raise UsageError(
+            f"several processes read a Parquet file, each its own row groups; received {path}. Convert it, or start "
+            "one process."
+        )
     return prepare(load_source(arguments.source, target=arguments.target, reading=reading), options, reading)
 
 
@@ -254,9 +284,11 @@ class _End(NamedTuple):
     warning: str | None = None
 
 
-def _train(network: Network, data: PreparedData, rows: MetricsFile, progress: bool | str, **settings: Any) -> _End:
+def _train(
+    network: Network, data: PreparedData, callbacks: list[MetricsFile], progress: bool | str, **settings: Any
+) -> _End:  # fmt: skip
     """Trains, until the end or until a signal."""
-    run_all = partial(train, network, data, callbacks=[rows], progress=progress, **settings)
+    run_all = partial(train, network, data, callbacks=callbacks, progress=progress, **settings)
     try:
         with terminable(), arguments_checked():
             history, warning = noted(ConvergenceWarning, run_all)

@@ -34,6 +34,7 @@ class Dataset:
         w: (m, 1), sample weights, or None.
         targets: the targets as they were given, on the host; only data that the data adapter has read have them.
         weights: (m,), sample weights on the host, or None.
+        shift: the power of two by which they are the weights as given.
         feed: reads the samples if they are never in memory together; the arrays are `Unread` then.
         sum, digest: Σ wₙ and a hash of all samples, if there is a feed.
     """
@@ -46,6 +47,7 @@ class Dataset:
     feed: Feed | None = None
     sum: float | None = None
     digest: str | None = None
+    shift: int = 0
 
     def __len__(self) -> int:
         return len(self.X)
@@ -61,3 +63,8 @@ class Dataset:
         if self.sum is not None:
             return self.sum
         return float(len(self)) if self.weights is None else float(np.sum(self.weights, dtype=np.float64))
+
+    @property
+    def counted(self) -> int:
+        """Number of samples whose weight is not 0."""
+        return len(self) if self.weights is None else int(np.count_nonzero(self.weights))

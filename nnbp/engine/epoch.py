@@ -8,22 +8,25 @@ read after the epoch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from nnbp.engine.dataset import Dataset
-from nnbp.engine.executor import Batch, Executor
+from nnbp.engine.executor import Batch, Executor, mean
 from nnbp.engine.model import Model
 from nnbp.engine.prefetch import Prefetch, Rows
+from nnbp.engine.ranks import ALONE, Ranks, Steps
 from nnbp.engine.updater import Updater
-from nnbp.graph.ops import Advance, Gather
+from nnbp.graph.builder import Builder
+from nnbp.graph.ops import Advance, Array, Gather, Operation, Uniform
 
 
 class Epoch:
     """A pass through a data set.
 
     Attributes:
-        steps: number of batches; the last one may be smaller.
+        steps: number of batches; the last one may be smaller. With several ranks, that of the rank that has most.
         whole: whether there is only one batch, which is then not copied.
 
     Args:
@@ -33,6 +36,7 @@ class Epoch:
         training: whether this is a training epoch, with dropout and a backward pass.
         update: the optimizer's part, if the optimizer works step by step.
         runs: approximate number of times that the pass will be run.
+        ranks: those that take each step together; only a training epoch has several.
     """
 
     def __init__(
@@ -44,12 +48,14 @@ class Epoch:
         training: bool = False,
         update: Updater | None = None,
         runs: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.data = model, data
         samples = len(data)
         size = min(batch_size, samples)
         self.whole = size == samples and data.feed is None
-        self.steps = -(-samples // size)
+        self.ranks, parts = ranks, ranks.steps(samples, size)
+        self.steps = sum(part.times for part in parts)
         backend = model.backend
         self.counter = backend.upload(np.zeros(1), np.int64)
         self._prefetch: Prefetch | None = None
@@ -65,10 +71,8 @@ class Epoch:
             self._rows = self._prefetch.sources, self._prefetch.rows, self._prefetch.half
         self._total = backend.upload(np.zeros((1, 1)), np.float64)
         self._training, self._update, self._stride, self._expected = training, update, size, runs
-        full, rest = divmod(samples, size)
-        self._runs = [self._record(size, full)]
-        if rest:
-            self._runs.append(self._record(rest, 1))
+        self._searching = training and update is None
+        self._runs = [self._record(part) if ranks.alone else self._record_together(part) for part in parts]
 
     def shuffle(self, generator: np.random.Generator) -> None:
         """Draws a new order of the samples, on the host so that it is the same on every device."""
@@ -93,29 +97,87 @@ class Epoch:
         """Σ wₙ Cⁿ over the epoch; waits for the device."""
         return float(self.model.backend.download(self._total)[0, 0])
 
-    def _record(self, size: int, times: int) -> Callable[[], None]:
-        """A function that runs `times` batches of `size` samples, one after the other."""
-        op = self.model.builder(size, training=self._training)
+    def _record(self, steps: Steps) -> Callable[[], None]:
+        """A function that runs the steps, one after the other."""
+        op = self.model.builder(steps.samples, training=self._training)
         gather = op.begin()
-        data = self.data
-        if self.whole:
-            batch = Batch(data.X, data.y, data.w)
-        else:
-            sources, order, counter = self._rows
-            rows = [op.empty(size, source.shape[1], source.dtype) for source in sources]
-            for source, out in zip(sources, rows, strict=True):
-                op.record(Gather(source, order, counter, self._stride, out))
-            batch = Batch(*rows)
         executor = Executor(
-            self.model, batch, training=self._training, searching=self._training and self._update is None,
-            gradients=self._training,
-        )  # fmt: skip
+            self.model, self._batch(op), training=self._training, searching=self._searching, gradients=self._training
+        )
         tail = op.begin()
         op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=executor.total)
+        self._record_update(op)
+        operations = [*gather, *executor.forward, *executor.backward, *tail]
+        if self._prefetch is None:
+            return self.model.backend.compile(operations, steps.times, self._expected)
+        run = self.model.backend.compile(operations, runs=steps.times * self._expected)
+        return self._prefetch.prefetching(run, steps.times)
+
+    def _record_together(self, steps: Steps) -> Callable[[], None]:
+        """The same for several ranks, which add up their sums between the gradient and the update."""
+        model, runs = self.model, steps.times * self._expected
+        sums, gradient = model.parameters.sums, model.parameters.gradient.reshape(1, -1)
+        n = model.parameters.size
+        total, weight = sums[n : n + 1].reshape(1, 1), sums[n + 1 :].reshape(1, 1)
+        op = model.builder(max(1, steps.samples), training=True)
+        own = self._summed(op, steps, total, weight)
+        tail = op.begin()
+        op.map(mean, [gradient], total=gradient, weight=weight)
+        model.record_decay(op)
+        op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=total)
+        self._record_update(op)
+        compute, finish = (model.backend.compile(operations, runs=runs) for operations in (own, tail))
+        add = self.ranks.adder(sums, model.backend)
+
+        def step() -> None:
+            compute()
+            add()
+            finish()
+
+        if self._prefetch is not None and steps.samples:
+            return self._prefetch.prefetching(step, steps.times)
+        return partial(_repeat, step, steps.times)
+
+    def _summed(self, op: Builder, steps: Steps, total: Array, weight: Array) -> list[Operation]:
+        """Σ w ∂C/∂θ, Σ wC and Σ w of this rank's part of a batch; zeros if it has no samples in it."""
+        model, place = self.model, (steps.first, steps.total)
+        gather = op.begin()
+        if steps.samples:
+            executor = Executor(
+                model,
+                self._batch(op),
+                training=True,
+                searching=self._searching,
+                gradients=True,
+                summed=True,
+                place=place,
+            )
+            ends = op.begin()
+            op.map(lambda c, w: (c, w), [total, weight], c=executor.total, w=executor.weight)
+            return [*gather, *executor.forward, *executor.backward, *ends]
+        # The random numbers of the others' samples are drawn and left.
+        x = op.empty(1, model.n_in, model.input_dtype(self.data.X))
+        others = Executor(model, Batch(x), training=True, place=(0, steps.total)).forward
+        op.map(lambda: 0.0, [model.parameters.sums])
+        return [*(item for item in others if isinstance(item, Uniform)), *gather]
+
+    def _batch(self, op: Builder) -> Batch:
+        """The samples of a step; records how they are gathered."""
+        data = self.data
+        if self.whole:
+            return Batch(data.X, data.y, data.w)
+        sources, order, counter = self._rows
+        rows = [op.empty(op.samples, source.shape[1], source.dtype) for source in sources]
+        for source, out in zip(sources, rows, strict=True):
+            op.record(Gather(source, order, counter, self._stride, out))
+        return Batch(*rows)
+
+    def _record_update(self, op: Builder) -> None:
         if self._update is not None:
             self._update.record(op, self.counter)
         op.record(Advance(self.counter))
-        operations = [*gather, *executor.forward, *executor.backward, *tail]
-        if self._prefetch is None:
-            return self.model.backend.compile(operations, times, self._expected)
-        return self._prefetch.prefetching(self.model.backend.compile(operations, runs=times * self._expected), times)
+
+
+def _repeat(step: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        step()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from nnbp.engine.model import Model, statistics_unknown
 from nnbp.graph.builder import Builder
@@ -35,7 +36,8 @@ class Executor:
         nodes: one per layer; the node of a Dense layer has z, a and, after the backward pass, delta.
         h: output (n_out, m); `output` is the whole output layer, in the form that the loss takes.
         cost: C of each sample (1, m).
-        share: w / Σw (1, m), or 1 / m (1, 1) without weights; delta and gradients are linear in it.
+        share: w / Σw (1, m), or 1 / m (1, 1) without weights; if `summed`, w or 1. Delta and gradients are
+            linear in it.
         weight: Σw (1, 1), or m without weights.
         total: Σ w C (1, 1).
         dx: ∂J/∂x (n_in, m) if `want_dx`.
@@ -51,6 +53,8 @@ class Executor:
         keep_z: whether every layer keeps z as well as a.
         check: whether to compute what shows that x and h are finite.
         want_dx: whether the backward pass continues to the input.
+        summed: whether the gradient is Σ w ∂C/∂θ, to be added to that of other ranks, and not ∇J.
+        place: where the samples are in a larger batch; see `Builder`.
 
     Raises:
         NnbpError: the statistics of the inputs are not known yet.
@@ -67,11 +71,13 @@ class Executor:
         keep_z: bool = False,
         check: bool = False,
         want_dx: bool = False,
+        summed: bool = False,
+        place: tuple[int, int] | None = None,
     ) -> None:
         if not model.observed:
             raise statistics_unknown()
         self.model, self.batch = model, batch
-        op = model.builder(len(batch.x), training=training, searching=searching)
+        op = model.builder(len(batch.x), training=training, searching=searching, place=place)
         self.forward: list[Operation] = op.begin()
         self.nodes: list[Node] = []
         self._record_layers(op, keep_z=keep_z)
@@ -82,10 +88,12 @@ class Executor:
         if check:
             self._record_check(op)
         if batch.y is not None:
-            self._record_loss(op, batch.y)
+            self._record_loss(op, batch.y, summed=summed)
         self.backward: list[Operation] = op.begin()
         if gradients:
-            self._record_backward(op, want_dx=want_dx)
+            self.record_back(op, model.loss.record_delta(op, self.output, self.y, self.share), want_dx=want_dx)
+            if not summed:
+                model.record_decay(op)
 
     def _record_layers(self, op: Builder, *, keep_z: bool) -> None:
         model = self.model
@@ -119,28 +127,20 @@ class Executor:
         """Runs the backward pass; the forward pass must have run."""
         return self.model.backend.compile(self.backward)
 
-    def _record_loss(self, op: Builder, y: Array) -> None:
+    def _record_loss(self, op: Builder, y: Array, *, summed: bool) -> None:
         loss, m = self.model.loss, op.samples
         self.cost, self.total, self.weight = op.empty(1), op.empty(1, 1), op.constant([[m]])
-        self.share = op.constant([[1.0 / m]])
+        self.share = op.constant([[1.0 if summed else 1.0 / m]])
         self.y = loss.record_targets(op, y.T, self.model.n_out)
         loss.record_cost(op, self.output, self.y, self.cost)
         if self.batch.w is None:
             op.record(Reduce("sum", self.cost, 1, self.total))
             return
-        w, self.share = self.batch.w.T, op.empty(1)
+        w, self.share = self.batch.w.T, self.batch.w.T if summed else op.empty(1)
         op.record(Reduce("sum", w, 1, self.weight))
-        # A batch whose weights are all 0 has loss 0 and gradient 0.
-        op.map(lambda w, total: w / (total + (total == 0.0)), [self.share], w=w, total=self.weight)
+        if not summed:
+            op.map(mean, [self.share], total=w, weight=self.weight)
         op.record(Gemm(self.cost, self.batch.w, self.total))
-
-    def _record_backward(self, op: Builder, *, want_dx: bool) -> None:
-        model = self.model
-        self.record_back(op, model.loss.record_delta(op, self.output, self.y, self.share), want_dx=want_dx)
-        if model.weight_decay:
-            theta, gradient = model.parameters.theta, model.parameters.gradient
-            n = model.parameters.decayed
-            op.map(lambda g, W: g + model.weight_decay * W, [gradient[:n]], g=gradient[:n], W=theta[:n])
 
     def record_back(self, op: Builder, delta: Array, *, want_dx: bool = False) -> None:
         """Records the way of delta (n_out, m) of the output layer back through all layers, to their gradients."""
@@ -152,3 +152,8 @@ class Executor:
         for k in range(last - 1, -1 if want_dx else first - 1, -1):
             da = self.nodes[k].backward(op, da, want_dx=want_dx or k > first)
         self.dx = da if want_dx else None
+
+
+def mean(total: Any, weight: Any) -> Any:
+    """total / weight; 0 if a batch has no weight: its loss and its gradient are 0."""
+    return total / (weight + (weight == 0.0))

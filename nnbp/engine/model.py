@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.engine.dataset import Dataset
+from nnbp.engine.ranks import ALONE, Ranks
 from nnbp.errors import NnbpError
 from nnbp.graph.backend import Backend
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, Gemm, Precision
-from nnbp.nn.layers import Dense, Layer, Statistics
+from nnbp.nn.layers import Dense, Layer, Statistics, moments
 from nnbp.nn.losses import Loss
 from nnbp.nn.parameters import Parameters
 
@@ -102,9 +103,14 @@ class Model:
         """Indices of the layers that have an activation; their nodes have z, a and delta."""
         return [k for k, layer in enumerate(self.layers) if layer.activation is not None]
 
-    def observe(self, data: Dataset) -> None:
-        """Takes the statistics of the first fit from its data."""
-        self.set_statistics([self.layers[0].observed(self._blocks(data))])
+    def observe(self, data: Dataset, ranks: Ranks = ALONE) -> None:
+        """Takes the statistics of the first fit from its data, of which each rank has a part."""
+        blocks = self._blocks(data)
+        if not ranks.alone:
+            # Two samples at mean ± deviation have the moments of all.
+            parts = ranks.share(moments(blocks))
+            blocks = iter([(np.stack([mean - s, mean + s]), np.full(2, w / 2)) for mean, s, w in parts])
+        self.set_statistics([self.layers[0].observed(blocks)])
 
     def _blocks(self, data: Dataset) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """X on the host, block by block, and the weights; without samples of weight 0."""
@@ -164,11 +170,14 @@ class Model:
             if stream is not None:
                 stream.position = at or 0
 
-    def builder(self, samples: int, *, training: bool, searching: bool = False) -> Builder:
+    def builder(
+        self, samples: int, *, training: bool, searching: bool = False, place: tuple[int, int] | None = None
+    ) -> Builder:
         """A builder for batches of this many samples."""
         return Builder(
-            self.backend, self.dtype, samples, training=training, searching=searching, precision=self.precision
-        )
+            self.backend, self.dtype, samples, training=training, searching=searching, precision=self.precision,
+            place=place,
+        )  # fmt: skip
 
     def objective(self, total: float, weight: float, decay: float | None = None) -> float:
         """J = Σ wₙCⁿ / Σ wₙ + λ/2 ΣW², from its sums; the decay is that of the current parameters unless given."""
@@ -177,6 +186,12 @@ class Model:
     def decay(self) -> float:
         """λ/2 ΣW²."""
         return 0.5 * self.weight_decay * self._square_of_weights() if self.weight_decay else 0.0
+
+    def record_decay(self, op: Builder) -> None:
+        """Records the derivative of the decay, g ← g + λW."""
+        if self.weight_decay:
+            W, g = (vector[: self.parameters.decayed] for vector in (self.parameters.theta, self.parameters.gradient))
+            op.map(lambda g, W: g + self.weight_decay * W, [g], g=g, W=W)
 
     def norm(self) -> float:
         """Euclidean norm of all parameters and running statistics; not finite if one of them, or a square, is not."""

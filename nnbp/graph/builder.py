@@ -27,14 +27,16 @@ class Builder:
         searching: whether the batch is all data, for an optimizer that searches: running statistics are those of the
             batch then, as it may be evaluated anywhere.
         precision: of the layers' products, if it is not that of the dtype.
+        place: the first sample in a larger batch of which this one is a part, and the number of samples of that batch;
+            random numbers go by it.
     """
 
     def __init__(
         self, backend: Backend, dtype: DTypeLike, samples: int, *, training: bool, searching: bool = False,
-        precision: Precision | None = None,
+        precision: Precision | None = None, place: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
         self.backend, self.dtype, self.samples, self.training = backend, np.dtype(dtype), samples, training
-        self.searching = searching
+        self.searching, self.place = searching, (0, samples) if place is None else place
         self.precision = precision
         self.operations: list[Operation] = []
         self.buffers: list[Array] = []

@@ -219,20 +219,40 @@ class Gather:
 
 @dataclass(frozen=True, eq=False)
 class Uniform:
-    """Fills ``out`` (float32, C-contiguous) with the next numbers of a stream.
+    """Fills ``out`` (rows, columns), float32 and C-contiguous, with the next numbers of a stream.
+
+    They are some columns of a matrix of `total` columns, `first` and those behind it, and the stream goes on by the
+    numbers of the whole matrix. By default `out` is the matrix.
 
     Raises:
         DTypeError: out is not float32.
-        ShapeError: out is not C-contiguous.
+        ShapeError: out is not C-contiguous, or the matrix has no such columns.
     """
 
     stream: RandomStream
     out: Array
+    first: int = 0
+    total: int | None = None
 
     def __post_init__(self) -> None:
         if self.out.dtype != np.float32:
             raise DTypeError(f"Random numbers are always float32; received an array of {self.out.dtype}.")
         _check_contiguous(self.out, "Random numbers are written to a C-contiguous array")
+        if not 0 <= self.first <= self.columns - self.out.shape[-1]:
+            raise ShapeError(
+                f"Random numbers are columns of a matrix of {self.columns} columns; received {self.out.shape[-1]} of "
+                f"them from {self.first} on."
+            )
+
+    @property
+    def columns(self) -> int:
+        """The number of columns of the whole matrix."""
+        return int(self.out.shape[-1] if self.total is None else self.total)
+
+    @property
+    def count(self) -> int:
+        """By how many numbers the stream goes on."""
+        return int(self.out.size) // max(1, int(self.out.shape[-1])) * self.columns
 
     @property
     def reads(self) -> tuple[Array, ...]:

@@ -246,7 +246,7 @@ class DropoutNode(Node):
         self.rate = min(round(rate * 2**24), 2**24 - 1) / 2**24
         self.scale = 1.0 / (1.0 - self.rate)
         assert stream is not None, "a layer that drops has a stream"
-        self.u = op.record(Uniform(stream, op.empty(x.shape[0], dtype=np.float32)))
+        self.u = op.record(Uniform(stream, op.empty(x.shape[0], dtype=np.float32), *op.place))
         self.a = op.empty(x.shape[0])
         self._mask(op, x, self.a)
 
@@ -280,23 +280,8 @@ class Standardize(Layer):
         return {"mean": np.full(n_in, np.nan), "deviation": np.full(n_in, np.nan)}
 
     def observed(self, blocks: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Statistics:
-        """Sums of blocks, combined as in Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983.
-
-        They are sums of distances from the first sample, which are exactly 0 for a constant feature.
-        """
-        first: Any = None
-        mean: Any = 0.0
-        square: Any = 0.0
-        total = 0.0
-        for x, w in blocks:
-            first = x[0].copy() if first is None else first
-            distance, weight, own = x - first, w[:, None], float(w.sum())
-            center = (weight * distance).sum(axis=0) / own
-            total += own
-            square = square + (weight * (distance - center) ** 2).sum(axis=0)
-            square = square + (center - mean) ** 2 * (own * (total - own) / total)
-            mean = mean + (center - mean) * (own / total)
-        mean, deviation = first + mean, np.sqrt(square / total)
+        """The moments of the blocks, with a deviation of 0 for features that are constant up to rounding."""
+        mean, deviation, _ = moments(blocks)
         deviation[is_constant(mean, deviation)] = 0.0
         found = {"mean": mean, "deviation": deviation}
         self.check_statistics(found)
@@ -343,6 +328,29 @@ class StandardizeNode(Node):
         """∂C/∂x = ∂C/∂a / deviation."""
         op.map(lambda da, s: da * _inverse(s), [da], da=da, s=self.deviation.reshape(-1, 1))
         return da
+
+
+def moments(
+    blocks: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Mean and deviation of each feature, and Σ w, of blocks of samples (m, n) and their weights (m,).
+
+    Sums of blocks, combined as in Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983. They are
+    sums of distances from the first sample, which are exactly 0 for a constant feature.
+    """
+    first: Any = None
+    mean: Any = 0.0
+    square: Any = 0.0
+    total = 0.0
+    for x, w in blocks:
+        first = x[0].copy() if first is None else first
+        distance, weight, own = x - first, w[:, None], float(w.sum())
+        center = (weight * distance).sum(axis=0) / own
+        total += own
+        square = square + (weight * (distance - center) ** 2).sum(axis=0)
+        square = square + (center - mean) ** 2 * (own * (total - own) / total)
+        mean = mean + (center - mean) * (own / total)
+    return first + mean, np.sqrt(square / total), total
 
 
 def is_constant(mean: Any, deviation: Any) -> Any:

@@ -39,7 +39,8 @@ class Parameters:
     Attributes:
         values: theta, and behind it all that is not learnt.
         theta: the parameters, a view of `values`.
-        gradient: as long as theta.
+        gradient: as long as theta, a view of `sums`.
+        sums: the gradient, and behind it two numbers that are added up together with it; see `nnbp.engine.ranks`.
 
     Args:
         backend: where the vectors live.
@@ -53,13 +54,20 @@ class Parameters:
         self.decayed = sum(spec.size for _, spec in flat if spec.decays)
         self.values = backend.empty(sum(spec.size for _, spec in flat), dtype)
         self.theta = self.values[: self.size]
-        self.gradient = backend.empty(self.size, dtype)
+        self.sums = backend.empty(self.size + 2, dtype)
+        self.gradient = self.sums[: self.size]
         self.slices: list[dict[str, slice]] = [{} for _ in specs]
         offset = 0
         for k, spec in sorted(flat, key=lambda item: (not item[1].learnt, not item[1].decays)):
             self.slices[k][spec.name] = slice(offset, offset + spec.size)
             offset += spec.size
         self.specs = specs
+
+    @property
+    def matrices(self) -> tuple[slice, ...]:
+        """Where each array that decays lies in theta."""
+        pairs = zip(self.specs, self.slices, strict=True)
+        return tuple(slices[spec.name] for layer, slices in pairs for spec in layer if spec.decays)
 
     def views(self, vector: Array) -> list[dict[str, Array]]:
         """The arrays of every layer as views of a flat vector; one as long as theta has those that are learnt."""

@@ -128,7 +128,7 @@ class PreparedData:
         source: the whole table, or some of its rows if it is larger than memory.
         preprocessor, target: fitted to all rows but the held-out ones.
         train: the rows to train on.
-        validation: (X, y), or None.
+        validation: (X, y), or None; of several ranks, the part of this one.
         test: the rows held out, or None.
         one_unit: whether the columns were standardised together; see `_in_one_unit`.
     """
@@ -140,12 +140,14 @@ class PreparedData:
     validation: Samples | None
     test: Source | None
     one_unit: bool
+    validating: int
+    """Number of rows that validate, on all ranks."""
 
     def rows(self) -> dict[str, int]:
         """Numbers of rows of each part."""
         return {
             "train": len(self.train),
-            "validation": 0 if self.validation is None else len(self.validation[1]),
+            "validation": self.validating,
             "held_out": 0 if self.test is None else len(self.test),
         }
 
@@ -180,7 +182,8 @@ def prepare(source: Source, options: Options, reading: Reading) -> PreparedData:
         stratify = y if target.labels else None
         kept, aside = train_test_split(len(rest), options.validation_fraction, options.seed, stratify)
         train, validation = RowsInMemory(X[kept], y[kept]), (X[aside], y[aside])
-    return PreparedData(source, preprocessor, target, train, validation, test, one_unit)
+    validating = len(rest) - len(train)
+    return PreparedData(source, preprocessor, target, train, validation, test, one_unit, validating)
 
 
 def encoder_of(target: Summary, options: Options) -> TargetEncoder:

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.engine.ranks import ALONE, Ranks
 from nnbp.errors import DataError
+from nnbp.formatting import counted
 from nnbp.network import Network
 from nnbp.optim import optimizers
 from nnbp.tabular.defaults import Options, PreparedData, encoder_of, preprocessor_of
@@ -80,7 +84,25 @@ def check_options(options: Options, reading: Reading) -> None:
         )
 
 
-def prepare_streamed(table: RowGroups, options: Options, reading: Reading, tell: Tell = None) -> PreparedData:
+def part_of(table: RowGroups, ranks: Ranks) -> RowGroups:
+    """The row groups that a rank reads: about as many on each, and those of rank 0 come first.
+
+    Raises:
+        DataError: there are fewer row groups than ranks.
+    """
+    count = len(table.groups)
+    if count < ranks.size:
+        raise DataError(
+            f"{table.path.name}: each rank reads row groups of its own; received {counted(count, 'row group')} for "
+            f"{ranks.size} ranks. Write the file with a smaller row_group_size, or start fewer ranks."
+        )
+    first, end = (k * count // ranks.size for k in (ranks.rank, ranks.rank + 1))
+    return replace(table, groups=table.groups[first:end])
+
+
+def prepare_streamed(
+    table: RowGroups, options: Options, reading: Reading, tell: Tell = None, ranks: Ranks = ALONE
+) -> PreparedData:
     """Fits the preprocessing to the rows of a file, and sets rows aside, in one pass; see `defaults.prepare`.
 
     Means, deviations, categories and classes are those of all rows but the held-out ones. Medians, which stand for
@@ -91,20 +113,22 @@ def prepare_streamed(table: RowGroups, options: Options, reading: Reading, tell:
         options: what the user says of network and training.
         reading: how the cells are read.
         tell: receives lines on the progress.
+        ranks: each reads some row groups, trains on them, and has a part of the validation rows.
 
     Raises:
         DataError: a cell cannot be used.
         ValueError: an option cannot be used.
     """
     check_options(options, reading)
+    own = part_of(table, ranks)
     m, most = len(table), min(_KEPT, most_rows(len(table.names)))
     test = min(options.test_fraction, most / m)
     division = Division(options.seed, test, test + min(options.validation_fraction * (1 - test), most / m))
     totals: dict[str, Summary] = {}
     whole: Summary | None = None
     parts: dict[str, list[Source]] = defaultdict(list)
-    countdown = Countdown(f"reading {table.path.name} for the statistics of its columns", m, tell)
-    for source, u in division.blocks(table):
+    countdown = Countdown(f"reading {table.path.name} for the statistics of its columns", len(own), tell)
+    for source, u in division.blocks(own):
         name = checked_target(source)
         of_block = Summary.of(source, name, distinct=True)
         whole = of_block if whole is None else whole + of_block
@@ -116,8 +140,14 @@ def prepare_streamed(table: RowGroups, options: Options, reading: Reading, tell:
         for part, rows in chosen.items():
             parts[part].append(source.take(np.flatnonzero(rows)))
         countdown.advance(len(source))
+    # What each rank has found, in the order of the file.
+    found = ranks.share((whole, totals, {part: Source.joined(rows) for part, rows in parts.items()}))
+    whole = reduce(add, (of_rank for of_rank, _, _ in found))
+    totals = {name: reduce(add, (of_rank[name] for _, of_rank, _ in found)) for name in totals}
+    held_out, validating, shown = (
+        Source.joined([of_rank[part] for _, _, of_rank in found]) for part in ("test", "validation", "shown")
+    )
     assert whole is not None, "the file has rows"
-    held_out, validating, shown = (Source.joined(parts[part]) for part in ("test", "validation", "shown"))
     left = m - len(held_out) - len(validating)
     if not (left and (len(held_out) or not test) and (len(validating) or division.aside == test)):
         raise DataError(
@@ -132,9 +162,11 @@ def prepare_streamed(table: RowGroups, options: Options, reading: Reading, tell:
     if test:
         # A cell of a held-out row is to be found now, not after the training.
         preprocessor.transform(held_out)
-    validation = (preprocessor.transform(validating)[0], target.encode(validating)) if len(validating) else None
-    train = StreamedRows(table, division, preprocessor, target, left, tell)
-    return PreparedData(shown, preprocessor, target, train, validation, held_out if test else None, one_unit)
+    mine = validating.take(np.arange(ranks.rank, len(validating), ranks.size))
+    validation = (preprocessor.transform(mine)[0], target.encode(mine)) if len(mine) else None
+    train = StreamedRows(own, division, preprocessor, target, left, tell)
+    test_rows = held_out if test else None
+    return PreparedData(shown, preprocessor, target, train, validation, test_rows, one_unit, len(validating))
 
 
 class StreamedRows(Callback):
@@ -148,9 +180,11 @@ class StreamedRows(Callback):
         table: the row groups.
         division: tells which rows are trained on.
         preprocessor, target: make features and targets of them.
-        rows: how many they are.
+        rows: how many there are, on all ranks.
         tell: receives lines on the progress.
     """
+
+    each_rank = True
 
     def __init__(
         self, table: RowGroups, division: Division, preprocessor: TablePreprocessor, target: TargetEncoder, rows: int,
@@ -173,7 +207,11 @@ class StreamedRows(Callback):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"streamed": True, "row_groups": len(self._table.groups), "shuffle_buffer": self.buffer}
+        return {
+            "streamed": True,
+            "row_groups": sum(size > 0 for size in self._table.sizes),
+            "shuffle_buffer": self.buffer,
+        }
 
     def fit(self, network: Network, *, callbacks: Sequence[Any], progress: bool | str, **options: Any) -> History:
         self._dtype = network.dtype

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from html import escape
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 from zlib import crc32
 
 from nnbp.errors import MissingDependencyError
@@ -23,7 +23,8 @@ class History(dict[str, list[float]]):
 
     ``"loss"`` is J over the epoch: the mean cost of the batches as training computed them, plus the weight decay at the
     start of the epoch. If the whole data set is one batch, it is therefore J before the epoch's update. ``"val_loss"``
-    is J of the validation data after the epoch; metrics are measured after the epoch, too.
+    is J of the validation data after the epoch; metrics are measured after the epoch, too. Some optimizers add values
+    of their own.
 
     Attributes:
         best_epoch: the epoch, counted from 1, whose weights the network holds if validation chose them, else None.
@@ -121,6 +122,9 @@ class TrainingState:
 
 class Callback:
     """Base class of callbacks; a function of the state also works, and is called at the end of every epoch."""
+
+    each_rank: ClassVar[bool] = False
+    """Whether it is called on every rank of ``fit(comm=…)``, and not on rank 0 alone."""
 
     def on_train_begin(self, state: TrainingState) -> None:
         """Called before the first epoch; an error raised here ends training before anything has changed."""

@@ -131,7 +131,7 @@ class CheckpointWriter:
         if changes:
             warnings.warn(
                 f"The last bits may differ from those of uninterrupted training: {'; '.join(changes)}.",
-                UserWarning, stacklevel=4,
+                UserWarning, stacklevel=7,
             )  # fmt: skip
         self._written = values["epoch"]
         return file, state
@@ -149,7 +149,7 @@ class CheckpointWriter:
             except ModelFileError as error:
                 if path == paths[-1]:
                     raise
-                warnings.warn(f"{error} Training resumes from the one before it.", UserWarning, stacklevel=5)
+                warnings.warn(f"{error} Training resumes from the one before it.", UserWarning, stacklevel=8)
         return None
 
     def note(self, state: Callable[[], tuple[Any, State]], history: History) -> None:
@@ -210,11 +210,6 @@ def digest(model: Model, data: Dataset | None) -> str | None:
             host = model.backend.download(block) if model.backend.owns(block) else np.asarray(block)
             total.update(np.ascontiguousarray(host, dtype).data)
     return total.hexdigest()
-
-
-def described(item: object) -> str:
-    """An object in words that are the same in every process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(item))
 
 
 def environment(model: Model) -> Mapping[str, Any]:

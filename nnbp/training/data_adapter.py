@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnbp.engine.dataset import Dataset
+from nnbp.engine.ranks import ALONE, Ranks
 from nnbp.errors import DataError, NnbpError, ShapeError
 from nnbp.graph.backend import Backend, Streaming
 from nnbp.graph.ops import Array
@@ -22,6 +23,7 @@ from nnbp.nn.architecture import Architecture
 from nnbp.validation import (
     Lazy,
     Mapped,
+    balanced,
     class_weights,
     finite,
     host,
@@ -30,6 +32,8 @@ from nnbp.validation import (
     on_device,
     sample_weights,
     samples_on_host,
+    unscaled_weights,
+    weight_shift,
 )
 
 # The second word of the seed for drawing validation samples; see the other words in `nnbp.engine.model`.
@@ -122,7 +126,7 @@ class DataAdapter:
         upload, dtype = self.backend.upload, self.dtype
         X = data.X if self.backend.owns(data.X) else upload(np.asarray(data.X), self.input_dtype(data.X))
         w = None if data.w is None else upload(data.w, dtype)
-        return Dataset(X, upload(data.y, dtype), w, data.targets, data.weights)
+        return replace(data, X=X, y=upload(data.y, dtype), w=w)
 
     def placed(self, data: Dataset, training: tuple[int | None, int] | None = None) -> Dataset:
         """The data set on the device, unless X is on the host and does not fit on the device, or is large and sparse.
@@ -160,9 +164,16 @@ class DataAdapter:
         return self.dtype.itemsize * (_BESIDE * batch * sum(sizes) + (_BESIDE + slots) * parameters)
 
     def weighted(
-        self, data: Dataset, class_weight: Mapping[int, float] | ArrayLike | str | None, reference: Dataset
+        self,
+        data: Dataset,
+        class_weight: Mapping[int, float] | ArrayLike | str | None,
+        reference: Dataset,
+        ranks: Ranks = ALONE,
     ) -> Dataset:
-        """The data set with its weights multiplied by class weights; "balanced" counts the classes in the reference."""
+        """The data set with its weights multiplied by class weights; "balanced" counts the classes in the reference.
+
+        Each of the ranks has a part of both.
+        """
         if class_weight is None:
             return data
         loss = self.architecture.loss
@@ -172,7 +183,10 @@ class DataAdapter:
                 f"{class_weight!r}. Use sample_weight."
             )
         classes = max(2, self.n_out or 0)
-        w = class_weights(class_weight, loss.truth(data.targets), loss.truth(reference.targets), classes)
+        known = loss.truth(reference.targets)
+        if isinstance(class_weight, str) and class_weight == "balanced" and not ranks.alone:
+            class_weight = balanced(ranks.share(np.unique(known, return_counts=True)))
+        w = class_weights(class_weight, loss.truth(data.targets), known, classes)
         return _with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
     def split(self, data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -184,21 +198,39 @@ class DataAdapter:
         order = np.random.default_rng(np.random.SeedSequence((seed, _SPLIT))).permutation(m)
         return self._rows(data, np.sort(order[aside:])), self._rows(data, np.sort(order[:aside]))
 
-    def sample(self, data: Dataset) -> Dataset:
-        """The data set, or `SAMPLE` samples of a larger one, drawn with replacement from those that have a weight."""
-        if len(data) <= SAMPLE:
+    def sample(self, data: Dataset, ranks: Ranks = ALONE) -> Dataset:
+        """The data set, or `SAMPLE` samples of a larger one, drawn with replacement from those that have a weight.
+
+        All ranks together have as many.
+        """
+        most = SAMPLE // ranks.size
+        if len(data) <= most:
             return data
         counted = np.arange(len(data)) if data.weights is None else np.flatnonzero(data.weights)
         # Always the same ones, whatever the seed: they serve no more than to judge.
-        return self._rows(data, np.sort(np.random.default_rng(0).choice(counted, SAMPLE)))
+        return self._rows(data, np.sort(np.random.default_rng(0).choice(counted, most)))
 
     def _rows(self, data: Dataset, rows: NDArray[np.int64]) -> Dataset:
         X = data.X[self.backend.upload(rows, np.int64) if self.backend.owns(data.X) else rows]
-        part = Dataset(X, data.y[rows], None, data.targets[rows])
+        part = Dataset(X, data.y[rows], None, data.targets[rows], shift=data.shift)
         return part if data.weights is None else _with_weights(part, data.weights[rows])
 
 
 def _with_weights(data: Dataset, sample_weight: Any) -> Dataset:
     """The data set with these weights, which are checked; as it is if they are None."""
-    weights = sample_weights(sample_weight, len(data))
-    return data if weights is None else replace(data, w=weights.reshape(-1, 1), weights=weights)
+    if sample_weight is None:
+        return data
+    given = unscaled_weights(sample_weight, len(data))
+    weights = sample_weights(given, len(data))
+    assert weights is not None, "there are some"
+    return _reweighted(data, weights, data.shift + weight_shift(float(given.max())))
+
+
+def in_proportion(data: Dataset, ranks: Ranks) -> Dataset:
+    """The data set with weights on a scale that is the same on all ranks."""
+    shift = min(ranks.share(data.shift))
+    return data if data.weights is None else _reweighted(data, np.ldexp(data.weights, shift - data.shift), shift)
+
+
+def _reweighted(data: Dataset, weights: NDArray[np.float64], shift: int) -> Dataset:
+    return replace(data, w=weights.reshape(-1, 1), weights=weights, shift=shift)

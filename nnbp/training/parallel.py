@@ -74,6 +74,11 @@ def fit_many(networks: Sequence[Trainable], X: Any, y: Any, **options: Any) -> l
     >>> [history.epochs for history in histories]
     [9, 9, 9]
     """
+    if options.get("comm") is not None:
+        raise ValueError(
+            "fit_many trains each network in one process, and comm is for one network in several; received comm. Leave "
+            "it out: give each process some of the networks."
+        )
     networks = items("networks", networks, "a list of networks")
     places: dict[int, int] = {}
     for index, network in enumerate(networks):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.engine.dataset import Dataset, Unread
+from nnbp.engine.ranks import ALONE, Ranks
 from nnbp.errors import DataError
 from nnbp.formatting import shown
 from nnbp.training.data_adapter import SAMPLE, DataAdapter
@@ -39,13 +40,14 @@ class Stream:
         batches: returns the blocks of an epoch.
         buffer: K, or 0 to keep the order.
         adapter: checks the blocks; it may know no sizes yet.
+        ranks: each reads its own samples.
 
     Raises:
         DataError, ShapeError, DTypeError, TypeError: a block does not fit; the first epoch is read here to find out.
     """
 
-    def __init__(self, batches: Batches, buffer: int, adapter: DataAdapter) -> None:
-        self._batches, self._buffer, self._adapter = batches, buffer, adapter
+    def __init__(self, batches: Batches, buffer: int, adapter: DataAdapter, ranks: Ranks = ALONE) -> None:
+        self._batches, self._buffer, self._adapter, self._ranks = batches, buffer, adapter, ranks
         self._generator: np.random.Generator | None = None
         self._rest: Block = []
         self._blocks: Iterator[Block] = iter(())
@@ -130,7 +132,8 @@ class Stream:
             raise DataError("batches() returned no block, and an epoch has at least one sample. Yield blocks (X, y).")
         if self._weighted and not largest > 0:
             raise DataError("The sample weights of all blocks are 0, and J would be 0 / 0. Give one above 0.")
-        self._shift = weight_shift(largest) if self._weighted else 0
+        # The scale of the weights is the same on all ranks.
+        self._shift = min(self._ranks.share(weight_shift(largest) if self._weighted else 0))
         self._sum = float(np.ldexp(self._sum, self._shift)) if self._weighted else float(self.samples)
         self._is_first, self._digest = False, total.hexdigest()
         X, y, *w = (array[: self.samples] for array in kept)

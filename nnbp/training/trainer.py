@@ -17,6 +17,7 @@ from nnbp.engine.curvature import Curvature
 from nnbp.engine.dataset import Dataset
 from nnbp.engine.epoch import Epoch
 from nnbp.engine.model import Model
+from nnbp.engine.ranks import ALONE, Ranks
 from nnbp.engine.updater import OptimizerState, Updater
 from nnbp.errors import DeviceMemoryError, DivergenceError
 from nnbp.graph.ops import Array
@@ -75,6 +76,7 @@ class Evaluation:
         truth: targets in the form that metrics take.
         predict: a function of inputs and a metric's `needs` that returns the outputs.
         metrics: the metrics to measure.
+        ranks: those that have a part of the data set each.
 
     Raises:
         ValueError: a metric has the name of another value.
@@ -84,6 +86,7 @@ class Evaluation:
     truth: NDArray[Any]
     predict: Callable[[Array, str], NDArray[Any]]
     metrics: Sequence[Metric] = ()
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         names = [metric.name for metric in self.metrics]
@@ -96,8 +99,13 @@ class Evaluation:
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """The value of every metric, by name."""
-        outputs = {needs: self.predict(self.data.X, needs) for needs in {metric.needs for metric in self.metrics}}
-        return {prefix + each.name: each(self.truth, outputs[each.needs], self.data.weights) for each in self.metrics}
+        if not self.metrics:
+            return {}
+        ranks, weights = self.ranks, self.data.weights
+        needed = sorted({metric.needs for metric in self.metrics})
+        outputs = {needs: ranks.gathered(self.predict(self.data.X, needs)) for needs in needed}
+        truth, w = ranks.gathered(self.truth), None if weights is None else ranks.gathered(weights)
+        return ranks.first(lambda: {prefix + each.name: each(truth, outputs[each.needs], w) for each in self.metrics})
 
 
 class Trainer:
@@ -118,6 +126,7 @@ class Trainer:
         piece: maximum number of validation samples that go through the network at once.
         objective: computes J of the current parameters on samples of the training data, for `run`.
         data: the data to learn from; None is those of `train`.
+        ranks: those that train the model together, each on its own data. Rank 0 has the callbacks and the checkpoints.
 
     Attributes:
         before, after: J on these samples before and after `run`.
@@ -141,8 +150,9 @@ class Trainer:
         piece: int = 1,
         objective: Callable[[], float] = lambda: math.nan,
         data: Dataset | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.objective = objective
+        self.objective, self.ranks = objective, ranks
         self.data = train.data if data is None else data
         self.model, self.train, self.validation, self.options = model, train, validation, options
         self.state = OptimizerState() if state is None else state
@@ -154,12 +164,37 @@ class Trainer:
                     f"{layer!r} learns from how the samples of a batch differ, so a batch has at least "
                     f"{layer.least_batch}; received batches of {size}. Give more samples, or batch_size=32."
                 )
+            if layer.least_batch > 1 and not ranks.alone:
+                raise ValueError(
+                    f"{layer!r} learns from how the samples of a batch differ, and each rank sees its own alone; "
+                    f"received comm with {ranks.size} ranks. Use LayerNorm."
+                )
+        if not (optimizer.adds_up or ranks.alone):
+            raise ValueError(
+                f"{optimizer.name} takes more from the samples than their gradients, which ranks add up; received comm "
+                f"with {ranks.size} ranks. Use lbfgs."
+            )
         theta, gradient, backend = model.parameters.theta, model.parameters.gradient, model.backend
         self.memory = optimizer.memory()
         optimizer.check(model)
+        for metric in train.metrics:
+            if metric.name in self.memory.logs():
+                raise ValueError(
+                    f"A metric has a name of its own in a history, and {optimizer.name} adds "
+                    f"{', '.join(self.memory.logs())}; received a metric named {metric.name}. Rename it."
+                )
         self.search = optimizer.search(
             Objective(
-                theta, gradient, self._evaluate, self._curvature, backend.xp, lambda x: float(backend.download(x))
+                theta,
+                gradient,
+                self._evaluate,
+                self._curvature,
+                backend.xp,
+                # All ranks decide by the same number, even if their processors round differently.
+                lambda x: ranks.share(float(backend.download(x)))[0],
+                model.parameters.matrices,
+                self.data.counted,
+                model.n_out,
             ),
             self.memory,
         )
@@ -167,11 +202,15 @@ class Trainer:
         self.best_loss, self.best_epoch = math.inf, 0
         self.checkpoints: CheckpointWriter | None = None
         self._warned = False
+        self._weight = sum(ranks.share(self.data.weight))
         with backend.active():
             if self.search is None:
-                self.updater = Updater(model, optimizer, -(-samples // size), options.clip_norm, self.state)
+                steps = sum(part.times for part in ranks.steps(samples, size))
+                self.updater = Updater(model, optimizer, steps, options.clip_norm, self.state)
             runs = options.epochs
-            self.training_pass = Epoch(model, self.data, size, training=True, update=self.updater, runs=runs)
+            self.training_pass = Epoch(
+                model, self.data, size, training=True, update=self.updater, runs=runs, ranks=ranks
+            )
             self.check = None if validation is None else Epoch(model, validation.data, piece, runs=runs)
             # The parameters at the end of the last epoch. Those before training and the best follow in `begin`.
             self.last = self.initial = self.best = model.copied(model.parameters.values)
@@ -186,7 +225,9 @@ class Trainer:
     def _greater_is_better(self) -> dict[str, bool]:
         """The names of an epoch's values, and whether larger values are better."""
         found = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.train.metrics}}
-        return found if self.validation is None else found | {f"val_{name}": found[name] for name in found}
+        if self.validation is not None:
+            found |= {f"val_{name}": found[name] for name in found}
+        return found | dict.fromkeys(self.memory.logs(), False)
 
     def begin(self, network: Any, history: History) -> None:
         """Calls `on_train_begin` of the callbacks; nothing has changed yet. `run` must follow.
@@ -219,27 +260,36 @@ class Trainer:
             self._started = time.perf_counter()
             try:
                 if go_on is not None:
-                    go_on()
-                    self._started -= history.seconds
-                    for callback in options.callbacks:
-                        callback.on_train_resume(status)
+                    with self.ranks.together():
+                        go_on()
+                        self._started -= history.seconds
+                        for callback in options.callbacks:
+                            callback.on_train_resume(status)
                 for number in range(status.epoch, options.epochs):
                     if status.stop:
                         break
-                    self._epoch(number, status)
-                    self._keep(status)
-                    observed = _observed(status.logs)
-                    if not (self._warned or math.isfinite(observed)):
-                        self._warned = True
-                        # Points to the caller of `Network.fit`, past `fit` itself and the wrapper that takes its lock.
-                        warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=4)
-                    options.schedule.observe(observed)
-                    for callback in options.callbacks:
-                        callback.on_epoch_end(status)
-                    if self.checkpoints is not None:
-                        self.checkpoints.note(partial(self._state, status), history)
+                    learnt = self._learn(number)
+                    with self.ranks.together():
+                        self._epoch(number, status, *learnt)
+                        self._keep(status)
+                        observed = _observed(status.logs)
+                        if not (self._warned or math.isfinite(observed)):
+                            self._warned = True
+                            # Points to the caller of `Network.fit`, past `fit` itself and the wrapper of its lock.
+                            warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=4)
+                        options.schedule.observe(observed)
+                        for callback in options.callbacks:
+                            callback.on_epoch_end(status)
+                        self._follow(status)
+                        if self.checkpoints is not None:
+                            self.checkpoints.note(partial(self._state, status), history)
                 history.stopped = status.stop
-                self._finish(status)
+                if self._searches:
+                    # A search without line search ends with a step whose end it has not evaluated.
+                    with self.model.backend.active():
+                        self._evaluate()
+                with self.ranks.together():
+                    self._finish(status)
             except DivergenceError:
                 raise
             except BaseException as error:
@@ -328,11 +378,12 @@ class Trainer:
         if data.weights is not None:
             # The host's weights are replaced as well, because J divides by their sum.
             self.data = replace(self.data, weights=data.weights)
+            self._weight = self.data.weight
         return True
 
-    def _epoch(self, number: int, status: TrainingState) -> None:
-        """Runs one epoch and adds its values to the status and the history."""
-        loss, norm, status.learning_rate = self._learn(number)
+    def _epoch(self, number: int, status: TrainingState, loss: float, norm: float, rate: float) -> None:
+        """Adds the values of an epoch, of which the loss is known, to the status and the history."""
+        status.learning_rate = rate
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._divergence(number + 1, loss, status)
         measured, of_validation = self._measured()
@@ -340,8 +391,9 @@ class Trainer:
         if self.validation is not None:
             assert self.check is not None, "there is a validation pass if there are validation data"
             with self.model.backend.active():
-                logs["val_loss"] = self._objective(self.check, self.validation.data)
+                logs["val_loss"] = self._held_out(self.check, self.validation.data)
             logs |= of_validation
+        logs |= self.memory.logs()
         status.epoch, status.logs = number + 1, logs
         status.stop = status.stop or self.memory.ended
         status.history.append(logs)
@@ -355,10 +407,20 @@ class Trainer:
         if better and self.validation is not None:
             status.history.best_epoch = status.epoch
 
+    def _follow(self, status: TrainingState) -> None:
+        """Takes over what callbacks have done on rank 0: the reason to stop, and changes of the parameters.
+
+        So all ranks have the same parameters after every epoch, even if their processors round differently.
+        """
+        status.stop = self.ranks.first(lambda: status.stop)
+        with self.model.backend.active():
+            self.ranks.take_first(self.model.parameters.values, self.model.backend)
+
     @property
     def _searches(self) -> bool:
         """Whether the best parameters are those with the lowest J that a search has met."""
-        return self.search is not None and self.validation is None
+        comparable = self.search is not None and not self.options.optimizer.sets_decay
+        return comparable and self.validation is None
 
     @property
     def _chosen(self) -> bool:
@@ -380,10 +442,6 @@ class Trainer:
 
     def _finish(self, status: TrainingState) -> None:
         """Leaves the best parameters or the last ones, and takes J."""
-        if self._searches:
-            # A search without line search ends with a step whose end it has not evaluated.
-            with self.model.backend.active():
-                self._evaluate()
         if self._chosen:
             self._restore(self.best)
         self.after = self.objective()
@@ -439,7 +497,7 @@ class Trainer:
         eta = self.options.schedule.rates(self.options.optimizer.rate, number, one_pass.steps)
         with model.backend.active():
             if self.options.shuffle:
-                one_pass.shuffle(model.order_generator)
+                one_pass.shuffle(self.ranks.generator(model.order_generator))
             if self.search is not None:
                 loss = self.search()
                 if len(model.parameters.values) > len(model.parameters.theta):
@@ -451,25 +509,26 @@ class Trainer:
                 decay = model.decay()
                 self.updater.begin(eta)
                 one_pass.run()
-                loss = model.objective(one_pass.total, self.data.weight, decay)
+                loss = model.objective(one_pass.total, self._weight, decay)
             return loss, model.norm(), float(eta[-1])
 
     def _evaluate(self) -> float:
         """J of the training data, and its gradient, for a search."""
-        loss = self._objective(self.training_pass, self.data)
+        self.training_pass.run()
+        loss = self.model.objective(self.training_pass.total, self._weight)
         if self._searches:
             self._note(loss, self.epochs + 1)
         return loss
+
+    def _held_out(self, check: Epoch, data: Dataset) -> float:
+        """J of the validation data."""
+        check.run()
+        return self.ranks.mean(self.model.objective(check.total, data.weight), data.weight)
 
     @cached_property
     def _curvature(self) -> Callable[[], Array]:
         """G at the current parameters, for a search."""
         return Curvature(self.model, self.data)
-
-    def _objective(self, one_pass: Epoch, data: Dataset) -> float:
-        """Runs a pass over a data set and returns J of the current parameters."""
-        one_pass.run()
-        return self.model.objective(one_pass.total, data.weight)
 
 
 def _observed(logs: Mapping[str, float]) -> float:

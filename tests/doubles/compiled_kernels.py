@@ -29,7 +29,8 @@ def kernels(dtype: Any) -> list[Launch]:
             patch.setattr(codegen, "NARROW", limit)
             launches += [
                 codegen.gather(m, position, position, 1, m),
-                codegen.uniform(position, (1, 2), u),
+                codegen.uniform(position, (1, 2), u, 0, 6),
+                codegen.uniform(position, (1, 2), u, 3, 20),
                 codegen.advance(position, 1),
                 codegen_fused.columns(
                     [

@@ -48,6 +48,9 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "random numbers in float64": (lambda: Uniform(STREAM, m), DTypeError, "always float32"),
     "random numbers with gaps": (lambda: Uniform(STREAM, f32.T), ShapeError, "C-contiguous"),
+    "random numbers beyond the last column": (
+        lambda: Uniform(STREAM, f32, 2, 4), ShapeError, "of 4 columns; received 3 of them from 2 on",
+    ),
     "a counter in float64": (lambda: Advance(m[0, :1]), DTypeError, "int64; received float64"),
     "several counters": (lambda: Advance(np.zeros(2, np.int64)), ShapeError, r"one number, \(1,\)"),
 }  # fmt: skip

@@ -174,7 +174,7 @@ def test_validation_loss_that_is_not_finite_is_said_once_and_passed_over() -> No
 
 def test_epochs_of_a_finite_validation_loss_are_chosen_from(monkeypatch: pytest.MonkeyPatch) -> None:
     net, thetas, found = network(), [], iter([math.nan, 3.0, -math.inf, 4.0])
-    monkeypatch.setattr(Trainer, "_objective", lambda self, one_pass, data: next(found))
+    monkeypatch.setattr(Trainer, "_held_out", lambda self, check, data: next(found))
     with pytest.warns(RuntimeWarning, match="validation loss of epoch 1 is nan"):
         history = fit(
             net, *data(12), epochs=4, validation_data=data(5),

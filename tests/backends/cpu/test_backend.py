@@ -148,6 +148,20 @@ def test_a_stream_can_be_set_to_any_position(key: tuple[int, int], first: int, p
     assert stream.position == position + 21
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 20), st.integers(1, 5), st.integers(1, 9), st.integers(0, 300), st.integers(0, 300))
+def test_columns_of_random_numbers_are_those_of_the_whole_matrix(
+    position: int, rows: int, columns: int, before: int, behind: int
+) -> None:
+    total = before + columns + behind
+    stream, out = backend.random_stream((3, 4)), backend.empty((rows, columns), np.float32)
+    stream.position = position
+    run([Uniform(stream, out, before, total)])
+    whole = reference((3, 4), position + rows * total)[position:].reshape(rows, total)
+    np.testing.assert_array_equal(out, whole[:, before : before + columns])
+    assert stream.position == position + rows * total
+
+
 def test_a_position_far_out_is_reached_at_once() -> None:
     stream = backend.random_stream((1, 2))
     stream.position = 8 * 10**15 + 3

@@ -299,6 +299,17 @@ def test_random_streams_are_the_same_bits_as_on_the_cpu(backend, numpy_backend):
     compare()
 
 
+@pytest.mark.parametrize(("first", "total"), [(0, 5), (3, 8), (0, 200), (61, 70), (195, 200)])
+def test_columns_of_random_numbers_are_the_same_bits_as_on_the_cpu(backend, numpy_backend, first, total):
+    streams = [one.random_stream((7, 9)) for one in (backend, numpy_backend)]
+    outputs = [one.empty((4, 5), np.float32) for one in (backend, numpy_backend)]
+    for one, stream, out in zip((backend, numpy_backend), streams, outputs, strict=True):
+        stream.position = 13
+        one.compile([Uniform(stream, out, first, total)], 2)()
+    np.testing.assert_array_equal(backend.download(outputs[0]), outputs[1])
+    assert [stream.position for stream in streams] == 2 * [13 + 8 * total]
+
+
 @pytest.mark.parametrize("first", [[], [Standardize()], [BatchNorm()], [LayerNorm("tanh")]])
 def test_a_network_trains_as_on_the_cpu(backend, numpy_backend, first):
     X = np.random.default_rng(5).normal(size=(50, 6))

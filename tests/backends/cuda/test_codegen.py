@@ -173,7 +173,7 @@ def test_wide_indices_compute_the_same(monkeypatch):
         launches = [
             codegen.elementwise(Map(trace(lambda a, b: a * b, "a", "b"), [a, b], outputs[:1])),
             codegen.gather(source, order, np.array([1]), 2, outputs[1]),
-            codegen.uniform(np.array([5]), (1, 2), outputs[2]),
+            codegen.uniform(np.array([5]), (1, 2), outputs[2], 0, outputs[2].shape[-1]),
         ]
         assert all(("typedef long long I" in launch.source) == (limit == 0) for launch in launches)
         run_all(launches)
@@ -229,7 +229,9 @@ def test_the_random_stream_is_numpys_bit_for_bit(key):
     # Lengths that begin and end within blocks of eight, within words, and in the middle of a block.
     for length in (1, 2, 5, 8, 3, 13, 64, 7, 1, 100):
         outputs.append(np.empty((1, length), np.float32))
-        launches += [codegen.uniform(position, key, outputs[-1]), codegen.advance(position, length)]
+        launches += [
+            codegen.uniform(position, key, outputs[-1], 0, outputs[-1].shape[-1]), codegen.advance(position, length)
+        ]  # fmt: skip
     run_all(launches)
     drawn = np.concatenate(outputs, axis=1)[0]
     np.testing.assert_array_equal(drawn, expected[: len(drawn)])
@@ -244,7 +246,7 @@ def test_the_random_stream_can_be_entered_anywhere(position, length):
     bits.advance(position // 8)
     expected = np.random.Generator(bits).random(position % 8 + length, np.float32)[position % 8 :]
     out = np.empty(length, np.float32)
-    run_all([codegen.uniform(np.array([position]), (3, 4), out)])
+    run_all([codegen.uniform(np.array([position]), (3, 4), out, 0, out.shape[-1])])
     np.testing.assert_array_equal(out, expected)
 
 
