@@ -613,11 +613,11 @@ class Network:
         from nnbp.training import checkpoint as checkpoints
         from nnbp.training.outcome import Outcome
         from nnbp.training.progress import reporter
-        from nnbp.training.samples import Given
+        from nnbp.training.samples import DataArguments
         from nnbp.training.trainer import TrainingOptions
 
         ranks, history = Ranks(comm), known_callbacks.History()
-        given = Given(
+        given = DataArguments(
             X, y, batches, shuffle_buffer, validation_data, validation_split, sample_weight, class_weight
         )  # fmt: skip
         with ranks.training(), self._in_training():
@@ -636,7 +636,9 @@ class Network:
                 )
                 measures = self._metrics(metrics)
                 if not ranks.alone:
-                    ranks.same(given.facts() | self._settings(options, measures))
+                    ranks.same(given.facts() | self._settings(options, measures) | self._known() | {
+                        "checkpoint": "not given" if checkpoint is None else "given", "resume": described(resume),
+                    })  # fmt: skip
                 with self._backend.active():
                     samples = given.read(self._adapter, options, self._seed, ranks)
                 if checkpoint is not None:
@@ -653,7 +655,7 @@ class Network:
                 self._ongoing = self._prepared = None
                 self.history = history
             trainer.run(None if found is None else partial(self._go_on, trainer, *found))
-            outcome = Outcome(self.loss_function, samples.judged(ranks), trainer)
+            outcome = Outcome(self.loss_function, samples.sample_of_all(ranks), trainer)
         if ranks.rank == 0 and (doubt := outcome.doubt()):
             # Points to the caller, past the wrapper that takes the lock.
             warnings.warn(doubt, ConvergenceWarning, stacklevel=3)
@@ -679,9 +681,10 @@ class Network:
         model = passes.model
         if not ranks.alone:
             values = np.ascontiguousarray(model.backend.download(model.parameters.values))
-            facts = {**self._description(), "initial parameters": hashlib.sha256(values.data).hexdigest()[:12]}
-            ranks.same(facts)
-        train = samples.measured if samples.placed.feed is not None else samples.placed
+            facts = {"initial parameters": values.tobytes(), "random sequences": repr(model.sequences()).encode()}
+            hashes = {name: hashlib.sha256(value).hexdigest()[:12] for name, value in facts.items()}
+            ranks.same(self._description() | hashes)
+        train = samples.placed_sample if samples.placed.feed is not None else samples.placed
         held_out = samples.held_out
         return Trainer(
             model,
@@ -689,7 +692,7 @@ class Network:
             None if held_out is None else self._evaluation(held_out, measures, ranks),
             options,
             piece=passes.piece,
-            objective=lambda: ranks.mean(self._objective(passes, samples.measured), samples.data.weight),
+            objective=lambda: ranks.mean(self._objective(passes, samples.placed_sample), samples.data.weight),
             data=samples.placed,
             ranks=ranks,
         )
@@ -710,7 +713,7 @@ class Network:
                 )
             return writer.newest(self._classes()) if resume else None
 
-        return ranks.first(newest)
+        return ranks.from_root(newest)
 
     def _go_on(self, trainer: Trainer, file: ModelFile, state: State) -> None:
         """Sets the network and its training to a checkpoint."""
@@ -729,16 +732,22 @@ class Network:
 
         ranks, data, held_out = trainer.ranks, trainer.data, trainer.validation
         parts: dict[str, Any] = {
+            "number of ranks": ranks.size,
             "number of samples": len(data),
             "data": digest(self.model, data),
             "validation data": digest(self.model, None if held_out is None else held_out.data),
         }
         if not ranks.alone:
-            found = ranks.share(parts)
-            parts = {f"{name} of each rank": [part[name] for part in found] for name in parts}
+            found = ranks.allgather(parts)
+            parts = {name: [part[name] for part in found] for name in parts} | {"number of ranks": ranks.size}
         settings = self._settings(trainer.options, trainer.train.metrics)
         del settings["epochs"]
         return {"network": self._description(), **settings, **parts}
+
+    def _known(self) -> dict[str, Any]:
+        """What the network knows from earlier data, by name."""
+        known = "known" if self._passes is not None else "unknown"
+        return {"sizes": known, "statistics of the inputs": known if known == "unknown" else self.model.observed}
 
     def _settings(self, options: TrainingOptions, measures: Sequence[Metric]) -> dict[str, Any]:
         """How to train, by name, as JSON values."""

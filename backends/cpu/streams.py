@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
 
 from nnbp.graph.ops import Array
 
-_NEAR = 16
-"""A matrix of up to this many times the columns is drawn as a whole, which is faster than going to each row."""
+_NEAR = 2048
+"""Drawing so many numbers that nobody needs takes about as long as going to another position."""
 
 
 @final
@@ -47,15 +48,30 @@ def fill(stream: PhiloxStream, out: Array) -> None:
     stream.drawn[0] += out.size
 
 
-def fill_columns(stream: PhiloxStream, out: Array, first: int, total: int) -> None:
-    """Fills a float32 array (rows, columns) with the columns from `first` on of the next matrix of `total` columns."""
+def filling_columns(stream: PhiloxStream, out: Array, offset: int, total: int) -> Callable[[], None]:
+    """A function that fills a float32 array (rows, columns) with columns of the next matrix of `total` columns.
+
+    Args:
+        stream: the stream.
+        out: the array.
+        offset: the first column.
+        total: number of columns of the matrix.
+    """
     rows, columns = out.shape
-    if total <= _NEAR * columns:
-        out[...] = stream._generator.random((rows, total), np.float32)[:, first : first + columns]
-        stream.drawn[0] += rows * total
-        return
-    start = stream.position
-    for k in range(rows):
-        stream.position = start + k * total + first
-        stream._generator.random(None, np.float32, out[k])
-    stream.position = start + rows * total
+    draw, near = stream._generator.random, total - columns <= _NEAR
+    row = np.empty(total if near else 0, np.float32)
+
+    def fill_rows() -> None:
+        if near:
+            for k in range(rows):
+                draw(None, np.float32, row)
+                out[k] = row[offset : offset + columns]
+            stream.drawn[0] += rows * total
+            return
+        start = stream.position
+        for k in range(rows):
+            stream.position = start + k * total + offset
+            draw(None, np.float32, out[k])
+        stream.position = start + rows * total
+
+    return fill_rows

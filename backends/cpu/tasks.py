@@ -19,7 +19,7 @@ from nnbp.graph.ops import Array, Operation, address
 
 from . import chains
 from .chains import Calls, Registers
-from .streams import fill, fill_columns
+from .streams import PhiloxStream, fill, filling_columns
 
 # Nanoseconds per float32 element on one core, measured on a server of 2021; most ufuncs are limited by the cache.
 _CHEAP = 0.2
@@ -245,11 +245,13 @@ def task(operation: Operation) -> Task:
             return Gemm(ones, a, out) if axis == 0 else Gemm(a, ones, out)
         case ops.Gather(source, order, counter, stride, out):
             return Gather(source, order, counter, stride, out)
-        case ops.Uniform(stream, out, first, total):
+        case ops.Uniform(stream, out, offset):
             # A stream of this backend; its numbers must be drawn in order, so the call is not cut.
             if operation.columns == out.shape[-1]:
                 return Call(fill, (stream, out), (out, stream.state), out.size * 2e-3)
-            return Call(fill_columns, (stream, out, first, total), (out, stream.state), operation.count * 2e-3)
+            assert isinstance(stream, PhiloxStream), "a stream of this backend"
+            columns = filling_columns(stream, out, offset, operation.columns)
+            return Call(columns, (), (out, stream.state), operation.count * 2e-3)
         case ops.Advance(counter, count):
             return Call(np.add, (counter, np.full(1, count), counter))
         case ops.Foreign(function, arguments):

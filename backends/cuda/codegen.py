@@ -199,17 +199,17 @@ def gather(source: Array, order: Array, counter: Array, stride: int, out: Array)
     return _launch("gather", _text("gather"), out.dtype, arguments, out.size, out.size)
 
 
-def uniform(position: Array, key: tuple[int, int], out: Array, first: int, total: int) -> Launch:
+def uniform(position: Array, key: tuple[int, int], out: Array, offset: int, total: int) -> Launch:
     """The kernel that fills out from a key's stream, starting at position[0]; `advance` then moves the position.
 
     Args:
         position, key: of the stream.
         out: (rows, columns), or a whole matrix in any shape.
-        first, total: see `nnbp.graph.ops.Uniform`.
+        offset, total: see `nnbp.graph.ops.Uniform`.
     """
     columns = out.size if total == out.shape[-1] else out.shape[-1]
     rows = out.size // columns
-    arguments = (position, out, rows, columns, np.int64(first), np.int64(total), np.uint64(key[0]), np.uint64(key[1]))
+    arguments = (position, out, rows, columns, np.int64(offset), np.int64(total), np.uint64(key[0]), np.uint64(key[1]))
     # One iteration is a block of eight numbers; a row may begin inside the first block.
     blocks = rows * ((columns + 14) // 8)
     return _launch("uniform", _text("uniform"), out.dtype, arguments, out.size, blocks)

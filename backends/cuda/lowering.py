@@ -99,8 +99,8 @@ def launches(operation: Operation | Group, empty: Empty) -> Sequence[Launch | Ge
             return row_sums(Map(IDENTITY, (a,), ()), 0, out, empty)
         case Gather(source, order, counter, stride, out):
             return [codegen.gather(source, order, counter, stride, out)]
-        case Uniform(stream, out, first):
-            return [codegen.uniform(stream.state, stream.key, out, first, operation.columns)]
+        case Uniform(stream, out, offset):
+            return [codegen.uniform(stream.state, stream.key, out, offset, operation.columns)]
         case Advance(counter, count):
             return [codegen.advance(counter, count)]
         case Gemm(a, b, out) if out.size == 1 and a.dtype == out.dtype:

@@ -15,6 +15,7 @@ from typing import Any, TextIO, TypeVar
 
 from nnbp import errors
 from nnbp.formatting import printable
+from nnbp.training.callbacks import Callback, TrainingState
 from nnbp.training.progress import is_terminal
 
 T = TypeVar("T")
@@ -158,3 +159,31 @@ def terminable() -> AbstractContextManager[None]:
 def uninterrupted() -> AbstractContextManager[None]:
     """No signal that asks to end is heard, but in blocks that are `terminable`: results are saved in peace."""
     return _handling(_continue)
+
+
+class AskedToEnd(Callback):
+    """Ends the training of several ranks after the epoch in which a signal came on one of them; a second one, at once.
+
+    In the middle of an epoch the other ranks would wait for this one. It ends by an error, which no checkpoint keeps.
+
+    Attributes:
+        error: what the signal would have raised, or None.
+    """
+
+    each_rank = True
+
+    def __init__(self) -> None:
+        self.error: KeyboardInterrupt | None = None
+
+    def listening(self) -> AbstractContextManager[None]:
+        """The block in which signals are heard."""
+        return _handling(self._hear)
+
+    def _hear(self, number: int, frame: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.error = _ENDINGS[number]()
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        if self.error is not None:
+            raise errors.NnbpError(f"a signal asked for the end ({self.error!r})")

@@ -6,21 +6,31 @@ import argparse
 import os
 import shlex
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnbp.cli import run_folder
-from nnbp.cli.common import Exit, UsageError, arguments_checked, exit_code, noted, say, terminable, uninterrupted
+from nnbp.cli.common import (
+    AskedToEnd,
+    Exit,
+    UsageError,
+    arguments_checked,
+    exit_code,
+    noted,
+    say,
+    terminable,
+    uninterrupted,
+)
 from nnbp.cli.options import add_shared, count, decay, fraction, hidden_sizes, interval, name_of, positive, whole
 from nnbp.cli.output import describe_layers, note, training_rows, two_columns
 from nnbp.cli.report.insight import inspect
 from nnbp.cli.report.page import render
 from nnbp.cli.run_folder import MetricsFile
 from nnbp.engine.ranks import Ranks, launched
-from nnbp.errors import ConvergenceWarning, DeviceFallbackWarning, DivergenceError
+from nnbp.errors import ConvergenceWarning, DeviceFallbackWarning, DivergenceError, NnbpError
 from nnbp.formatting import counted, json_text
 from nnbp.network import Network
 from nnbp.nn.activations import Activation
@@ -96,9 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
     ranks = launched()
     try:
         return _run(arguments, ranks)
-    except Exception as error:
-        if ranks.is_told(error):
-            return Exit.DONE  # another rank reports it
+    except BaseException as error:
+        if ranks.is_reported(error):
+            return Exit.DONE  # by another rank
+        ranks.abandon(error)
         raise
 
 
@@ -109,7 +120,7 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
         with ranks.together():
             if resumed:
                 again = arguments
-                arguments = ranks.first(lambda: _repeated(again))
+                arguments = ranks.from_root(lambda: _repeated(again))
             elif arguments.source is None:
                 raise UsageError(f"there is nothing to train on. Name a SOURCE: {', '.join(BUILTIN)}, or a file.")
             reading = Reading(
@@ -126,24 +137,28 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
                 network, fallback = noted(DeviceFallbackWarning, lambda: build_network(data, **settings["network"]))
             source, out = arguments.source, arguments.out
             made = run_folder.reopen(out) if resumed else run_folder.create(out, source, settings)
-            folder = ranks.first(lambda: stack.enter_context(made))
+            folder = ranks.from_root(lambda: stack.enter_context(made))
             facts = run_folder.environment(
                 network.device, arguments.words, **({"fallback": fallback} if fallback else {})
             )
             if leads and not resumed:
                 run_folder.write(folder / run_folder.ENVIRONMENT, json_text(facts) + "\n")
-            rows = [MetricsFile(folder / run_folder.METRICS)] if leads else []
+            callbacks = [MetricsFile(folder / run_folder.METRICS)] if leads else []
             # The batches of all ranks together have the size of the settings.
             training = {**settings["training"], "batch_size": -(-settings["training"]["batch_size"] // ranks.size)}
+            room = ExitStack()
+            if leads:
+                # Whatever fills the disk meanwhile, there is room for the model and for the small files beside it.
+                room.enter_context(run_folder.reserved(folder, network.parameters.nbytes + 2**20))
         with uninterrupted():
-            # Whatever fills the disk meanwhile, there is room for the model and for the small files beside it.
-            with run_folder.reserved(folder, network.parameters.nbytes + 2**20) if leads else nullcontext():
+            with room:
                 end = _train(
-                    network, data, rows, False if arguments.quiet else "auto", **training, resume=resumed,
-                    checkpoint=Checkpoint(folder / run_folder.CHECKPOINTS, arguments.checkpoint_every),
-                    comm=ranks.comm,
+                    network, data, callbacks, ranks, progress=False if arguments.quiet else "auto", **training,
+                    checkpoint=Checkpoint(folder / run_folder.CHECKPOINTS, arguments.checkpoint_every), resume=resumed,
                 )  # fmt: skip
-            return _finish(arguments, data, network, folder, settings, facts, rows[0], end) if leads else end.code
+            if not leads:
+                return end.code
+            return _finish(arguments, data, network, folder, settings, facts, callbacks[0], end)
 
 
 def _prepared(arguments: argparse.Namespace, options: Options, reading: Reading, ranks: Ranks) -> PreparedData:
@@ -285,17 +300,26 @@ class _End(NamedTuple):
 
 
 def _train(
-    network: Network, data: PreparedData, callbacks: list[MetricsFile], progress: bool | str, **settings: Any
+    network: Network, data: PreparedData, callbacks: list[MetricsFile], ranks: Ranks, **settings: Any
 ) -> _End:  # fmt: skip
-    """Trains, until the end or until a signal."""
-    run_all = partial(train, network, data, callbacks=callbacks, progress=progress, **settings)
+    """Trains, until the end or until a signal; several ranks end after the epoch in which it came."""
+    asked = AskedToEnd()
+    listening, attendants = (terminable(), callbacks) if ranks.alone else (asked.listening(), [*callbacks, asked])
+    run_all = partial(train, network, data, callbacks=attendants, comm=ranks.comm, **settings)
     try:
-        with terminable(), arguments_checked():
+        with listening, arguments_checked():
             history, warning = noted(ConvergenceWarning, run_all)
     except (KeyboardInterrupt, DivergenceError) as error:
-        known = network.history
-        return _End(History() if known is None else known, exit_code(error), str(error) or "ended by Ctrl-C")
-    return _End(history, warning=warning)
+        ending: BaseException = error
+    except NnbpError as error:
+        heard = next(filter(None, ranks.allgather(asked.error)), None) if ranks.is_agreed(error) else None
+        if heard is None:
+            raise
+        ending = heard
+    else:
+        return _End(history, warning=warning)
+    known = network.history
+    return _End(History() if known is None else known, exit_code(ending), str(ending) or "ended by Ctrl-C")
 
 
 def _explain(result: dict[str, Any]) -> None:

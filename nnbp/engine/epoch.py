@@ -7,7 +7,7 @@ read after the epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -37,6 +37,7 @@ class Epoch:
         update: the optimizer's part, if the optimizer works step by step.
         runs: approximate number of times that the pass will be run.
         ranks: those that take each step together; only a training epoch has several.
+        steps: the steps of these ranks, `Ranks.steps`; None for a process alone.
     """
 
     def __init__(
@@ -49,12 +50,13 @@ class Epoch:
         update: Updater | None = None,
         runs: int = 1,
         ranks: Ranks = ALONE,
+        steps: Sequence[Steps] | None = None,
     ) -> None:
         self.model, self.data = model, data
         samples = len(data)
         size = min(batch_size, samples)
         self.whole = size == samples and data.feed is None
-        self.ranks, parts = ranks, ranks.steps(samples, size)
+        self.ranks, parts = ranks, ALONE.steps(samples, size) if steps is None else steps
         self.steps = sum(part.times for part in parts)
         backend = model.backend
         self.counter = backend.upload(np.zeros(1), np.int64)
@@ -127,7 +129,7 @@ class Epoch:
         op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=total)
         self._record_update(op)
         compute, finish = (model.backend.compile(operations, runs=runs) for operations in (own, tail))
-        add = self.ranks.adder(sums, model.backend)
+        add = self.ranks.allreduce(sums, model.backend)
 
         def step() -> None:
             compute()
@@ -140,7 +142,7 @@ class Epoch:
 
     def _summed(self, op: Builder, steps: Steps, total: Array, weight: Array) -> list[Operation]:
         """Σ w ∂C/∂θ, Σ wC and Σ w of this rank's part of a batch; zeros if it has no samples in it."""
-        model, place = self.model, (steps.first, steps.total)
+        model, place = self.model, (steps.offset, steps.total)
         gather = op.begin()
         if steps.samples:
             executor = Executor(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import accumulate
 from typing import Any
 
@@ -17,8 +17,9 @@ from nnbp.errors import NnbpError
 from nnbp.graph.backend import Backend
 from nnbp.graph.builder import Builder
 from nnbp.graph.ops import Array, Gemm, Precision
-from nnbp.nn.layers import Dense, Layer, Statistics, moments
+from nnbp.nn.layers import Dense, Layer, Statistics
 from nnbp.nn.losses import Loss
+from nnbp.nn.moments import merged, moments
 from nnbp.nn.parameters import Parameters
 
 # The second word of the seed says which of a network's random sequences it is for.
@@ -105,12 +106,8 @@ class Model:
 
     def observe(self, data: Dataset, ranks: Ranks = ALONE) -> None:
         """Takes the statistics of the first fit from its data, of which each rank has a part."""
-        blocks = self._blocks(data)
-        if not ranks.alone:
-            # Two samples at mean ± deviation have the moments of all.
-            parts = ranks.share(moments(blocks))
-            blocks = iter([(np.stack([mean - s, mean + s]), np.full(2, w / 2)) for mean, s, w in parts])
-        self.set_statistics([self.layers[0].observed(blocks)])
+        found = reduce(merged, ranks.allgather(moments(self._blocks(data))))
+        self.set_statistics([self.layers[0].observed(found)])
 
     def _blocks(self, data: Dataset) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """X on the host, block by block, and the weights; without samples of weight 0."""

@@ -4,9 +4,9 @@ A training step is that of one process up to the gradient, and from the sum of t
 add up one vector: Σ w ∂C/∂θ of their samples, and behind it Σ wC and Σ w. MPI gives all of them the same bits, so they
 take the same step.
 
-Everything else that ranks tell each other is small Python objects, all sent by the same call. A rank that fails sends
-its error in place of the object, so the others learn of it wherever they are and raise an error, too. Only between the
-gradients nobody listens: a rank that fails there leaves the others waiting, and ends all of them when its process ends.
+Everything else that ranks exchange is small Python objects, all by one call. A rank that fails sends its error in place
+of the object, so the others learn of it wherever they are and raise an error, too. During the steps of an epoch no
+errors are exchanged: a rank that fails there leaves the others waiting, and all are aborted when its process ends.
 
 Source: Message Passing Interface Forum, "MPI: a message-passing interface standard", section 6.9.6 (all-reduce).
 """
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -32,19 +32,25 @@ from nnbp.graph.ops import Array
 
 T = TypeVar("T")
 
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Environment variables that have the number of processes: of MPICH and its derivatives, of Open MPI, of Slurm."""
+
+_FORWARDED = 0.2
+"""Seconds before all ranks are aborted: what mpiexec has not forwarded by then is lost."""
+
 
 class Steps(NamedTuple):
     """Some steps of an epoch whose batches are alike.
 
     Attributes:
         samples: in this rank's part of a batch; 0 if the others still have samples when this rank has none.
-        first, total: where the part begins in the whole batch, which has the parts of all ranks in their order, and the
-            number of samples of the whole.
+        offset, total: where the part begins in the whole batch, which has the parts of all ranks in their order, and
+            the number of samples of the whole.
         times: the number of steps.
     """
 
     samples: int
-    first: int
+    offset: int
     total: int
     times: int
 
@@ -55,10 +61,10 @@ class Ranks:
     Attributes:
         rank: the number of this one, from 0.
         size: how many there are.
-        comm: the communicator, or None.
+        comm: a duplicate of the communicator, so that no message meets one of the user's; None for a process alone.
 
     Args:
-        comm: an intracommunicator of mpi4py, or None.
+        comm: an intracommunicator of mpi4py, or None. All ranks make the object at the same time.
 
     Raises:
         MissingDependencyError: mpi4py cannot be imported.
@@ -76,8 +82,9 @@ class Ranks:
         self._mpi = optional("mpi4py.MPI", "Training on several ranks")
         if not isinstance(comm, self._mpi.Intracomm):
             raise TypeError(f"comm is a communicator of mpi4py; received {shown(comm)}. Give MPI.COMM_WORLD, or None.")
-        self.rank, self.size, self.comm = comm.Get_rank(), comm.Get_size(), comm
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
         if not self.alone:
+            self.comm = comm.Dup()
             _end.watch(self._mpi, self.rank, self.size)
 
     @property
@@ -87,25 +94,29 @@ class Ranks:
 
     # Small objects, and errors.
 
-    def share(self, value: T) -> list[T]:
+    def allgather(self, value: T) -> list[T]:
         """The values of all ranks, in their order.
 
         Raises:
             NnbpError: another rank has failed.
         """
-        return [value] if self.alone else self._exchange(None, value)
-
-    def first(self, make: Callable[[], T]) -> T:
-        """What `make` returns on rank 0, where alone it is called."""
         if self.alone:
-            return make()
-        return self.share(make() if self.rank == 0 else None)[0]  # type: ignore[return-value]
+            return [value]
+        received = self.comm.allgather((None, value))
+        for rank, (failure, _) in enumerate(received):
+            if failure is not None:
+                raise _ReportedError(f"Rank {rank} of {self.size} has failed: {failure}")
+        return [theirs for _, theirs in received]
 
-    def gathered(self, array: Any) -> Any:
+    def from_root(self, make: Callable[[], T]) -> T:
+        """The result of `make`, which only rank 0 calls."""
+        return self.allgather(make() if self.rank == 0 else cast(T, None))[0]
+
+    def gather(self, array: Any) -> Any:
         """The rows of the arrays of all ranks, below each other, on rank 0; None on the others."""
         if self.alone:
             return array
-        self.share(None)
+        self.allgather(None)
         parts = self.comm.gather(array)
         return None if parts is None else np.concatenate(parts)
 
@@ -113,12 +124,12 @@ class Ranks:
         """Σ weight · value / Σ weight over the ranks."""
         if self.alone:
             return value
-        found = self.share((value, weight))
+        found = self.allgather((value, weight))
         return sum(v * w for v, w in found if w) / sum(w for _, w in found)
 
     def same(self, facts: Mapping[str, Any]) -> None:
         """Raises ValueError unless the facts of all ranks are those of rank 0."""
-        for rank, theirs in enumerate(found := self.share(dict(facts))):
+        for rank, theirs in enumerate(found := self.allgather(dict(facts))):
             for name, value in theirs.items():
                 if value != found[0].get(name):
                     raise ValueError(
@@ -138,28 +149,22 @@ class Ranks:
             return
         try:
             yield
-            self.share(None)
-        except _ToldError as told:
-            _end.agree(error := NnbpError(str(told)), quiet=True)
+            self.allgather(None)
+        except _ReportedError as reported:
+            _agreed(error := NnbpError(str(reported)), reported=True)
             raise error from None
         except Exception as error:
-            failed = self._exchange(f"{type(error).__name__}: {error}", None)
-            _end.agree(error, quiet=any(failed[: self.rank]))
+            failures = [failure for failure, _ in self.comm.allgather((f"{type(error).__name__}: {error}", None))]
+            _agreed(error, reported=any(failures[: self.rank]))
             raise
 
-    def is_told(self, error: BaseException) -> bool:
-        """Whether another rank reports this error, which all ranks raise."""
-        return error is _end.quiet
+    def is_agreed(self, error: BaseException) -> bool:
+        """Whether all ranks raise an error at the same time, and this one on this rank."""
+        return _mark(error) is not None
 
-    def _exchange(self, failure: str | None, value: Any) -> list[Any]:
-        """What all ranks exchange: values, or if this rank has failed, the failures of all."""
-        failures, values = zip(*self.comm.allgather((failure, value)), strict=True)
-        if failure is not None:
-            return list(failures)
-        for rank, other in enumerate(failures):
-            if other is not None:
-                raise _ToldError(f"Rank {rank} of {self.size} has failed: {other}")
-        return list(values)
+    def is_reported(self, error: BaseException) -> bool:
+        """Whether all ranks raise this error, and another one reports it."""
+        return _mark(error) == "reported"
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -173,14 +178,24 @@ class Ranks:
             try:
                 yield
             except BaseException as error:
-                _end.left(error)
+                self.abandon(error)
+                if _mark(error):
+                    self.comm.Free()
                 raise
+            # The others have answered, so none waits because of an earlier error.
+            _end.abandoned = None
+            self.comm.Free()
+
+    def abandon(self, error: BaseException) -> None:
+        """Notes that an error ends this rank: unless all raise it, they are aborted when its process ends."""
+        if not (self.alone or _mark(error)):
+            _end.abandoned = error
 
     def _threads(self) -> int:
         from nnbp.device.host import blas, cores
 
         usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(cores()))
-        places = self.share((platform.node(), usable))
+        places = self.allgather((platform.node(), usable))
         rivals = sum(node == platform.node() and bool(usable & others) for node, others in places)
         return max(1, min(len(usable) // rivals, blas()["threads"] or 1))
 
@@ -190,9 +205,9 @@ class Ranks:
         """The steps of an epoch with batches of `size` samples of this rank; there are as many on every rank.
 
         >>> Ranks().steps(10, 4)
-        [Steps(samples=4, first=0, total=4, times=2), Steps(samples=2, first=0, total=2, times=1)]
+        [Steps(samples=4, offset=0, total=4, times=2), Steps(samples=2, offset=0, total=2, times=1)]
         """
-        counts = self.share((samples, size))
+        counts = self.allgather((samples, size))
         ends = {0} | {m // n for m, n in counts} | {-(-m // n) for m, n in counts}
         found = []
         for start, end in pairwise(sorted(ends)):
@@ -201,10 +216,10 @@ class Ranks:
         return found
 
     def generator(self, generator: np.random.Generator) -> np.random.Generator:
-        """A generator of this rank's own, from one that is the same on all ranks and goes on by one number."""
+        """A generator of this rank's own, from one that is the same on all ranks; one number of it is drawn."""
         return generator if self.alone else np.random.default_rng((int(generator.integers(2**63)), self.rank))
 
-    def adder(self, array: Array, backend: Backend) -> Callable[[], None]:
+    def allreduce(self, array: Array, backend: Backend) -> Callable[[], None]:
         """A function that replaces an array by the sum of those of all ranks, which has the same bits on all of them.
 
         An array on a GPU goes through the host, unless MPI says that it reads the memory of GPUs.
@@ -227,7 +242,7 @@ class Ranks:
 
         return through_host
 
-    def take_first(self, array: Array, backend: Backend) -> None:
+    def broadcast(self, array: Array, backend: Backend) -> None:
         """Gives an array the values that it has on rank 0."""
         if not self.alone:
             host = np.array(backend.download(array))
@@ -235,29 +250,35 @@ class Ranks:
             array[...] = backend.upload(host, host.dtype)
 
 
-class _ToldError(Exception):
+class _ReportedError(Exception):
     """Another rank has failed; the message says which and why."""
 
 
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Environment variables that have the number of processes: of MPICH and its kin, of Open MPI, of Slurm."""
+def _agreed(error: Exception, *, reported: bool) -> None:
+    """Marks an error as one that all ranks raise; `reported` by another one."""
+    vars(error)["nnbp_mark"] = "reported" if reported else "agreed"
 
-_FORWARDED = 0.2
-"""Seconds before all ranks are ended: what mpiexec has not forwarded by then is lost."""
+
+def _mark(error: BaseException | None) -> str | None:
+    """The mark of an error, or of the one that it was raised from."""
+    while error is not None and "nnbp_mark" not in vars(error):
+        error = error.__cause__
+    return None if error is None else vars(error)["nnbp_mark"]
 
 
 class _End:
-    """Ends all ranks when the process of one ends with an error that the others do not know of.
+    """Aborts all ranks when the process of one ends with an error that the others do not know of.
 
     They wait for it, in MPI_Allreduce or in MPI_Finalize, and a rank that waits hears nothing else. Of an error that
     all ranks raise, one of them prints the traceback.
+
+    Attributes:
+        abandoned: the error with which this rank has left the others waiting, or None.
     """
 
     def __init__(self) -> None:
         self._watching = False
-        self._agreed: BaseException | None = None
-        self._left: BaseException | None = None
-        self.quiet: BaseException | None = None
+        self.abandoned: BaseException | None = None
 
     def watch(self, mpi: Any, rank: int, size: int) -> None:
         if self._watching:
@@ -265,27 +286,19 @@ class _End:
         self._watching, show = True, sys.excepthook
 
         def hook(kind: Any, error: Any, traceback: Any) -> None:
-            if error is not self.quiet:
+            if _mark(error) != "reported":
                 show(kind, error, traceback)
 
         def leave() -> None:
             uncaught = getattr(sys, "last_value", None)
-            if self._left is not None or uncaught not in (None, self._agreed):
-                print(f"nnbp: rank {rank} of {size} has failed, and all ranks end.", file=sys.stderr, flush=True)
+            if self.abandoned is not None or (uncaught is not None and not _mark(uncaught)):
+                text = f"nnbp: rank {rank} of {size} has failed, and all ranks are aborted."
+                print(text, file=sys.stderr, flush=True)
                 time.sleep(_FORWARDED)
                 mpi.COMM_WORLD.Abort(1)
 
         sys.excepthook = hook
         atexit.register(leave)
-
-    def agree(self, error: BaseException, *, quiet: bool) -> None:
-        """All ranks raise an error: this one on this rank."""
-        self._agreed, self.quiet = error, error if quiet else None
-
-    def left(self, error: BaseException) -> None:
-        """This rank has left the others with an error, unless all raise it."""
-        if error is not self._agreed:
-            self._left = error
 
 
 _end = _End()

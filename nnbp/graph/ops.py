@@ -221,8 +221,8 @@ class Gather:
 class Uniform:
     """Fills ``out`` (rows, columns), float32 and C-contiguous, with the next numbers of a stream.
 
-    They are some columns of a matrix of `total` columns, `first` and those behind it, and the stream goes on by the
-    numbers of the whole matrix. By default `out` is the matrix.
+    They are some columns of a matrix of `total` columns, those from `offset` on, and the stream advances by the numbers
+    of the whole matrix. By default `out` is the matrix.
 
     Raises:
         DTypeError: out is not float32.
@@ -231,17 +231,17 @@ class Uniform:
 
     stream: RandomStream
     out: Array
-    first: int = 0
+    offset: int = 0
     total: int | None = None
 
     def __post_init__(self) -> None:
         if self.out.dtype != np.float32:
             raise DTypeError(f"Random numbers are always float32; received an array of {self.out.dtype}.")
         _check_contiguous(self.out, "Random numbers are written to a C-contiguous array")
-        if not 0 <= self.first <= self.columns - self.out.shape[-1]:
+        if not 0 <= self.offset <= self.columns - self.out.shape[-1]:
             raise ShapeError(
                 f"Random numbers are columns of a matrix of {self.columns} columns; received {self.out.shape[-1]} of "
-                f"them from {self.first} on."
+                f"them from {self.offset} on."
             )
 
     @property
@@ -251,7 +251,7 @@ class Uniform:
 
     @property
     def count(self) -> int:
-        """By how many numbers the stream goes on."""
+        """By how many numbers the stream advances."""
         return int(self.out.size) // max(1, int(self.out.shape[-1])) * self.columns
 
     @property

@@ -7,7 +7,7 @@ the forward pass and returns a `Node`: the buffers of this layer in this executo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby
 from typing import Any, ClassVar, final
 
@@ -21,6 +21,7 @@ from nnbp.graph.ops import Array, RandomStream, Reduce, Uniform
 from nnbp.nn import activations, initializers
 from nnbp.nn.activations import Activation
 from nnbp.nn.initializers import Initializer
+from nnbp.nn.moments import Moments
 from nnbp.nn.parameters import ParameterSpec
 from nnbp.registry import Named
 from nnbp.validation import LARGEST_SIZE, items, number, whole_number
@@ -79,12 +80,8 @@ class Layer(Named, ABC, kind="layer", attribute="kind"):
         """Arrays that the layer does not learn and that are part of the model: their initial values, on the host."""
         return {}
 
-    def observed(self, blocks: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Statistics:
-        """The statistics of the inputs at the first fit, if the layer `observes_inputs`.
-
-        Args:
-            blocks: inputs (k, n_in) and the weight of each of them (k,), above 0.
-        """
+    def observed(self, inputs: Moments) -> Statistics:
+        """The statistics from the moments of the inputs of the first fit, if the layer `observes_inputs`."""
         return {}
 
     def check_statistics(self, statistics: Statistics) -> None:
@@ -279,9 +276,10 @@ class Standardize(Layer):
     def statistics(self, n_in: int) -> Statistics:
         return {"mean": np.full(n_in, np.nan), "deviation": np.full(n_in, np.nan)}
 
-    def observed(self, blocks: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Statistics:
-        """The moments of the blocks, with a deviation of 0 for features that are constant up to rounding."""
-        mean, deviation, _ = moments(blocks)
+    def observed(self, inputs: Moments) -> Statistics:
+        """Mean and deviation, which is 0 for features that are constant up to rounding."""
+        mean, square, total = inputs
+        deviation = np.sqrt(square / total)
         deviation[is_constant(mean, deviation)] = 0.0
         found = {"mean": mean, "deviation": deviation}
         self.check_statistics(found)
@@ -328,29 +326,6 @@ class StandardizeNode(Node):
         """∂C/∂x = ∂C/∂a / deviation."""
         op.map(lambda da, s: da * _inverse(s), [da], da=da, s=self.deviation.reshape(-1, 1))
         return da
-
-
-def moments(
-    blocks: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Mean and deviation of each feature, and Σ w, of blocks of samples (m, n) and their weights (m,).
-
-    Sums of blocks, combined as in Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983. They are
-    sums of distances from the first sample, which are exactly 0 for a constant feature.
-    """
-    first: Any = None
-    mean: Any = 0.0
-    square: Any = 0.0
-    total = 0.0
-    for x, w in blocks:
-        first = x[0].copy() if first is None else first
-        distance, weight, own = x - first, w[:, None], float(w.sum())
-        center = (weight * distance).sum(axis=0) / own
-        total += own
-        square = square + (weight * (distance - center) ** 2).sum(axis=0)
-        square = square + (center - mean) ** 2 * (own * (total - own) / total)
-        mean = mean + (center - mean) * (own / total)
-    return first + mean, np.sqrt(square / total), total
 
 
 def is_constant(mean: Any, deviation: Any) -> Any:

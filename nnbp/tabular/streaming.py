@@ -141,18 +141,21 @@ def prepare_streamed(
             parts[part].append(source.take(np.flatnonzero(rows)))
         countdown.advance(len(source))
     # What each rank has found, in the order of the file.
-    found = ranks.share((whole, totals, {part: Source.joined(rows) for part, rows in parts.items()}))
-    whole = reduce(add, (of_rank for of_rank, _, _ in found))
-    totals = {name: reduce(add, (of_rank[name] for _, of_rank, _ in found)) for name in totals}
+    found = ranks.allgather((len(own), whole, totals, {part: Source.joined(rows) for part, rows in parts.items()}))
+    whole = reduce(add, (of_rank for _, of_rank, _, _ in found))
+    totals = {name: reduce(add, (of_rank[name] for _, _, of_rank, _ in found)) for name in totals}
     held_out, validating, shown = (
-        Source.joined([of_rank[part] for _, _, of_rank in found]) for part in ("test", "validation", "shown")
+        Source.joined([of_rank[part] for *_, of_rank in found]) for part in ("test", "validation", "shown")
     )
     assert whole is not None, "the file has rows"
-    left = m - len(held_out) - len(validating)
-    if not (left and (len(held_out) or not test) and (len(validating) or division.aside == test)):
+    left = [rows - len(of_rank["test"]) - len(of_rank["validation"]) for rows, _, _, of_rank in found]
+    validates = len(validating) >= ranks.size or division.aside == test
+    if not (min(left) and (len(held_out) or not test) and validates):
+        each, fewer = ("", "") if ranks.alone else (f" on each of {ranks.size} ranks", ", or start fewer ranks")
         raise DataError(
-            f"{table.path.name}: each part needs a row; of {m} rows, {len(held_out)} are held out, {len(validating)} "
-            f"validate and {left} are trained on. Change --test-fraction or --validation-fraction, or give more rows."
+            f"{table.path.name}: each part needs a row{each}; of {m} rows, {len(held_out)} are held out, "
+            f"{len(validating)} validate and {sum(left)} are trained on. Change --test-fraction or "
+            f"--validation-fraction, or give more rows{fewer}."
         )
     target = encoder_of(whole, options)
     of_rest = totals.pop(whole.name)
@@ -164,7 +167,7 @@ def prepare_streamed(
         preprocessor.transform(held_out)
     mine = validating.take(np.arange(ranks.rank, len(validating), ranks.size))
     validation = (preprocessor.transform(mine)[0], target.encode(mine)) if len(mine) else None
-    train = StreamedRows(own, division, preprocessor, target, left, tell)
+    train = StreamedRows(own, division, preprocessor, target, sum(left), tell)
     test_rows = held_out if test else None
     return PreparedData(shown, preprocessor, target, train, validation, test_rows, one_unit, len(validating))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbp.nn.moments import merged
 from nnbp.tabular.table import Floats, Source, Texts
 
 MAX_DISTINCT = 10_000
@@ -22,9 +23,8 @@ MAX_DISTINCT = 10_000
 class Moments:
     """Some numbers x: how many, their mean μ, Σ(x − μ)², the lowest and the highest one.
 
-    The sum of those of the sets A and B is that of both, with δ = μB − μA: μ = μA + δ mB / m and
-    Σ(x − μ)² = ΣA + ΣB + δ² mA mB / m. Source: Chan, Golub & LeVeque, "Algorithms for computing the sample variance",
-    The American Statistician 37, 1983, equation 2.1. Those of one block are NumPy's mean and std, bit for bit.
+    The sum of those of two sets is that of both; see `nnbp.nn.moments`. Those of one block are NumPy's mean and
+    std, bit for bit.
     """
 
     count: int = 0
@@ -46,14 +46,10 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         if not (self.count and other.count):
             return self if self.count else other
-        count, delta = self.count + other.count, other.mean - self.mean
-        return Moments(
-            count,
-            self.mean + delta * (other.count / count),
-            self.squares + other.squares + delta * delta * (self.count * (other.count / count)),
-            min(self.low, other.low),
-            max(self.high, other.high),
-        )
+        mean, squares, count = merged(
+            (self.mean, self.squares, self.count), (other.mean, other.squares, other.count)
+        )  # fmt: skip
+        return Moments(count, mean, squares, min(self.low, other.low), max(self.high, other.high))
 
     def with_constant(self, value: float, count: int) -> Moments:
         """The moments of these numbers and of one value that stands so many times beside them."""

@@ -185,7 +185,7 @@ class DataAdapter:
         classes = max(2, self.n_out or 0)
         known = loss.truth(reference.targets)
         if isinstance(class_weight, str) and class_weight == "balanced" and not ranks.alone:
-            class_weight = balanced(ranks.share(np.unique(known, return_counts=True)))
+            class_weight = balanced(ranks.allgather(np.unique(known, return_counts=True)))
         w = class_weights(class_weight, loss.truth(data.targets), known, classes)
         return _with_weights(data, w if data.weights is None or w is None else data.weights * w)
 
@@ -203,7 +203,7 @@ class DataAdapter:
 
         All ranks together have as many.
         """
-        most = SAMPLE // ranks.size
+        most = max(1, SAMPLE // ranks.size)
         if len(data) <= most:
             return data
         counted = np.arange(len(data)) if data.weights is None else np.flatnonzero(data.weights)
@@ -228,7 +228,7 @@ def _with_weights(data: Dataset, sample_weight: Any) -> Dataset:
 
 def in_proportion(data: Dataset, ranks: Ranks) -> Dataset:
     """The data set with weights on a scale that is the same on all ranks."""
-    shift = min(ranks.share(data.shift))
+    shift = min(ranks.allgather(data.shift))
     return data if data.weights is None else _reweighted(data, np.ldexp(data.weights, shift - data.shift), shift)
 
 

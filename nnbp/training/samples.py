@@ -1,4 +1,4 @@
-"""The samples of a fit: its data arguments, which are checked and read here, and what training takes of them."""
+"""The samples of a fit: its data arguments, which are checked and read here, and the data sets that training uses."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ class Samples:
     Attributes:
         adapter: knows the sizes of the data.
         data: the samples to learn from, as they were read; `placed` are the same where training reads them.
-        few: those on which J is taken before and after, on the host; `measured` are the same where J is taken.
+        sample: those on which J is taken before and after, on the host; `placed_sample` are the same where J is taken.
         held_out: the validation data, or None.
     """
 
     adapter: DataAdapter
     data: Dataset
     placed: Dataset
-    few: Dataset
-    measured: Dataset
+    sample: Dataset
+    placed_sample: Dataset
     held_out: Dataset | None
 
-    def judged(self, ranks: Ranks) -> Dataset:
-        """`few` with the targets and weights of all ranks on rank 0; a sample stands for a share of its rank's."""
-        few = self.few
+    def sample_of_all(self, ranks: Ranks) -> Dataset:
+        """`sample` with the targets and weights of all ranks on rank 0; it stands for all samples of its rank."""
+        own = self.sample
         if ranks.alone:
-            return few
-        w = np.ones(len(few)) if few.weights is None else few.weights
-        y, w = ranks.gathered(few.y), ranks.gathered(w * (self.data.weight / few.weight))
-        return few if y is None else replace(few, y=y, weights=w)
+            return own
+        w = np.ones(len(own)) if own.weights is None else own.weights
+        y, w = ranks.gather(own.y), ranks.gather(w * (self.data.weight / own.weight))
+        return own if y is None else replace(own, y=y, weights=w)
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class DataArguments:
     """The arguments of `Network.fit` that are data, as they were given; see there."""
 
     X: Any
@@ -60,7 +60,7 @@ class Given:
     class_weight: Mapping[int, float] | ArrayLike | str | None
 
     def facts(self) -> dict[str, Any]:
-        """What has to be the same on all ranks, by name."""
+        """Values that must be the same on all ranks, by name."""
         given = {name: getattr(self, name) is not None for name in ("batches", "validation_data", "sample_weight")}
         return {
             **{name: "given" if there else "not given" for name, there in given.items()},
@@ -81,23 +81,28 @@ class Given:
                 raise TypeError("fit trains on X and y, or on batches; received none of them. Call fit(X, y).")
             whole_number("shuffle_buffer", self.shuffle_buffer, 0, 0)
             adapter, data, held_out = self._arrays(adapter, seed, ranks)
-            few, placed = adapter.sample(data, ranks), adapter.placed(data, beside)
-            measured = placed if few is data else adapter.placed(few)
+            sample, placed = adapter.sample(data, ranks), adapter.placed(data, beside)
+            placed_sample = placed if sample is data else adapter.placed(sample)
         else:
             stream = self._stream(self.batches, adapter, options, ranks)
-            adapter, few = stream.adapter, stream.sample
+            adapter, sample = stream.adapter, stream.sample
             data = placed = stream.dataset()
             held_out = None if self.validation_data is None else self._held_out(adapter)
-            measured = adapter.placed(few)
-        ranks.same({"number of inputs": adapter.n_in})
+            placed_sample = adapter.placed(sample)
+        ranks.same({
+            "number of inputs": adapter.n_in,
+            "number of outputs": adapter.n_out,
+            "sample weights": "given" if data.w is not None else "not given",
+            "validation weights": "given" if held_out is not None and held_out.w is not None else "not given",
+        })  # fmt: skip
         if held_out is not None:
             held_out = adapter.placed(in_proportion(held_out, ranks), beside)
-        return Samples(adapter, data, placed, few, measured, held_out)
+        return Samples(adapter, data, placed, sample, placed_sample, held_out)
 
     def _arrays(self, adapter: DataAdapter, seed: int, ranks: Ranks) -> tuple[DataAdapter, Dataset, Dataset | None]:
         """An adapter that knows the sizes, the data to learn from, and the validation data."""
         known, data = adapter.read(self.X, self.y, self.sample_weight)
-        outputs = max(ranks.share(known.n_out or 0))
+        outputs = max(ranks.allgather(known.n_out or 0))
         if outputs != known.n_out:
             # The samples of another rank have more classes.
             known, data = replace(adapter, n_out=outputs).read(self.X, self.y, self.sample_weight)

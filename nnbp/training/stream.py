@@ -133,7 +133,7 @@ class Stream:
         if self._weighted and not largest > 0:
             raise DataError("The sample weights of all blocks are 0, and J would be 0 / 0. Give one above 0.")
         # The scale of the weights is the same on all ranks.
-        self._shift = min(self._ranks.share(weight_shift(largest) if self._weighted else 0))
+        self._shift = min(self._ranks.allgather(weight_shift(largest) if self._weighted else 0))
         self._sum = float(np.ldexp(self._sum, self._shift)) if self._weighted else float(self.samples)
         self._is_first, self._digest = False, total.hexdigest()
         X, y, *w = (array[: self.samples] for array in kept)

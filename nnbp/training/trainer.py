@@ -101,11 +101,17 @@ class Evaluation:
         """The value of every metric, by name."""
         if not self.metrics:
             return {}
-        ranks, weights = self.ranks, self.data.weights
-        needed = sorted({metric.needs for metric in self.metrics})
-        outputs = {needs: ranks.gathered(self.predict(self.data.X, needs)) for needs in needed}
-        truth, w = ranks.gathered(self.truth), None if weights is None else ranks.gathered(weights)
-        return ranks.first(lambda: {prefix + each.name: each(truth, outputs[each.needs], w) for each in self.metrics})
+        needed, (truth, w) = sorted({metric.needs for metric in self.metrics}), self._known
+        outputs = {needs: self.ranks.gather(self.predict(self.data.X, needs)) for needs in needed}
+        return self.ranks.from_root(
+            lambda: {prefix + each.name: each(truth, outputs[each.needs], w) for each in self.metrics}
+        )
+
+    @cached_property
+    def _known(self) -> tuple[Any, Any]:
+        """The truth and the weights of all ranks, on rank 0."""
+        w = self.data.weights
+        return self.ranks.gather(self.truth), None if w is None else self.ranks.gather(w)
 
 
 class Trainer:
@@ -190,8 +196,7 @@ class Trainer:
                 self._evaluate,
                 self._curvature,
                 backend.xp,
-                # All ranks decide by the same number, even if their processors round differently.
-                lambda x: ranks.share(float(backend.download(x)))[0],
+                lambda x: ranks.allgather(float(backend.download(x)))[0],
                 model.parameters.matrices,
                 self.data.counted,
                 model.n_out,
@@ -202,14 +207,14 @@ class Trainer:
         self.best_loss, self.best_epoch = math.inf, 0
         self.checkpoints: CheckpointWriter | None = None
         self._warned = False
-        self._weight = sum(ranks.share(self.data.weight))
+        self._weight, steps = sum(ranks.allgather(self.data.weight)), ranks.steps(samples, size)
         with backend.active():
             if self.search is None:
-                steps = sum(part.times for part in ranks.steps(samples, size))
-                self.updater = Updater(model, optimizer, steps, options.clip_norm, self.state)
+                count = sum(part.times for part in steps)
+                self.updater = Updater(model, optimizer, count, options.clip_norm, self.state)
             runs = options.epochs
             self.training_pass = Epoch(
-                model, self.data, size, training=True, update=self.updater, runs=runs, ranks=ranks
+                model, self.data, size, training=True, update=self.updater, runs=runs, ranks=ranks, steps=steps
             )
             self.check = None if validation is None else Epoch(model, validation.data, piece, runs=runs)
             # The parameters at the end of the last epoch. Those before training and the best follow in `begin`.
@@ -243,6 +248,11 @@ class Trainer:
         self._status = TrainingState(network, self.options.epochs, history, greater_is_better=names)
         self._attended = ExitStack()
         self._attended.enter_context(attending(self.options.callbacks, self._status))
+        try:
+            self.ranks.allgather(None)
+        except BaseException:
+            self._attended.close()
+            raise
 
     def run(self, go_on: Callable[[], None] | None = None) -> None:
         """Trains the model, from a checkpoint if `go_on` calls `restore`.
@@ -273,7 +283,7 @@ class Trainer:
                         self._epoch(number, status, *learnt)
                         self._keep(status)
                         observed = _observed(status.logs)
-                        if not (self._warned or math.isfinite(observed)):
+                        if not (self._warned or math.isfinite(observed)) and self.ranks.rank == 0:
                             self._warned = True
                             # Points to the caller of `Network.fit`, past `fit` itself and the wrapper of its lock.
                             warnings.warn(_passed_over(number + 1, observed), RuntimeWarning, stacklevel=4)
@@ -301,6 +311,8 @@ class Trainer:
                 raise
             finally:
                 history.seconds = time.perf_counter() - self._started
+            with self.ranks.together():
+                self._attended.close()
 
     def _state(self, status: TrainingState) -> tuple[Array, State]:
         """The parameters at the end of the last epoch, and all that training needs to resume, but for the history.
@@ -408,13 +420,14 @@ class Trainer:
             status.history.best_epoch = status.epoch
 
     def _follow(self, status: TrainingState) -> None:
-        """Takes over what callbacks have done on rank 0: the reason to stop, and changes of the parameters.
+        """Takes over what callbacks have done: a reason to stop on any rank, changes of the parameters on rank 0."""
+        status.stop = next(filter(None, self.ranks.allgather(status.stop)), None)
+        self._align()
 
-        So all ranks have the same parameters after every epoch, even if their processors round differently.
-        """
-        status.stop = self.ranks.first(lambda: status.stop)
+    def _align(self) -> None:
+        """Takes the parameters of rank 0: those of other ranks may differ in the last bits if the processors do."""
         with self.model.backend.active():
-            self.ranks.take_first(self.model.parameters.values, self.model.backend)
+            self.ranks.broadcast(self.model.parameters.values, self.model.backend)
 
     @property
     def _searches(self) -> bool:
@@ -444,6 +457,7 @@ class Trainer:
         """Leaves the best parameters or the last ones, and takes J."""
         if self._chosen:
             self._restore(self.best)
+        self._align()
         self.after = self.objective()
         if not math.isfinite(self.after):
             raise self._divergence(status.epoch, self.after, status)
@@ -455,9 +469,11 @@ class Trainer:
         """
         history = status.history
         self._restore(self.best)
+        self._align()
         J, kept = self.objective(), f"the parameters of epoch {self.best_epoch}"
         if not math.isfinite(J) or (history.best_epoch is None and self.before <= J):
             self._restore(self.initial)
+            self._align()
             J, kept, history.best_epoch = self.before, "the initial parameters", None
         if not math.isnan(J):
             kept += f", whose J is {J:.4g}"
@@ -494,7 +510,9 @@ class Trainer:
     def _learn(self, number: int) -> tuple[float, float, float]:
         """Runs the updates of an epoch and returns J over it, the final norm of theta and the last learning rate."""
         model, one_pass = self.model, self.training_pass
-        eta = self.options.schedule.rates(self.options.optimizer.rate, number, one_pass.steps)
+        with self.ranks.together():
+            own = self.options.schedule.rates(self.options.optimizer.rate, number, one_pass.steps)
+            eta = self.ranks.allgather(own)[0]
         with model.backend.active():
             if self.options.shuffle:
                 one_pass.shuffle(self.ranks.generator(model.order_generator))
@@ -515,7 +533,8 @@ class Trainer:
     def _evaluate(self) -> float:
         """J of the training data, and its gradient, for a search."""
         self.training_pass.run()
-        loss = self.model.objective(self.training_pass.total, self._weight)
+        # All ranks decide by the same number, here and in `Objective.read`, even if their processors round differently.
+        loss = self.ranks.allgather(self.model.objective(self.training_pass.total, self._weight))[0]
         if self._searches:
             self._note(loss, self.epochs + 1)
         return loss

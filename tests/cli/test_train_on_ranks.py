@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,22 @@ def test_a_run_that_was_killed_resumes_with_the_same_bytes() -> None:
     assert code == 0, err
     model = [Path(run, "model.safetensors").read_bytes() for run in ("whole", "run")]
     assert model[0] == model[1]
+
+
+def test_ctrl_c_ends_all_ranks_after_the_epoch_with_a_whole_run_folder() -> None:
+    words = ["train", "t.parquet", "--target", "y", "--device", "cpu", "--hidden", "8", "--out", "run"]
+    asked = start(2, "-m", "nnbp", *words, "--epochs", "2000", "--patience", "0", "--checkpoint-every", "1", "--json")
+    deadline = time.monotonic() + 30
+    while len(list(Path("run").glob("checkpoints/checkpoint-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    asked.send_signal(signal.SIGINT)
+    code, out, err = ended(asked)
+    assert code == 130, err
+    result = json.loads(out[out.index("{") :])
+    assert (result["status"], result["stopped"]) == ("interrupted", "ended by Ctrl-C")
+    assert 2 <= result["epochs"] < 2000
+    assert {"model.safetensors", "report.html", "metrics.csv"} < {path.name for path in Path("run").iterdir()}
+    assert "aborted" not in err
 
 
 @pytest.mark.parametrize(

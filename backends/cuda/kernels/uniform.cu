@@ -21,15 +21,15 @@ __device__ inline void philox4x64_10(Word counter, Word key0, Word key1, Word* x
 
 // A block of the generator is four words, eight numbers: of each word the low half first, of each half its upper 24
 // bits. One thread computes a block. NumPy counts up before it draws, so block 0 has counter 1. The rows of out are
-// those of a matrix of `total` columns, from its column `first` on; a row may begin inside a block.
-extern "C" __global__ void uniform(const long long* position, float* out, I rows, I columns, long long first,
+// those of a matrix of `total` columns, from its column `offset` on; a row may begin inside a block.
+extern "C" __global__ void uniform(const long long* position, float* out, I rows, I columns, long long offset,
                                    long long total, Word key0, Word key1)
 {
     const I blocks = (columns + 14) / 8;
     NNBP_LOOP(item, rows * blocks)
     {
         const I row = item / blocks, block = item % blocks;
-        const long long start = position[0] + first + (long long)row * total;
+        const long long start = position[0] + offset + (long long)row * total;
         const I skipped = I(start % 8);
         Word x[4];
         philox4x64_10(Word(start / 8) + Word(block) + 1, key0, key1, x);

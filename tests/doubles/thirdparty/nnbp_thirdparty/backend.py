@@ -60,10 +60,10 @@ def execute(operation):
         case Gather(source, order, counter, stride, out):
             start = counter[0] * stride
             out[...] = source[order[start : start + len(out)]]
-        case Uniform(stream, out, first):
+        case Uniform(stream, out, offset):
             whole = np.empty((operation.count // operation.columns, operation.columns), np.float32)
             stream.fill(whole)
-            out[...] = whole[:, first : first + out.shape[-1]].reshape(out.shape)
+            out[...] = whole[:, offset : offset + out.shape[-1]].reshape(out.shape)
         case Advance(counter, count):
             counter += count
         case Foreign(function, arguments):
