@@ -23,6 +23,7 @@ from strict_backend import StrictBackend
 
 import nnbp
 from nnbp import Dense, Dropout, Network, Optimizer
+from nnbp.device.host import blas, cores
 from nnbp.training.checkpoint import Checkpoint
 from nnbp.validation import balanced, class_weights
 
@@ -250,7 +251,7 @@ def differences(comm: Comm, name: str) -> Any:
         case "levenberg_marquardt":
             net, options = Network([5, 3, 1], device="cpu", seed=0), {"optimizer": "levenberg_marquardt"}
             y = x[:, 0]
-    before = None if net._passes is None else net.parameters.copy()
+    before = None if "sizes from the data" in repr(net) else net.parameters.copy()
     found = fails(comm, x, y, net=net, **options)
     assert before is None or (before == net.parameters).all(), "nothing has changed"
     network().fit(X[mine], Y[mine], epochs=1, progress=False, comm=comm)  # the ranks still understand each other
@@ -282,6 +283,48 @@ def follows_callbacks(comm: Comm, name: str) -> Any:
     assert (net.parameters == 2.0).all()
     assert calls == ([1, 2] if comm.rank == 0 else [])
     return "done"
+
+
+def recovers(comm: Comm, name: str) -> Any:
+    """After errors that all ranks raise, the same network can be trained, and the program ends well."""
+
+    class Fails(nnbp.Callback):
+        def on_train_end(self, state: Any) -> None:
+            raise OSError("the log cannot be closed")
+
+    class Stops(nnbp.Callback):
+        each_rank = True
+
+        def on_epoch_end(self, state: Any) -> None:
+            state.stop = f"rank {comm.rank} has no time" if comm.rank == 1 else None
+
+    net, mine = network(), part(comm)
+    _, text = fails(comm, X[mine], Y[mine], net=net, early_stopping=nnbp.EarlyStopping(monitor="val_acuracy"))
+    assert "val_acuracy" in text
+    assert "sizes from the data" in repr(net), "nothing has changed"
+    _, text = fails(comm, X[mine], Y[mine], net=net, callbacks=[Fails()])
+    assert "the log cannot be closed" in text
+    _, text = fails(comm, X[mine], Y[mine], net=net, schedule=lambda epoch: 1 / comm.rank)
+    assert "division by zero" in text
+    history = net.fit(X[mine], Y[mine], epochs=5, progress=False, comm=comm, callbacks=[Stops()])
+    assert history.stopped == "rank 1 has no time"
+    assert history.epochs == 1
+    same_bits(comm, net.parameters)
+    return "done"
+
+
+def shared_cores(comm: Comm, name: str) -> Any:
+    """The number of BLAS's threads within a fit, on each rank, and the cores that it may use."""
+    found: list[int] = []
+
+    class Looks(nnbp.Callback):
+        each_rank = True
+
+        def on_epoch_end(self, state: Any) -> None:
+            found.append(blas()["threads"])
+
+    network().fit(X[part(comm)], Y[part(comm)], epochs=1, progress=False, comm=comm, callbacks=[Looks()])
+    return comm.gather((found[0], cores(), blas()["threads"]))
 
 
 def diverging(comm: Comm, name: str) -> Any:

@@ -159,6 +159,17 @@ def test_callbacks_are_those_of_rank_0() -> None:
 
 
 @needs_mpi
+def test_ranks_go_on_after_an_error_that_all_of_them_raise() -> None:
+    assert run(2, "recovers") == "done"
+
+
+@needs_mpi
+def test_ranks_share_the_cores_of_their_machine() -> None:
+    for within, cores, outside in run(2, "shared_cores"):
+        assert within == max(1, min(cores // 2, outside))
+
+
+@needs_mpi
 def test_all_ranks_diverge_together() -> None:
     assert "Training diverged" in run(2, "diverging")
 
