@@ -43,6 +43,7 @@ _LAZY = {
     "nnbp.metrics": ["Metric", "metrics"],
     "nnbp.nn.normalization": ["BatchNorm", "LayerNorm"],
     "nnbp.onnx": ["onnx"],
+    "nnbp.optim.bayesian_regularization": ["BayesianRegularization"],
     "nnbp.optim.lbfgs": ["LBFGS"],
     "nnbp.optim.levenberg_marquardt": ["LevenbergMarquardt"],
     "nnbp.optim.optimizers": ["Adam", "AdamW", "Optimizer", "RMSprop", "Rprop", "SGD"],
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from nnbp.metrics import Metric
     from nnbp.nn.normalization import BatchNorm, LayerNorm
     from nnbp.optim import schedules
+    from nnbp.optim.bayesian_regularization import BayesianRegularization
     from nnbp.optim.lbfgs import LBFGS
     from nnbp.optim.levenberg_marquardt import LevenbergMarquardt
     from nnbp.optim.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, Rprop
@@ -107,7 +109,8 @@ __all__ = [  # noqa: RUF022 (grouped by what the names are for)
     "Softplus", "Tanh",
     "Loss", "AbsoluteError", "BinaryCrossEntropy", "CrossEntropy", "Huber", "Poisson", "Quantile", "SquaredError",
     # Training.
-    "Optimizer", "Adam", "AdamW", "LBFGS", "LevenbergMarquardt", "RMSprop", "Rprop", "SGD", "schedules",
+    "Optimizer", "Adam", "AdamW", "BayesianRegularization", "LBFGS", "LevenbergMarquardt", "RMSprop", "Rprop", "SGD",
+    "schedules",
     "Callback", "Checkpoint", "EarlyStopping", "Metric", "fit_many", "TableModel",
     # Devices and checks.
     "check_gradients", "compare_devices", "devices", "explain", "testing", "textbook",

@@ -93,7 +93,8 @@ TYPED = {
     },
     Optimizer: {
         "sgd": "SGD gradient_descent", "rmsprop": "RMSprop RMSProp rms_prop", "adam": "Adam", "adamw": "AdamW",
-        "rprop": "Rprop", "lbfgs": "L-BFGS LBFGS l_bfgs",
+        "rprop": "Rprop", "lbfgs": "L-BFGS LBFGS l_bfgs", "levenberg_marquardt": "LevenbergMarquardt LM trainlm",
+        "bayesian_regularization": "BayesianRegularization bayesian-regularization trainbr",
     },
     Schedule: {
         "step": "StepLR", "exponential": "ExponentialLR", "cosine": "CosineAnnealingLR cosine_annealing",

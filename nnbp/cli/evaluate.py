@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 from typing import Any
 
 from nnbp.cli.options import add_shared
 from nnbp.cli.output import describe_target, note, two_columns
 from nnbp.cli.predict import load
 from nnbp.formatting import counted, json_text, metric_rows, number
-from nnbp.tabular.readers import BUILTIN, load_source
+from nnbp.tabular.readers import BUILTIN
 
 HELP = "compare predictions with a table whose target is known"
 DESCRIPTION = (
@@ -30,8 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     target, labels = arguments.target, model.target.labels
     if target is None and model.preprocessor is not None and arguments.source not in BUILTIN:
         target = model.target.name
-    source = load_source(arguments.source, target=target, reading=model.reading, keep_text=model.texts)
-    evaluation = model.compare(source)
+    blocks = model.blocks(arguments.source, target, required=True)
+    source = next(blocks)
+    evaluation = model.compare_blocks(chain([source], blocks))
     note("nnbp evaluate", evaluation.messages)
     document: dict[str, Any] = {
         "model": str(path),
@@ -39,14 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
         "target": source.target_name,
         "task": model.target.task,
         "labels": labels,
-        "rows": len(source),
+        "rows": len(evaluation.truth),
         "device": model.network.device,
         "notes": evaluation.messages,
         "metrics": evaluation.metrics,
     }
     rows = [
         ("Model", str(path)),
-        ("Data", f"{source.name}, {counted(len(source), 'row')}"),
+        ("Data", f"{source.name}, {counted(len(evaluation.truth), 'row')}"),
         ("Target", describe_target(str(source.target_name), labels)),
         ("Device", model.network.device),
         ("", ""),

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if any(same_file(arguments.file, other) for other in (path, arguments.data or path)):
         raise UsageError(f"FILE would overwrite {arguments.file}, which the export reads. Name another file.")
     model = TableModel.load(path, device="cpu")
-    source = None if arguments.data is None else read_rows(model, arguments.data)
+    source = None if arguments.data is None else next(read_rows(model, arguments.data))
     data: Any = source
     if source is not None:
         X, messages = model.features(source)

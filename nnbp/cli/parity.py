@@ -105,9 +105,10 @@ def _case(**named: str) -> Case:
 
 
 def _problem(arguments: argparse.Namespace, case: Case, dtype: str, device: str) -> tuple[Network, Any, Any]:
+    decay = 0.0 if Optimizer.registry[case.optimizer].sets_decay else 0.01
     return example_problem(
         arguments.layers, activation=case.activation, loss=case.loss, samples=arguments.samples, seed=arguments.seed,
-        weight_decay=0.01, dtype=dtype, precision=arguments.precision, device=device,
+        weight_decay=decay, dtype=dtype, precision=arguments.precision, device=device,
     )  # fmt: skip
 
 

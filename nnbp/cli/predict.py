@@ -7,10 +7,12 @@ import csv
 import io
 import os
 import sys
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.cli import run_folder
@@ -20,8 +22,7 @@ from nnbp.cli.output import note
 from nnbp.cli.run_folder import find_model
 from nnbp.errors import DeviceFallbackWarning
 from nnbp.formatting import json_text, printable
-from nnbp.tabular.model import TableModel
-from nnbp.tabular.readers import load_source
+from nnbp.tabular.model import TableModel, noticed
 from nnbp.tabular.table import Source
 
 HELP = "predict every row of a table"
@@ -46,33 +47,41 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--output would overwrite {arguments.output}, which the prediction reads. Name another file.")
     if arguments.proba and not model.target.labels:
         raise UsageError("--proba is for classes, and this model predicts a quantity. Leave it out.")
-    source = read_rows(model, arguments.source)
-    X, messages = model.features(source)
-    values = model.decoded(model.network.predict(X))
-    probabilities = model.network.predict_proba(X) if arguments.proba else None
+    name, unit, messages = arguments.source, "row", list[str]()
+    places, outputs, chances = [], [], []
+    for block in read_rows(model, arguments.source):
+        X, notes = model.features(block)
+        messages = noticed(messages, notes)
+        name, unit = block.name, block.unit
+        places.append(block.places)
+        outputs.append(model.decoded(model.network.predict(X)))
+        if arguments.proba:
+            chances.append(model.network.predict_proba(X))
+    rows, values = np.concatenate(places), np.concatenate(outputs)
+    probabilities = np.concatenate(chances) if chances else None
     note("nnbp predict", messages)
     if arguments.output is not None:
         text = io.StringIO(newline="")
-        _write(text, source, model, values, probabilities)
+        _write(text, unit, rows, model, values, probabilities)
         _put(arguments.output, text.getvalue())
     if arguments.json:
         document = {
             "model": str(path),
-            "source": source.name,
+            "source": name,
             "target": model.target.name,
             "task": model.target.task,
             "device": model.network.device,
             "notes": messages,
-            source.unit: source.places.tolist(),
+            unit: rows.tolist(),
             "predictions": values,
         }
         if probabilities is not None:
             document |= {"labels": model.target.labels, "probabilities": probabilities}
         print(json_text(document))
     elif arguments.output is None:
-        _write(sys.stdout, source, model, values, probabilities)
+        _write(sys.stdout, unit, rows, model, values, probabilities)
     else:
-        say("nnbp predict", f"{len(source)} rows of {source.name} predicted; they are in {arguments.output}.")
+        say("nnbp predict", f"{len(rows)} rows of {name} predicted; they are in {arguments.output}.")
     return 0
 
 
@@ -85,14 +94,9 @@ def load(command: str, arguments: argparse.Namespace) -> tuple[Path, TableModel]
     return path, model
 
 
-def read_rows(model: TableModel, name: str) -> Source:
-    """The table of this name, read for a model; the target may be absent."""
-    known = model.preprocessor
-    columns = len(known.columns) if known is not None else model.network.model.n_in
-    target = model.target.name if known is not None else None
-    return load_source(
-        name, target=target, target_required=False, n_features=columns, reading=model.reading, keep_text=model.texts
-    )
+def read_rows(model: TableModel, name: str) -> Iterator[Source]:
+    """The table of this name, read for a model, in blocks if it is large; the target may be absent."""
+    return model.blocks(name, None if model.preprocessor is None else model.target.name, required=False)
 
 
 def same_file(path: str, other: str | Path) -> bool:
@@ -110,17 +114,18 @@ def _put(path: str, text: str) -> None:
 
 
 def _write(
-    file: TextIO, source: Source, model: TableModel, values: NDArray[Any], probabilities: NDArray[Any] | None
-) -> None:
+    file: TextIO, unit: str, places: NDArray[Any], model: TableModel, values: NDArray[Any],
+    probabilities: NDArray[Any] | None,
+) -> None:  # fmt: skip
     """Writes the table: the places of the rows, the predictions, and the probabilities if there are any."""
     rows = csv.writer(file, lineterminator="\n")
-    tables = [source.places[:, None], values.reshape(len(values), -1)]
+    tables = [places[:, None], values.reshape(len(values), -1)]
     width = tables[1].shape[1]
     names = ["prediction"] if width == 1 else [f"prediction {k}" for k in range(1, width + 1)]
     if probabilities is not None:
         names += [f"p({label})" for label in model.target.labels]
         tables.append(probabilities)
     lines = ([cell for row in parts for cell in row] for parts in zip(*tables, strict=True))
-    table = chain([[source.unit, *names]], lines)
+    table = chain([[unit, *names]], lines)
     # A file or a pipe gets the labels as they are.
     rows.writerows(([printable(str(cell)) for cell in line] for line in table) if file.isatty() else table)

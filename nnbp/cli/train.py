@@ -29,8 +29,8 @@ from nnbp.optim.optimizers import Optimizer
 from nnbp.optim.schedules import Schedule
 from nnbp.tabular.defaults import Options, PreparedData, build_network, choose_settings, prepare, train
 from nnbp.tabular.model import TableModel
-from nnbp.tabular.readers import BUILTIN, PARQUET, RowGroups, load_source
-from nnbp.tabular.streaming import LARGE, prepare_streamed
+from nnbp.tabular.readers import BUILTIN, LARGE_TABLE, PARQUET, RowGroups, is_parquet, load_source
+from nnbp.tabular.streaming import prepare_streamed
 from nnbp.tabular.table import Reading
 from nnbp.training.callbacks import History
 from nnbp.training.checkpoint import Checkpoint
@@ -149,16 +149,16 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
 def _prepared(arguments: argparse.Namespace, options: Options, reading: Reading, ranks: Ranks) -> PreparedData:
     """The table, split and encoded: in memory, or block by block if it is a large Parquet file or if ranks share it."""
     path = Path(arguments.source)
-    if path.suffix.lower() in PARQUET and path.is_file():
+    if is_parquet(path):
         table = RowGroups.of(path, arguments.target, reading)
-        if arguments.stream or not ranks.alone or (arguments.stream is None and table.nbytes > LARGE):
+        if arguments.stream or not ranks.alone or (arguments.stream is None and table.nbytes > LARGE_TABLE):
             tell = None if arguments.quiet or ranks.rank else partial(say, "nnbp train")
             if tell is not None:
                 size = f"{len(table)} rows in {counted(len(table.groups), 'row group')}, {table.nbytes / 1e9:.2g} GB"
                 how = "; to read it whole: --no-stream" if ranks.alone else f", by {ranks.size} ranks together"
                 tell(f"{path.name} ({size}) is read block by block in every epoch{how}.")
             return prepare_streamed(table, options, reading, tell, ranks)
-    elif arguments.stream:
+    elif arguments.stream and path.suffix.lower() not in PARQUET:
         raise UsageError(f"only Parquet files are read block by block; received {path}, and --stream. Convert it.")
     elif not ranks.alone:
         raise UsageError(

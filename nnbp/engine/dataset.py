@@ -63,3 +63,8 @@ class Dataset:
         if self.sum is not None:
             return self.sum
         return float(len(self)) if self.weights is None else float(np.sum(self.weights, dtype=np.float64))
+
+    @property
+    def counted(self) -> int:
+        """Number of samples whose weight is not 0."""
+        return len(self) if self.weights is None else int(np.count_nonzero(self.weights))

@@ -63,6 +63,12 @@ class Parameters:
             offset += spec.size
         self.specs = specs
 
+    @property
+    def matrices(self) -> tuple[slice, ...]:
+        """Where each array that decays lies in theta."""
+        pairs = zip(self.specs, self.slices, strict=True)
+        return tuple(slices[spec.name] for layer, slices in pairs for spec in layer if spec.decays)
+
     def views(self, vector: Array) -> list[dict[str, Array]]:
         """The arrays of every layer as views of a flat vector; one as long as theta has those that are learnt."""
         return [

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +32,6 @@ class Damping(Memory):
         self.mu, self.ended = math.nan if values["mu"] is None else values["mu"], values["ended"]
 
 
-@final
 class LevenbergMarquardt(Optimizer):
     """(G + μI) d = −g, θ ← θ + d, with g = ∇J and G the Gauss–Newton matrix. One epoch is one step that lowers J.
 
@@ -76,31 +75,31 @@ class LevenbergMarquardt(Optimizer):
     learning_rate = None  # Not an argument: the rule chooses the length of its steps.
 
     def __init__(self, damping: float = 1e-2, tolerance_grad: float = 1e-7, tolerance_change: float = 1e-12) -> None:
-        self.damping = number("damping of LevenbergMarquardt", damping, "(0, inf)")
-        self.tolerance_grad = number("tolerance_grad of LevenbergMarquardt", tolerance_grad, "[0, inf]")
-        self.tolerance_change = number("tolerance_change of LevenbergMarquardt", tolerance_change, "[0, inf]")
+        self.damping = number(f"damping of {type(self).__name__}", damping, "(0, inf)")
+        self.tolerance_grad = number(f"tolerance_grad of {type(self).__name__}", tolerance_grad, "[0, inf]")
+        self.tolerance_change = number(f"tolerance_change of {type(self).__name__}", tolerance_change, "[0, inf]")
 
     def check(self, model: Trainable) -> None:
         if not model.loss.sums_squares:
             raise ValueError(
-                "levenberg_marquardt is for sums of squares, loss='squared_error'; received the loss "
+                f"{self.name} is for sums of squares, loss='squared_error'; received the loss "
                 f"{model.loss.name}. Use optimizer='lbfgs' or 'adam'."
             )
         if any(stream is not None for stream in model.streams) or any(each.least_batch > 1 for each in model.layers):
             raise ValueError(
-                "levenberg_marquardt needs the same J at every evaluation, and outputs that depend on no other sample; "
+                f"{self.name} needs the same J at every evaluation, and outputs that depend on no other sample; "
                 f"received the layers {', '.join(each.kind for each in model.layers)}. Leave out dropout and "
                 "batch_norm, or use optimizer='adam'."
             )
         if model.parameters.size > LARGEST:
             raise ValueError(
-                f"levenberg_marquardt solves a linear system of at most {LARGEST:,} parameters; received "
+                f"{self.name} solves a linear system and takes at most {LARGEST:,} parameters; received "
                 f"a network of {model.parameters.size:,}. Use optimizer='lbfgs' or 'adam'."
             )
         if self.learning_rate is not None:
             raise ValueError(
-                "levenberg_marquardt chooses the length of its steps; received "
-                f"learning_rate={self.learning_rate:g}. Leave it out, or pass LevenbergMarquardt(damping=...)."
+                f"{self.name} chooses the length of its steps; received "
+                f"learning_rate={self.learning_rate:g}. Leave it out, or pass {type(self).__name__}(damping=...)."
             )
 
     def memory(self) -> Damping:
@@ -115,47 +114,58 @@ class LevenbergMarquardt(Optimizer):
         Returns:
             J before the step.
         """
-        theta, xp, read = objective.theta, objective.xp, objective.read
         loss = objective.evaluate()
         g = objective.gradient.astype(np.float64)
         if not math.isfinite(loss):
             return loss
-        if read(xp.max(xp.abs(g))) <= self.tolerance_grad:
+        if objective.read(objective.xp.max(objective.xp.abs(g))) <= self.tolerance_grad:
             memory.ended = f"no derivative of J is larger than {self.tolerance_grad:g}"
-            return loss
-        G = objective.curvature()
+        elif not self.lower(objective, memory, loss, g, objective.curvature()):
+            memory.ended = "no step lowers J"
+        return loss
+
+    def lower(self, objective: Objective, memory: Damping, loss: float, g: Array, G: Array) -> bool:
+        """Goes a step (G + μI) d = −g, with the first μ that lowers J; returns whether there is one.
+
+        Args:
+            objective: at the point of loss, g and G, where it stays if no step lowers J.
+            memory: holds μ, which is changed for the next step.
+            loss: J.
+            g: (P,) in float64, ∇J.
+            G: (P, P) in float64, the curvature.
+        """
+        theta, xp, read = objective.theta, objective.xp, objective.read
         if math.isnan(memory.mu):
-            memory.mu = self.damping * read(xp.max(_diagonal(G)))
+            memory.mu = self.damping * read(xp.max(diagonal(G)))
         start = theta.astype(np.float64)
         shortest = self.tolerance_change * (read(xp.max(xp.abs(start))) + 1.0)
         growth = 2.0
         # An infinite or NaN μ makes every comparison below false, so the loop would not end.
         while math.isfinite(memory.mu):
             damped = G.copy()
-            _diagonal(damped)[...] += memory.mu
-            d = _solved(xp, damped, -g)
+            diagonal(damped)[...] += memory.mu
+            d = solved(xp, damped, -g)
             theta[...] = start + d
             reached = objective.evaluate()
             if reached < loss:
                 predicted = 0.5 * read(xp.dot(d, memory.mu * d - g))
                 rho = (loss - reached) / predicted if predicted > 0 else 0.0
                 memory.mu *= max(1.0 / 3.0, 1.0 - (2.0 * min(rho, 1.0) - 1.0) ** 3)
-                return loss
+                return True
             theta[...] = start
             if read(xp.max(xp.abs(d))) <= shortest:
                 break
             memory.mu *= growth
             growth *= 2.0
-        memory.ended = "no step lowers J"
-        return loss
+        return False
 
 
-def _diagonal(matrix: Array) -> Array:
+def diagonal(matrix: Array) -> Array:
     """A view of the diagonal of a contiguous matrix."""
     return matrix.reshape(-1)[:: len(matrix) + 1]
 
 
-def _solved(xp: Any, A: Array, b: Array) -> Array:
+def solved(xp: Any, A: Array, b: Array) -> Array:
     """A⁻¹ b, or NaN if A is singular."""
     try:
         return xp.linalg.solve(A, b)

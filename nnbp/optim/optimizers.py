@@ -40,6 +40,8 @@ class Objective:
         curvature: computes G ≈ ∇²J there, (P, P) in float64; see `nnbp.engine.curvature`.
         xp: the array library of theta.
         read: downloads an array of one number.
+        matrices: where each weight matrix lies in theta; they come first.
+        samples, outputs: number of samples whose weight is not 0, and of targets of each.
     """
 
     theta: Array
@@ -48,6 +50,9 @@ class Objective:
     curvature: Callable[[], Array]
     xp: Any
     read: Callable[[Array], float]
+    matrices: tuple[slice, ...] = ()
+    samples: int = 0
+    outputs: int = 0
 
 
 class Memory:
@@ -55,9 +60,15 @@ class Memory:
 
     Attributes:
         ended: why no further step can lower J, or None.
+        doubt: a reason not to trust what training has found, which is a warning at its end, or None.
     """
 
     ended: str | None = None
+    doubt: str | None = None
+
+    def logs(self) -> dict[str, float]:
+        """What the history gains: values of the last step by name. They have the same names before the first one."""
+        return {}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """All of it, for checkpoints: JSON values, and arrays that never change."""
@@ -74,6 +85,7 @@ class Trainable(Protocol):
     layers: Any
     parameters: Any
     streams: Any
+    weight_decay: float
 
 
 class Optimizer(Named, kind="optimizer"):
@@ -101,6 +113,10 @@ class Optimizer(Named, kind="optimizer"):
 
     searches: ClassVar[bool] = False
     """Whether the rule has a `search`. It computes between its evaluations, with all threads of BLAS."""
+
+    sets_decay: ClassVar[bool] = False
+    """Whether the rule sets a weight decay of its own before every step; the network's is 0 then. Because the decay and
+    J change, a fit leaves the last parameters and not those with the lowest J."""
 
     clippable: ClassVar[bool] = True
     """Whether the rule works with a clipped gradient; if not, `fit` takes no `clip_norm`."""

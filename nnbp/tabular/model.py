@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,9 +20,11 @@ from nnbp.nn.layers import OneHot
 from nnbp.serialization import model_file
 from nnbp.tabular.defaults import Options, build_network, choose_settings, prepare, train
 from nnbp.tabular.preprocessing import TablePreprocessor, TargetEncoder
-from nnbp.tabular.readers import frame_source
+from nnbp.tabular.readers import LARGE_TABLE, RowGroups, frame_source, is_parquet, load_source
 from nnbp.tabular.table import PLAIN, Reading, Source
 from nnbp.validation import items
+
+_NOTES = 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Evaluation:
 def _tell(messages: Sequence[str], stacklevel: int = 3) -> None:
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel)
+
+
+def noticed(messages: list[str], more: list[str]) -> list[str]:
+    """The messages on several blocks of a table: all of the first that has any, and no more than 20 with the others."""
+    return [*messages, *more[: max(0, _NOTES - len(messages))]] if messages else more
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,27 @@ class TableModel:
         names = [column.name for column in self.preprocessor.columns if column.categories]
         return names if self.preprocessor.named or not names else None
 
+    def blocks(self, source: str | Path, target: str | None, *, required: bool) -> Iterator[Source]:
+        """The rows of a file or a set for this model: as a whole, or block by block if it is a large Parquet file.
+
+        Args:
+            source: its path or name.
+            target: see `load_source`.
+            required: whether the target must be there.
+        """
+        path, known = Path(source), self.preprocessor
+        if known is not None and known.named and self.reading.decimal == "." and is_parquet(path):
+            unused = replace(self.reading, drop=(*self.reading.drop, *known.left_out))
+            table = RowGroups.of(path, target, unused, required=required)
+            if table.nbytes > LARGE_TABLE:
+                yield from (block for _, block in table.blocks())
+                return
+        n_features = self.network.model.n_in if known is None else len(known.columns)
+        yield load_source(
+            source, target=target, target_required=required, n_features=None if required else n_features,
+            reading=self.reading, keep_text=self.texts,
+        )  # fmt: skip
+
     def features(self, source: Source) -> tuple[NDArray[np.float64], list[str]]:
         """Features (m, n_in) of a table, and messages on what was ignored or not known."""
         if self.preprocessor is not None:
@@ -243,25 +272,35 @@ class TableModel:
         return values if self.target.labels else values.astype(self.network.dtype)
 
     def compare(self, source: Source) -> Evaluation:
-        """Predictions of a labelled table against its target.
+        """Predictions of a labelled table against its target; see `compare_blocks`."""
+        return self.compare_blocks([source])
+
+    def compare_blocks(self, blocks: Iterable[Source]) -> Evaluation:
+        """Predictions of a labelled table, given in blocks of rows, against its target.
 
         Raises:
             DataError: the target is missing, or has a label that the training did not have.
         """
-        truth = self.target.encode(source)
-        X, messages = self.features(source)
-        predicted = self.network.predict(X)
-        if not self.target.labels:
-            if predicted.ndim > 1:
+        truths, outputs, chances, messages = [], [], [], list[str]()
+        for block in blocks:
+            truths.append(self.target.encode(block))
+            X, notes = self.features(block)
+            messages = noticed(messages, notes)
+            outputs.append(self.network.predict(X))
+            if self.target.labels:
+                chances.append(self.network.predict_proba(X))
+            elif outputs[-1].ndim > 1:
                 raise DataError(
-                    f"{source.name}: the model predicts {predicted.shape[1]} values per row, and a table has one "
+                    f"{block.name}: the model predicts {outputs[-1].shape[1]} values per row, and a table has one "
                     "target. Evaluate such a network in Python: Network.evaluate(X, y)."
                 )
+        truth, predicted = np.concatenate(truths), np.concatenate(outputs)
+        if not self.target.labels:
             truth, predicted = self.target.decode(truth), self.decoded(predicted)
             found = {name: metrics.get(name)(truth, predicted) for name in ("r2", "rmse", "mae")}
             return Evaluation(found, truth, predicted, messages)
         found = {name: metrics.get(name)(truth, predicted) for name in ("accuracy", "balanced_accuracy", "f1_macro")}
-        probabilities = self.network.predict_proba(X)
+        probabilities = np.concatenate(chances)
         names = ("log_loss", "roc_auc") if len(self.target.labels) == 2 else ("log_loss",)
         found |= {name: metrics.get(name)(truth, probabilities) for name in names}
         return Evaluation(found, truth, predicted, messages)

@@ -40,6 +40,7 @@ BUILTIN = {
 }
 PARQUET = (".parquet", ".pq")
 SUFFIXES = (".csv", ".tsv", *PARQUET, ".npy", ".npz")
+LARGE_TABLE = 2**29  # bytes of memory that a table in a Parquet file may take to be read as a whole
 CHUNK = 2**17  # cells that are Python strings at a time, which take 50 bytes each, of 128 rows or more
 LARGE = 2**20  # bytes of a CSV file that are worth the import of pyarrow
 WIDE = 2**14  # bytes of each of its columns that are worth an array of Arrow
@@ -151,8 +152,12 @@ def load_source(
         try:
             table = _file(Path(source), suffix, target, target_required, n_features)
         except OSError as error:
-            raise DataError(f"{name}: the file cannot be read ({error}).") from error
+            raise _unreadable(name, error) from error
     return table.source(reading, target_required, keep_text)
+
+
+def _unreadable(name: str, error: OSError) -> DataError:
+    return DataError(f"{name}: the file cannot be read ({error}).")
 
 
 def frame_source(
@@ -436,9 +441,17 @@ def _check_width(path: Path, columns: int) -> None:
         )
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether it is a Parquet file that is there, by its name."""
+    return path.suffix.lower() in PARQUET and path.is_file()
+
+
 @contextmanager
-def parquet_file(path: Path) -> Iterator[Any]:
-    """A Parquet file, opened by pyarrow, that claims no more than it can hold; its texts are read as categories."""
+def parquet_file(path: Path, *, in_pieces: bool = False) -> Iterator[Any]:
+    """A Parquet file, opened by pyarrow, that claims no more than it can hold; its texts are read as categories.
+
+    in_pieces: it is read piece by piece, in little memory however large its row groups are.
+    """
     pa = optional("pyarrow", "reading Parquet")
     parquet = optional("pyarrow.parquet", "reading Parquet")
     # Opened first, so that a file that one may not read is not told as a damaged one.
@@ -449,10 +462,20 @@ def parquet_file(path: Path) -> Iterator[Any]:
             fix = "write it with compression=None, use_dictionary=False"
             _check_expansion(path, f"a table of {rows} rows and {width} columns", table_bytes(opened.metadata), fix)
             texts = [field.name for field in opened.schema_arrow if pa.types.is_string(field.type)]
-        # A long text that a file holds once is not to be read as often as it stands in the table. Row groups are not
-        # read ahead.
-        with parquet.ParquetFile(path, read_dictionary=texts, pre_buffer=False) as opened:
+            if in_pieces and opened.metadata.num_row_groups:
+                # Of texts that are stored one by one, the categories would grow with each piece of a row group.
+                stored = _stored(opened.metadata.row_group(0))
+                texts = [name for name in texts if stored.get(name, math.inf) <= 8]
+        options = {"pre_buffer": False, "buffer_size": 2**16} if in_pieces else {}
+        # A long text that a file holds once is not to be read as often as it stands in the table.
+        with parquet.ParquetFile(path, read_dictionary=texts, **options) as opened:
             yield opened
+
+
+def _stored(group: Any) -> dict[str, float]:
+    """The bytes per cell that each column of a row group takes before compression."""
+    columns = (group.column(k) for k in range(group.num_columns))
+    return {column.path_in_schema: column.total_uncompressed_size / max(1, column.num_values) for column in columns}
 
 
 def table_bytes(metadata: Any) -> int:
@@ -467,19 +490,17 @@ def _parquet(path: Path) -> _Table:
 
 
 def _from_arrow(name: str, table: Any) -> _Table:
-    names = _columns(name, table.schema)
-    if not table.num_rows:
-        raise DataError(f"{name}: the table has no rows or no columns; at least one of each is needed.")
+    names = _columns(name, table.schema, table.num_rows)
     return _Table(name, {column: _arrow(name, column, table.column(column)) for column in names})
 
 
-def _columns(name: str, schema: Any) -> list[str]:
-    """The names of the columns of a table of Arrow."""
+def _columns(name: str, schema: Any, rows: int) -> list[str]:
+    """The names of the columns of a table of Arrow; DataError if it has none, or no rows."""
     # pandas stores its row index as a column and says so here; it is no feature.
     index = (schema.pandas_metadata or {}).get("index_columns", ())
     _check_names(name, schema.names)
     names = [column for column in schema.names if column not in index]
-    if not names:
+    if not (names and rows):
         raise DataError(f"{name}: the table has no rows or no columns; at least one of each is needed.")
     return names
 
@@ -523,7 +544,7 @@ def _arrow(where: str, name: str, column: Any) -> Raw:
 class RowGroups:
     """The rows of a Parquet file, or of some of its row groups, which are read block by block.
 
-    A row group is what a Parquet file holds together. A block is at most 8 MiB of numbers, or 128 rows, of one of them.
+    A row group is what a Parquet file holds together. A block is at most 8 MiB, or 128 rows, of one of them.
     In a block, columns of text are `Texts` even if all of their cells are numbers, and so are bools.
 
     Attributes:
@@ -534,6 +555,7 @@ class RowGroups:
         sizes: the number of rows of each row group of the file.
         groups: indices of the row groups to read.
         nbytes: about the bytes of memory that the whole table would take.
+        required: False for prediction: the target and the columns that the reading names may be absent.
     """
 
     path: Path
@@ -543,17 +565,25 @@ class RowGroups:
     sizes: tuple[int, ...]
     groups: tuple[int, ...]
     nbytes: int
+    required: bool = True
 
     @classmethod
-    def of(cls, path: Path, target: str | None, reading: Reading) -> RowGroups:
+    def of(cls, path: Path, target: str | None, reading: Reading, *, required: bool = True) -> RowGroups:
         """The rows of all row groups of a file; DataError if it cannot be read or lacks a column that is named."""
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise _unreadable(str(path), error) from error
         with parquet_file(path) as opened:
-            metadata, names = opened.metadata, _columns(path.name, opened.schema_arrow)
-            _check_reading(path.name, names, reading)
+            metadata = opened.metadata
+            names = _columns(path.name, opened.schema_arrow, metadata.num_rows)
+            if required:
+                _check_reading(path.name, names, reading)
             sizes = tuple(metadata.row_group(k).num_rows for k in range(metadata.num_row_groups))
             kept = tuple(name for name in names if name not in reading.drop or name == target)
             groups = tuple(k for k, size in enumerate(sizes) if size)
-            return cls(path, target, replace(reading, drop=()), kept, sizes, groups, table_bytes(metadata))
+            nbytes, own = table_bytes(metadata), replace(reading, drop=())
+            return cls(path, target, own, kept, sizes, groups, nbytes, required)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -565,18 +595,20 @@ class RowGroups:
         The places of rows are counted from 0 through the whole file, whichever row groups are read.
         """
         pa = optional("pyarrow", "reading Parquet")
-        rows = min(2**16, max(128, 2**20 // len(self.names)))
+        rows = min(2**16, max(128, 2**23 * sum(self.sizes) // self.nbytes))
         first = np.cumsum([0, *self.sizes])
-        with parquet_file(self.path) as opened:
+        with parquet_file(self.path, in_pieces=True) as opened:
             for group in self.groups if groups is None else groups:
                 done = int(first[group])
-                for batch in opened.iter_batches(rows, row_groups=[group], columns=list(self.names)):
+                # More threads would need more memory and hardly less time.
+                for batch in opened.iter_batches(rows, [group], columns=list(self.names), use_threads=False):
                     cells = pa.Table.from_batches([batch])
                     columns = {name: self._cells(pa, name, cells.column(name)) for name in self.names}
                     places = np.arange(done, done + len(batch))
                     table = _Table(self.path.name, columns, places, target=self.target)
-                    yield group, table.source(self.reading, True, None)
+                    yield group, table.source(self.reading, self.required, None)
                     done += len(batch)
+                pa.default_memory_pool().release_unused()
 
     def _cells(self, pa: Any, name: str, column: Any) -> Raw:
         """The cells of a column of a block, of which each distinct text is parsed once."""

@@ -29,9 +29,6 @@ from nnbp.tabular.table import Floats, Reading, Source
 from nnbp.training.callbacks import Callback, History, TrainingState
 from nnbp.training.progress import Countdown
 
-LARGE = 2**29
-"""A file whose table takes more bytes of memory is not read as a whole, unless the user says so."""
-
 _KEPT, _BYTES = 100_000, 2**25
 """The most rows that are held out, and the most bytes of numbers of a part of the file that is kept in memory."""
 
@@ -43,9 +40,9 @@ _DIVISION, _ORDER = 1, 2
 Tell = Callable[[str], None] | None
 
 
-def most_rows(columns: int, itemsize: int = 8) -> int:
-    """How many rows of a part of a file are kept in memory: at most 32 MiB of numbers, but 1000 rows at least."""
-    return max(1000, _BYTES // (itemsize * columns))
+def most_rows(columns: int) -> int:
+    """How many rows of a part of a file are kept in memory: at most 32 MiB of float64, but 1000 rows at least."""
+    return max(1000, _BYTES // (8 * columns))
 
 
 @dataclass(frozen=True)
@@ -206,7 +203,7 @@ class StreamedRows(Callback):
     @property
     def buffer(self) -> int:
         """The number of rows that are shuffled in memory."""
-        return most_rows(len(self._preprocessor.columns), itemsize=4)
+        return most_rows(len(self._preprocessor.columns))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class History(dict[str, list[float]]):
 
     ``"loss"`` is J over the epoch: the mean cost of the batches as training computed them, plus the weight decay at the
     start of the epoch. If the whole data set is one batch, it is therefore J before the epoch's update. ``"val_loss"``
-    is J of the validation data after the epoch; metrics are measured after the epoch, too.
+    is J of the validation data after the epoch; metrics are measured after the epoch, too. Some optimizers add values
+    of their own.
 
     Attributes:
         best_epoch: the epoch, counted from 1, whose weights the network holds if validation chose them, else None.

@@ -13,7 +13,7 @@ from nnbp.requirements import optional
 
 TRAINING, VALIDATION = "#3b82c4", "#e07b28"
 INK = "#010203"  # stands for the colour of the text around an inline picture
-_TITLES = {"loss": "loss", "accuracy": "accuracy", "r2": "R²"}
+_TITLES = {"r2": "R²", "effective_parameters": "effective parameters"}
 
 STYLE = {
     "font.size": 10,

@@ -48,9 +48,13 @@ class Outcome:
         before, after, epochs = trainer.before, trainer.after, trainer.epochs
         perfect, constant = self.loss.bounds(self.data.y, self.data.weights)
         room, cost = constant - perfect, after - trainer.decay
-        if math.isfinite(before) and after - before > max(_WORSE * abs(before), _LITTLE * room):
+        # A rule that sets the weight decay gives up a part of the fit on purpose.
+        comparable = math.isfinite(before) and not trainer.options.optimizer.sets_decay
+        if comparable and after - before > max(_WORSE * abs(before), _LITTLE * room):
             what = f"The network has got worse: J was {before:.4g} before the fit and is {after:.4g} after it."
             return f"{what} {self._remedy('Lower the learning rate')}"
+        if trainer.memory.doubt is not None:
+            return trainer.memory.doubt
         # With targets that are all the same, a constant prediction is perfect.
         if trainer.steps < _STEPS or not room > 1e-9 * abs(constant) or cost < constant - _LITTLE * room:
             return None

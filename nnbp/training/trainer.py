@@ -177,6 +177,12 @@ class Trainer:
         theta, gradient, backend = model.parameters.theta, model.parameters.gradient, model.backend
         self.memory = optimizer.memory()
         optimizer.check(model)
+        for metric in train.metrics:
+            if metric.name in self.memory.logs():
+                raise ValueError(
+                    f"A metric has a name of its own in a history, and {optimizer.name} adds "
+                    f"{', '.join(self.memory.logs())}; received a metric named {metric.name}. Rename it."
+                )
         self.search = optimizer.search(
             Objective(
                 theta,
@@ -186,6 +192,9 @@ class Trainer:
                 backend.xp,
                 # All ranks decide by the same number, even if their processors round differently.
                 lambda x: ranks.share(float(backend.download(x)))[0],
+                model.parameters.matrices,
+                self.data.counted,
+                model.n_out,
             ),
             self.memory,
         )
@@ -216,7 +225,9 @@ class Trainer:
     def _greater_is_better(self) -> dict[str, bool]:
         """The names of an epoch's values, and whether larger values are better."""
         found = {"loss": False, **{metric.name: metric.greater_is_better for metric in self.train.metrics}}
-        return found if self.validation is None else found | {f"val_{name}": found[name] for name in found}
+        if self.validation is not None:
+            found |= {f"val_{name}": found[name] for name in found}
+        return found | dict.fromkeys(self.memory.logs(), False)
 
     def begin(self, network: Any, history: History) -> None:
         """Calls `on_train_begin` of the callbacks; nothing has changed yet. `run` must follow.
@@ -382,6 +393,7 @@ class Trainer:
             with self.model.backend.active():
                 logs["val_loss"] = self._held_out(self.check, self.validation.data)
             logs |= of_validation
+        logs |= self.memory.logs()
         status.epoch, status.logs = number + 1, logs
         status.stop = status.stop or self.memory.ended
         status.history.append(logs)
@@ -407,7 +419,8 @@ class Trainer:
     @property
     def _searches(self) -> bool:
         """Whether the best parameters are those with the lowest J that a search has met."""
-        return self.search is not None and self.validation is None
+        comparable = self.search is not None and not self.options.optimizer.sets_decay
+        return comparable and self.validation is None
 
     @property
     def _chosen(self) -> bool:

@@ -358,6 +358,14 @@ def _memory() -> tuple[int, int]:
     return min(Memory.free, Memory.limit - Memory.kept), Memory.limit
 
 
+def _solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A⁻¹ b; unlike NumPy, CuPy raises no error if A is singular."""
+    try:
+        return np.linalg.solve(A, b)
+    except np.linalg.LinAlgError:
+        return np.full_like(b, np.nan)
+
+
 @cache
 def modules() -> dict[str, ModuleType]:
     """CuPy and nvmath-python as far as they are emulated, by their names in `sys.modules`."""
@@ -368,7 +376,9 @@ def modules() -> dict[str, ModuleType]:
     def of_numpy(name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        function = getattr(np, name)
+        return emulated(name, getattr(np, name))
+
+    def emulated(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
         def call(*arguments: Any, **options: Any) -> Any:
             if Stream.current().kept is not None:
@@ -388,7 +398,7 @@ def modules() -> dict[str, ModuleType]:
     cupy.__getattr__ = of_numpy  # type: ignore[method-assign]
     cupy.__dict__.update(
         cuda=cuda, ndarray=EmulatedArray, empty=_empty, RawKernel=RawKernel, get_default_memory_pool=lambda: Memory,
-        asnumpy=np.array, clear_memo=lambda: None,
+        asnumpy=np.array, clear_memo=lambda: None, linalg=SimpleNamespace(solve=emulated("linalg.solve", _solve)),
         # Of the probe.
         ElementwiseKernel=lambda *_: lambda x: 2 * x - 1,
     )  # fmt: skip

@@ -11,10 +11,18 @@ from nnbp import Network
 from nnbp.optim.optimizers import Optimizer
 
 
+def _rule(optimizer: Any) -> Any:
+    return Optimizer.registry[optimizer] if isinstance(optimizer, str) else optimizer
+
+
 def loss_for(optimizer: Any) -> str:
     """A loss that an optimizer can train; it may be a name or an object."""
-    rule = Optimizer.registry[optimizer] if isinstance(optimizer, str) else optimizer
-    return "squared_error" if rule.squares_only else "cross_entropy"
+    return "squared_error" if _rule(optimizer).squares_only else "cross_entropy"
+
+
+def decay_for(optimizer: Any, decay: float) -> float:
+    """This weight decay, or 0 if the optimizer sets its own."""
+    return 0.0 if _rule(optimizer).sets_decay else decay
 
 
 def network(*sizes: int, **options: Any) -> Network:

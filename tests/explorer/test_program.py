@@ -61,7 +61,7 @@ def test_a_softmax_under_another_loss() -> None:
     assert_same(*example_problem([4, 6, 3], output_activation="softmax", activation="tanh", device="cpu"))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=2, max_size=5),
     activation=st.sampled_from(HIDDEN[:-1]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,8 @@ def test_a_row_is_in_the_same_part_whichever_row_groups_are_read(path: Path) -> 
     assert whole.test is not None
     assert some.test is not None
     assert set(some.test.places) == {row for row in whole.test.places if row >= 1800 or 600 <= row < 900}
+    in_groups = [tuple(whole.test.places[whole.test.places // GROUP == k] % GROUP) for k in range(6)]
+    assert len(set(in_groups)) == 6
     other = streamed(path, seed=1).test
     assert other is not None
     assert other.places.tolist() != whole.test.places.tolist()
@@ -188,11 +192,7 @@ def test_a_bounded_number_of_rows_is_held_out_of_a_long_file(tmp_path: Path) -> 
     ("options", "reading", "said"),
     [
         ({"optimizer": "lbfgs"}, PLAIN, "received --optimizer lbfgs. Choose one that takes batches, such as adam, or"),
-        (
-            {},
-            Reading(decimal=","),
-            "received --decimal ,. Store such columns as numbers, or read it whole: --no-stream",
-        ),
+        ({}, Reading(decimal=","), "received --decimal ,. Store such columns as numbers, or read it whole"),
     ],
 )
 def test_options_that_need_all_rows_are_refused_before_the_file_is_read(
@@ -217,10 +217,35 @@ def test_what_is_wrong_with_a_cell_is_said_with_its_row(tmp_path: Path) -> None:
         streamed(written(tmp_path, x=texts, y=np.arange(900) % 2), test_fraction=0.0)
     with pytest.raises(DataError, match="each part needs a row; of 2 rows, "):
         streamed(written(tmp_path, x=[1.0, 2.0], y=["a", "b"]))
+    with pytest.raises(DataError, match="the table has no rows"):
+        streamed(written(tmp_path, x=pa.array([], pa.float64()), y=pa.array([], pa.string())))
     with pytest.raises(DataError, match="no column 'z'"):
         streamed(written(tmp_path, x=[1.0, 2.0], y=["a", "b"]), "z")
     with pytest.raises(DataError, match="no column 'u' to take as text or to leave out"):
         groups(tmp_path / "t.parquet", reading=Reading(drop=("u",)))
+
+
+@pytest.mark.slow
+def test_a_row_group_of_any_size_is_read_in_little_memory(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    many = 600_000
+    numbers = {f"x{k}": np.random.default_rng(k).normal(size=many) for k in range(8)}
+    path = written(tmp_path, many, **numbers, name=[f"the name of row {k}" for k in range(many)], y=np.arange(many) % 2)
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from nnbp.tabular.readers import RowGroups\n"
+        "from nnbp.tabular.table import PLAIN\n"
+        "peaks = []\n"
+        "for _ in RowGroups.of(Path(sys.argv[1]), 'y', PLAIN).blocks():\n"
+        "    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "print(len(peaks), peaks[-1] - peaks[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    blocks, growth = map(int, done.stdout.split())
+    # The table takes 57 MB. Of the reader's memory, macOS counts bytes and others KiB.
+    assert blocks > 5
+    assert growth < 15_000 * (1024 if sys.platform == "darwin" else 1)
 
 
 def test_columns_to_leave_out_are_not_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from parity_cases import HIDDEN, LOSSES, OPTIMIZERS, OUTPUT, WEIGHTS, outputs_of
 from strict_backend import OtherRoundingBackend, StrictBackend
-from training_cases import loss_for
+from training_cases import decay_for, loss_for
 
 import nnbp
 from nnbp.optim.optimizers import Optimizer
@@ -158,7 +158,7 @@ def test_training_is_equal_bit_for_bit(optimizer, dtype):
     rule = Optimizer.registry[optimizer]
     dropout = [] if rule.squares_only else [nnbp.Dropout(0.25)]
     layers = [4, nnbp.Dense(8, "relu"), *dropout, nnbp.Dense(6, "tanh"), nnbp.Dense(3)]
-    nets = on_both(layers, loss=loss_for(optimizer), weight_decay=1e-3, dtype=dtype)
+    nets = on_both(layers, loss=loss_for(optimizer), weight_decay=decay_for(optimizer, 1e-3), dtype=dtype)
     changed: dict[str, Any] = {"clip_norm": 0.5} if rule.clippable else {}
     if rule.scheduled:
         changed["schedule"] = "cosine"
@@ -292,7 +292,7 @@ def test_optimizers_agree_across_devices(other, optimizer, dtype):
     # Gauss and Newton's matrix has a row and a column for each parameter.
     sizes = [16, 32, 10] if loss == "cross_entropy" else [16, 8, 3]
     net, X, y = example_problem(
-        sizes, activation="tanh", loss=loss, weight_decay=0.01, samples=100, dtype=dtype,
+        sizes, activation="tanh", loss=loss, weight_decay=decay_for(optimizer, 0.01), samples=100, dtype=dtype,
         device="cpu",
     )  # fmt: skip
     report = assert_devices_agree(net, X, y, devices=("cpu", other), steps=20, optimizer=optimizer)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training_cases import loss_for
+from training_cases import decay_for, loss_for
 
 import nnbp
 from nnbp import BatchNorm, Dense, LayerNorm, Network
@@ -44,6 +44,7 @@ def test_losses(loss: str, dtype: str, nnbp_device: str, nnbp_reference: Any) ->
 @pytest.mark.parametrize("optimizer", Optimizer.built_in())
 def test_optimizers(optimizer: str, dtype: str, nnbp_device: str, nnbp_reference: Any) -> None:
     options = {"dtype": dtype, "device": nnbp_device, "loss": loss_for(optimizer)}
+    options["weight_decay"] = decay_for(optimizer, 0.01)
     nnbp_reference(*problem(activation="gelu", **options), steps=6, optimizer=optimizer)
 
 

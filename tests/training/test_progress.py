@@ -12,7 +12,7 @@ import pytest
 
 from nnbp import DivergenceError, Network
 from nnbp.training import progress
-from nnbp.training.progress import reporter
+from nnbp.training.progress import Countdown, reporter
 
 
 class Terminal(io.StringIO):
@@ -104,3 +104,21 @@ def test_silence_is_nothing() -> None:
 def test_anything_else_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="'auto', 'lines', True or False; received"):
         reporter(wrong)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "left"), [(1, "24 s for the rest"), (5, "2 min 24 s for all 5 passes that are left")]
+)
+def test_a_countdown_says_how_much_is_done_and_how_long_the_rest_takes(
+    monkeypatch: pytest.MonkeyPatch, repeats: int, left: str
+) -> None:
+    now, lines = [100.0], list[str]()
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    countdown = Countdown("reading t.parquet", 1000, lines.append, repeats)
+    for _ in range(10):
+        now[0] += 3.0
+        countdown.advance(100)
+    assert lines[0] == f"reading t.parquet: 20%, about {left}"
+    # A line every six seconds, and none for what is done.
+    assert [line.split()[2] for line in lines] == ["20%,", "40%,", "60%,", "80%,"]
+    Countdown("in silence", 10, None).advance(5)

@@ -62,7 +62,7 @@ def test_a_stream_gives_the_bits_of_arrays_in_the_same_order(weighted: bool, dty
 
 
 @pytest.mark.filterwarnings("ignore::nnbp.ConvergenceWarning")
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.integers(1, 90), min_size=1, max_size=4), batch=st.integers(1, 210))
 def test_blocks_of_any_size_give_the_same_bits(sizes: list[int], batch: int) -> None:
     one, two = network(), network()
@@ -108,7 +108,7 @@ def test_the_sample_is_spread_over_all_samples() -> None:
 # ---- the shuffle buffer
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(buffer=st.integers(1, 60), sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3), seed=st.integers(0, 9))
 def test_shuffling_gives_every_sample_once_whatever_the_blocks(buffer: int, sizes: list[int], seed: int) -> None:
     rows = np.arange(97, dtype=np.float64).reshape(-1, 1)

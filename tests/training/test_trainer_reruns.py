@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from training_cases import decay_for
 
 from nnbp import Dense, Dropout, Network, Optimizer
 
@@ -70,7 +71,7 @@ def test_same_seed_same_bits(optimizer: str, dtype: str) -> None:
         layers = [3, Dense(8, "gelu"), Dropout(0.3), Dense(4, "tanh"), Dropout(0.1), Dense(2)]
         if rule.squares_only:
             layers = [layer for layer in layers if not isinstance(layer, Dropout)]
-        net = Network(layers, weight_decay=1e-3, dtype=dtype, device="cpu", seed=5)
+        net = Network(layers, weight_decay=decay_for(optimizer, 1e-3), dtype=dtype, device="cpu", seed=5)
         X, y = data(50)
         clip = 1.0 if rule.clippable else None
         history = fit(net, X, y, optimizer=optimizer, batch_size=16, validation_split=0.2, clip_norm=clip)
