@@ -1,4 +1,4 @@
-"""Results as notebooks show them: tables, bars and a diagram, in the colours of the page around them."""
+"""HTML of results for notebooks: tables, bars and a diagram, in the colours of the surrounding page."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from itertools import pairwise
 
 _PLUS, _MINUS = "#3b82c4", "#e07b28"
 _DRAWN, _FIRST, _LAST = 9, 4, 3
-"""Units of a layer that a diagram shows, and layers if there are more than 8; of more, some stand for all."""
+"""Places for units in a layer of a diagram, and the numbers of first and last layers shown if there are more than 8."""
 
 
 def table(
     rows: Sequence[Sequence[str]], *, left: Collection[int], bars: Sequence[tuple[float, bool]] = (),
     lines: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """A table, and lines of text below it.
+    """A table, and paragraphs below it.
 
     Args:
-        rows: cells, the head first.
-        left: columns that stand at the left; the others stand at the right.
-        bars: for each row but the head, the length of a bar, from 0 to 1, and whether it is good.
-        lines: paragraphs below the table.
+        rows: the cells, the header row first.
+        left: the indices of left-aligned columns; the others are right-aligned.
+        bars: for each row after the header, the length of its bar, from 0 to 1, and whether the row passed.
+        lines: the paragraphs.
 
     >>> print(table([("layer", "units"), ("dense", "8 < 9")], left=[0], lines=["72 parameters"]))
     <table><tr><th style="text-align: left; ...">layer</th><th style="text-align: right; ...">units</th></tr>
@@ -49,22 +49,28 @@ def _bar(length: float, good: bool) -> str:
 
 
 def length(ratio: float) -> float:
-    """The length of a bar for an error in units of its bound: 1 for the bound and beyond, 0 for a millionth of it."""
-    return 1.0 if not ratio < 1 else max(0.0, 1 + math.log10(ratio) / 6) if ratio > 0 else 0.0
+    """The length of the bar of an error divided by its bound: 1 from the bound on, 0 up to a millionth of it.
+
+    >>> length(2.0), length(1e-3), length(0.0), length(math.nan)
+    (1.0, 0.5, 0.0, 1.0)
+    """
+    if ratio <= 0:
+        return 0.0
+    return max(0.0, 1 + math.log10(ratio) / 6) if ratio < 1 else 1.0
 
 
 def diagram(sizes: Sequence[int], names: Sequence[str]) -> str:
-    """Layers of units from left to right as an SVG picture; of a large layer, nine places stand for all.
+    """Layers of units from left to right, as SVG. A layer of more than nine units shows eight and "⋮".
 
-    Of more than eight layers, the first four and the last three are drawn.
+    If there are more than eight layers, the first four and the last three are drawn.
 
     Args:
         sizes: the number of units of each layer.
-        names: what stands below each.
+        names: the text below each layer.
     """
     label = "Layers of " + ", ".join(map(str, sizes)) + " units"
     if left := max(0, len(sizes) - _FIRST - _LAST - 1):
-        # A layer without units stands for those that are left out.
+        # A layer without units represents those that are left out.
         sizes = [*sizes[:_FIRST], 0, *sizes[-_LAST:]]
         names = [*names[:_FIRST], f"{left + 1} layers", *names[-_LAST:]]
     step, room = 110, 22

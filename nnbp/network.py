@@ -439,30 +439,30 @@ class Network:
     def predict_interval(self, X: Any, *, calibration: Any, level: float = 0.9) -> tuple[Any, Any]:
         """Intervals that contain a new target with a probability of at least `level`, whatever the distribution.
 
-        Prediction ± r, with r the ⌈(n + 1) · level⌉-th smallest of the n residuals |y − prediction| of the calibration
-        data, for each output by itself. This holds if the calibration data and the new sample come from the same
-        distribution, and the network has seen none of them: they must not have been trained on, nor have chosen the
-        parameters, as validation data do.
+        Prediction ± r, where r is the ⌈(n + 1) · level⌉-th smallest of the n residuals |y − prediction| of the
+        calibration data, for each output separately. The guarantee holds if the calibration data and the new sample are
+        drawn from the same distribution, and the network depends on neither: they must not be training data, nor data
+        by which parameters were selected, such as validation data.
 
         Source: Lei, G'Sell, Rinaldo, Tibshirani & Wasserman, "Distribution-free predictive inference for regression",
         JASA 113, 2018, algorithm 2 (split conformal).
 
         Args:
             X: (m, n_in).
-            calibration: (X_cal, y_cal), at least level / (1 − level) samples: 9 for 0.9, and 19 for 0.95.
+            calibration: (X_cal, y_cal), at least level / (1 − level) samples: 9 for 0.9, 19 for 0.95.
             level: the probability, above 0 and below 1.
 
         Returns:
-            lower and upper ends, shaped like `predict(X)`.
+            the lower and upper ends, each shaped like `predict(X)`.
 
         Raises:
             TypeError: the loss is a classification loss.
-            DataError: there are too few calibration samples, or a value is not finite.
+            DataError: there are too few calibration samples, or a value of X, X_cal or y_cal is not finite.
         """
         level = number("level, the probability of an interval,", level, "(0, 1)")
         if self.loss_function.classification:
             raise TypeError(
-                f"Intervals are for values; the loss {self.loss_function.name} is for classes. Use predict_proba."
+                f"Intervals are for regression; the loss {self.loss_function.name} is for classes. Use predict_proba."
             )
         if not isinstance(calibration, tuple | list) or len(calibration) != 2:
             raise TypeError(f"calibration is (X, y); received {shown(calibration)}. Give samples kept aside for it.")
@@ -470,7 +470,7 @@ class Network:
         with self._backend.active():
             _, data = self._adapter.read(X_cal, y_cal)
         residuals = np.sort(np.abs(data.y - np.reshape(host(self.predict(X_cal), "X"), data.y.shape)), axis=0)
-        # Less a rounding error: 20 · 0.95 is 19.
+        # A product may be rounded up: 20 · 0.95 must give 19.
         rank = math.ceil((len(data) + 1) * level - 1e-9)
         if rank > len(data):
             least = math.ceil(level / (1.0 - level) - 1e-9)

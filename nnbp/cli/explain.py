@@ -25,9 +25,9 @@ from nnbp.testing import example_problem
 
 HELP = "show the forward and backward pass of a network"
 DESCRIPTION = (
-    "Writes one page for the browser that shows, step by step and in numbers, how a network computes some rows, their "
-    "cost, delta and gradient, and what one step of gradient descent changes. Without MODEL it shows a small example "
-    "network, 3-4-2 as in the notes. The page needs no network connection."
+    "Writes one page for the browser that shows, step by step and in numbers, how a network computes its outputs for "
+    "some rows, their cost, delta and gradient, and what one step of gradient descent changes. Without MODEL, it shows "
+    "a small example network, 3-4-2 as in the notes. The page needs no network connection."
 )
 PAGE = "explorer.html"
 
@@ -37,18 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", nargs="?", metavar="MODEL", help="a run folder or a model file (default: an example network)")
     add("source", nargs="?", metavar="SOURCE", help="the rows, with the target (default: the table of the run)")
-    add("--target", metavar="COLUMN", help="the column of the truth (default: that of the training)")
+    add("--target", metavar="COLUMN", help="the target column (default: that of the training)")
     add("--rows", type=count, default=20, metavar="M", help="rows to show, evenly spread (default 20)")
-    add("--learning-rate", type=positive, default=0.1, metavar="η", help="of the update that is shown (default 0.1)")
+    add("--learning-rate", type=positive, default=0.1, metavar="η", help="learning rate of the update (default 0.1)")
     add("--language", choices=LANGUAGES, default="en", help="English or Chinese (default en)")
     add("--output", metavar="FILE", help=f"the page (default: {PAGE}, in the run folder if MODEL is one)")
     add("--text", action="store_true", help="print the same steps for the first of the rows instead")
     add = parser.add_argument_group("example network, without MODEL").add_argument
     add("--sizes", type=count, nargs="+", metavar="N", help="sizes of all layers (default 3 4 2)")
-    add("--activation", type=name_of(Activation), metavar="NAME", help="of its units (default sigmoid)")
+    add("--activation", type=name_of(Activation), metavar="NAME", help="its activation (default sigmoid)")
     add("--loss", type=name_of(Loss), metavar="NAME", help="its loss (default squared_error)")
-    add("--weight-decay", type=decay, metavar="λ", help="its λ (default 0.01)")
-    add("--seed", type=whole, metavar="N", help="of its parameters and data (default 0)")
+    add("--weight-decay", type=decay, metavar="λ", help="its weight decay λ (default 0.01)")
+    add("--seed", type=whole, metavar="N", help="seed of its parameters and data (default 0)")
     add_shared(parser, "--json")
 
 
@@ -78,7 +78,7 @@ def _is_run(arguments: argparse.Namespace) -> bool:
 
 
 def _example(arguments: argparse.Namespace) -> Explanation:
-    """A random network with a few samples; its numbers are short, so that they can be followed."""
+    """A random network with a few samples, rounded to two decimals so that the numbers are easy to follow."""
     sizes = arguments.sizes or [3, 4, 2]
     activation = arguments.activation or "sigmoid"
     loss = arguments.loss or "squared_error"
@@ -101,12 +101,12 @@ def _of_model(arguments: argparse.Namespace) -> Explanation:
              if getattr(arguments, name) is not None]  # fmt: skip
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"only the example network has {names}, and MODEL names another one. Leave that out.")
+        raise UsageError(f"only the example network has {names}; received a MODEL as well. Leave out {names}.")
     model = TableModel.load(find_model(arguments.model), device="cpu")
     name, target = arguments.source, arguments.target
     if name is None:
         if not _is_run(arguments) or not (Path(arguments.model) / ENVIRONMENT).is_file():
-            raise UsageError("a model file does not contain the rows to show. Name a SOURCE, a table with the target.")
+            raise UsageError("a model file does not contain the rows to show. Give SOURCE, a table with the target.")
         first = begun(arguments.model)
         name, target = first.source, target or first.target
     elif target is None and model.preprocessor is not None:

@@ -1,9 +1,9 @@
-"""The curvature of J by Gauss and Newton, for losses C = ½ ‖h − y‖²: no second derivative is needed.
+"""The Gauss–Newton matrix of J, for losses C = ½ ‖h − y‖²: an approximation of ∇²J without second derivatives of h.
 
-G = Σ wₙ JₙᵀJₙ / Σ wₙ + λ on the part of the diagonal that decays, with Jₙ = ∂h/∂θ of sample n, (n_out, P). It is ∇²J
-without the terms in which h − y multiplies a second derivative of h. Each output is sent back by itself, as delta =
-√(wₙ / Σw) e_k · f'; the rows of J that it gives are those of `Network.per_sample_gradients`. They are made for a part
-of the samples at a time, so J is never in memory as a whole.
+G = Σ wₙ JₙᵀJₙ / Σ wₙ, plus λ on the diagonal of the parameters that decay; Jₙ = ∂h/∂θ is the Jacobian of sample n,
+(n_out, P). G lacks the terms of ∇²J in which h − y multiplies a second derivative of h. One backward pass per output k
+starts with √(wₙ / Σw) in place of ∂C/∂h_k and 0 for the other outputs; it gives row k of every scaled Jacobian, as
+`Network.per_sample_gradients` does. Samples are processed in parts, so the rows are never all in memory.
 
 Source: Nocedal & Wright, "Numerical optimization", 2nd edition, section 10.3.
 """
@@ -23,16 +23,16 @@ from nnbp.engine.passes import pieces
 from nnbp.graph.ops import Array
 
 _ROWS = 2**21
-"""Approximate number of elements of the rows of J that are made at a time."""
+"""The approximate number of elements of the Jacobians that are in memory at a time."""
 
 
 class Curvature:
     """G of a data set at the current parameters; runs in ``backend.active()``.
 
-    The rows of J are in the network's dtype; their products and G (P, P) in float64.
+    Jacobians are in the network's dtype, their products and G, (P, P), in float64.
 
     Args:
-        model: the network.
+        model: the network's model.
         data: the data set.
     """
 
@@ -52,7 +52,7 @@ class Curvature:
             for J in part.rows(self.data.X[rows], self._roots(rows)):
                 wide = J if J.dtype == np.float64 else J.astype(np.float64)
                 total += wide.T @ wide
-        # The backward passes have left sums over samples where ∇J was.
+        # The backward passes have overwritten ∇J.
         model.parameters.gradient[...] = gradient
         if decayed and model.weight_decay:
             total.reshape(-1)[: decayed * (size + 1) : size + 1] += model.weight_decay
@@ -64,14 +64,14 @@ class Curvature:
         return self._parts[samples]
 
     def _roots(self, rows: slice) -> NDArray[np.float64]:
-        """√(wₙ / Σw) of some samples."""
+        """√(wₙ / Σw) of each of some samples."""
         data = self.data
         w = np.ones(rows.stop - rows.start) if data.weights is None else data.weights[rows]
         return np.sqrt(w / data.weight)
 
 
 class _Part:
-    """The rows of J for a number of samples, with its buffers and recorded passes."""
+    """The Jacobians of a fixed number of samples: their buffers and recorded passes."""
 
     def __init__(self, model: Model, samples: int, dtype: np.dtype[Any]) -> None:
         self.model, self.x = model, model.backend.empty((samples, model.n_in), dtype)
@@ -85,7 +85,7 @@ class _Part:
         self.views = model.parameters.views(self.J)
 
     def rows(self, X: Array, roots: NDArray[np.float64]) -> Iterator[Array]:
-        """√(wₙ / Σw) ∂h_k/∂θ of each sample, (m, P), for each output k; the array is the same each time."""
+        """√(wₙ / Σw) ∂h_k/∂θ of each sample, (m, P), for each output k; all are written to the same array."""
         model = self.model
         self.x[...] = model.on_device(X, self.x.dtype)
         self.executor.run_forward()

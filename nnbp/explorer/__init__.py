@@ -1,1 +1,1 @@
-"""The explorer: the forward and backward pass of a real network on one page, or as text."""
+"""The explorer: the forward and backward pass of a network on one page, or as text."""

@@ -1,4 +1,4 @@
-"""What the explorer shows of a network: the numbers of a trace and of gradients, and the names of units and classes."""
+"""The numbers and names that the explorer shows: a trace, gradients, and the names of units and classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nnbp.tabular.table import Source
 from nnbp.validation import items, samples_on_host, whole_number
 
 LARGEST = 300_000
-"""The most parameters of a network that is explained: the page contains each of them twice."""
+"""The most parameters that a network may have: the page contains each of them twice."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Column:
     """One number that a user gives for each sample, and the input units that it feeds.
 
     Attributes:
-        name: of the column, or "".
-        units: indices of its input units, counted from 0: one, or one for each category.
-        categories: of a column of text; the number is the index of one of them.
-        mean, scale: the cell is number · scale + mean.
+        name: the name of the column, or "".
+        units: the indices of its input units, counted from 0: one, or one for each category.
+        categories: the categories of a column of text; the number is the index of one of them.
+        mean, scale: the value in the table is number · scale + mean.
     """
 
     name: str
@@ -49,17 +49,19 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A network with some samples, as the explorer shows them. All numbers are float64.
+    """A network and some samples, as the explorer shows them. All numbers are float64.
 
     Attributes:
         network: a copy in float64 on the CPU.
-        rows: (m,) indices of the samples that are shown; `samples` is the number that was given.
-        X: (m, n_in). y: (m, n_out), one target for each output, so class indices have become one-hot rows.
-        trace, gradients: of these samples.
+        rows: (m,), the indices of the samples that are shown.
+        samples: the number of samples that were given.
+        X: (m, n_in).
+        y: (m, n_out), one target for each output; class indices have become one-hot rows.
+        trace, gradients: those of the samples shown.
         cost: (m,), C of each sample.
-        inputs: (m, n), the outputs of the input units: X, standardised or one-hot if the network begins with that.
-        columns: what X consists of.
-        input_names, output_names: of the input and output units; empty if there are none.
+        inputs: (m, n), the outputs of the input units: X, standardised or one-hot if the first layer does that.
+        columns: the columns of X.
+        input_names, output_names: the names of the input and output units; empty if they have none.
         target: the name, mean and scale of the target.
     """
 
@@ -84,13 +86,18 @@ class Explanation:
         return [model.layers[k] for k in model.activated]
 
     @property
+    def activations(self) -> list[Activation]:
+        """The activation of each of these layers."""
+        return [layer.activation for layer in self.layers if layer.activation is not None]
+
+    @property
     def sizes(self) -> list[int]:
-        """The number of input units, then of the units of each of these layers."""
+        """The number of input units, then the number of units of each of these layers."""
         return [self.inputs.shape[1], *(a.shape[1] for a in self.trace.a[1:])]
 
     @property
     def first_units(self) -> list[int]:
-        """The number of the first unit of each: units are counted from 1, through all layers, as in the notes."""
+        """The number of the first unit of each: units are numbered from 1 through all layers, as in the notes."""
         return [1 + sum(self.sizes[:l]) for l in range(len(self.sizes))]
 
 
@@ -103,7 +110,7 @@ def explained(
     labels: Sequence[str] | None = None,
     rows: int = 20,
 ) -> Explanation:
-    """The explanation of a network for some samples; the arguments are those of `nnbp.explain`."""
+    """Explains a network on some samples; the arguments are those of `nnbp.explain`."""
     rows = whole_number("rows", rows, 1)
     if isinstance(model, TableModel):
         return _of_table(model, X, rows)
@@ -115,7 +122,7 @@ def explained(
             "explain(net, X, y)."
         )
     _check_size(model)
-    # All data are checked in the network's own dtype; only those that are shown become float64.
+    # All samples are checked in the network's own dtype; only those that are shown become float64.
     data = model.copy(device="cpu").prepare(X, y)
     chosen = spread(len(data), rows)
     X, y = np.asarray(samples_on_host(X)[chosen]), data.targets[chosen]
@@ -127,7 +134,7 @@ def _check_size(network: Network) -> None:
     count = network.model.parameters.size
     if count > LARGEST:
         raise NnbpError(
-            f"The explorer shows networks of at most {LARGEST:,} parameters; received one of {count:,}. Explain a "
+            f"The explorer shows networks with at most {LARGEST:,} parameters; received one of {count:,}. Explain a "
             "smaller network of the same kind."
         )
 
@@ -205,7 +212,7 @@ def _columns(first: Layer, n_in: int, names: tuple[str, ...]) -> tuple[Column, .
 
 
 def spread(samples: int, rows: int) -> NDArray[np.int64]:
-    """Indices of at most so many samples, evenly spread, because tables are often sorted by their target."""
+    """Indices of at most `rows` of the samples, evenly spread: tables are often sorted by their target."""
     return np.unique(np.linspace(0, samples - 1, min(samples, rows)).round().astype(np.int64))
 
 
@@ -216,7 +223,7 @@ def stated(item: Activation | Loss | Layer) -> str:
 
 
 def slope(f: Activation) -> Formula | None:
-    """f'(z) as a formula of z and a; None if f looks at more than one unit."""
+    """f'(z) as a formula of z and a; None if f is not elementwise."""
     try:
         return trace(lambda z, a: 1.0 * f.df(z, a), "z", "a")
     except TypeError:

@@ -1,4 +1,4 @@
-"""The explorer as one offline page: an explanation, the program of its pass, and the scripts that show them."""
+"""The explorer as one self-contained page: an explanation, the program of its pass, and the scripts that show them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nnbp.validation import file_path, number, one_of
 LANGUAGES = ("en", "zh")
 
 SCRIPTS = ("pass.js", "network.js", "steps.js", "words.js", "cards.js", "diagram.js", "page.js")
-"""The parts of the page's script, in their order."""
+"""The parts of the page's script, in the order in which they must stand."""
 
 
 def explain(
@@ -40,23 +40,23 @@ def explain(
     learning_rate: float = 0.1,
     language: str = "en",
 ) -> str:
-    """Writes the explorer: one page that shows how a network computes some samples and their gradients.
+    """Writes the explorer: one page that shows how a network computes its outputs and gradients for some samples.
 
     The page shows z = Σ w a + b and a = f(z) of every unit, the cost, delta of every unit, ∂C/∂w = delta · a of every
-    weight beside a central difference, the sum over the samples, and a step of gradient descent, θ − η ∇J. Its numbers
-    are those of `Network.trace` and `Network.gradients` for a copy of the network in float64. If an input, a target or
-    a parameter is changed on the page, the page computes the same pass itself. Units are numbered from 1 through all
-    layers, as in the notes (docs/notes.md, 2.2). The page is one file and uses no network.
+    weight beside a central difference, the mean over the samples, and a step of gradient descent, θ − η ∇J. Its numbers
+    are those of `Network.trace` and `Network.gradients` for a copy of the network in float64. After a change of an
+    input, a target or a parameter, the page computes the same pass itself. Units are numbered from 1 through all
+    layers, as in the notes (docs/notes.md, 2.2). The page is one file and works offline.
 
     Args:
         net: a network whose sizes are known, with at most 300,000 parameters; or a table model.
         X: (m, n_in); for a table model, a data frame with the target.
         y: targets, as for `Network.fit`; None for a table model.
-        path: of the page; an existing file is replaced.
-        names, labels: of the input units and of the outputs; a table model has its own.
-        rows: the largest number of samples to show; of more samples, it shows some that are evenly spread.
+        path: the file to write; an existing file is replaced.
+        names, labels: the names of the input units and of the output units; a table model has its own.
+        rows: the most samples to show; if there are more, they are evenly spread over all.
         learning_rate: η of the update on the page.
-        language: of the page when it is opened, "en" or "zh".
+        language: the language in which the page opens, "en" or "zh".
 
     Returns:
         the path.
@@ -100,7 +100,7 @@ def render(explanation: Explanation, *, learning_rate: float = 0.1, language: st
 
 
 def page_data(explanation: Explanation) -> dict[str, Any]:
-    """What the page knows of the network, as JSON values; arrays are the base64 of their float64."""
+    """The data of the page as JSON values; arrays are base64-encoded float64."""
     network, found = explanation.network, explanation.gradients
     model, loss = network.model, network.loss_function
     return {
@@ -108,7 +108,7 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         "rows": explanation.rows.tolist(),
         "samples": explanation.samples,
         "layers": _layers(explanation),
-        "columns": [{**vars(column)} for column in explanation.columns],
+        "columns": [vars(column) for column in explanation.columns],
         "input_names": explanation.input_names,
         "output_names": explanation.output_names,
         "target": {
@@ -120,7 +120,7 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         "loss": {
             "name": loss.name,
             "formula": stated(loss),
-            "canonical": loss.is_canonical(_activation(model.layers[-1])),
+            "canonical": loss.is_canonical(explanation.activations[-1]),
         },
         "decay": network.weight_decay,
         "decayed": model.parameters.decayed,
@@ -139,18 +139,13 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _activation(layer: Any) -> Any:
-    return layer.activation
-
-
 def _layers(explanation: Explanation) -> list[dict[str, Any]]:
-    """The layers that have an activation; `parameters` gives the place in theta and the columns of each array."""
+    """The layers that have an activation; `parameters` gives each array's offset in theta and its number of columns."""
     model = explanation.network.model
     theta = model.parameters.theta
     views = model.parameters.views(theta)
     listed = []
-    for k, layer in zip(model.activated, explanation.layers, strict=True):
-        f = _activation(layer)
+    for k, layer, f in zip(model.activated, explanation.layers, explanation.activations, strict=True):
         formula = slope(f)
         learnt = [spec.name for spec in layer.parameters(model.sizes[k]) if spec.learnt]
         places = {

@@ -1,8 +1,7 @@
 """The forward and backward pass of one sample as JSON values, which static/pass.js runs in a browser.
 
-A pass is a list of operations on buffers (`nnbp.graph.ops`), and a formula is a list of instructions. Whoever knows the
-primitives of formulas and three operations can therefore run every layer, activation and loss, including those of
-users.
+A pass is a list of operations on buffers (`nnbp.graph.ops`), and a formula is a list of instructions. An interpreter of
+the primitives and of three operations can therefore run every layer, activation and loss, including those of users.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnbp.engine.executor import Batch, Executor
 from nnbp.engine.model import Model
@@ -28,7 +26,7 @@ View = list[Any]
 
 
 def encoded(values: Any) -> str:
-    """Numbers as base64 of their float64, least significant byte first."""
+    """Numbers as base64-encoded little-endian float64."""
     return base64.b64encode(np.ascontiguousarray(values, "<f8").tobytes()).decode("ascii")
 
 
@@ -110,7 +108,7 @@ def _arrays(operations: Iterable[Operation]) -> list[Array]:
 
 
 class _Views:
-    """The buffers in which arrays lie: arrays that share memory lie in one. They are numbered in the order of use.
+    """The buffers of arrays: arrays that share memory are in the same buffer. Buffers are numbered in order of use.
 
     Attributes:
         sizes: the number of elements of each buffer.
@@ -139,12 +137,12 @@ class _Recorder:
     """Operations as JSON values.
 
     Attributes:
-        constants: arrays that are read but that no operation has written, with their elements.
-        formulas: of the operations, each once.
+        constants: arrays that are read before any operation writes them, with their elements.
+        formulas: the formulas of the operations, each once.
 
     Args:
-        views: of all arrays.
-        known: arrays that whoever runs the program fills.
+        views: the views of all arrays.
+        known: arrays that the interpreter fills before it runs the program.
     """
 
     def __init__(self, views: _Views, known: Sequence[Array]) -> None:
@@ -174,8 +172,3 @@ class _Recorder:
             f"The explorer runs the operations Map, Gemm and Reduce; received {type(operation).__name__} from a layer. "
             "Write the layer with those three."
         )
-
-
-def decoded(text: str) -> NDArray[np.float64]:
-    """The numbers that `encoded` has encoded, flat."""
-    return np.frombuffer(base64.b64decode(text), "<f8").astype(np.float64)

@@ -1,4 +1,4 @@
-"""The explorer in a terminal: one sample's way through a network and back, step by step."""
+"""The explorer in a terminal: one sample's path through a network and back, step by step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nnbp.formatting import table
 from nnbp.nn.layers import Dense
 
 _IN_FULL = 8
-"""Units of a layer, and terms of a sum, that are written out."""
+"""The most units of a layer, and terms of a sum, that are written out."""
 
 
 def walk(explanation: Explanation, *, sample: int = 0, learning_rate: float = 0.1, language: str = "en") -> str:
-    """One sample as text: forward pass, cost, backward pass, gradient, batch and update, in the numbers of the page.
+    """One sample as text: forward pass, cost, backward pass, gradient, batch and update, with the numbers of the page.
 
     Args:
         explanation: see `nnbp.explorer.explanation.explained`.
@@ -59,7 +59,7 @@ class _Walk:
                 self.W[l], self.b[l] = next(dense)
 
     def a(self, l: int) -> NDArray[np.float64]:
-        """Outputs of a layer, of the input units for 0."""
+        """The outputs of a layer; those of the input units for 0."""
         found: NDArray[np.float64] = (self.explanation.trace.a[l] if l else self.explanation.inputs)[self.sample]
         return found
 
@@ -78,7 +78,7 @@ class _Walk:
         return self.say("output_unit") if l == self.last else self.say("hidden_unit", l=l)
 
     def units(self, l: int) -> Iterator[tuple[int, list[str]]]:
-        """The index of each unit that is written out, and the line before it."""
+        """The index of each unit that is written out, and its heading."""
         for i in range(min(self.sizes[l], _IN_FULL)):
             yield i, [f"  {self.say('unit_title', u=self.first[l] + i, place=self.place(l))}"]
 
@@ -87,7 +87,7 @@ class _Walk:
         return [f"  {self.say('text_more', n=left)}"] if left > 0 else []
 
     def sum(self, terms: Sequence[tuple[str, float, float]], ends: Sequence[tuple[str, str]]) -> list[str]:
-        """A sum of products, the largest if there are many, and what follows from it."""
+        """The terms of a sum, the largest ones if there are many, and the values that follow from it."""
         order = sorted(range(len(terms)), key=lambda k: -abs(terms[k][1] * terms[k][2]))[:_IN_FULL]
         rows = [
             (terms[k][0], _shown(terms[k][1]), "×", _shown(terms[k][2]), "=", _shown(terms[k][1] * terms[k][2]))
@@ -107,10 +107,9 @@ class _Walk:
         return [*(f"  {line}" for line in table(rows[: 2 * _IN_FULL], left=(0, 2))), *left]
 
     def forward(self) -> Iterator[str]:
-        for l, layer in enumerate(self.explanation.layers, start=1):
+        e = self.explanation
+        for l, (layer, f) in enumerate(zip(e.layers, e.activations, strict=True), start=1):
             W, b, source = self.W[l], self.b[l], "x" if l == 1 else "a"
-            f = layer.activation
-            assert f is not None, "these layers have an activation"
             for i, head in self.units(l):
                 u = self.first[l] + i
                 ends = [(f"z{u}", _shown(self.z(l)[i])), (f"a{u} = f(z{u})", _shown(self.a(l)[i]))]
@@ -141,8 +140,7 @@ class _Walk:
 
     def backward(self) -> Iterator[str]:
         for l in range(self.last, 0, -1):
-            f, W = self.explanation.layers[l - 1].activation, self.W[l + 1] if l < self.last else None
-            assert f is not None, "these layers have an activation"
+            f, W = self.explanation.activations[l - 1], self.W[l + 1] if l < self.last else None
             df = None if slope(f) is None else np.broadcast_to(f.df(self.z(l), self.a(l)), (self.sizes[l],))
             for i, head in self.units(l):
                 u, d = self.first[l] + i, self.delta(l)[i]
@@ -171,7 +169,7 @@ class _Walk:
             yield from self.rest(l)
 
     def weights(self) -> list[tuple[str, int, float]]:
-        """Name, place in theta and gradient of the weights that are listed, those with the largest gradient of J."""
+        """Name, index in theta and ∂C/∂w of the weights that are listed: those with the largest |∂J/∂w|."""
         e, found, place = self.explanation, [], 0
         theta = e.network.parameters
         for l, W in enumerate(self.W):
@@ -186,7 +184,7 @@ class _Walk:
         return sorted(found, key=lambda item: -sizes[item[1]])[: 2 * _IN_FULL]
 
     def gradient(self) -> list[str]:
-        """∂C/∂w of these weights beside central differences."""
+        """∂C/∂w of these weights beside a central difference."""
         e = self.explanation
         network = e.network.copy()
         network.weight_decay = 0.0

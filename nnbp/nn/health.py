@@ -1,4 +1,4 @@
-"""Units that hardly learn, because f' is 0 or nearly 0 at z for all samples: no delta gets through them."""
+"""Units that hardly learn: f'(z) is 0 or nearly 0 for all samples, and so is delta."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SATURATED = 0.05
 
 
 def largest_slope(f: Activation) -> float:
-    """max |f'(z)| for |z| <= 2, where the z of a layer mostly lie."""
+    """max |f'(z)| for |z| <= 2, the usual range of z."""
     z = np.linspace(-2.0, 2.0, 401)
     return float(np.abs(f.df(z, f.f(z)) * np.ones_like(z)).max())
 
@@ -22,12 +22,12 @@ def largest_slope(f: Activation) -> float:
 def dead_and_saturated(f: Activation, z: NDArray[Any], a: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The indices of the units of a layer that are dead, and of those that are saturated.
 
-    A unit is dead if f'(z) = 0 for all samples, and saturated if 0 < |f'(z)| < 0.05 · max |f'| for all samples, with
-    the maximum for |z| <= 2.
+    A unit is dead if f'(z) = 0 for all samples. It is saturated if |f'(z)| < 0.05 · max |f'| for all samples, with the
+    maximum for |z| <= 2, and it is not dead.
 
     Args:
         f: the activation, elementwise.
-        z, a: (m, n), sums and outputs of the layer on the host.
+        z, a: (m, n), the sums and outputs of the layer, on the host.
 
     >>> from nnbp.nn.activations import ReLU, Sigmoid
     >>> z = np.array([[-1.0, 2.0, 9.0], [-3.0, -1.0, -8.0]])

@@ -20,7 +20,7 @@ LARGEST = 8192
 
 @dataclass
 class Damping(Memory):
-    """What the rule remembers between its steps: μ, nan before the first, and why it has ended."""
+    """The state between steps: μ, NaN before the first step, and the reason for which training ended."""
 
     mu: float = math.nan
     ended: str | None = None
@@ -33,22 +33,23 @@ class Damping(Memory):
 
 
 class LevenbergMarquardt(Optimizer):
-    """(G + μI) d = −g, θ ← θ + d, with G ≈ ∇²J by Gauss and Newton. One epoch is one step that lowers J.
+    """(G + μI) d = −g, θ ← θ + d, with g = ∇J and G the Gauss–Newton matrix. One epoch is one step that lowers J.
 
-    For squared_error, whole batches and at most 8,192 parameters. Small regression networks are fitted in tens of
-    epochs. μ blends two methods: Gauss–Newton for a small one, short steps of gradient descent for a large one. If a
-    step lowers J, by the share ρ of what the quadratic model predicts, μ is multiplied by max(⅓, 1 − (2ρ − 1)³); if
-    not, μ grows by 2, 4, 8, …, and the step is tried again.
+    For the loss squared_error, whole batches and at most 8,192 parameters. Small regression networks are fitted in tens
+    of epochs. With a small μ, a step is a Gauss–Newton step; with a large μ, a short step of gradient descent. If a
+    step lowers J, μ is multiplied by max(⅓, 1 − (2ρ − 1)³), where the gain ratio ρ is the actual decrease of J divided
+    by the decrease that the quadratic model predicts, and at most 1. Otherwise μ is multiplied by 2, then by 4, 8, …,
+    and the step is tried again.
 
-    Training ends, with the reason in ``history.stopped``, if max |g| <= tolerance_grad, or if no step lowers J.
+    Training ends if max |g| <= tolerance_grad, or if no step lowers J; ``history.stopped`` gives the reason.
 
     Source: Nielsen, "Damping parameter in Marquardt's method", 1999; Marquardt, "An algorithm for least-squares
-    estimation of nonlinear parameters", 1963. Deviation: I in place of the diagonal of G.
+    estimation of nonlinear parameters", 1963. Deviation from Marquardt: I in place of the diagonal of G.
 
     Args:
-        damping: the first μ, relative to the largest entry on the diagonal of G.
-        tolerance_grad: training ends if max |∂J/∂θ| is no larger.
-        tolerance_change: a step is too short to lower J if max |d| is no larger, relative to max |θ| + 1.
+        damping: the first μ, as a multiple of the largest element on the diagonal of G.
+        tolerance_grad: training ends if max |∂J/∂θ| is not larger.
+        tolerance_change: training ends if a step with max |d| <= tolerance_change · (max |θ| + 1) does not lower J.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -71,7 +72,7 @@ class LevenbergMarquardt(Optimizer):
     scheduled = False
     clippable = False
 
-    learning_rate = None  # Not an argument: it chooses the length of its steps.
+    learning_rate = None  # Not an argument: the rule chooses the length of its steps.
 
     def __init__(self, damping: float = 1e-2, tolerance_grad: float = 1e-7, tolerance_change: float = 1e-12) -> None:
         self.damping = number(f"damping of {type(self).__name__}", damping, "(0, inf)")
@@ -82,23 +83,23 @@ class LevenbergMarquardt(Optimizer):
         if not model.loss.sums_squares:
             raise ValueError(
                 f"{self.name} is for sums of squares, loss='squared_error'; received the loss "
-                f"{model.loss.name}. Use optimizer='lbfgs', or adam."
+                f"{model.loss.name}. Use optimizer='lbfgs' or 'adam'."
             )
         if any(stream is not None for stream in model.streams) or any(each.least_batch > 1 for each in model.layers):
             raise ValueError(
-                f"{self.name} needs the same J at every evaluation, and a sample's outputs from that sample "
-                f"alone; received the layers {', '.join(each.kind for each in model.layers)}. Leave dropout and "
-                "batch_norm out, or use adam."
+                f"{self.name} needs the same J at every evaluation, and outputs that depend on no other sample; "
+                f"received the layers {', '.join(each.kind for each in model.layers)}. Leave out dropout and "
+                "batch_norm, or use optimizer='adam'."
             )
         if model.parameters.size > LARGEST:
             raise ValueError(
-                f"{self.name} solves a system with a row for each of at most {LARGEST:,} parameters; received "
-                f"a network of {model.parameters.size:,}. Use optimizer='lbfgs', or adam."
+                f"{self.name} solves a linear system and takes at most {LARGEST:,} parameters; received "
+                f"a network of {model.parameters.size:,}. Use optimizer='lbfgs' or 'adam'."
             )
         if self.learning_rate is not None:
             raise ValueError(
                 f"{self.name} chooses the length of its steps; received "
-                f"learning_rate={self.learning_rate:g}. Leave it out; damping is the argument of the class."
+                f"learning_rate={self.learning_rate:g}. Leave it out, or pass {type(self).__name__}(damping=...)."
             )
 
     def memory(self) -> Damping:
@@ -108,7 +109,7 @@ class LevenbergMarquardt(Optimizer):
         return partial(self.step, objective, memory)
 
     def step(self, objective: Objective, memory: Damping) -> float:
-        """One step that lowers J, unless the memory says afterwards that none does.
+        """One step that lowers J; if there is none, sets `ended` of the memory.
 
         Returns:
             J before the step.
@@ -139,9 +140,9 @@ class LevenbergMarquardt(Optimizer):
         start = theta.astype(np.float64)
         shortest = self.tolerance_change * (read(xp.max(xp.abs(start))) + 1.0)
         growth = 2.0
-        # With an infinite μ, or one that is not a number, every comparison below is false.
+        # An infinite or NaN μ makes every comparison below false, so the loop would not end.
         while math.isfinite(memory.mu):
-            damped = G * 1.0
+            damped = G.copy()
             diagonal(damped)[...] += memory.mu
             d = solved(xp, damped, -g)
             theta[...] = start + d
@@ -165,7 +166,7 @@ def diagonal(matrix: Array) -> Array:
 
 
 def solved(xp: Any, A: Array, b: Array) -> Array:
-    """A⁻¹ b, or nan if A is singular."""
+    """A⁻¹ b, or NaN if A is singular."""
     try:
         return xp.linalg.solve(A, b)
     except np.linalg.LinAlgError:

@@ -1,4 +1,4 @@
-"""Data larger than memory: blocks of samples that a function of the user reads anew for each epoch."""
+"""Data larger than memory: blocks of samples that the user's function reads again for each epoch."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ Batches = Callable[[], Iterable[Any]]
 """A function that returns an iterator over blocks (X, y) or (X, y, sample_weight) for one epoch."""
 
 _SAMPLED = 2**25
-"""The most numbers of X in the sample."""
+"""The most elements of X in `Stream.sample`."""
 
 Block = list[NDArray[Any]]
 """X (k, n_in), encoded targets (k, columns), and weights (k, 1) if there are any, on the host."""
 
 
 class Stream:
-    """A feed of the samples of blocks, in their order or shuffled in a buffer.
+    """A feed of samples from blocks, in their order or shuffled in a buffer.
 
-    With a buffer of K samples, the first K samples are permuted and the first half of them is given; then the buffer is
-    filled again, and so on. So a sample moves by about K places; sorted data need a large K, or files in random order.
+    With a buffer of K samples, the first K samples are permuted and half of them are passed on; then the buffer is
+    refilled, and so on. A sample thus moves by about K places: sorted data need a large K, or files in random order.
 
     Attributes:
         samples: m, the same in every epoch.
-        sample: 10,000 of the samples, or all of fewer, on which J and metrics are measured; less of very wide ones.
+        sample: a random sample of 10,000 of them, or all if there are fewer, on which J and metrics are measured; it is
+            smaller if samples have more than about 3,000 inputs.
 
     Args:
         batches: returns the blocks of an epoch.
         buffer: K, or 0 to keep the order.
-        adapter: checks the blocks; it may know no sizes yet.
-        ranks: each reads its own samples.
+        adapter: checks the blocks; it need not know the sizes yet.
+        ranks: the ranks of the training; each reads its own samples.
 
     Raises:
-        DataError, ShapeError, DTypeError, TypeError: a block does not fit; the first epoch is read here to find out.
+        DataError, ShapeError, DTypeError, TypeError: a block does not fit. The first epoch is read here to check them.
     """
 
     def __init__(self, batches: Batches, buffer: int, adapter: DataAdapter, ranks: Ranks = ALONE) -> None:
@@ -58,7 +59,7 @@ class Stream:
 
     @property
     def adapter(self) -> DataAdapter:
-        """The adapter, which knows the sizes now."""
+        """The adapter; it now knows the sizes."""
         return self._adapter
 
     def dataset(self) -> Dataset:
@@ -106,7 +107,7 @@ class Stream:
         return iter(blocks)
 
     def _scan(self) -> None:
-        """Reads the first epoch, and takes what training must know of it."""
+        """Reads the first epoch: counts and samples it, sums the weights, and computes its hash."""
         total, rng, largest = hashlib.sha256(), np.random.default_rng(0), 0.0
         kept: Block = []
         size = SAMPLE
@@ -129,19 +130,21 @@ class Stream:
                 largest = max(largest, float(block[2].max()))
                 self._sum += float(block[2].sum())
         if not self.samples:
-            raise DataError("batches() returned no block, and an epoch has at least one sample. Yield blocks (X, y).")
+            raise DataError("batches() returned no block, and an epoch needs at least one sample. Yield blocks (X, y).")
         if self._weighted and not largest > 0:
-            raise DataError("The sample weights of all blocks are 0, and J would be 0 / 0. Give one above 0.")
+            raise DataError(
+                "The sample weights of all blocks are 0, so J would be 0 / 0. Give at least one weight above 0."
+            )
         # The scale of the weights is the same on all ranks.
         self._shift = min(self._ranks.allgather(weight_shift(largest) if self._weighted else 0))
         self._sum = float(np.ldexp(self._sum, self._shift)) if self._weighted else float(self.samples)
         self._is_first, self._digest = False, total.hexdigest()
         X, y, *w = (array[: self.samples] for array in kept)
         weights = np.ldexp(w[0][:, 0], self._shift) if w else None
-        # The encoded targets are targets, too: class indices, one-hot rows or values.
+        # The encoded targets serve as targets: class indices, one-hot rows or values.
         self.sample = Dataset(X, y, None if weights is None else weights.reshape(-1, 1), y, weights)
 
-    # What a feed does.
+    # The methods of `Feed`.
 
     def shuffle(self, generator: np.random.Generator) -> None:
         self._generator = generator if self._buffer else None
@@ -153,7 +156,7 @@ class Stream:
         """Writes the next samples into arrays.
 
         Raises:
-            DataError: the number of samples is another one than in the first epoch.
+            DataError: the number of samples differs from that of the first epoch.
         """
         done, count = 0, len(into[0])
         while done < count:
@@ -181,7 +184,7 @@ class Stream:
         for block in self._slices():
             held = [np.concatenate(pair) for pair in zip(held, block, strict=True)] if held else block
             while len(held[0]) >= self._buffer:
-                # Permutes the buffer and gives half of it; what came beyond the buffer waits.
+                # Permutes the buffer and yields half of it; samples beyond the buffer wait.
                 order = np.arange(len(held[0]))
                 order[: self._buffer] = generator.permutation(self._buffer)
                 half = max(1, self._buffer // 2)
@@ -192,7 +195,7 @@ class Stream:
             yield [array[order] for array in held]
 
     def _slices(self) -> Iterator[Block]:
-        """The blocks, cut so that none is larger than the buffer: what waits for it is copied again and again."""
+        """The blocks, cut so that none is larger than the buffer: samples that wait would be copied again and again."""
         for block in self:
             for first in range(0, len(block[0]), self._buffer):
                 yield [array[first : first + self._buffer] for array in block]
@@ -200,6 +203,6 @@ class Stream:
     def _changed(self, count: int) -> DataError:
         more = "at least " if count > self.samples else ""
         return DataError(
-            f"batches() gives the same samples in every epoch, {self.samples} in the first one; received {more}{count} "
-            "later. Return a new iterator at each call: a generator function, and not a generator."
+            f"batches() must give the same samples in every epoch, {self.samples} in the first one; received "
+            f"{more}{count} later. Return a new iterator at each call: pass a generator function, and not a generator."
         )

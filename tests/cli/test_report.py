@@ -179,7 +179,7 @@ def test_what_ended_the_run_and_a_fallback_are_said_on_top():
 def test_a_run_without_an_epoch_or_held_out_rows_has_a_page_too():
     text = render(result(epochs=0, best_epoch=None, metrics={}, model=None, labels=["a"]), {}, {}, {})
     words = " ".join(Page(text).words)
-    assert "No epoch ended." in words
+    assert "No epoch was completed." in words
     assert "Confusion" not in words
 
 
@@ -260,7 +260,7 @@ def test_dead_and_saturated_units_are_named_and_the_words_defined():
     assert "layer 1: 3 relu: 2 of 3 units are dead: 4, 5." in words
     assert "layer 1: 3 relu: 1 of 3 units is saturated: 6." in words
     assert "dead if f'(z) = 0 for every row" in words
-    assert "saturated if |f'(z)| is below 5% of its maximum for every row" in words
+    assert "saturated if |f'(z)| is below 5% of its maximum for |z| ≤ 2 for every row" in words
     sound = render(result(), HISTORY, {}, {}, None, insight(layers=insight().layers[1:]))
     assert "No hidden unit is dead or saturated." in sound
     assert "dead if f'(z) = 0 for every row" in sound
@@ -279,7 +279,7 @@ def test_rows_that_training_saw_are_called_so():
     evaluation = Evaluation({}, np.array([0]), np.array([0]), [])
     rows = {"train": 7, "validation": 2, "held_out": 0}
     text = render(result(rows=rows), HISTORY, {}, {}, evaluation, insight(held_out=False))
-    assert "On 4 of the 9 rows, evenly spread, most of which training saw." in text
+    assert "On 4 of the 9 rows, evenly spread, most of which were used in training." in text
 
 
 def test_a_layer_without_parameters_has_no_gradient():

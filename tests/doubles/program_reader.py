@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from nnbp.explorer.program import decoded
 from nnbp.graph.formula import PRIMITIVES
+
+
+def decoded(text: str) -> np.ndarray:
+    """The numbers that `nnbp.explorer.program.encoded` has encoded, flat."""
+    return np.frombuffer(base64.b64decode(text), "<f8").astype(np.float64)
 
 
 class Reader:

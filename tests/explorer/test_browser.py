@@ -219,7 +219,7 @@ def test_what_is_delta_of_node_5_and_why(opened: Opener) -> None:
         net.trace(X).a[1][0, 1] * (1 - net.trace(X).a[1][0, 1]) * (delta[1][0] @ net.weights[1][:, 1])
     )
     assert value(page, f"plain({delta[0][0, 1]})").replace("−", "-") in panel(page)
-    assert "each unit that it feeds is one way to C" in panel(page)
+    assert "each unit that it feeds is one path to C" in panel(page)
     products = net.weights[1][:, 1] * delta[1][0]
     assert set(np.round(products, 12)) <= set(np.round(shown_numbers(page), 12))
 
@@ -288,7 +288,7 @@ def test_a_weight_has_its_gradient_beside_a_central_difference(opened: Opener) -
     k = value(page, "placeOf(state.selected.parameter)")
     net.parameters[k] = 0.5
     assert value(page, "batch().J") == pytest.approx(net.loss(X, y), abs=1e-14)
-    assert "the page's own numbers" in page.inner_text("#samples")
+    assert "this page computes these numbers itself" in page.inner_text("#samples")
 
 
 def test_a_target_a_sample_and_the_learning_rate(opened: Opener) -> None:
@@ -332,7 +332,7 @@ def test_a_columns_own_unit_and_category(opened: Opener) -> None:
     found = explained(model, table).columns[0]
     np.testing.assert_allclose(value(page, "results().inputs"), [(100 - found.mean) / found.scale, 1.0, 0.0])
     page.click("#phase-cost")
-    assert "In the unit of price" in panel(page)
+    assert "price on its original scale" in panel(page)
 
 
 # ---- questions
@@ -343,7 +343,7 @@ def test_questions_hide_the_answer_until_it_is_given(opened: Opener) -> None:
     page = opened(net, X, y)
     page.check("#ask")
     page.click("#next")
-    assert "Is z4 positive or negative?" in panel(page)
+    assert "Is z4 positive, negative or zero?" in panel(page)
     assert not page.query_selector_all("#panel .num")
     assert not page.query_selector("#unit-4 .value")
     right = "positive" if net.trace(X).z[1][0, 0] > 0 else "negative"
@@ -358,6 +358,22 @@ def test_questions_hide_the_answer_until_it_is_given(opened: Opener) -> None:
         page.click(f"#phase-{phase}")
         assert page.query_selector("#panel .ask"), phase
         answer = value(page, "question(current()).answer")
+        page.click(f"[data-answer='{answer}']")
+        assert "Right." in panel(page), phase
+
+
+def test_answers_at_zero(opened: Opener) -> None:
+    """z can be 0, a gradient too, and weight decay adds nothing to the gradient of a bias."""
+    net = Network([2, 1, 1], activation="relu", weight_decay=0.1, device="cpu", seed=0)
+    net.set_parameters([[[1.0, 1.0]], [[1.0]]], [[0.0], [0.5]])
+    page = opened(net, [[1.0, -1.0]], [[0.5]])
+    page.check("#ask")
+    page.click("#next")
+    page.click("[data-answer='zero']")
+    assert "Right." in panel(page)
+    page.evaluate("() => { state.shown = PARAMETERS.find((p) => p.kind === 'b' && p.l === 2); render(); }")
+    for phase, answer in (("batch", "zero"), ("update", "unchanged")):
+        page.click(f"#phase-{phase}")
         page.click(f"[data-answer='{answer}']")
         assert "Right." in panel(page), phase
 

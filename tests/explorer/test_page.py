@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from program_reader import decoded
 
 import nnbp
 from nnbp.explorer.explanation import explained
 from nnbp.explorer.page import LANGUAGES, SCRIPTS, explain, page_data, render
-from nnbp.explorer.program import decoded
 from nnbp.testing import example_problem
 
 STATIC = files("nnbp.explorer").joinpath("static")

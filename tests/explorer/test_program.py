@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program_reader import Reader
+from program_reader import Reader, decoded
 
 import nnbp
 from nnbp import Activation, Dense, Layer, Loss, Network
 from nnbp.errors import NnbpError
 from nnbp.explorer.explanation import explained
-from nnbp.explorer.program import decoded, encoded, program_of
+from nnbp.explorer.program import encoded, program_of
 from nnbp.graph.formula import PRIMITIVES
 from nnbp.graph.ops import Foreign
 from nnbp.nn.layers import OneHot

@@ -1,1 +1,1 @@
-"""The pages that people look at: each turns a result of the library into a file or a picture."""
+"""report.html of a run: its diagnostics, figures and page."""

@@ -1,6 +1,6 @@
-"""The pictures of a run, by matplotlib without a screen.
+"""The figures of a run, drawn by matplotlib without a display.
 
-As inline SVG they take the colour of the text around them, so they can be read on light and dark pages alike.
+As inline SVG they take the colour of the surrounding text, so they are legible on light and dark pages.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnbp.cli.report.insight import BINS, Calibration, roc
+from nnbp.explorer.explanation import spread
 from nnbp.training.curve import INK, STYLE, TRAINING, matplotlib_parts
 
 _POINTS = 2000
@@ -18,17 +19,17 @@ _CURVES = 8
 
 
 def scatter(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
-    """Predictions against the truth, residuals against predictions, and a histogram of the residuals.
+    """Predictions against true values, residuals against predictions, and a histogram of the residuals.
 
     Args:
-        truth, predicted: (m,), in the unit of the target; of more than 2000 rows an even choice is drawn as points.
-        name: of the target.
+        truth, predicted: (m,), on the scale of the target; the points show at most 2000 rows, evenly spread.
+        name: the name of the target.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
     matplotlib = matplotlib_parts()
-    chosen = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), _POINTS)).round().astype(np.int64))
+    chosen = spread(len(truth), _POINTS)
     x, y = np.asarray(truth, np.float64)[chosen], np.asarray(predicted, np.float64)[chosen]
     name = _short(name, 30)
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
@@ -51,20 +52,20 @@ def scatter(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
 
 
 def _short(name: str, longest: int = 20) -> str:
-    """A name, cut if it is long, without mathematics, which matplotlib reads between dollar signs."""
+    """A name, shortened if it is long; dollar signs are escaped, because matplotlib reads mathematics between them."""
     return (name if len(name) <= longest else f"{name[: longest - 1]}…").replace("$", r"\$")
 
 
 def confidence(found: Calibration, truth: NDArray[Any], probabilities: NDArray[Any], labels: Any) -> Any:
-    """Calibration of probabilities, and ROC curves: of class 1 of two, else of each class against the others.
+    """Calibration of probabilities, and ROC curves of class 1 if there are two, else of each class against the others.
 
-    Of more than eight classes, those with the smallest areas are drawn.
+    If there are more than eight classes, those with the smallest areas are drawn.
 
     Args:
         found: the calibration.
         truth: class indices (m,).
         probabilities: (m, k).
-        labels: of the k classes.
+        labels: the names of the k classes.
     """
     matplotlib = matplotlib_parts()
     classes = [1] if len(labels) == 2 else range(len(labels))
@@ -78,23 +79,25 @@ def confidence(found: Calibration, truth: NDArray[Any], probabilities: NDArray[A
     with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure(figsize=(9.6, 4.0), layout="constrained")
         reliability, characteristic = figure.subplots(1, 2)
-        reliability.plot([0, 1], [0, 1], **dashed, label="exact")
+        reliability.plot([0, 1], [0, 1], **dashed, label="perfect calibration")
         reliability.plot(found.predicted, found.observed, color=TRAINING)
         sizes = 14 + 160 * found.rows / found.rows.max()
-        reliability.scatter(found.predicted, found.observed, sizes, color=TRAINING, label="bin, by its rows", zorder=3)
+        reliability.scatter(
+            found.predicted, found.observed, sizes, color=TRAINING, label="bin (larger: more rows)", zorder=3
+        )
         for p, count in zip(found.predicted, found.rows, strict=True):
             middle = (np.floor(np.minimum(p, 1 - 1e-9) * BINS) + 0.5) / BINS
             reliability.text(middle, 1.1, str(count), size=8, alpha=0.8, ha="center", va="center")
-        reliability.set(xlabel="predicted probability", ylabel="observed share", xlim=(-0.03, 1.03), ylim=(-0.03, 1.15))
-        reliability.set_title(f"Calibration, expected error {found.error:.3f}")
+        reliability.set(
+            xlabel="predicted probability", ylabel="observed frequency", xlim=(-0.03, 1.03), ylim=(-0.03, 1.15)
+        )
+        reliability.set_title(f"Calibration, ECE {found.error:.3f}")
         reliability.legend()
         characteristic.plot([0, 1], [0, 1], **dashed)
         for k, (false, true, area, label) in enumerate(curves):
             characteristic.plot(false, true, color=f"C{k}", label=f"{label}: {area:.3f}")
-        characteristic.set(xlabel="false positives, share", ylabel="true positives, share")
-        few = (
-            f", the {_CURVES} classes with the smallest areas" if len(labels) > _CURVES else ", with the area under it"
-        )
+        characteristic.set(xlabel="false positive rate", ylabel="true positive rate")
+        few = f" of the {_CURVES} classes with the smallest AUC" if len(labels) > _CURVES else " and AUC"
         characteristic.set_title(f"ROC{few}")
         if curves:
             characteristic.legend(loc="lower right", fontsize=9)

@@ -1,4 +1,4 @@
-"""What the report says of a trained model beyond its metrics: calibration, ROC, importance of columns, layers, rows."""
+"""Diagnostics of a trained model: calibration, ROC, permutation importance, rows predicted worst, and its layers."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from numpy.typing import NDArray
 
 from nnbp import metrics
 from nnbp.engine.results import Gradients
+from nnbp.explorer.explanation import spread
 from nnbp.nn.health import dead_and_saturated
 from nnbp.tabular.model import TableModel
 from nnbp.tabular.table import Source, Texts
 
 ROWS = 1000
-"""The most rows that are looked at, evenly spread."""
+"""The most rows that the diagnostics use, evenly spread."""
 
 COLUMNS, REPEATS, FEW = 200, 5, 40
-"""The most columns whose importance is measured, and how often each is permuted: twice if there are more than FEW."""
+"""The most columns whose importance is measured; permutations of each, but two if there are more than FEW columns."""
 
 WORK, ENOUGH = 2e10, (100, 15)
-"""The most products of all predictions for the importance, about a second on two cores; a network that is too large for
-that is measured on fewer columns, and before they are fewer than 15, on fewer rows, but at least 100."""
+"""The most multiplications for the importance of columns, about a second on two cores. If a network needs more, it is
+measured on fewer columns, at least 15, then on fewer rows, at least 100, and only then on even fewer columns."""
 
 BINS = 10
 WORST, CELLS = 10, 4
-"""Rows that are shown, and cells of each."""
+"""The number of rows shown, and of cells in each."""
 
 
 class Importance(NamedTuple):
-    """By how much a score falls if a column is permuted: mean and standard deviation."""
+    """The fall of a score if a column is permuted: mean and standard deviation."""
 
     column: str
     mean: float
@@ -42,10 +43,11 @@ class Permutations(NamedTuple):
     """The importance of columns, the largest first.
 
     Attributes:
-        score: the name of the metric that falls.
-        columns: those that were measured.
-        rows, repeats: on how many rows, and how often each column was permuted.
-        unmeasured: the number of other columns.
+        score: the name of the metric.
+        columns: the columns that were measured.
+        rows: the number of rows.
+        repeats: the number of permutations of each column.
+        unmeasured: the number of columns that were not measured.
     """
 
     score: str
@@ -56,7 +58,7 @@ class Permutations(NamedTuple):
 
 
 class WorstRow(NamedTuple):
-    """A row with a large cost: where it stands, its truth and prediction, the cost, and some of its cells by column."""
+    """A row with a large cost: its place in the file, its target and prediction, the cost, and some cells by column."""
 
     place: int
     truth: str
@@ -66,9 +68,9 @@ class WorstRow(NamedTuple):
 
 
 class LayerFacts(NamedTuple):
-    """A layer on some rows: a (m, n), delta = ∂C/∂z (m, n), the ∂J/∂θ of its parameters, its dead and saturated units.
+    """A layer on some rows: a (m, n), delta = ∂C/∂z (m, n), ∂J/∂θ of its parameters, its dead and saturated units.
 
-    Units are counted from 1 through all layers, the inputs first, as in the notes and in the explorer.
+    Units are numbered from 1 through all layers, the inputs first, as in the notes and in the explorer.
     """
 
     name: str
@@ -81,16 +83,17 @@ class LayerFacts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Insight:
-    """A model on some rows of a table.
+    """The diagnostics of a model on some rows of a table.
 
     Attributes:
-        rows: the number of rows. held_out: whether training did not see them.
-        truth, predicted: class indices or values (m,).
-        probabilities: (m, k), or None for values.
-        unit: what the places of rows count, "line" or "row".
-        importance: of the columns; None if the model has no preprocessing, or if there is one row.
+        rows: the number of rows.
+        held_out: whether they were held out from training.
+        truth, predicted: (m,), class indices or values.
+        probabilities: (m, k), or None for regression.
+        unit: whether the places of rows count lines ("line") or rows ("row").
+        importance: None if the model has no preprocessing, or if there is only one row.
         worst: the rows with the largest cost, −ln p(truth) or |truth − predicted|.
-        layers: those that have an activation.
+        layers: the layers that have an activation.
     """
 
     rows: int
@@ -105,8 +108,8 @@ class Insight:
 
 
 def inspect(model: TableModel, source: Source, *, held_out: bool) -> Insight:
-    """Looks at a model on at most 1000 rows of a table with its target."""
-    source = source.take(_some_rows(len(source)))
+    """The diagnostics of a model on at most 1000 rows of a table with its target."""
+    source = source.take(spread(len(source), ROWS))
     y, (X, _) = model.target.encode(source), model.features(source)
     network, labels = model.network, model.target.labels
     gradients = network.gradients(X, y)
@@ -128,13 +131,8 @@ def inspect(model: TableModel, source: Source, *, held_out: bool) -> Insight:
     )  # fmt: skip
 
 
-def _some_rows(samples: int, most: int = ROWS) -> NDArray[np.int64]:
-    """Indices of at most 1000 rows, or another number, evenly spread."""
-    return np.unique(np.linspace(0, samples - 1, min(samples, most)).round().astype(np.int64))
-
-
 def affordable(parameters: int, rows: int, columns: int) -> tuple[int, int, int]:
-    """On how many rows, of how many columns, and how often each, the importance can be measured: see `WORK`.
+    """The numbers of rows, columns and permutations with which the importance is measured within `WORK`.
 
     >>> affordable(38_410, 359, 64), affordable(5_121_025, 1000, 10_000), affordable(10**9, 1000, 10)
     ((359, 64, 2), (130, 15, 2), (100, 1, 5))
@@ -146,16 +144,16 @@ def affordable(parameters: int, rows: int, columns: int) -> tuple[int, int, int]
 
 
 def _importance(model: TableModel, X: NDArray[Any], truth: NDArray[Any], influence: NDArray[Any]) -> Permutations:
-    """Breiman, "Random forests", 2001, section 10; as `sklearn.inspection.permutation_importance`.
+    """Permutation importance, as in `sklearn.inspection`; Breiman, "Random forests", 2001, section 10.
 
-    If not all columns can be measured, those with the largest mean |∂C/∂x| · deviation are, and before them columns of
-    text, which have no derivative.
+    If there are too many columns, it measures columns of text, which have no derivative, and then those with the
+    largest mean |∂C/∂x| times standard deviation.
     """
-    assert model.preprocessor is not None, "the caller has looked"
+    assert model.preprocessor is not None, "the caller has checked"
     columns = model.preprocessor.columns
     rows, most, repeats = affordable(int(model.network.parameters.size), len(X), len(columns))
     order = sorted(range(len(columns)), key=lambda k: -np.inf if columns[k].categories else -influence[k])
-    chosen, rng = _some_rows(len(X), rows), np.random.default_rng(0)
+    chosen, rng = spread(len(X), rows), np.random.default_rng(0)
     X, truth = X[chosen], truth[chosen]
     score = "accuracy" if model.target.labels else "r2"
 
@@ -221,7 +219,7 @@ def _layers(model: TableModel, X: NDArray[Any], gradients: Gradients) -> list[La
 
 
 class Calibration(NamedTuple):
-    """Mean predicted probability, observed share, and number of rows of each bin that has any; and the ECE."""
+    """The mean predicted probability, observed frequency and number of rows of each nonempty bin; and the ECE."""
 
     predicted: NDArray[np.float64]
     observed: NDArray[np.float64]
@@ -232,7 +230,7 @@ class Calibration(NamedTuple):
 def calibration(truth: NDArray[Any], probabilities: NDArray[Any]) -> Calibration:
     """Calibration in ten bins of equal width: of the probability of class 1 of two, else of the predicted class.
 
-    The expected calibration error is Σ n_b / m |observed_b − predicted_b|; Guo, Pleiss, Sun & Weinberger, "On
+    The expected calibration error (ECE) is Σ n_b / m |observed_b − predicted_b|; Guo, Pleiss, Sun & Weinberger, "On
     calibration of modern neural networks", ICML 2017.
 
     Args:
@@ -252,17 +250,17 @@ def calibration(truth: NDArray[Any], probabilities: NDArray[Any]) -> Calibration
 
 
 def roc(positive: NDArray[np.bool], score: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """The rates of false and of true positives as the threshold falls, and the area under them, `roc_auc`.
+    """The ROC curve: false and true positive rates as the threshold falls, and the area under the curve, `roc_auc`.
 
-    As `sklearn.metrics.roc_curve`, without leaving out points on a line.
+    Like `sklearn.metrics.roc_curve`, but collinear points are kept.
 
     Args:
-        positive: (m,), whether the sample is of the class; there are some that are and some that are not.
-        score: (m,), high for samples of the class.
+        positive: (m,), whether a sample is of the class; there must be samples of both kinds.
+        score: (m,), larger for samples that are more likely of the class.
     """
     order = np.argsort(-score, kind="stable")
     true, false = np.cumsum(positive[order]), np.cumsum(~positive[order])
-    # Samples with the same score pass the threshold together.
+    # Samples with equal scores cross the threshold together.
     last = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
     x, y = (np.append(0.0, total[last] / total[-1]) for total in (false, true))
     return x, y, metrics.get("roc_auc")(positive.astype(np.int64), score)

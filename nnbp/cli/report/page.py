@@ -1,4 +1,4 @@
-"""report.html: one run on one page that needs nothing else, no network and no script."""
+"""report.html: one run on one self-contained page, without scripts."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _DRAWN = 1_000_000
 """The most values of a histogram, evenly spread."""
 
 _ABOUT_THE_CURVE = (
-    "The training loss is the mean over an epoch as it ran, with dropout if there is any; all else is measured after "
-    "the epoch. Both losses contain the weight decay."
+    "The training loss is the mean over an epoch while it ran, with dropout if there is any; all else is measured "
+    "after the epoch. Both losses include weight decay."
 )
 
 
@@ -44,15 +44,15 @@ def render(
     evaluation: Evaluation | None = None,
     insight: Insight | None = None,
 ) -> str:
-    """The page as HTML. If matplotlib is missing, it says so in place of the pictures.
+    """The page as HTML. If matplotlib is missing, the page says so in place of the figures.
 
     Args:
-        result: what `nnbp train --json` prints.
+        result: the results that `nnbp train --json` prints.
         history: one value per epoch by name; may be empty.
         config: as in config.toml.
         environment: as in environment.json.
         evaluation: of the held-out rows, or None if there are none.
-        insight: what more there is to say of the model, or None if there is no model.
+        insight: the diagnostics of the model, or None if there is no model.
     """
     sections = [("Training curve", _curve(history, result["best_epoch"]))]
     if evaluation is not None:
@@ -92,22 +92,22 @@ def _tiles(result: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     if "baseline_accuracy" in result:
-        rows.append(("accuracy of always naming one class", number(result["baseline_accuracy"])))
+        rows.append(("accuracy of always predicting the most frequent class", number(result["baseline_accuracy"])))
     tiles = "".join(f'<div class="tile"><b>{value}</b><span>{escape(name)}</span></div>' for name, value in rows)
     held_out = counted(result["rows"]["held_out"], "held-out row")
-    return f'<div class="tiles">{tiles}</div>\n<p class="dim">on {held_out}, which training never saw</p>'
+    return f'<div class="tiles">{tiles}</div>\n<p class="dim">on {held_out}, not used in training</p>'
 
 
 def _curve(history: Mapping[str, Sequence[float]], best_epoch: int | None) -> str:
     if not history:
-        return "<p>No epoch ended.</p>"
+        return "<p>No epoch was completed.</p>"
     label = f"Training curve: loss {history['loss'][-1]:.4g} after {len(history['loss'])} epochs"
     picture = _picture(label, curve, history, best_epoch)
     return f'{picture}\n<p class="dim">{_ABOUT_THE_CURVE}</p>'
 
 
 def _picture(label: str, draw: Callable[..., Any], *values: Any) -> str:
-    """What a function of `curves` draws of the values; the prefix of its ids is the function's name."""
+    """A figure that a function of `curves` draws, as SVG; the function's name is the prefix of its ids."""
     try:
         return f'<div class="wide" tabindex="0">{inline_svg(draw(*values), label, draw.__name__)}</div>'
     except MissingDependencyError as error:
@@ -115,18 +115,18 @@ def _picture(label: str, draw: Callable[..., Any], *values: Any) -> str:
 
 
 def _insights(insight: Insight, result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and bodies of the sections on a model beyond its metrics."""
+    """Names and bodies of the sections with the diagnostics of a model."""
     seen = "held-out row" if insight.held_out else "row"
     all_rows = result["rows"]["held_out"] if insight.held_out else sum(result["rows"].values())
 
     def some(count: int) -> str:
         rows = counted(count, seen) if count == all_rows else f"{count} of the {counted(all_rows, seen)}, evenly spread"
-        return rows if insight.held_out else f"{rows}, most of which training saw"
+        return rows if insight.held_out else f"{rows}, most of which were used in training"
 
     rows, sections = some(insight.rows), []
     if insight.probabilities is not None and insight.rows > 1:
         found = calibration(insight.truth, insight.probabilities)
-        label = f"Calibration, with an expected error of {found.error:.3f}, and ROC curves"
+        label = f"Calibration, with an expected calibration error of {found.error:.3f}, and ROC curves"
         picture = _picture(label, confidence, found, insight.truth, insight.probabilities, result["labels"])
         sections.append(("Calibration and ROC", f"{picture}\n{_about_confidence(result['labels'], rows)}"))
     if insight.importance is not None:
@@ -148,9 +148,9 @@ def _about_confidence(labels: Sequence[Any], rows: str) -> str:
     against = "" if binary else ", each class against all others"
     return _dim(
         f"On {rows}. Calibration: {BINS} bins of the probability {of}, and the share of rows in each that are of this "
-        "class; the numbers on top count the rows. The expected error is the mean distance to the dashed line over all "
-        f"rows (Guo et al., 2017). ROC: as the threshold falls{against}; the numbers are the areas under the curves, "
-        "1 at best and 0.5 by chance."
+        "class; the numbers at the top count the rows. The expected calibration error (ECE) is the mean distance to "
+        f"the dashed line, weighted by rows (Guo et al., 2017). ROC: as the threshold falls{against}; the numbers are "
+        "the areas under the curves (AUC), at best 1, and 0.5 by chance."
     )
 
 
@@ -159,7 +159,7 @@ def _explorer(run: str) -> str:
     page = '<a href="explorer.html">explorer.html</a>'
     return (
         "<p>How the network computes a row, its cost and its gradient, in numbers and pictures: run "
-        f"{command}, then open {page}, which it writes beside this page.</p>"
+        f"{command}, then open {page}, which it writes next to this page.</p>"
     )
 
 
@@ -174,13 +174,13 @@ def _importance(found: Permutations, rows: str) -> str:
         return f'<tr><th scope="row">{escape(_cut(item.column))}</th><td class="bars">{bar}</td><td>{spread}</td></tr>'
 
     name = dict(metric_rows({found.score: 0.0})).popitem()[0]
-    about = f"By how much the {name} falls if a column is permuted, {found.repeats} times, on {rows}."
+    about = f"The fall of {name} if the values of a column are permuted, {found.repeats} times, on {rows}."
     if left := len(found.columns) - len(shown):
-        about += f" Not shown: {counted(left, 'column')} of less importance."
+        about += f" Not shown: {counted(left, 'less important column')}."
     if found.unmeasured:
         # Columns of text are measured first.
         unmeasured = counted(found.unmeasured, "column")
-        about += f" Not measured, to save time: {unmeasured} with the smallest mean |∂C/∂x| times deviation."
+        about += f" Not measured, to save time: {unmeasured} with the smallest mean |∂C/∂x| times standard deviation."
     return f"{_table(map(_head, ('column', f'fall of {name}', 'mean ± deviation')), map(row, shown))}\n{_dim(about)}"
 
 
@@ -206,18 +206,18 @@ def _layers(layers: Sequence[LayerFacts], rows: str) -> str:
         f"<td>{_histogram(layer.delta, 'miss')}</td><td>{_histogram(layer.gradient, 'miss')}</td></tr>"
         for layer in layers
     ]
-    table = _table(map(_head, ("layer", "outputs a", "delta = ∂C/∂z", "gradient of J by W, b")), lines)
+    table = _table(map(_head, ("layer", "outputs a", "delta = ∂C/∂z", "gradient ∂J/∂θ")), lines)
     about = (
-        f"On {rows}; a and delta over all rows and units, the gradient over all parameters. The height of a bar is the "
-        "logarithm of its count. A hidden unit is dead if f'(z) = 0 for every row, so it does not learn; it is "
-        f"saturated if |f'(z)| is below {SATURATED:.0%} of its maximum for every row, so it hardly learns. Units are "
-        "counted from 1 through all layers, the inputs first."
+        f"On {rows}; a and delta over all rows and units, the gradient over the layer's parameters θ. The height of a "
+        "bar is the logarithm of its count. A hidden unit is dead if f'(z) = 0 for every row, so it does not learn; it "
+        f"is saturated if |f'(z)| is below {SATURATED:.0%} of its maximum for |z| ≤ 2 for every row, so it hardly "
+        "learns. Units are numbered from 1 through all layers, the inputs first."
     )
     return f"{table}\n{_units(layers)}\n{_dim(about)}"
 
 
 def _histogram(values: NDArray[Any], colour: str) -> str:
-    """Bars that say their range and count when they are pointed at: much faster than matplotlib's."""
+    """A histogram whose bars have their range and count as tooltips: much faster than matplotlib's."""
     if not values.size:
         return "–"
     counts, edges = np.histogram(values.ravel()[:: -(-values.size // _DRAWN)].astype(np.float64), 40)
@@ -265,7 +265,7 @@ def _comparison(truth: NDArray[Any], predicted: NDArray[Any], result: Mapping[st
 
 
 def _confusion_table(confusion: NDArray[np.int64], labels: Sequence[str]) -> str:
-    """Counts of all pairs of classes; of many classes in narrow columns, and both heads stay in sight."""
+    """Counts of all pairs of classes; if there are many, the columns are narrow and both headers stay visible."""
     many = len(labels) > _CLASSES_IN_A_WIDE_TABLE
     hits, by_true, by_predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     short = [escape(_cut(label, _LONGEST_LABEL if many else _LONGEST)) for label in labels]
@@ -279,7 +279,7 @@ def _confusion_table(confusion: NDArray[np.int64], labels: Sequence[str]) -> str
         rows.append(f'<tr><th scope="row">{short[i]}</th>{"".join(cells)}{_rate(hits[i], total)}</tr>')
     precision = "".join(map(_rate, hits, by_predicted))
     rows.append(f'<tr><th scope="row">precision</th>{precision}<td></td></tr>')
-    caption = "<caption>Held-out rows by their class and by what was predicted.</caption>\n"
+    caption = "<caption>Held-out rows by true and predicted class.</caption>\n"
     head = ['<th class="corner">true ↓ predicted →</th>', *map(_head, [*short, "recall"])]
     return _table(head, rows, caption, "wide many" if many else "wide")
 
@@ -289,7 +289,7 @@ def _rate(hits: int, total: int) -> str:
 
 
 def _cell(count: int, share: float, hit: bool, title: str) -> str:
-    # A single confusion among many rows is to be seen, too.
+    # A single confusion among many rows must be visible, too.
     strength = 0.12 + 0.5 * share if hit else 0.25 + 0.5 * share
     told = f' title="{escape(title)}"' if title else ""
     return f'<td style="background: rgb(var(--{"hit" if hit else "miss"}) / {strength:.2f})"{told}>{count}</td>'
@@ -305,7 +305,7 @@ def _confusions(confusion: NDArray[np.int64], labels: Sequence[str]) -> str:
         if wrong[i, j]
     ]
     if not rows:
-        return "<p>Every held-out row was predicted right.</p>"
+        return "<p>Every held-out row was predicted correctly.</p>"
     return _table(map(_head, ("true", "predicted", "rows")), rows)
 
 
@@ -319,7 +319,7 @@ def _table(head: Iterable[str], rows: Iterable[str], caption: str = "", kind: st
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    """A table of names and values: single values, then the groups; values that are not set are left out."""
+    """A table of names and values: single values first, then groups; values that are not set are left out."""
     lines: list[str] = []
     for name, fact in sorted(facts.items(), key=lambda item: isinstance(item[1], Mapping)):
         group = fact if isinstance(fact, Mapping) else {name: fact}

@@ -1,4 +1,4 @@
-// What stands beside the diagram: a unit, a weight, or a part of the walk, with what can be changed.
+// The panel beside the diagram: a unit, a weight, or a step, with the fields that can be edited.
 
 // ---- explanations
 
@@ -402,7 +402,7 @@ function predicted(h, y) {
     : "";
 }
 
-// ---- what can be changed
+// ---- editing
 
 function edit(what, key, label, value, zero = false) {
   const id = `edit-${what}-${key}`;

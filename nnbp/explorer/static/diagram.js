@@ -18,7 +18,7 @@ function cells(values, x, y, side, columns, attributes = () => "") {
   );
 }
 
-// Where everything is: layers from left to right, or from top to bottom on a narrow screen.
+// The layout: layers from left to right, or from top to bottom on a narrow screen.
 function layout(width) {
   const isTall = width < 560,
     room = isTall ? Math.floor((width - 16) / 46) : 30;

@@ -1,9 +1,9 @@
-// The network of the page, what is shown and changed of it, and the numbers.
+// The network, the state of the page (what is shown, and what the user has changed), and the numbers.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const TEXTS = JSON.parse(document.getElementById("texts").textContent);
 
-// ---- the network. Units are numbered from 1 through all layers; layer 0 are the input units.
+// ---- the network. Units are numbered from 1 through all layers; layer 0 is the input units.
 
 const SIZES = DATA.sizes;
 const FIRST = SIZES.map((_, l) => 1 + SIZES.slice(0, l).reduce((sum, n) => sum + n, 0));
@@ -71,7 +71,7 @@ function numbers() {
   return kept;
 }
 
-// z, a, delta and da of each layer but the input, the inputs, cost, dx and gradient of one sample, without weight decay.
+// For one sample, without weight decay: z, a, delta and da of each layer after the input, inputs, cost, dx, gradient.
 function results(sample = state.sample) {
   const cache = numbers();
   if (!cache.results[sample]) {

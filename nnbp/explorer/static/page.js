@@ -1,4 +1,4 @@
-// The page: it draws everything again after each change, and hears clicks, changes and keys.
+// The page: it redraws everything after each change, and handles clicks, changes and keys.
 
 const $ = (id) => document.getElementById(id);
 

@@ -1,5 +1,5 @@
 "use strict";
-// Runs the forward and backward pass of one sample: the program that nnbp/explorer/program.py makes of nnbp's own.
+// Runs the forward and backward pass of one sample: the program that nnbp/explorer/program.py makes of nnbp's pass.
 
 const PRIMITIVES = {
   exp: Math.exp,
@@ -32,7 +32,7 @@ const PRIMITIVES = {
   where: (condition, x, y) => (condition ? x : y),
 };
 
-// Numbers from the base64 of their float64.
+// Numbers from base64-encoded float64.
 function decoded(text) {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   return new Float64Array(bytes.buffer);

@@ -18,7 +18,7 @@ function addSteps(phase, l) {
 const stepOf = (phase, l, i) =>
   STEPS.findIndex((step) => step.phase === phase && step.l === l && (!perUnit(l) || step.i === i));
 
-// The unit of a layer that stands for it: the one that was chosen, else the one with the largest output.
+// The unit that stands for a large layer: the one that the user has chosen, else the one with the largest |a|.
 function chosen(l) {
   if (state.chosen[l] === undefined) {
     const sizes = Array.from({ length: SIZES[l] }, (_, i) => Math.abs(outputOf(l, i)));
@@ -43,7 +43,7 @@ function question(step) {
   if (step.phase === "forward")
     return {
       text: t("q_forward_z", { u: FIRST[unit.l] + unit.i }),
-      choices: signs.slice(0, 2),
+      choices: signs,
       answer: sign(results().layers[unit.l - 1].z[unit.i]),
     };
   if (step.phase === "backward")
@@ -74,17 +74,17 @@ function question(step) {
     const p = shownParameter(),
       k = placeOf(p),
       g = batch().gradient[k],
-      share = state.edited.decay * state.edited.theta[k];
+      share = k < DATA.decayed ? state.edited.decay * state.edited.theta[k] : 0;
     if (step.phase === "update")
       return {
         text: t("q_update", { w: parameterText(p) }),
-        choices: ["grows", "shrinks"].map((key) => [key, t(key)]),
-        answer: g < 0 ? "grows" : "shrinks",
+        choices: ["increases", "decreases", "unchanged"].map((key) => [key, t(key)]),
+        answer: g < 0 ? "increases" : g > 0 ? "decreases" : "unchanged",
       };
     return {
       text: t("q_batch", { w: parameterText(p) }),
-      choices: ["larger", "smaller", "same"].map((key) => [key, t(key)]),
-      answer: share > 0 ? "larger" : share < 0 ? "smaller" : "same",
+      choices: signs,
+      answer: sign(share),
     };
   }
   return null;

@@ -6,7 +6,7 @@ function t(key, values = {}) {
 
 const escape = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
-// Four digits that count.
+// Four significant digits.
 function plain(value, digits = 4) {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : value > 0 ? "∞" : "−∞";
   if (value === 0) return "0";
@@ -21,7 +21,7 @@ function plain(value, digits = 4) {
     .replace(/^-/, "−");
 }
 
-// A number that fits into a circle.
+// A number short enough for a circle.
 function short(value) {
   if (!(Math.abs(value) < 10)) return plain(value, 3);
   const text = plain(Number(value.toFixed(3)));
@@ -53,7 +53,7 @@ function math(...parts) {
   }
   return `<p class="math">${pieces.map((piece) => `<math displaystyle="true"><mrow>${piece.join("")}</mrow></math>`).join(" ")}</p>`;
 }
-// In tables, where axe does not see MathML.
+// For tables, where axe does not recognise MathML.
 const symbol = (name, index) => `<i>${name}</i><sub>${index}</sub>`;
 const delta = (unit) => sub("δ", unit);
 
@@ -66,7 +66,7 @@ const placeName = (l) => (l === 0 ? t("input_unit") : l === LAST ? t("output_uni
 const layerName = (l) => (l === 0 ? t("layer_inputs") : l === LAST ? t("layer_outputs") : t("layer_hidden", { l }));
 
 function table(head, rows) {
-  // The name of a row that has fewer cells than the head takes their place.
+  // If a row has fewer cells than the header, its name spans the missing ones.
   const cells = (row) =>
     row
       .map((cell, k) =>
