@@ -732,7 +732,6 @@ class Network:
 
         ranks, data, held_out = trainer.ranks, trainer.data, trainer.validation
         parts: dict[str, Any] = {
-            "number of ranks": ranks.size,
             "number of samples": len(data),
             "data": digest(self.model, data),
             "validation data": digest(self.model, None if held_out is None else held_out.data),

@@ -143,25 +143,20 @@ class Epoch:
     def _summed(self, op: Builder, steps: Steps, total: Array, weight: Array) -> list[Operation]:
         """Σ w ∂C/∂θ, Σ wC and Σ w of this rank's part of a batch; zeros if it has no samples in it."""
         model, place = self.model, (steps.offset, steps.total)
-        gather = op.begin()
+        first = op.begin()
         if steps.samples:
+            batch, searching = self._batch(op), self._searching
             executor = Executor(
-                model,
-                self._batch(op),
-                training=True,
-                searching=self._searching,
-                gradients=True,
-                summed=True,
-                place=place,
+                model, batch, training=True, searching=searching, gradients=True, summed=True, place=place
             )
-            ends = op.begin()
+            last = op.begin()
             op.map(lambda c, w: (c, w), [total, weight], c=executor.total, w=executor.weight)
-            return [*gather, *executor.forward, *executor.backward, *ends]
-        # The random numbers of the others' samples are drawn and left.
+            return [*first, *executor.forward, *executor.backward, *last]
+        op.map(lambda: 0.0, [model.parameters.sums])
+        # The random numbers of the others' samples are drawn, so that the streams stand where theirs do.
         x = op.empty(1, model.n_in, model.input_dtype(self.data.X))
         others = Executor(model, Batch(x), training=True, place=(0, steps.total)).forward
-        op.map(lambda: 0.0, [model.parameters.sums])
-        return [*(item for item in others if isinstance(item, Uniform)), *gather]
+        return [*first, *(item for item in others if isinstance(item, Uniform))]
 
     def _batch(self, op: Builder) -> Batch:
         """The samples of a step; records how they are gathered."""
