@@ -34,6 +34,19 @@ CHECKPOINTS = "checkpoints"
 _PACKAGES = ("nnbp", "numpy", "safetensors", "scikit-learn", "pandas", "pyarrow", "matplotlib", "tqdm")
 
 
+def check(out: str | None) -> None:
+    """Raises what `create` would, before a long reading of the data rather than after it."""
+    optional("tomli_w", "writing the configuration of a run")
+    if out is not None and Path(out).exists() and not (Path(out).is_dir() and not any(Path(out).iterdir())):
+        raise _taken(out)
+
+
+def _taken(out: str | None) -> UsageError:
+    return UsageError(
+        f"a run needs a new or empty folder, because no run overwrites another; {out} is neither. Change --out."
+    )
+
+
 @contextmanager
 def create(out: str | None, source: str, config: Mapping[str, Mapping[str, Any]]) -> Iterator[Path]:
     """Makes a folder of its own for a run, with config.toml in it, which is locked until the block ends.
@@ -59,9 +72,7 @@ def create(out: str | None, source: str, config: Mapping[str, Mapping[str, Any]]
         # Of two runs that begin at the same time, one makes this file.
         file = (path / CONFIG).open("xb")
     except FileExistsError:
-        raise UsageError(
-            f"a run needs a new or empty folder, because no run overwrites another; {out} is neither. Change --out."
-        ) from None
+        raise _taken(out) from None
     for other in path.parent.glob(f"*/{CONFIG}"):
         sweep(str(other.parent))
         sweep(str(other.parent / CHECKPOINTS))

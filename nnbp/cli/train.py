@@ -123,6 +123,8 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
                 arguments = ranks.from_root(lambda: _repeated(again))
             elif arguments.source is None:
                 raise UsageError(f"there is nothing to train on. Name a SOURCE: {', '.join(BUILTIN)}, or a file.")
+            if leads and not resumed:
+                run_folder.check(arguments.out)
             reading = Reading(
                 tuple(arguments.missing or ()), arguments.decimal, tuple(arguments.text or ()),
                 tuple(arguments.drop or ()),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnbp.cli.common import UsageError
+from nnbp.cli.main import main
 from nnbp.cli.run_folder import CONFIG, MODEL, MetricsFile, create, environment, find_model
 from nnbp.errors import MissingDependencyError, ModelFileError
 from nnbp.training.callbacks import History, TrainingState
@@ -48,6 +49,12 @@ def test_a_named_folder_must_be_new_or_empty():
         with pytest.raises(UsageError, match=f"new or empty folder.* {out} is neither"):
             created(out, "iris")
     assert Path("file").is_file()
+
+
+def test_a_folder_that_is_taken_is_told_before_the_data_are_read(capsys):
+    created("taken", "iris")
+    assert main(["train", "not-there.parquet", "--target", "y", "--out", "taken"]) == 2
+    assert "taken is neither. Change --out." in capsys.readouterr().err
 
 
 def test_the_configuration_is_toml_without_what_is_not_set():
