@@ -118,15 +118,16 @@ class Epoch:
     def _record_together(self, steps: Steps) -> Callable[[], None]:
         """The same for several ranks, which add up their sums between the gradient and the update."""
         model, runs = self.model, steps.times * self._expected
-        sums, gradient = model.parameters.sums, model.parameters.gradient.reshape(1, -1)
-        n = model.parameters.size
-        total, weight = sums[n : n + 1].reshape(1, 1), sums[n + 1 :].reshape(1, 1)
+        gradient, size = model.parameters.gradient.reshape(1, -1), model.parameters.size
+        # A vector of its own: a backend may cut the gradient and theta at the same places, if they are as long.
+        sums = model.backend.empty(size + 2, model.dtype)
+        views = [sums[rows].reshape(1, -1) for rows in (slice(size), slice(size, size + 1), slice(size + 1, size + 2))]
         op = model.builder(max(1, steps.samples), training=True)
-        own = self._summed(op, steps, total, weight)
+        own = self._summed(op, steps, views)
         tail = op.begin()
-        op.map(mean, [gradient], total=gradient, weight=weight)
+        op.map(mean, [gradient], total=views[0], weight=views[2])
         model.record_decay(op)
-        op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=total)
+        op.map(lambda total, batch: total + batch, [self._total], total=self._total, batch=views[1])
         self._record_update(op)
         compute, finish = (model.backend.compile(operations, runs=runs) for operations in (own, tail))
         add = self.ranks.allreduce(sums, model.backend)
@@ -140,7 +141,7 @@ class Epoch:
             return self._prefetch.prefetching(step, steps.times)
         return partial(_repeat, step, steps.times)
 
-    def _summed(self, op: Builder, steps: Steps, total: Array, weight: Array) -> list[Operation]:
+    def _summed(self, op: Builder, steps: Steps, sums: Sequence[Array]) -> list[Operation]:
         """Σ w ∂C/∂θ, Σ wC and Σ w of this rank's part of a batch; zeros if it has no samples in it."""
         model, place = self.model, (steps.offset, steps.total)
         first = op.begin()
@@ -149,10 +150,13 @@ class Epoch:
             executor = Executor(
                 model, batch, training=True, searching=searching, gradients=True, summed=True, place=place
             )
+            found = model.parameters.gradient.reshape(1, -1), executor.total, executor.weight
             last = op.begin()
-            op.map(lambda c, w: (c, w), [total, weight], c=executor.total, w=executor.weight)
+            for value, total in zip(found, sums, strict=True):
+                op.map(lambda value: value, [total], value=value)
             return [*first, *executor.forward, *executor.backward, *last]
-        op.map(lambda: 0.0, [model.parameters.sums])
+        for total in sums:
+            op.map(lambda: 0.0, [total])
         # The random numbers of the others' samples are drawn, so that the streams stand where theirs do.
         x = op.empty(1, model.n_in, model.input_dtype(self.data.X))
         others = Executor(model, Batch(x), training=True, place=(0, steps.total)).forward

@@ -39,8 +39,7 @@ class Parameters:
     Attributes:
         values: theta, and behind it all that is not learnt.
         theta: the parameters, a view of `values`.
-        gradient: as long as theta, a view of `sums`.
-        sums: the gradient, and behind it two numbers that are added up together with it; see `nnbp.engine.ranks`.
+        gradient: as long as theta.
 
     Args:
         backend: where the vectors live.
@@ -54,8 +53,7 @@ class Parameters:
         self.decayed = sum(spec.size for _, spec in flat if spec.decays)
         self.values = backend.empty(sum(spec.size for _, spec in flat), dtype)
         self.theta = self.values[: self.size]
-        self.sums = backend.empty(self.size + 2, dtype)
-        self.gradient = self.sums[: self.size]
+        self.gradient = backend.empty(self.size, dtype)
         self.slices: list[dict[str, slice]] = [{} for _ in specs]
         offset = 0
         for k, spec in sorted(flat, key=lambda item: (not item[1].learnt, not item[1].decays)):

@@ -142,7 +142,7 @@ class LevenbergMarquardt(Optimizer):
         growth = 2.0
         # An infinite or NaN μ makes every comparison below false, so the loop would not end.
         while math.isfinite(memory.mu):
-            damped = G.copy()
+            damped = G * 1.0
             diagonal(damped)[...] += memory.mu
             d = solved(xp, damped, -g)
             theta[...] = start + d

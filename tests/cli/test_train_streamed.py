@@ -78,7 +78,7 @@ def test_without_held_out_rows_all_of_the_file_is_trained_on(capsys: pytest.Capt
         capsys, "--target", "y", "--stream", "--epochs", "1", "--test-fraction", "0", "--validation-fraction", "0"
     )
     assert found["rows"] == {"train": 3000, "validation": 0, "held_out": 0}
-    assert "most of which training saw" in Path(found["report"]).read_text(encoding="utf-8")
+    assert "most of which were used in training" in Path(found["report"]).read_text(encoding="utf-8")
 
 
 def test_a_large_file_is_streamed_without_being_asked_and_standard_error_says_so(
