@@ -45,8 +45,8 @@ def results(count: int, *words: str) -> dict[str, Any]:
 
 
 def test_ranks_leave_one_run_folder_like_that_of_one_process() -> None:
-    words = ["--epochs", "40", "--learning-rate", "0.01", "--patience", "0", "--dropout", "0"]
-    together, alone = results(3, *words), results(1, *words, "--stream")
+    words = ["--epochs", "15", "--learning-rate", "0.02", "--patience", "0", "--dropout", "0"]
+    together, alone = results(2, *words), results(1, *words, "--stream")
     assert [path.name for path in sorted(Path("runs").iterdir())] == ["t-1", "t-2"]
     for name in ("rows", "labels", "columns", "features", "parameters", "epochs"):
         assert together[name] == alone[name]
@@ -58,7 +58,7 @@ def test_ranks_leave_one_run_folder_like_that_of_one_process() -> None:
 
 
 def test_a_run_that_was_killed_resumes_with_the_same_bytes() -> None:
-    words = ["--epochs", "60", "--patience", "0", "--checkpoint-every", "1"]
+    words = ["--epochs", "30", "--patience", "0", "--checkpoint-every", "1"]
     results(2, *words, "--out", "whole")
     given = ["train", "t.parquet", "--target", "y", "--device", "cpu", "--hidden", "8", "--quiet", "--out", "run"]
     killed = start(2, "-m", "nnbp", *given, *words)

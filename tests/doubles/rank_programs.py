@@ -71,7 +71,7 @@ def same_as_one_process(comm: Comm, name: str) -> Any:
     """The whole data set in each step: with any optimizer, ranks end as one process does, and twice alike."""
     mine, runs = part(comm), []
     dropout = [] if Optimizer.registry[name].searches else [Dropout(0.25)]
-    options: dict[str, Any] = {"optimizer": name, "batch_size": None, "epochs": 4, "progress": False}
+    options: dict[str, Any] = {"optimizer": name, "batch_size": None, "epochs": 3, "progress": False}
     options["clip_norm"] = 0.5 if Optimizer.registry[name].clippable else None
     for _ in range(2):
         net, seen = network(*dropout), []
@@ -343,7 +343,8 @@ def warned(comm: Comm, name: str) -> Any:
         rate = 1e-9 if name == "nothing" else 0.05
         # The classes of each rank alone are one class, and any constant would be perfect.
         mine = part(comm)
-        network().fit(X[mine], np.sort(Y)[mine], epochs=150, learning_rate=rate, progress=False, comm=comm)
+        options = {"epochs": 25, "batch_size": 4, "learning_rate": rate, "progress": False}
+        network().fit(X[mine], np.sort(Y)[mine], comm=comm, **options)
     return comm.gather([str(item.message) for item in caught])
 
 
