@@ -244,10 +244,14 @@ class Ranks:
 
     def broadcast(self, array: Array, backend: Backend) -> None:
         """Gives an array the values that it has on rank 0."""
-        if not self.alone:
-            host = np.array(backend.download(array))
-            self.comm.Bcast(host)
-            array[...] = backend.upload(host, host.dtype)
+        if self.alone:
+            return
+        if isinstance(array, np.ndarray):
+            self.comm.Bcast(array)
+            return
+        host = np.array(backend.download(array))
+        self.comm.Bcast(host)
+        array[...] = backend.upload(host, host.dtype)
 
 
 class _ReportedError(Exception):
