@@ -20,7 +20,8 @@ needs_mpi = pytest.mark.skipif(
 
 def start(ranks: int, *words: str) -> subprocess.Popen[str]:
     """Python with these words as its command line, on so many ranks."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.Popen(
         [str(MPIEXEC), "-n", str(ranks), sys.executable, *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,

@@ -104,8 +104,7 @@ def ranks_of_any_size(comm: Comm, name: str) -> Any:
     w = W[: ends[-1]] * scales if name == "weights" else None
     whole, options = slice(0, ends[-1]), {"shuffle": False, "progress": False}
     net = network(Dropout(0.25), Dense(6, "relu"), Dropout(0.5))
-    device = StrictBackend() if name == "another backend" else "cpu"
-    net = net.to(device) if device != "cpu" else net
+    net = net.to({"another backend": StrictBackend(), "cuda": "cuda"}.get(name, "cpu"), fallback=False)
     given = {"class_weight": "balanced", "sample_weight": None if w is None else w[mine]}
     net.fit(X[mine], Y[mine], batch_size=size, epochs=3, comm=comm, **given, **options)
     same_bits(comm, net.model.backend.download(net.parameters))

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -97,6 +98,15 @@ def test_ranks_have_any_number_of_samples(ranks: int, name: str) -> None:
     found = run(ranks, "ranks_of_any_size", name)
     assert found["parameters"] < 1e-12
     assert found["streams"], "random numbers go on from where those of one process do"
+
+
+@needs_mpi
+@pytest.mark.gpu
+@pytest.mark.skipif("emulated_gpu" in sys.modules, reason="the emulation is of this process alone")
+def test_ranks_on_a_gpu_train_as_one_process_on_the_cpu() -> None:
+    found = run(2, "ranks_of_any_size", "cuda")
+    assert found["parameters"] < 1e-10
+    assert found["streams"]
 
 
 @needs_mpi
